@@ -1,0 +1,82 @@
+# Everything here starts from a bare Python 3.11 or newer with its venv module: `make` lists what there is.
+
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 ...` picks another.
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+    $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+        && echo $$python && break; done)
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP_INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --progress-bar off --require-hashes
+
+# Compiled programs are kept, so that the second start of anything is fast.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+
+# The memory settings, for what trains or measures.
+include launch/malloc.env
+quickstart bench: export MALLOC_MMAP_MAX_ := $(MALLOC_MMAP_MAX_)
+quickstart bench: export MALLOC_TRIM_THRESHOLD_ := $(MALLOC_TRIM_THRESHOLD_)
+quickstart bench: export MALLOC_TOP_PAD_ := $(MALLOC_TOP_PAD_)
+quickstart bench: export MALLOC_ARENA_MAX := $(MALLOC_ARENA_MAX)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint bench lock clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make quickstart  train a small AlexNet on embedded images; ends with its accuracy and two figures'
+	@echo 'make test        run the tests'
+	@echo 'make lint        check style and types'
+	@echo 'make bench       measure the training step'
+	@echo 'make lock        choose the pinned versions anew (requirements*.lock)'
+	@echo 'make clean       remove the virtual environment and caches; runs/ stays'
+	@echo
+	@echo 'Each installs what it needs into $(VENV)/ first. PYTHON=... picks the interpreter (3.11 or newer).'
+
+# A folder of its own for each run: runs/quickstart, runs/quickstart-2, ...
+quickstart: $(VENV)/core.stamp
+	@workdir=runs/quickstart; number=1; \
+	while [ -e $$workdir ]; do number=$$((number + 1)); workdir=runs/quickstart-$$number; done; \
+	echo "Training configs/quickstart.py in $$workdir"; \
+	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
+
+test: $(VENV)/dev.stamp
+	$(RUN) -m pytest -q
+
+lint: $(VENV)/dev.stamp
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+bench: $(VENV)/core.stamp
+	$(RUN) -m alexnet_jax.bench.step
+
+# requirements-dev.lock holds everything of requirements.lock, in the same versions.
+lock: $(RUN)
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(RUN) -m uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
+	    --generate-hashes --upgrade --output-file requirements.lock
+	$(RUN) -m uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
+	    --generate-hashes --upgrade --extra dev --constraints requirements.lock \
+	    --output-file requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) .jax-cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUN):
+	@test -n '$(PYTHON)' || { echo 'No Python 3.11 or newer with venv found. Install one (Debian: python3-venv), or say make PYTHON=/path/to/python3.'; exit 2; }
+	@echo 'Making the virtual environment $(VENV)/ with $(PYTHON)'
+	@$(PYTHON) -m venv $(VENV)
+
+# Nothing is installed of this repository itself: all of it runs with python -m from here.
+$(VENV)/core.stamp: requirements.lock | $(RUN)
+	@echo 'Installing the pinned packages of requirements.lock into $(VENV)/ (once; some 900 MB)'
+	@$(PIP_INSTALL) -r requirements.lock
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.lock | $(RUN)
+	@echo 'Installing the pinned packages of requirements-dev.lock into $(VENV)/ (once)'
+	@$(PIP_INSTALL) -r requirements-dev.lock
+	@touch $@

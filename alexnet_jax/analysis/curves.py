@@ -1,0 +1,124 @@
+"""Learning curves of a run: loss, error and learning rate against epochs (metrics.jsonl).
+
+Command: python -m alexnet_jax.analysis.curves --workdir runs/quickstart
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from alexnet_jax import cli
+from alexnet_jax.errors import WorkdirError
+
+TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
+MEASURES = ("top1_error", "top5_error", "nll")
+EVALUATION = re.compile(rf"eval_(?P<split>.+)_(?P<views>[a-z]+)_(?P<measure>{'|'.join(MEASURES)})")
+
+
+def plot(workdir: Path | str) -> Path:
+    """Draws figures/curves.png and writes its numbers to curves.json beside it; returns the PNG.
+
+    Few lines, or none, make an emptier picture. Raises WorkdirError without metrics.jsonl.
+    """
+    workdir = Path(workdir)
+    curves = read(workdir)
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    (folder / "curves.json").write_text(json.dumps(curves, indent=1, allow_nan=False) + "\n")
+    path = folder / "curves.png"
+    _draw(curves, path)
+    return path
+
+
+def read(workdir: Path) -> dict:
+    """{"schema", "train": columns, "evaluations": {"val_center": columns, ...}} of metrics.jsonl.
+
+    A column is a list over lines; errors are fractions; what is not finite becomes None. A last
+    line cut short (the run is writing it, or was killed) is left out.
+    """
+    path = workdir / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        raise WorkdirError(f"cannot read {path}: --workdir must be a run folder") from None
+    train = {key: [] for key in ("step", "epoch", *TRAIN_KEYS)}
+    evaluations: dict[str, dict[str, list]] = {}
+    for number, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines) - 1:
+                break
+            raise WorkdirError(
+                f"{path}: line {number + 1} is damaged; delete it and draw again"
+            ) from None
+        if "train_loss" in row:
+            for key, column in train.items():
+                column.append(_finite(row.get(key)))
+        measures: dict[str, dict[str, float | None]] = {}
+        for key, value in row.items():
+            if match := EVALUATION.fullmatch(key):
+                curve = f"{match['split']}_{match['views']}"
+                measures.setdefault(curve, {})[match["measure"]] = _finite(value)
+        for curve, values in measures.items():
+            columns = evaluations.setdefault(curve, {n: [] for n in ("step", "epoch", *MEASURES)})
+            for name, column in columns.items():
+                column.append(values.get(name) if name in MEASURES else row.get(name))
+    return {"schema": 1, "train": train, "evaluations": evaluations}
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser("Draw the learning curves of a run: figures/curves.png and curves.json.")
+    parser.add_argument("--workdir", required=True, help="the folder of a run")
+    print(plot(parser.parse_args(arguments).workdir))
+
+
+def _finite(value) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _draw(curves: dict, path: Path) -> None:
+    # A Figure of its own, without pyplot: no global state, no window, no backend to choose.
+    from matplotlib.figure import Figure
+
+    train, evaluations = curves["train"], curves["evaluations"]
+    figure = Figure(figsize=(7, 8), layout="constrained")
+    loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 1))
+    # A line of one point is invisible without a marker.
+    few = {"marker": "."} if len(train["epoch"]) < 30 else {}
+
+    loss.plot(train["epoch"], _numbers(train["train_loss"]), color="C0", **few)
+    loss.set_ylabel("training loss")
+
+    percent = [100 * value for value in _numbers(train["train_top1_error"])]
+    error.plot(train["epoch"], percent, color="C0", alpha=0.6, label="train", **few)
+    for i, (curve, columns) in enumerate(sorted(evaluations.items())):
+        for measure, style in (("top1_error", "-"), ("top5_error", "--")):
+            values = [100 * value for value in _numbers(columns[measure])]
+            if any(math.isfinite(value) for value in values):
+                name = f"{curve.replace('_', ' ')}, {measure[:3]}-{measure[3]}"
+                error.plot(columns["epoch"], values, f"o{style}C{i + 1}", ms=4, label=name)
+    error.set_ylabel("error (%)")
+    error.set_ylim(bottom=0)
+    error.legend(frameon=False)
+
+    rates = _numbers(train["learning_rate"])
+    rate.plot(train["epoch"], rates, color="C0", drawstyle="steps-post", **few)
+    if any(value > 0 for value in rates):
+        rate.set_yscale("log")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("epoch")
+    for axes in (loss, error, rate):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+
+
+def _numbers(column: list) -> list[float]:
+    """None as NaN, which matplotlib leaves out."""
+    return [math.nan if value is None else value for value in column]
+
+
+if __name__ == "__main__":
+    cli.run(main)

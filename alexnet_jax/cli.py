@@ -1,0 +1,46 @@
+"""What every command shares: --help with exit code 0, and one line and a documented code for what goes wrong."""
+
+import argparse
+import sys
+
+from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ConfigError(f"{message}; see --help")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """An argument parser whose mistakes are ConfigErrors and whose help lists the exit codes."""
+    codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
+    return _Parser(
+        description=description,
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def config_overrides(unknown: list[str]) -> list[str]:
+    """The --config.key=value arguments among those that argparse left over. Raises ConfigError for others."""
+    overrides: list[str] = []
+    for argument in unknown:
+        if argument.startswith(("--config.", "--noconfig.")):
+            overrides.append(argument)
+        elif overrides and "=" not in overrides[-1] and not argument.startswith("-"):
+            overrides[-1] += f"={argument}"  # --config.key value
+        else:
+            raise ConfigError(f"unknown argument {argument}; see --help")
+    return overrides
+
+
+def run(main) -> None:
+    """Run `main(arguments)` and exit with its code (None: 0), or with one line and the code of its error."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except AlexNetError as error:
+        print(error.line(), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(0)

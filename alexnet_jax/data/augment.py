@@ -1,0 +1,161 @@
+"""Crops, mirror images and colour noise (§4.1), on the device, inside the jitted step.
+
+Every draw is a function of the seed, the epoch and the example (or the step and the place in the
+batch): it depends neither on the other images of the batch nor on the number of devices.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.config import AugmentSpec
+from alexnet_jax.data.statistics import Statistics
+
+_CROP, _CHUNK, _COLOR = 1, 2, 3
+
+
+def train_images(
+    images,
+    statistics: Statistics,
+    spec: AugmentSpec,
+    *,
+    seed_key,
+    indices,
+    epochs,
+    step,
+    positions,
+    color_std,
+) -> jax.Array:
+    """Training crops float32 [b c c 3] of uint8 [b s s 3], mean subtracted, times `spec.scale`.
+
+    indices, epochs, positions: int [b], the example's number, its epoch and its place in the whole
+    batch. crop_chunk == 1 draws crop and mirroring per example; else `crop_chunk` consecutive
+    places share them, as in the authors' program (convdata_jpeg.py). Colors are drawn per example.
+    color_std: scalar, may be traced; 0 switches the noise off, and its rescaling.
+    """
+    images = resized(images, spec)
+    size, crop = images.shape[1], spec.crop_size
+    if spec.crop_chunk == 1:
+        keys = _example_keys(seed_key, _CROP, epochs, indices)
+    else:
+        step_key = jax.random.fold_in(jax.random.fold_in(seed_key, _CHUNK), step)
+        keys = jax.vmap(lambda place: jax.random.fold_in(step_key, place))(
+            positions // spec.crop_chunk
+        )
+    offsets, mirrored = jax.vmap(lambda key: _draw_crop(key, size - crop + 1))(keys)
+    if spec.crop == "center":
+        offsets = jnp.full_like(offsets, (size - crop) // 2)
+    if not spec.flip:
+        mirrored = None
+    noise = None
+    if spec.color_std > 0:
+        keys = _example_keys(seed_key, _COLOR, epochs, indices)
+        draws = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+        noise = color_std * color_offsets(draws, statistics, spec.color_basis)
+    cropped = _flip(_crop(images, offsets, crop), mirrored)
+    centered = _subtract_mean(cropped, statistics, spec, size, offsets, mirrored)
+    if noise is not None:
+        centered = centered + noise[:, None, None, :]
+        if spec.color_rescale:  # convdata_jpeg.py; the aim was the scale of images without noise
+            centered = centered / (1 + color_std)
+    return centered if spec.scale == 1 else centered * spec.scale
+
+
+def test_images(
+    images,
+    statistics: Statistics,
+    spec: AugmentSpec,
+    offset: tuple[int, int],
+    *,
+    mirrored: bool = False,
+) -> jax.Array:
+    """Crops at `offset` (top, left), float32 [b c c 3], without noise and its rescaling."""
+    images = resized(images, spec)
+    size, crop = images.shape[1], spec.crop_size
+    top, left = offset
+    flip = slice(None, None, -1) if mirrored else slice(None)
+    cropped = images[:, top : top + crop, left : left + crop][:, :, flip]
+    if spec.mean == "pixel":
+        mean = mean_image(statistics, size)[top : top + crop, left : left + crop][:, flip]
+        centered = cropped.astype(jnp.float32) - mean
+    else:
+        centered = _subtract_mean(cropped, statistics, spec, size, None, None)
+    return centered if spec.scale == 1 else centered * spec.scale
+
+
+def color_offsets(draws, statistics: Statistics, basis: str) -> jax.Array:
+    """What normal draws [b 3] along the principal directions add to each image; [b 3] grey levels.
+
+    'std': draw times standard deviation, as the authors' program. 'eigenvalue': draw times
+    eigenvalue (§4.1 as printed) of pixel values in [0, 1]: variance / 255^2, times 255 grey levels.
+    """
+    stds = jnp.asarray(statistics.stds)
+    lengths = stds if basis == "std" else jnp.square(stds) / 255
+    return jnp.einsum("bi,ci->bc", draws * lengths, jnp.asarray(statistics.eigenvectors))
+
+
+def resized(images, spec: AugmentSpec) -> jax.Array:
+    """`images` at side `spec.resize` (bilinear, float32 [b r r 3]); unchanged where that is None."""
+    if spec.resize in (None, images.shape[1]):
+        return images
+    shape = (images.shape[0], spec.resize, spec.resize, 3)
+    return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+
+
+def mean_image(statistics: Statistics, size: int) -> jax.Array:
+    """The mean image at `size`: resizing is linear, so it is the mean of the resized images."""
+    mean = statistics.mean_image
+    if mean.shape[0] == size:
+        return jnp.asarray(mean)
+    # Once, when the step is traced, rather than in every step.
+    with jax.ensure_compile_time_eval():
+        return jax.image.resize(jnp.asarray(mean), (size, size, 3), "bilinear")
+
+
+def _example_keys(seed_key, purpose: int, epochs, indices) -> jax.Array:
+    key = jax.random.fold_in(seed_key, purpose)
+    return jax.vmap(lambda epoch, index: jax.random.fold_in(jax.random.fold_in(key, epoch), index))(
+        epochs, indices
+    )
+
+
+def _draw_crop(key, places: int):
+    """An offset int32 [2] below `places` in each axis, and whether to mirror."""
+    place_key, mirror_key = jax.random.split(key)
+    return jax.random.randint(place_key, (2,), 0, places), jax.random.bernoulli(mirror_key)
+
+
+def _crop(images, offsets, crop: int) -> jax.Array:
+    """[b c c 3] out of [b s s 3] or of one [s s 3], from `offsets` [b 2]."""
+
+    def one(image, offset):
+        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (crop, crop, 3))
+
+    return jax.vmap(one, in_axes=(0 if images.ndim == 4 else None, 0))(images, offsets)
+
+
+def _flip(images, mirrored) -> jax.Array:
+    if mirrored is None:
+        return images
+    return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _subtract_mean(
+    cropped, statistics: Statistics, spec: AugmentSpec, size: int, offsets, mirrored
+) -> jax.Array:
+    """float32 [b c c 3]. 'pixel' crops and mirrors the mean image as it did the image."""
+    values = cropped.astype(jnp.float32)
+    if spec.mean == "pixel":
+        return values - _flip(
+            _crop(mean_image(statistics, size), offsets, spec.crop_size), mirrored
+        )
+    if spec.mean == "image_center":
+        border = (size - spec.crop_size) // 2
+        inner = slice(border, border + spec.crop_size)
+        return values - mean_image(statistics, size)[inner, inner]
+    if spec.mean == "channel":
+        return values - jnp.asarray(statistics.channel_mean)
+    if spec.mean == "standardize":  # as tf.image.per_image_standardization
+        values = values - values.mean(axis=(1, 2, 3), keepdims=True)
+        stds = jnp.sqrt(jnp.square(values).mean(axis=(1, 2, 3), keepdims=True))
+        return values / jnp.maximum(stds, (3 * spec.crop_size**2) ** -0.5)
+    return values

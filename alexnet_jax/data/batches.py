@@ -1,0 +1,147 @@
+"""Batches by step: what they hold follows from the step alone, so a run resumes exactly."""
+
+import functools
+import itertools
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.splits import Split
+
+
+class Batch(NamedTuple):
+    images: np.ndarray
+    """uint8 [b s s 3]"""
+    labels: np.ndarray
+    """int32 [b]"""
+    indices: np.ndarray
+    """int32 [b]: which examples of the split these are."""
+    epochs: np.ndarray
+    """int32 [b]: how often each was used before; a batch may end one epoch and begin the next."""
+
+
+def batch(split: Split, step: int, *, batch_size: int, seed: int, shuffle: str) -> Batch:
+    """The batch of training step `step`, counted from 0."""
+    indices, epochs = positions(
+        step, batch_size=batch_size, num_examples=len(split.labels), seed=seed, shuffle=shuffle
+    )
+    return Batch(split.images[indices], split.labels[indices], indices, epochs)
+
+
+def positions(
+    step: int, *, batch_size: int, num_examples: int, seed: int, shuffle: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, epochs) int32 [batch_size] of a step, out of one endless stream of shuffled epochs.
+
+    Every example comes exactly once an epoch. shuffle='once' keeps epoch 0's order in all epochs,
+    as the authors' program did.
+    """
+    indices, epochs = np.empty(batch_size, np.int32), np.empty(batch_size, np.int32)
+    done = 0
+    while done < batch_size:
+        epoch, offset = divmod(step * batch_size + done, num_examples)
+        order = _permutation(seed, 0 if shuffle == "once" else epoch, num_examples)
+        part = slice(done, min(done + num_examples - offset, batch_size))
+        indices[part] = order[offset : offset + part.stop - done]
+        epochs[part] = epoch
+        done = part.stop
+    return indices, epochs
+
+
+@functools.lru_cache(maxsize=2)  # a batch can need two epochs
+def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    order = np.random.default_rng((seed % 2**64, epoch % 2**64)).permutation(num_examples)
+    return order.astype(np.int32)
+
+
+class Prefetch(Iterator[tuple[int, Any]]):
+    """(step, make(step)) from `start` to before `stop` (None: endless), made `depth` ahead."""
+
+    def __init__(self, make: Callable[[int], Any], start: int, stop: int | None, depth: int):
+        self.wait_seconds = 0.0
+        """Time that the consumer spent waiting, in total."""
+        steps = itertools.count(start) if stop is None else iter(range(start, stop))
+        self._inline = ((step, make(step)) for step in steps) if depth == 0 else None
+        self._made: queue.Queue = queue.Queue(max(depth, 1))
+        self._end = threading.Event()
+        if depth:
+            # The thread does not know `self`: it ends too where a consumer drops the iterator.
+            self._thread = threading.Thread(
+                target=_produce,
+                args=(make, steps, self._made, self._end),
+                name="prefetch",
+                daemon=True,
+            )
+            self._close = weakref.finalize(self, _stop, self._thread, self._made, self._end)
+            self._thread.start()
+
+    def __next__(self) -> tuple[int, Any]:
+        started = time.perf_counter()
+        try:
+            if self._end.is_set():
+                raise StopIteration
+            if self._inline is not None:
+                return next(self._inline)
+            made, error = self._made.get()
+            if error is not None:
+                self.close()
+                raise error
+            return made
+        finally:
+            self.wait_seconds += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Ends the thread; the iterator is then at its end."""
+        self._end.set()
+        if self._inline is None:
+            self._close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def prefetch(make: Callable[[int], Any], start: int, stop: int | None, depth: int) -> Prefetch:
+    """An iterator of (step, make(step)); `make` runs in a background thread, at depth 0 in this one.
+
+    What `make` raises is raised by the iterator, after the steps made before. Use it as a context,
+    or close() it.
+    """
+    return Prefetch(make, start, stop, depth)
+
+
+def _produce(make: Callable[[int], Any], steps, made: queue.Queue, end: threading.Event) -> None:
+    try:
+        for step in steps:
+            result = ((step, make(step)), None)
+            if not _put(made, result, end):
+                return
+            del result  # else a batch more than `depth` is held
+        _put(made, (None, StopIteration()), end)
+    except BaseException as error:  # raised in the consumer
+        _put(made, (None, error), end)
+
+
+def _put(made: queue.Queue, item, end: threading.Event) -> bool:
+    while not end.is_set():
+        try:
+            made.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _stop(thread: threading.Thread, made: queue.Queue, end: threading.Event) -> None:
+    end.set()
+    while not made.empty():  # wakes the thread at once where it waits for room
+        made.get_nowait()
+    if thread is not threading.current_thread():
+        thread.join(timeout=10)

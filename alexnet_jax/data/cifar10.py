@@ -1,0 +1,68 @@
+"""CIFAR-10 from its official binary files, or from class folders."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+
+from alexnet_jax.config import DataSpec
+from alexnet_jax.data import folders
+from alexnet_jax.data.image_files import fitted
+from alexnet_jax.data.splits import Dataset, Split
+from alexnet_jax.errors import DataError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+_RECORD = 1 + 3 * 32 * 32
+
+
+def cifar10(spec: DataSpec) -> Dataset:
+    """data_batch_1.bin ... in PATH or PATH/cifar-10-batches-bin, else class folders in PATH.
+
+    Raises DataError; the Python version of the files is pickled and not read.
+    """
+    root = pathlib.Path(spec.path or "").expanduser()
+    for folder in (root, root / "cifar-10-batches-bin"):
+        if any((folder / name).is_file() for names in FILES.values() for name in names):
+            return _binary(folder, spec)
+    if (root / "train").is_dir():
+        return folders.folder(spec)
+    if any((root / name).exists() for name in ("data_batch_1", "cifar-10-batches-py")):
+        raise DataError(
+            f"{root} holds the Python (pickled) version of CIFAR-10; get the binary version, "
+            "cifar-10-binary.tar.gz"
+        )
+    raise DataError(
+        f"no CIFAR-10 in {spec.path}: there is neither data_batch_1.bin, nor a folder "
+        "cifar-10-batches-bin (unpacked from cifar-10-binary.tar.gz), nor train/CLASS/*.png"
+    )
+
+
+def _binary(folder: pathlib.Path, spec: DataSpec) -> Dataset:
+    digest, splits = hashlib.sha256(), {}
+    for split, names in FILES.items():
+        records = np.concatenate([_records(folder / name) for name in names])
+        digest.update(records.data)
+        pixels = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        splits[split] = Split(
+            fitted(pixels, spec.image_size, spec.threads), records[:, 0].astype(np.int32)
+        )
+    return Dataset(splits, CLASSES, digest.hexdigest())
+
+
+def _records(path: pathlib.Path) -> np.ndarray:
+    """uint8 [n 3073]: a label, then 1,024 red, green and blue values."""
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if not len(content) or len(content) % _RECORD:
+        raise DataError(
+            f"{path} has {len(content)} bytes, not a multiple of {_RECORD}: download it again"
+        )
+    records = content.reshape(-1, _RECORD)
+    if records[:, 0].max() > 9:
+        raise DataError(
+            f"{path} has the label {records[:, 0].max()}, not 0 to 9: download it again"
+        )
+    return records

@@ -1,0 +1,183 @@
+"""Data sources by the name that a config gives, and the one function that opens them."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+
+from alexnet_jax.config import DataSpec
+from alexnet_jax.data import cifar10, folders, tfds
+from alexnet_jax.data.image_files import fitted
+from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
+from alexnet_jax.errors import DataError
+
+_VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
+
+
+def open_dataset(spec: DataSpec, seed: int) -> Dataset:
+    """The images and labels that `spec` asks for; `seed` draws the validation split.
+
+    Nothing is decoded yet. Raises DataError.
+    """
+    dataset = SOURCES[spec.source](spec)
+    if spec.classes:
+        dataset = keep_classes(dataset, spec.classes)
+    if len(dataset.class_names) < 2:
+        raise DataError(
+            f"{spec.path or spec.source} has only the class {dataset.class_names}; two are needed"
+        )
+    for name, split in dataset.splits.items():
+        if not len(split.labels):
+            raise DataError(f"the split {name} of {spec.path or spec.source} has no images")
+    taken = [dataset.fingerprint, spec.image_size, dataset.class_names]
+    if spec.validation:
+        dataset = _with_validation(dataset, spec.validation, seed)
+        taken += [spec.validation, seed]
+    return dataset._replace(fingerprint=hashlib.sha256(repr(taken).encode()).hexdigest())
+
+
+def digits(spec: DataSpec) -> Dataset:
+    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged; a fifth of each class is 'test'.
+
+    The customary last fifth is other writers; this split is drawn once and for all.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int32)
+    test = held_out(labels, 0.2, np.random.default_rng(_DIGITS))
+    splits = {
+        name: Split(fitted(pixels[mask], spec.image_size, spec.threads), labels[mask])
+        for name, mask in (("train", ~test), ("test", test))
+    }
+    return Dataset(splits, tuple(map(str, range(10))), _digest(pixels, labels))
+
+
+def synthetic(spec: DataSpec) -> Dataset:
+    """Ten kinds of stripes, 5 colors by 2 directions, under noise: 512 for 'train', 128 for 'test'.
+
+    A net learns them in seconds; mirroring and shifting keep the class. Needs no files.
+    """
+    generator, size = np.random.default_rng(_SYNTHETIC), spec.image_size
+    hues = np.arange(5) / 5 * 2 * np.pi
+    colors = 0.5 + 0.5 * np.cos(hues[:, None] - np.arange(3) * 2 * np.pi / 3)
+    splits = {}
+    for name, count in (("train", 512), ("test", 128)):
+        labels = np.arange(count, dtype=np.int32) % 10
+        images = np.empty((count, size, size, 3), np.uint8)
+        for image, label, phase in zip(
+            images, labels, generator.uniform(0, 2 * np.pi, count), strict=True
+        ):
+            stripes = 0.5 + 0.5 * np.sin(phase + np.arange(size) * (2 * np.pi * 4 / size))
+            stripes = stripes[:, None, None] if label < 5 else stripes[None, :, None]
+            noise = generator.normal(0, 30, (size, size, 3))
+            image[:] = np.clip(40 + 150 * stripes * colors[label % 5] + noise, 0, 255)
+        splits[name] = Split(images, labels)
+    names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
+    return Dataset(splits, names, _digest(*(array for split in splits.values() for array in split)))
+
+
+def arrays(spec: DataSpec) -> Dataset:
+    """A .npz file: train_images uint8 [n h w 3] or [n h w], train_labels [n], class_names [classes].
+
+    The same for val and test; all but train may be missing. Raises DataError.
+    """
+    path = pathlib.Path(spec.path or "")
+    layout = (
+        "an .npz file with train_images, train_labels and, if there are any, val_ and test_ ones"
+    )
+    if not path.is_file():
+        raise DataError(f"no file {path}; source 'arrays' wants {layout}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, AttributeError) as error:
+        raise DataError(f"cannot read {path} ({error}); source 'arrays' wants {layout}") from None
+    except Exception as error:  # zipfile.BadZipFile, zlib.error: a damaged file has many of them
+        raise DataError(f"{path} is damaged: {error}") from None
+    splits = {}
+    for name in ("train", "val", "test"):
+        if f"{name}_images" in content or name == "train":
+            splits[name] = _checked(path, name, content)
+    found = int(max(split.labels.max(initial=-1) for split in splits.values())) + 1
+    trained = int(splits["train"].labels.max(initial=-1)) + 1
+    names = tuple(map(str, content.get("class_names", np.arange(trained))))
+    if found > len(names):
+        known = "class_names" if "class_names" in content else "train_labels"
+        raise DataError(
+            f"{path}: a label is {found - 1}, but {known} has the classes 0 to {len(names) - 1}"
+        )
+    identity = _digest(*(array for key, array in sorted(content.items()) if key != "class_names"))
+    splits = {
+        name: Split(fitted(split.images, spec.image_size, spec.threads), split.labels)
+        for name, split in splits.items()
+    }
+    return Dataset(splits, names, identity)
+
+
+def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> Split:
+    for key in (f"{name}_images", f"{name}_labels"):
+        if key not in content:
+            raise DataError(f"{path} has no {key}; it has {', '.join(content) or 'nothing'}")
+    images, labels = content[f"{name}_images"], content[f"{name}_labels"]
+    if (
+        images.dtype != np.uint8
+        or images.ndim not in (3, 4)
+        or (images.ndim == 4 and images.shape[3] != 3)
+    ):
+        raise DataError(
+            f"{path}: {name}_images is {images.dtype} {list(images.shape)}, "
+            "not uint8 [n height width 3] or [n height width]"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{path}: {name}_labels is {labels.dtype} {list(labels.shape)}, "
+            f"not integers [{len(images)}], one an image"
+        )
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= 2**31:
+        raise DataError(
+            f"{path}: {name}_labels has {labels.min()}..{labels.max()}; labels count from 0"
+        )
+    return Split(images, labels.astype(np.int32))
+
+
+def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """`share` of each class of 'train' as 'val'; a 'val' there is becomes 'test'. Raises DataError."""
+    splits = dict(dataset.splits)
+    if "val" in splits:
+        if "test" in splits:
+            raise DataError(
+                f"config.data.validation={share} would replace the val split that the data has; "
+                "set --config.data.validation=0"
+            )
+        splits["test"] = splits.pop("val")
+    train = splits["train"]
+    mask = held_out(train.labels, share, np.random.default_rng((_VALIDATION, seed % 2**64)))
+    if mask.all() or not mask.any():
+        raise DataError(
+            f"config.data.validation={share} of {len(mask)} training images leaves a split empty"
+        )
+    splits["train"], splits["val"] = (
+        take(train, np.flatnonzero(~mask)),
+        take(train, np.flatnonzero(mask)),
+    )
+    return dataset._replace(splits=splits)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+SOURCES = {
+    "digits": digits,
+    "synthetic": synthetic,
+    "folder": folders.folder,
+    "arrays": arrays,
+    "cifar10": cifar10.cifar10,
+    "tfds": tfds.tfds,
+}

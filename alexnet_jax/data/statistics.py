@@ -1,0 +1,82 @@
+"""The mean image (§2) and the principal components of RGB values (§4.1) of the training images."""
+
+import hashlib
+import logging
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data import cache
+from alexnet_jax.data.splits import Dataset, Split
+
+SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
+"""Larger sets are represented by an even sample: a mean of 20,000 is good to half a grey level."""
+_CHUNK_BYTES = 4 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+class Statistics(NamedTuple):
+    """In grey levels, 0 to 255, and RGB order; float32."""
+
+    mean_image: np.ndarray
+    """[s s 3]"""
+    channel_mean: np.ndarray
+    """[3]"""
+    eigenvectors: np.ndarray
+    """[3 3]: a column is a principal direction of the pixels' RGB values."""
+    stds: np.ndarray
+    """[3]: standard deviations along the columns, ascending; squared, they are the eigenvalues."""
+
+
+def compute(split: Split) -> Statistics:
+    """Over every pixel of every image of `split`, or of an even sample of a large one.
+
+    Sums are whole numbers below 2^53 in float64, so exact in any order.
+    """
+    count = len(split.images)
+    chosen = np.arange(count)
+    if count > SAMPLE_ABOVE:
+        chosen = np.linspace(0, count - 1, SAMPLE).astype(np.intp)
+    first = split.images[chosen[:1]]
+    total, products = np.zeros(first.shape[1:]), np.zeros((3, 3))
+    step = max(_CHUNK_BYTES // first.nbytes, 1)
+    for start in range(0, len(chosen), step):
+        pixels = split.images[chosen[start : start + step]].astype(np.float64)
+        total += pixels.sum(axis=0)
+        flat = pixels.reshape(-1, 3)
+        products += flat.T @ flat
+    mean_image = total / len(chosen)
+    channel_mean = mean_image.mean(axis=(0, 1))
+    covariance = products / (len(chosen) * total[..., 0].size) - np.outer(
+        channel_mean, channel_mean
+    )
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)
+    # A direction has no sign of its own: the largest component is made positive, on any machine.
+    largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(3)]
+    eigenvectors *= np.where(largest < 0, -1.0, 1.0)
+    stds = np.sqrt(np.maximum(eigenvalues, 0))
+    return Statistics(
+        *(x.astype(np.float32) for x in (mean_image, channel_mean, eigenvectors, stds))
+    )
+
+
+def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
+    """Of the train split of `dataset`; computed once, then read from the cache folder."""
+    train = dataset.splits["train"]
+    key = hashlib.sha256(f"{dataset.fingerprint} {len(train.images)} 1".encode()).hexdigest()[:32]
+    path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return Statistics(**{name: kept[name] for name in Statistics._fields})
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        pass
+    statistics = compute(train)
+    try:
+        with cache.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **statistics._asdict())
+    except OSError as error:
+        log.warning("cannot keep statistics in %s: %s", path.parent, error.strerror)
+    return statistics

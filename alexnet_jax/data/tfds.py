@@ -1,0 +1,182 @@
+"""Sets of tensorflow-datasets: prepared ones are read without TensorFlow, stock ones prepared with it."""
+
+import hashlib
+import importlib.util
+import logging
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.config import DataSpec
+from alexnet_jax.data import cache
+from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.splits import Dataset, Split
+from alexnet_jax.data.tfrecord import TFRecords
+from alexnet_jax.errors import DataError
+
+INSTALL = 'pip install "alexnet_jax[tfds]"'
+INSTALL_TF = 'pip install "alexnet_jax[tf]"'
+SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+DEFAULT_PATH = "~/tensorflow_datasets"
+_INFO = "dataset_info.json"
+
+log = logging.getLogger(__name__)
+
+
+def tfds(spec: DataSpec) -> Dataset:
+    """The set `name` below the folder `path`, or the one prepared set in `path`.
+
+    Where TensorFlow is installed, a stock set that is not there is downloaded and prepared.
+    Raises DataError.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise DataError(f"source 'tfds' needs tensorflow-datasets: {INSTALL}") from None
+    builder = _builder(tensorflow_datasets, spec)
+    title = builder.info.full_name
+    image, label = _keys(builder)
+    splits, digest = {}, hashlib.sha256(title.encode())
+    for name in sorted(set(builder.info.splits) & set(SPLITS)):
+        records = _records(builder, name, image, tensorflow_datasets.decode.SkipDecoding())
+        identity = f"{title} {name} {len(records)} {builder.info.splits[name].num_bytes}"
+        labels = _labels(records, label, identity, len(builder.info.features[label].names))
+        splits[SPLITS[name]] = Split(_images(records, image, identity, spec), labels)
+        digest.update(identity.encode() + labels.tobytes())
+    if "train" not in splits:
+        raise DataError(f"{title} has no split 'train'; it has {', '.join(builder.info.splits)}")
+    return Dataset(splits, tuple(builder.info.features[label].names), digest.hexdigest())
+
+
+def _builder(library: Any, spec: DataSpec):
+    """A builder whose files are there. Raises DataError."""
+    root = pathlib.Path(spec.path or DEFAULT_PATH).expanduser()
+    found = _prepared(root, spec.name)
+    if found is not None:
+        try:
+            return library.builder_from_directory(str(found))
+        except Exception as error:  # a damaged description raises whatever its parser does
+            raise DataError(f"cannot read {found / _INFO}: {_first_line(error)}") from None
+    if not spec.name:
+        raise DataError(f"no prepared set ({_INFO}) in {root}; config.data.name says which it is")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataError(
+            f"{spec.name} is not prepared in {root}: {INSTALL_TF}, then the same command again "
+            f"downloads and prepares it"
+        )
+    return _prepare(library, spec.name, root)
+
+
+def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
+    """The newest folder in `root` with a description, of the set `name` ('set' or 'set/config')."""
+    below = [root / name] if name else []
+    for folder in (*below, root):
+        for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}", f"*/*/*/{_INFO}"):
+            found = sorted(folder.glob(pattern), key=_version)
+            if folder == root and name:
+                found = [path for path in found if name.split("/")[0] in path.parts[-4:-1]]
+            if found:
+                return found[-1].parent
+    return None
+
+
+def _version(path: pathlib.Path) -> tuple:
+    """So that 10.0.0 comes after 9.0.0."""
+    return tuple((int(part) if part.isdigit() else -1) for part in path.parent.name.split("."))
+
+
+def _prepare(library: Any, name: str, root: pathlib.Path):
+    """Downloads and prepares a stock set with TensorFlow. Raises DataError."""
+    log.info("preparing %s in %s", name, root)
+    try:
+        builder = library.builder(name, data_dir=str(root), file_format="array_record")
+        builder.download_and_prepare()
+    except library.core.DatasetNotFoundError:
+        raise DataError(f"tensorflow-datasets has no set {name!r}") from None
+    except Exception as error:  # downloads, manual steps, disks: whatever the set's program meets
+        raise DataError(f"cannot prepare {name} in {root}: {_first_line(error)}") from None
+    return builder
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _keys(builder) -> tuple[str, str]:
+    """The names of the image and of its label among the features. Raises DataError."""
+    features = builder.info.features
+    image, label = builder.info.supervised_keys or ("image", "label")
+    if image not in features or not hasattr(features.get(label), "names"):
+        has = ", ".join(features)
+        raise DataError(f"{builder.info.full_name} has no image with a class label; it has {has}")
+    return image, label
+
+
+class _TFRecordSource:
+    """What `as_data_source` gives for ArrayRecords: examples by number, images still encoded."""
+
+    def __init__(self, builder, name: str, decoders: dict):
+        self._records = TFRecords(builder.info.splits[name].filepaths)
+        self._features, self._decoders = builder.info.features, decoders
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> dict:
+        return self._features.deserialize_example_np(self._records[i], decoders=self._decoders)
+
+
+def _records(builder, name: str, image: str, skip):
+    """`records[i]` -> features of example i. Raises DataError."""
+    kind = builder.info.file_format.value
+    try:
+        if kind == "array_record":
+            records = builder.as_data_source(split=name, decoders={image: skip})
+        elif kind == "tfrecord":
+            records = _TFRecordSource(builder, name, {image: skip})
+        else:
+            raise DataError(
+                f"{builder.data_path} is {kind}; prepare it as array_record or tfrecord"
+            )
+        length = len(records)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"cannot read {builder.data_path}: {_first_line(error)}") from None
+    if length != builder.info.splits[name].num_examples:
+        expected = builder.info.splits[name].num_examples
+        raise DataError(f"{builder.data_path}: {length} examples in {name}, not {expected}")
+    return records
+
+
+def _images(records, image: str, identity: str, spec: DataSpec) -> ImageFiles:
+    return ImageFiles(
+        lambda i: (f"example {i} of {identity}", records[i][image]),
+        len(records),
+        spec.image_size,
+        threads=spec.threads,
+        identity=identity,
+        title=identity,
+    )
+
+
+def _labels(records, key: str, identity: str, num_classes: int) -> np.ndarray:
+    """int32 [n]; kept in the cache folder, since reading them means reading all records."""
+    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    path = cache.folder() / f"labels-{name}.npy"
+    try:
+        labels = np.load(path)
+        if labels.shape == (len(records),) and labels.dtype == np.int32:
+            return labels
+    except (OSError, ValueError, EOFError):
+        pass
+    labels = np.fromiter((records[i][key] for i in range(len(records))), np.int32, len(records))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DataError(
+            f"{identity}: labels {labels.min()} to {labels.max()}, but {num_classes} classes"
+        )
+    try:
+        with cache.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, labels)
+    except OSError as error:
+        log.warning("cannot keep labels in %s: %s", path.parent, error.strerror)
+    return labels

@@ -1,0 +1,49 @@
+"""Records of TFRecord files by number, without TensorFlow."""
+
+import os
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+from alexnet_jax.errors import DataError
+
+_HEADER, _FOOTER = 12, 4
+"""Bytes around each record: its length (uint64) and that number's checksum, then its own checksum."""
+
+
+class TFRecords:
+    """`records[i]` -> bytes, counted through `paths` in order. Checksums are not compared."""
+
+    def __init__(self, paths: Sequence):
+        self._paths = [os.fspath(path) for path in paths]
+        found = [_index(path) for path in self._paths]
+        self._files = np.repeat(np.arange(len(found)), [len(one) for one in found])
+        self._places = np.concatenate([np.zeros((0, 2), np.int64), *found])
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, i: int) -> bytes:
+        start, length = self._places[i]
+        # Opened anew each time: a thousand shards are more than a process may keep open.
+        with open(self._paths[self._files[i]], "rb", buffering=0) as file:
+            return os.pread(file.fileno(), int(length), int(start))
+
+
+def _index(path: str) -> np.ndarray:
+    """(start, length) of every record, int64 [n 2]. Raises DataError."""
+    places = []
+    try:
+        with open(path, "rb", buffering=0) as file:
+            end, at = os.fstat(file.fileno()).st_size, 0
+            while at < end:
+                header = os.pread(file.fileno(), _HEADER, at)
+                length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else end
+                places.append((at + _HEADER, length))
+                at += _HEADER + length + _FOOTER
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    if at != end:
+        raise DataError(f"{path} is cut off or not a TFRecord file: copy or prepare it again")
+    return np.array(places, np.int64).reshape(-1, 2)

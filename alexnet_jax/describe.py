@@ -1,0 +1,177 @@
+"""Print a network: its layers, their sizes, parameters, multiply-adds and receptive fields.
+
+python -m alexnet_jax.describe --config configs/paper.py [--diff configs/krizhevsky2012.py]
+
+--diff adds every value in which a second config differs, and where each of the two comes from.
+Values set on the command line (--config.key=value) apply to the first config.
+"""
+
+import json
+from typing import NamedTuple
+
+from alexnet_jax import cli, config, geometry, reference
+from alexnet_jax.config import ConvSpec, ModelSpec
+
+ASSUMED_CLASSES = 1000
+"""Outputs of the last row where the classes are counted from the data."""
+
+
+class Difference(NamedTuple):
+    """A key in which two configs differ; a value is None too where the config lacks the key."""
+
+    key: str
+    first: object
+    second: object
+    source: str
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
+    parser.add_argument("--diff", metavar="FILE[:VARIANT]", help="another, to compare with")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options, rest = parser.parse_known_args(arguments)
+    first = _plain(options.config, cli.config_overrides(rest))
+    description = describe(_spec(first))
+    if options.diff:
+        second = _plain(options.diff, [])
+        _spec(second)
+        description["differences"] = [d._asdict() for d in differences(first, second)]
+        description["diff"] = second["name"]
+    print(json.dumps(description, indent=2) if options.json else _text(description))
+    return 0
+
+
+def describe(spec: config.Config) -> dict:
+    """Layers and totals of the network of `spec`, as JSON has them."""
+    classes = spec.model.num_classes or ASSUMED_CLASSES
+    layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
+    operations = _operations(spec.model)
+    return {
+        "name": spec.name,
+        "input": spec.augment.crop_size,
+        "num_classes": spec.model.num_classes,
+        "layers": [layer._asdict() | {"then": operations[layer.name]} for layer in layers],
+        "parameters": sum(layer.parameters for layer in layers),
+        "multiply_adds": sum(layer.multiply_adds for layer in layers),
+    }
+
+
+def differences(first: dict, second: dict) -> list[Difference]:
+    """Every value in which two configs, as plain dicts, differ, in order of their keys."""
+    one, two = _leaves(first), _leaves(second)
+    found = []
+    for key in sorted(one.keys() | two.keys()):
+        # 2 and 2.0 are the same to parse().
+        if key != "name" and one.get(key) != two.get(key):
+            sources = [
+                reference.source(tree["name"], key)
+                for tree, leaves in ((first, one), (second, two))
+                if key in leaves or key not in one
+            ]
+            source = "; ".join(dict.fromkeys(filter(None, sources)))
+            found.append(Difference(key, one.get(key), two.get(key), source))
+    return found
+
+
+def _plain(argument: str, overrides: list[str]) -> dict:
+    return json.loads(config.to_json(config.load(argument, overrides)))
+
+
+def _spec(tree: dict) -> config.Config:
+    """The checked specs of `tree`, whose images need not be there for this."""
+    data = tree["data"]
+    return config.parse(tree | {"data": data | {"path": data["path"] or "not set"}})
+
+
+def _leaves(tree: dict, prefix: str = "") -> dict[str, object]:
+    """{"model.convs.conv1.pad": [0, 3], ...}; lists are values."""
+    leaves: dict[str, object] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, dict)
+        leaves |= _leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return leaves
+
+
+def _operations(model: ModelSpec) -> dict[str, str]:
+    """Layer -> what is done before and after it; a pool, on its own line, takes what follows."""
+    texts: dict[str, str] = {}
+    for name, row in model.convs:
+        after = list(row.then)
+        if "pool" in after:
+            place = after.index("pool")
+            texts[f"{name}/pool"] = ", ".join([_pool(row), *after[place + 1 :]])
+            after = after[:place]
+        groups = [f"{row.groups} groups"] if row.groups > 1 else []
+        texts[name] = ", ".join([_shape(row), *groups, *after])
+    for name, row in model.fcs:
+        groups = [f"{row.groups} groups"] if row.groups > 1 else []
+        before = [f"{operation} before" for operation in row.before]
+        texts[name] = ", ".join([*before, *groups, *row.then])
+    return texts
+
+
+def _pool(row: ConvSpec) -> str:
+    assert row.pool  # config.parse() refuses a 'pool' without one
+    return f"{row.pool.kind} {row.pool.window}x{row.pool.window}/{row.pool.stride}"
+
+
+def _shape(row: ConvSpec) -> str:
+    pad = f"pad {row.pad[0]}" if row.pad[0] == row.pad[1] else f"pad {row.pad[0]},{row.pad[1]}"
+    return f"{row.kind} {row.kernel}x{row.kernel}/{row.stride} {pad}"
+
+
+def _text(description: dict) -> str:
+    classes = description["num_classes"]
+    counted = f"classes counted from the data ({ASSUMED_CLASSES} here)"
+    title = f"{description['name']}: {description['input']}x{description['input']} pixels, "
+    title += f"{classes} classes" if classes else counted
+    header = ("layer", "output", "parameters", "multiply-adds", "sees", "every", "operations")
+    rows = [
+        (
+            layer["name"],
+            f"{layer['height']}x{layer['height']}x{layer['channels']}",
+            f"{layer['parameters']:,}",
+            f"{layer['multiply_adds']:,}",
+            str(layer["receptive_field"]),
+            str(layer["step"]),
+            layer["then"],
+        )
+        for layer in description["layers"]
+    ]
+    total = (
+        "all",
+        "",
+        f"{description['parameters']:,}",
+        f"{description['multiply_adds']:,}",
+        "",
+        "",
+        "",
+    )
+    lines = [title, "", *_table([header, *rows, total], right=(1, 2, 3, 4, 5))]
+    lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
+    if "differences" in description:
+        found = description["differences"]
+        header = ("key", description["name"], description["diff"], "source")
+        rows = [(d["key"], _value(d["first"]), _value(d["second"]), d["source"]) for d in found]
+        lines += ["", f"{len(found)} differences", "", *_table([header, *rows])]
+    return "\n".join(lines)
+
+
+def _value(value: object) -> str:
+    return "-" if value is None else json.dumps(value)
+
+
+def _table(rows, right: tuple[int, ...] = ()) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)

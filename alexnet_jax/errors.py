@@ -1,0 +1,61 @@
+"""The errors a user can cause or meet, each with its documented exit code and one line to say."""
+
+EXIT_CODES = {
+    0: "finished, final checkpoint verified",
+    2: "usage or configuration; nothing was written",
+    3: "data missing, damaged or not as described",
+    4: "training diverged",
+    5: "storage or checkpoint",
+    6: "working directory busy or not ours",
+    7: "out of memory",
+    75: "stopped by a signal, state saved: run the same command again",
+    130: "stopped by Ctrl-C, state saved: run the same command again",
+    143: "stopped at once by a second signal",
+}
+
+
+class AlexNetError(Exception):
+    """Base of the errors that end a command with one line and an exit code."""
+
+    exit_code = 1
+    name = "E_INTERNAL"
+
+    def line(self) -> str:
+        """The one line that goes to standard error."""
+        return f"alexnet: error[{self.name}]: {self}"
+
+
+class ConfigError(AlexNetError):
+    """Wrong usage or configuration: found before anything is written."""
+
+    exit_code, name = 2, "E_CONFIG"
+
+
+class DataError(AlexNetError):
+    """Images or labels that are missing, unreadable or not as described."""
+
+    exit_code, name = 3, "E_DATA"
+
+
+class DivergedError(AlexNetError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code, name = 4, "E_DIVERGED"
+
+
+class StorageError(AlexNetError):
+    """A checkpoint or another file cannot be read or written."""
+
+    exit_code, name = 5, "E_STORAGE"
+
+
+class WorkdirError(AlexNetError):
+    """The working directory is in use, or holds something that is not a run."""
+
+    exit_code, name = 6, "E_WORKDIR"
+
+
+class OutOfMemoryError(AlexNetError):
+    """The device or the machine has not enough memory for the step."""
+
+    exit_code, name = 7, "E_MEMORY"

@@ -1,0 +1,87 @@
+"""Sizes, parameters, multiply-adds and receptive fields of a network, from its specs alone (no JAX)."""
+
+import math
+from typing import NamedTuple
+
+from alexnet_jax.errors import ConfigError
+
+
+class Layer(NamedTuple):
+    """One row, or one row's pool, of a network."""
+
+    name: str
+    height: int
+    channels: int
+    parameters: int
+    multiply_adds: int
+    receptive_field: int
+    """Side, in input pixels, of the patch that one output sees."""
+    step: int
+    """Distance, in input pixels, between the patches of neighboring outputs."""
+
+
+def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
+    """Outputs per side of a convolution; rounds down, since the pad says what the border sees."""
+    return (size + sum(pad) - kernel) // stride + 1
+
+
+def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
+    """Outputs per side of a pool; 'ceil' (layer.py of the 2012 release) keeps a last clipped window."""
+    if rounding == "floor":
+        return (size - window) // stride + 1
+    return max(math.ceil((size - window) / stride), 0) + 1
+
+
+def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
+    """Each row of `model` (a ModelSpec with its switches applied) in order, pools apart.
+
+    Raises ConfigError where a row has nothing left to look at, or where groups do not divide.
+    """
+    rows, size, field, step = [], input_size, 1, 1
+    for name, row in model.convs:
+        if channels % row.groups or row.features % row.groups:
+            raise ConfigError(
+                f"model.convs.{name}: groups={row.groups} must divide its {channels} input maps "
+                f"and {row.features} features"
+            )
+        before = size
+        size = conv_size(size, row.kernel, row.stride, row.pad)
+        if size < 1:
+            raise ConfigError(
+                f"model.convs.{name}: a {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
+                f"maps padded by {row.pad}; use larger images (augment.crop_size) or a smaller kernel"
+            )
+        weights = row.features * row.kernel**2 * channels // row.groups
+        field, step = field + (row.kernel - 1) * step, step * row.stride
+        places = size**2 if row.kind == "local" else 1
+        batch_norm = 2 * row.features * row.then.count("batch_norm")
+        # A local layer has its own kernels and biases at every place.
+        parameters = (weights + row.features) * places + batch_norm
+        rows.append(Layer(name, size, row.features, parameters, weights * size**2, field, step))
+        channels = row.features
+        if row.pool and "pool" in row.then:
+            before = size
+            size = pool_size(size, row.pool.window, row.pool.stride, row.pool.rounding)
+            if before < row.pool.window:
+                raise ConfigError(
+                    f"model.convs.{name}.pool: window {row.pool.window} is larger than its {before}x{before} "
+                    f"maps; use larger images (augment.crop_size)"
+                )
+            field, step = field + (row.pool.window - 1) * step, step * row.pool.stride
+            rows.append(Layer(f"{name}/pool", size, channels, 0, 0, field, step))
+    inputs = channels * size**2
+    for name, row in model.fcs:
+        features = num_classes if row.features is None else row.features
+        if inputs % row.groups or features % row.groups:
+            raise ConfigError(
+                f"model.fcs.{name}: groups={row.groups} must divide its {inputs} inputs and {features} features"
+            )
+        weights = inputs * features // row.groups
+        batch_norm = 2 * features * row.then.count("batch_norm") + 2 * inputs * row.before.count(
+            "batch_norm"
+        )
+        rows.append(
+            Layer(name, 1, features, weights + features + batch_norm, weights, input_size, 1)
+        )
+        inputs = features
+    return rows

@@ -1,0 +1,201 @@
+"""AlexNet (§3.5, Figure 2): a table of rows, carried out one after the other."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.config import ConvSpec, FCSpec, ModelSpec
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.geometry import conv_size
+from alexnet_jax.model import convolution, ops
+
+
+class AlexNet(nn.Module):
+    """The network of `spec` (switches applied, num_classes filled in).
+
+    `axis_name`: mesh axis over which batch-normalization statistics are averaged, if any.
+    """
+
+    spec: ModelSpec
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, *, train: bool, example_keys=None):
+        """Images [b h w 3] float, mean subtracted -> (logits [b classes] float32, features).
+
+        Features are named "conv1/linear", "conv1/act", ..., and "conv1" is the row's last one;
+        `before` operations "fc6/before/dropout". `example_keys` [b], needed in training with
+        dropout: the mask of an example depends on its key and the place in the network only, not
+        on the batch around it or the number of devices.
+        """
+        x = images.astype(self.spec.compute_dtype)
+        features: dict[str, jax.Array] = {}
+        dropout_keys = _DropoutKeys(example_keys)
+        rows = (*self.spec.convs, *self.spec.fcs)
+        for name, row in rows:
+            if isinstance(row, FCSpec) and x.ndim > 2:
+                if x.shape[-1] % row.groups:
+                    raise ConfigError(
+                        f"model.fcs.{name}: groups={row.groups} must divide the {x.shape[-1]} maps "
+                        f"that it sees"
+                    )
+                x = convolution.flatten(x, row.groups)
+            layer = _Row(self.spec, row, self.axis_name, name == rows[-1][0], name=name)
+            outputs = layer(x, train=train, dropout_keys=dropout_keys)
+            features |= {f"{name}/{operation}": output for operation, output in outputs}
+            x = features[name] = outputs[-1][1]
+        logits = features[rows[-1][0]] = x.astype(jnp.float32)
+        return logits, features
+
+
+def init(model: AlexNet, key, input_size: int) -> dict[str, Any]:
+    """{"params": ..., "batch_stats": ...} of `model` for square images; jit it or eval_shape it."""
+    images = jnp.zeros((1, input_size, input_size, 3), jnp.float32)
+    variables = model.init(key, images, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+class _DropoutKeys:
+    """Gives each dropout of the network its own keys [b]."""
+
+    def __init__(self, example_keys):
+        self.example_keys, self.used = example_keys, 0
+
+    def next(self):
+        if self.example_keys is None:
+            raise ValueError("AlexNet(train=True) with dropout needs example_keys")
+        self.used += 1
+        return jax.vmap(jax.random.fold_in, (0, None))(self.example_keys, self.used)
+
+
+class _Row(nn.Module):
+    """One row: its weights, and the operations before and after them."""
+
+    model: ModelSpec
+    row: ConvSpec | FCSpec
+    axis_name: str | None
+    last: bool
+
+    @nn.compact
+    def __call__(self, x, *, train: bool, dropout_keys):
+        """[(operation, its output)] in order."""
+        outputs = []
+        for operation in getattr(self.row, "before", ()):
+            x = self._operate(operation, x, train, dropout_keys, prefix="before_")
+            outputs.append((f"before/{operation}", x))
+        x = self._linear(x)
+        outputs.append(("linear", x))
+        for operation in self.row.then:
+            x = self._operate(operation, x, train, dropout_keys, prefix="")
+            outputs.append((operation, x))
+        return outputs
+
+    def _linear(self, x):
+        """§3.5: kernel * x + bias."""
+        row, inputs = self.row, x.shape[-1]
+        if isinstance(row, FCSpec):
+            features = self.model.num_classes if row.features is None else row.features
+            if features is None:
+                raise ConfigError("model.num_classes is not filled in")
+            shape: tuple[int, ...] = (inputs, features)
+            if row.groups > 1:
+                shape = (row.groups, inputs // row.groups, features // row.groups)
+            kernel, bias = self._weights(shape, (features,), shape[:-2], x.dtype)
+            # Logits stay float32: rounding them to bfloat16 would show in the loss.
+            result = jnp.float32 if self.last else x.dtype
+            y = convolution.grouped_dense(x, kernel, row.groups, result)
+        elif row.kind == "local":
+            places = tuple(conv_size(s, row.kernel, row.stride, row.pad) for s in x.shape[1:3])
+            shape = (*places, row.kernel, row.kernel, inputs, row.features)
+            kernel, bias = self._weights(shape, (*places, row.features), places, x.dtype)
+            y = convolution.locally_connected(x, kernel, stride=row.stride, pad=row.pad)
+        else:
+            shape = (row.kernel, row.kernel, inputs // row.groups, row.features)
+            kernel, bias = self._weights(shape, (row.features,), (), x.dtype)
+            y = convolution.convolution(
+                x, kernel, stride=row.stride, pad=row.pad, groups=row.groups
+            )
+        return y + bias
+
+    def _weights(self, kernel_shape, bias_shape, repeated, dtype):
+        """float32 parameters, as `dtype`; the leading `repeated` axes of the kernel hold copies."""
+        initialize = _initializer(self.model.init, self.row.init_std, len(repeated))
+        kernel = self.param("kernel", initialize, kernel_shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.constant(self.row.bias), bias_shape, jnp.float32)
+        return kernel.astype(dtype), bias.astype(dtype)
+
+    def _operate(self, operation, x, train, dropout_keys, prefix):
+        model, pool = self.model, getattr(self.row, "pool", None)
+        match operation:
+            case "act":
+                return ops.ACTIVATIONS[model.activation](x)
+            case "lrn":
+                c = model.lrn_constants
+                return ops.local_response_normalization(
+                    x, k=c.k, n=c.n, alpha=c.alpha, beta=c.beta, towers=model.towers
+                )
+            case "spatial_norm":
+                s = model.spatial_norm
+                return ops.spatial_response_normalization(
+                    x, size=s.size, alpha=s.alpha, beta=s.beta
+                )
+            case "pool":
+                reduce = ops.max_pool if pool.kind == "max" else ops.average_pool
+                return reduce(x, window=pool.window, stride=pool.stride, rounding=pool.rounding)
+            case "batch_norm":
+                return self._batch_norm(x, train, prefix)
+            case "dropout":
+                return _dropout(x, model.dropout, train, dropout_keys)
+        raise ConfigError(f"unknown operation {operation!r}")
+
+    def _batch_norm(self, x, train, prefix):
+        """Normalizes each map (or unit) by the statistics of the batch, all devices together."""
+        features, settings = x.shape[-1], self.model.batch_norm
+        scale = self.param(f"{prefix}scale", nn.initializers.ones, (features,), jnp.float32)
+        offset = self.param(f"{prefix}offset", nn.initializers.zeros, (features,), jnp.float32)
+        running_mean = self.variable("batch_stats", f"{prefix}mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", f"{prefix}var", jnp.ones, (features,))
+        wide = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = self._over_devices(jnp.mean(wide, axes))
+            var = self._over_devices(jnp.mean(jnp.square(wide - mean), axes))
+            if not self.is_initializing():
+                keep = settings.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * var
+        normal = (wide - mean) * lax.rsqrt(var + settings.epsilon)
+        return (normal * scale + offset).astype(x.dtype)
+
+    def _over_devices(self, x):
+        return x if self.axis_name is None else lax.pmean(x, self.axis_name)
+
+
+def _dropout(x, dropout, train, keys):
+    """§4.2: zero with probability `rate`; made up for by a factor, at test time or at once."""
+    keep = 1 - dropout.rate
+    if dropout.rate == 0:
+        return x
+    if not train:
+        return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
+    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys.next())
+    factor = 1.0 if dropout.scale_at == "test" else 1 / keep
+    return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
+
+
+def _initializer(kind, std, repeated):
+    """§5: a Gaussian of the row's `std`; 'he' and 'glorot' (of Keras) go by the shape."""
+    axes = tuple(range(repeated))
+    scaling = nn.initializers.variance_scaling
+    match kind:
+        case "gaussian":
+            return nn.initializers.normal(std)
+        case "he":
+            return scaling(2.0, "fan_in", "normal", batch_axis=axes)
+        case "glorot":
+            return scaling(1.0, "fan_avg", "uniform", batch_axis=axes)
+    raise ConfigError(f"model.init {kind!r} is not gaussian, he or glorot")

@@ -1,0 +1,158 @@
+"""What a run says: metrics.jsonl, TensorBoard, log.txt, and lines or a progress bar for the person."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+class Log:
+    """The sinks of one run. Metrics are truth; TensorBoard and the terminal are views of them."""
+
+    def __init__(
+        self, workdir: Path, first_step: int, total_steps: int, *, unfinished: bool = False
+    ) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._metrics_path = workdir / "metrics.jsonl"
+        lines = cut_back(self._metrics_path, first_step)
+        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._line: dict = {}
+        self._replaced_from: int | None = None
+        if unfinished and lines and json.loads(lines[-1])["step"] == first_step:
+            # The first step's evaluation is still to come and belongs on its line.
+            self._line = json.loads(lines[-1])
+            self._replaced_from = len("".join(lines[:-1]).encode())
+        self._text = open(workdir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._bar = _Bar(first_step, total_steps) if sys.stderr.isatty() else None
+
+    def say(self, text: str) -> None:
+        """Lines for the person, kept in log.txt."""
+        self._write(text)
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, flush=True)
+
+    def metrics(self, step: int, epoch: float, values: dict) -> None:
+        """Values of `step`: all of one step share a line, which is written by `flush` or when the next begins."""
+        if self._line and self._line["step"] != step:
+            self.flush()
+        self._line = self._line or {"step": step, "epoch": epoch, "time": time.time()}
+        self._line |= values
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Bring the metrics so far to the file, as a checkpoint needs it."""
+        if self._line:
+            if self._replaced_from is not None:
+                self._metrics.truncate(self._replaced_from)
+                self._replaced_from = None
+            self._metrics.write(json.dumps(self._line) + "\n")
+            self._metrics.flush()
+            self._line = {}
+
+    def progress(self, step: int, meter, batch_size: int, waited: float) -> None:
+        """The latest step on the bar of a terminal."""
+        if self._bar and meter.recent:
+            self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size, waited))
+
+    def train(self, step: int, last: int, batch_size: int, values: dict) -> None:
+        """One line of metrics.jsonl, and a plain line where there is no bar."""
+        self.metrics(step, values.pop("epoch"), values)
+        left = (last - step) * batch_size / values["images_per_second"]
+        line = (
+            f"step {step:,}/{last:,}  epoch {self._line['epoch']:.2f}  loss {values['train_loss']:.4f}  "
+            f"error {values['train_top1_error']:.1%}  rate {values['learning_rate']:.2g}  "
+            f"{values['images_per_second']:.1f} images/s  data wait {values['data_wait_fraction']:.0%}  "
+            f"{duration(left)} left"
+        )
+        self.say(line) if self._bar is None else self._write(line)
+
+    def evaluation(self, step: int, epoch: float, split: str, view: str, result: dict) -> None:
+        """The errors of a held-out split."""
+        named = {f"eval_{split}_{view}_{key}": result[key] for key in result if key != "count"}
+        self.metrics(step, epoch, named)
+        errors = "  ".join(
+            f"{key.replace('_', ' ')} {result[key]:.2%}" for key in result if key.endswith("error")
+        )
+        self.say(
+            f"step {step:,}  epoch {epoch:.2f}  {split} ({view}): {errors}  nll {result['nll']:.4f}"
+        )
+
+    def _write(self, text: str) -> None:
+        self._text.write("".join(f"{_clock()} {line}\n" for line in text.splitlines()))
+        self._text.flush()
+
+    def close(self) -> None:
+        """Flush and close every sink; the bar leaves the terminal clean."""
+        if self._bar:
+            self._bar.stop()
+        self.flush()
+        for sink in (self._metrics, self._text, self._board):
+            sink.close()
+
+
+class _Bar:
+    def __init__(self, first: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = Console(stderr=True)
+        self._progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
+            console=self.console,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", completed=first, total=total, text="compiling")
+        self._progress.start()
+
+    def update(self, step: int, loss: float, speed: dict) -> None:
+        text = (
+            f"loss {loss:.3f}  {speed['images_per_second']:.0f} images/s  "
+            f"data wait {speed['data_wait_fraction']:.0%}"
+        )
+        self._progress.update(self._task, completed=step, text=text)
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+def cut_back(path: Path, step: int) -> list[str]:
+    """Drop the lines of metrics.jsonl after `step`, and a torn last line; returns those that stay."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # torn by a crash
+    path.write_text("".join(kept), encoding="utf-8")
+    return kept
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """All lines of a run's metrics.jsonl."""
+    path = Path(workdir) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it: 45 s, 12 min, 14.2 h, 5.1 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _clock() -> str:
+    return time.strftime("%H:%M:%S", time.gmtime())

@@ -1,0 +1,339 @@
+"""Training from a config to an evaluated checkpoint, and on from where an earlier start stopped."""
+
+import json
+import math
+import time
+from functools import partial
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from alexnet_jax import config as configs
+from alexnet_jax import parallel
+from alexnet_jax.analysis import curves, filters
+from alexnet_jax.data import batches, sources, statistics
+from alexnet_jax.errors import ConfigError, DivergedError
+from alexnet_jax.evaluation import errors, evaluate
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import checkpoint, diagnosis, schedule
+from alexnet_jax.training import state as states
+from alexnet_jax.training.log import Log, duration, read_metrics
+from alexnet_jax.training.meter import Meter
+from alexnet_jax.training.signals import Signals, Stop
+from alexnet_jax.training.step import make_eval_step, make_train_step
+from alexnet_jax.workdir import Workdir
+
+
+def prepare(spec: configs.Config) -> tuple[configs.Config, sources.Dataset]:
+    """The config with its number of classes, and its data, checked against each other before anything is written.
+
+    Raises ConfigError and DataError.
+    """
+    devices = len(jax.local_devices())
+    batch_size, parts = spec.train.batch_size, spec.train.accumulate
+    if batch_size % (parts * devices):
+        raise ConfigError(
+            f"config.train.batch_size={batch_size} in {parts} part(s) is not divisible over {devices} devices; "
+            f"use {parallel.round_up(batch_size, parts * devices)}"
+        )
+    dataset = sources.open_dataset(spec.data, spec.seed)
+    spec = configs.with_classes(spec, len(dataset.class_names))
+    if spec.schedule.weights.kind == "plateau" and "val" not in dataset.splits:
+        raise ConfigError(
+            "config.schedule.weights.kind='plateau' needs validation images: hold some out with "
+            "--config.data.validation=0.1, or use kind 'epochs'"
+        )
+    return spec, dataset
+
+
+class Training:
+    """The objects of one run. `run` trains to the end and returns what results.json holds.
+
+    `run` raises Stop after a signal (the state is then saved), DivergedError, StorageError and DataError.
+    """
+
+    def __init__(
+        self, spec: configs.Config, dataset: sources.Dataset, workdir: Workdir, config_dict
+    ) -> None:
+        self.spec, self.dataset, self.workdir, self.config_dict = (
+            spec,
+            dataset,
+            workdir,
+            config_dict,
+        )
+        self.mesh = parallel.data_mesh()
+        self.model = AlexNet(spec.model, axis_name="data")
+        self.batch_size = spec.train.batch_size
+        self.examples = len(dataset.splits["train"].labels)
+        self.last_step = last_step(spec, self.examples)
+        self.evaluate_every = max(
+            1, round(spec.evaluation.every_epochs * self.examples / self.batch_size)
+        )
+        # Decisions (the plateau schedule, the best checkpoint) look at 'val' only; 'test' is merely reported.
+        self.held_out = [name for name in ("val", "test") if name in dataset.splits]
+
+        self.saved_step = 0
+        self._eval_steps: dict = {}
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images made in `step` steps."""
+        return step * self.batch_size / self.examples
+
+    def run(self, signals: Signals) -> dict:
+        self.signals = signals
+        state, meta = self._restore_or_create()
+        start = self.saved_step = int(state.step)
+        self.val_error, self._seconds, self._begin = (
+            meta["val_error"],
+            meta["seconds"],
+            time.monotonic(),
+        )
+        due = meta["evaluation_due"]
+        self.log = Log(self.workdir.path, start, self.last_step, unfinished=due)
+        try:
+            self.workdir.write_status("running", start, saved=start > 0)
+            self._announce(state, start)
+            if due:
+                state = self._evaluate(state)
+            state = self._train(state, start, Meter(meta["meter"]))
+            return self._finish(state)
+        finally:
+            self.log.close()
+
+    def _restore_or_create(self):
+        state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
+        found = checkpoint.latest(self.workdir.checkpoints)
+        if found is None:
+            self.statistics = statistics.load(self.dataset)
+            return state, {
+                "evaluation_due": False,
+                "meter": None,
+                "seconds": 0.0,
+                "val_error": None,
+            }
+        step, meta = found
+        if meta["dataset"] != self.dataset.fingerprint:
+            raise ConfigError(
+                f"the images changed since {self.workdir.path} was begun; choose another --workdir"
+            )
+        self.statistics = checkpoint.load_statistics(self.workdir.checkpoints, step)
+        return checkpoint.restore(self.workdir.checkpoints, step, state), meta
+
+    def _announce(self, state, start: int) -> None:
+        say = self.log.say
+        sizes = ", ".join(
+            f"{len(split.labels):,} {name}" for name, split in self.dataset.splits.items()
+        )
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        say(
+            f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; images: {sizes}"
+        )
+        say(
+            f"{self.last_step:,} steps of {self.batch_size} = {self.epoch(self.last_step):.1f} epochs, "
+            f"on {self.mesh.size} {jax.default_backend()} device(s)"
+        )
+        if start:
+            say(f"continuing from step {start:,}")
+            return
+        report = self._signal(state)
+        say("signal in each layer before the first step\n" + diagnosis.format_report(report))
+        self.workdir.write("signal.json", {"step": 0, "rows": report})
+
+    def _signal(self, state) -> list[dict]:
+        batch = self._batch(0)
+        some = slice(0, min(64, self.batch_size))
+        return diagnosis.signal_report(
+            self.model, self.spec, state, self.statistics, batch.images[some], batch.labels[some]
+        )
+
+    def _train(self, state, start: int, meter: Meter):
+        spec = self.spec.train
+        train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
+        detector = self._plateau_detector()
+        sharding = NamedSharding(self.mesh, P("data"))
+        stream = batches.prefetch(
+            lambda step: jax.device_put(self._batch(step), sharding),
+            start,
+            self.last_step,
+            self.spec.data.prefetch,
+        )
+        begin = time.monotonic()
+        try:
+            for step, batch in stream:
+                rates = self._rates(step, state)
+                state, metrics = train_step(state, batch, rates)
+                meter.add(step, metrics)
+                done = step + 1
+                if done in (start + 1, start + 4):
+                    begin = self._estimate(done - start, meter, begin)
+                self.log.progress(done, meter, self.batch_size, stream.wait_seconds)
+                if done % spec.log_every == 0:
+                    meter.flush()
+                    values = meter.summary(self.batch_size, stream.wait_seconds)
+                    values = {
+                        "epoch": self.epoch(done),
+                        "learning_rate": float(rates.weights),
+                        **values,
+                    }
+                    self.log.train(done, self.last_step, self.batch_size, values)
+                    if detector and (
+                        said := detector.feed(
+                            done, values["train_loss"], partial(self._signal, state)
+                        )
+                    ):
+                        self.log.say(said)
+                    self.workdir.write_status("running", done, saved=True)
+                    meter.reset(stream.wait_seconds)
+                evaluation_due = done % self.evaluate_every == 0
+                if evaluation_due and not self.signals.received:
+                    try:
+                        with meter.paused():
+                            meter.flush()
+                            state = self._evaluate(state)
+                        evaluation_due = False
+                    except Stop:
+                        pass  # saved below as still to be evaluated
+                if (
+                    done % spec.checkpoint_every == 0
+                    or done == self.last_step
+                    or self.signals.received
+                ):
+                    meter.flush()
+                    with meter.paused():
+                        self._save(state, meter, evaluation_due)
+                self.signals.poll()
+        except DivergedError:
+            self.workdir.write("diverged.json", self._divergence(meter, state))
+            raise
+        finally:
+            stream.close()
+        return state
+
+    def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
+        """A detector that has seen the losses of earlier starts; None for a loss without that plateau."""
+        if self.spec.train.loss != "cross_entropy":
+            return None
+        detector = diagnosis.PlateauDetector(
+            len(self.dataset.class_names), self.examples // self.batch_size
+        )
+        for line in read_metrics(self.workdir.path):
+            if "train_loss" in line:
+                detector.feed(line["step"], line["train_loss"])
+        return detector
+
+    def _batch(self, step: int) -> batches.Batch:
+        return batches.batch(
+            self.dataset.splits["train"], step,
+            batch_size=self.batch_size, seed=self.spec.seed, shuffle=self.spec.data.shuffle,
+        )  # fmt: skip
+
+    def _rates(self, step: int, state) -> schedule.Rates:
+        return schedule.rates(self.spec, self.epoch(step), state.schedule, self.spec.train.epochs)
+
+    def _evaluate(self, state):
+        """Log the errors of the held-out images; the plateau schedule may react to those of 'val'."""
+        if not self.held_out:
+            return state
+        name, view, step = self.held_out[0], self.spec.evaluation.views, int(state.step)
+        result = self._errors(state, name, view)
+        self.log.evaluation(step, self.epoch(step), name, view, result)
+        if name == "val":
+            self.val_error = result["top1_error"]
+            plateau = schedule.update(self.spec.schedule.weights, state.schedule, self.val_error)
+            state = state._replace(schedule=plateau)
+        return state
+
+    def _errors(self, state, name: str, view: str) -> dict:
+        if view not in self._eval_steps:
+            self._eval_steps[view] = make_eval_step(
+                self.spec, self.model, self.statistics, self.mesh, view
+            )
+        predict = evaluate.predictor(
+            self._eval_steps[view], state.params, state.batch_stats, self.mesh
+        )
+        size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.size)
+        split = self.dataset.splits[name]
+        probabilities = evaluate.predictions(predict, split, size, self.signals.poll)
+        evaluate.save_predictions(
+            self.workdir.path, name, view, int(state.step), probabilities, split.labels
+        )
+        return errors.summarize(probabilities, split.labels)
+
+    def _save(self, state, meter: Meter, evaluation_due: bool) -> None:
+        meta = {
+            "config": json.loads(configs.to_json(self.config_dict)),
+            "class_names": list(self.dataset.class_names),
+            "dataset": self.dataset.fingerprint,
+            "evaluation_due": evaluation_due,
+            "meter": meter.saved,
+            "val_error": self.val_error,
+            "seconds": self.seconds,
+        }
+        self.log.flush()
+        checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
+        checkpoint.prune(self.workdir.checkpoints, self.spec.train.keep_every)
+        self.saved_step = int(state.step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this run, earlier starts included."""
+        return self._seconds + time.monotonic() - self._begin
+
+    def _estimate(self, steps: int, meter: Meter, begin: float) -> float:
+        """Say how long the run will take, from steps 2 to 4: the first one compiles."""
+        meter.flush()
+        now = time.monotonic()
+        if steps > 1:
+            seconds = (now - begin) / (steps - 1) * (self.last_step - self.saved_step)
+            self.log.say(f"about {duration(seconds)} of training on this {jax.default_backend()}")
+        return now
+
+    def _divergence(self, meter: Meter, state) -> dict:
+        step = meter.recent[-1]["step"]
+        batch = self._batch(step)
+        return {"step": step, "indices": batch.indices.tolist(), "epochs": batch.epochs.tolist(),
+                "learning_rate": float(self._rates(step, state).weights), "recent": list(meter.recent)}  # fmt: skip
+
+    def _finish(self, state) -> dict:
+        """Final errors of every held-out split and view, figures, results.json."""
+        step, seconds = int(state.step), self.seconds
+        splits: dict = {name: {} for name in self.held_out}
+        for name in self.held_out:
+            for view in self.spec.evaluation.final_views:
+                splits[name][view] = self._errors(state, name, view)
+        checkpoint.verify(self.workdir.checkpoints, step)
+        results = {
+            "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
+            "seconds": seconds, "images_per_second": step * self.batch_size / seconds,
+        }  # fmt: skip
+        self.workdir.write("results.json", results)
+        first, row = self.spec.model.convs[0]
+        figures = [
+            curves.plot(self.workdir.path),
+            filters.plot(jax.device_get(state.params[first]["kernel"]), self.spec.model.towers,
+                         self.workdir.path / "figures" / "filters.png"),
+        ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
+        self.log.say(describe(results))
+        self.log.say("figures: " + "  ".join(str(path) for path in figures))
+        return results
+
+
+def last_step(spec: configs.Config, examples: int) -> int:
+    """The step at which the run is finished."""
+    steps = math.ceil(spec.train.epochs * examples / spec.train.batch_size)
+    return min(steps, spec.train.max_steps or steps)
+
+
+def describe(results: dict) -> str:
+    """The lines that a finished run ends with."""
+    lines = [f"{results['config']}: step {results['step']:,}, epoch {results['epoch']:.1f}, "
+             f"{duration(results['seconds'])}"]  # fmt: skip
+    for split, views in results["splits"].items():
+        for view, r in views.items():
+            top5 = f", top-5 error {r['top5_error']:.2%}" if "top5_error" in r else ""
+            lines.append(
+                f"  {split}, {view} view{'s' if view != 'center' else ''}: accuracy {1 - r['top1_error']:.2%} "
+                f"(top-1 error {r['top1_error']:.2%}{top5}, nll {r['nll']:.3f}, {r['count']:,} images)"
+            )
+    return "\n".join(lines)

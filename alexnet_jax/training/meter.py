@@ -1,0 +1,90 @@
+"""What happened since the last line of the log: losses, errors, speed, and a watch on their being finite."""
+
+import math
+import time
+from collections import deque
+from contextlib import contextmanager
+
+import jax
+
+from alexnet_jax.errors import DivergedError
+
+
+class Meter:
+    """Adds up the metrics of steps, read one step late so that the device is never waited for.
+
+    Sums survive a restart through `saved`, so that a resumed run logs what an uninterrupted one does.
+    """
+
+    def __init__(self, saved: dict | None = None) -> None:
+        self._sums = saved or {"loss": 0.0, "top1_errors": 0, "steps": 0}
+        self._pending: tuple[int, dict] | None = None
+        self.recent: deque[dict] = deque(maxlen=20)
+        self._clock, self._timed, self._waited = time.monotonic(), 0, 0.0
+
+    def add(self, step: int, metrics: dict) -> None:
+        """Take the metrics (device arrays) of a step that was just dispatched.
+
+        Raises DivergedError if those of the step before were not finite.
+        """
+        previous, self._pending = self._pending, (step, metrics)
+        if previous:
+            self._read(*previous)
+
+    def flush(self) -> None:
+        """Wait for the latest step and count it. Raises DivergedError."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            self._read(*pending)
+
+    def _read(self, step: int, metrics: dict) -> None:
+        values = jax.device_get(metrics)
+        loss, grad_norm = float(values["loss"]), float(values["grad_norm"])
+        self.recent.append({"step": step, "loss": loss, "grad_norm": grad_norm})
+        if not values["finite"]:
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            raise DivergedError(
+                f"the {what} of step {step} is not finite; the update was not made. Lower "
+                "config.schedule.weights.learning_rate, or see diverged.json in the run folder"
+            )
+        self._sums["loss"] += loss
+        self._sums["top1_errors"] += int(values["top1_errors"])
+        self._sums["steps"] += 1
+        self._timed += 1
+
+    @property
+    def saved(self) -> dict:
+        """The sums, for a checkpoint."""
+        return dict(self._sums)
+
+    def speed(self, batch_size: int, waited: float) -> dict:
+        """images_per_second and data_wait_fraction since the last reset; `waited` is the stream's total wait."""
+        seconds = max(time.monotonic() - self._clock, 1e-9)
+        return {
+            "images_per_second": self._timed * batch_size / seconds,
+            "data_wait_fraction": min(1.0, (waited - self._waited) / seconds),
+        }
+
+    def summary(self, batch_size: int, waited: float) -> dict:
+        """The values of a line of metrics.jsonl."""
+        steps = max(self._sums["steps"], 1)
+        return {
+            "train_loss": self._sums["loss"] / steps,
+            "train_top1_error": self._sums["top1_errors"] / (steps * batch_size),
+            "grad_norm": self.recent[-1]["grad_norm"],
+            **self.speed(batch_size, waited),
+        }
+
+    def reset(self, waited: float) -> None:
+        """Begin a new interval."""
+        self._sums = {"loss": 0.0, "top1_errors": 0, "steps": 0}
+        self._clock, self._timed, self._waited = time.monotonic(), 0, waited
+
+    @contextmanager
+    def paused(self):
+        """Time spent inside (evaluation, saving) is not training time."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._clock += time.monotonic() - begin

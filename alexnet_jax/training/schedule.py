@@ -1,0 +1,117 @@
+"""Learning rates over time (§5: divided by 10 when the validation error stalls; the 2012 lr.cu). Host only."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax.config import Config, RateSpec
+
+
+class Rates(NamedTuple):
+    """What a train step is told at each step; 0-d float32 arrays."""
+
+    weights: np.ndarray
+    biases: np.ndarray
+    """Of biases and of the scale and offset of batch normalization."""
+    layers: dict[str, np.ndarray]
+    """Row -> factor of both of its rates; 0 freezes it."""
+    color_std: np.ndarray
+
+
+class ScheduleState(NamedTuple):
+    """What the plateau schedule remembers; 0-d arrays, part of a checkpoint."""
+
+    drops: np.ndarray
+    stalled: np.ndarray
+    """Evaluations since the best one, or since the last drop."""
+    best: np.ndarray
+    """Lowest validation error (fraction) so far."""
+
+
+def create() -> ScheduleState:
+    """The state before any evaluation."""
+    return _state(0, 0, np.inf)
+
+
+def rates(spec: Config, epoch: float, state: ScheduleState, total_epochs: float) -> Rates:
+    """The rates of a step that begins when `epoch` epochs (a fraction counts) of `total_epochs` are done."""
+    schedule, augment = spec.schedule, spec.augment
+    weights = _rate(schedule.weights, epoch, state, total_epochs)
+    if schedule.biases is None:
+        biases = weights * schedule.bias_factor
+    else:
+        biases = _rate(schedule.biases, epoch, state, total_epochs)
+    rows = [name for name, _ in (*spec.model.convs, *spec.model.fcs)]
+    factors = {row: _factor(schedule.layer_factors.get(row, ()), epoch) for row in rows}
+    colored = augment.color_off_epoch is None or epoch < augment.color_off_epoch
+    return Rates(
+        weights=np.asarray(weights, np.float32),
+        biases=np.asarray(biases, np.float32),
+        layers={row: np.asarray(factor, np.float32) for row, factor in factors.items()},
+        color_std=np.asarray(augment.color_std if colored else 0.0, np.float32),
+    )
+
+
+def update(spec: RateSpec, state: ScheduleState, error: float) -> ScheduleState:
+    """The state after an evaluation with validation `error` (fraction). Only 'plateau' looks at it.
+
+    An error that is not a number is never the best, and counts as no improvement.
+    """
+    if spec.kind != "plateau":
+        return state
+    drops, stalled, best = int(state.drops), int(state.stalled), float(state.best)
+    if error < best - spec.min_improvement:
+        return _state(drops, 0, error)
+    if stalled + 1 >= spec.patience and drops < spec.max_drops:
+        return _state(drops + 1, 0, best)
+    return _state(drops, stalled + 1, best)
+
+
+def _state(drops: int, stalled: int, best: float) -> ScheduleState:
+    return ScheduleState(
+        drops=np.asarray(drops, np.int32),
+        stalled=np.asarray(stalled, np.int32),
+        best=np.asarray(best, np.float32),
+    )
+
+
+def _rate(spec: RateSpec, epoch: float, state: ScheduleState, total_epochs: float) -> float:
+    done = min(epoch / total_epochs, 1.0)
+    return spec.learning_rate * SCHEDULES[spec.kind](spec, epoch, done, state)
+
+
+def _factor(changes: tuple[tuple[float, float], ...], epoch: float) -> float:
+    """The factor of the latest change that has begun; 1 before any."""
+    begun = [change for change in changes if change[0] <= epoch]
+    return max(begun)[1] if begun else 1.0
+
+
+def _plateau(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    return spec.factor ** int(state.drops)
+
+
+def _epochs(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    return spec.factor ** sum(drop <= epoch for drop in spec.drops)
+
+
+def _exp(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    return spec.target**-done
+
+
+def _dexp(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    """lr.cu: `plateaus` levels of equal length, from 1 to 1 / target."""
+    level = min(int(done * spec.plateaus), spec.plateaus - 1)
+    return spec.target ** (-level / (spec.plateaus - 1))
+
+
+def _linear(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    return 1 + (1 / spec.target - 1) * done
+
+
+SCHEDULES = {
+    "plateau": _plateau,
+    "epochs": _epochs,
+    "exp": _exp,
+    "dexp": _dexp,
+    "linear": _linear,
+}

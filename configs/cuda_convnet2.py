@@ -1,0 +1,37 @@
+"""The one-GPU ImageNet net of cuda-convnet2 (2014), the shape of "One weird trick".
+
+Command: python -m alexnet_jax.main --config configs/cuda_convnet2.py --workdir runs/cuda_convnet2 \
+             --config.data.path=/data/imagenet
+Cost:    90 epochs of 1,281,167 images: 900,800 steps of 128.
+Expect:  42.55 % top-1, 19.81 % top-5 error and 1.864 nats on the validation images of 2012, centre
+         crop; 40.42 %, 18.15 % and 1.734 nats with ten views (its wiki page TrainingExample).
+
+Values are those of layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg, unless marked.
+"""
+
+from configs import krizhevsky2012
+
+FEATURES = dict(conv1=64, conv2=192, conv3=384, conv4=256, conv5=256)
+
+
+def get_config():
+    config = krizhevsky2012.get_config()
+    config.name = "cuda_convnet2"
+
+    model = config.model
+    model.towers = 1
+    for name, features in FEATURES.items():
+        model.convs[name].update(features=features, groups=1)
+    model.convs.conv2.then = ("act", "lrn", "pool")  # no spatial normalization
+    model.fcs.fc8.bias = -7.0
+
+    # Differs from 2012: data.py of 2014 cuts each image on its own (from general knowledge).
+    config.augment.crop_chunk = 1
+    config.augment.color_off_epoch = None  # noise 0.1 to the end
+
+    schedule = config.schedule
+    schedule.weights = dict(kind="dexp", learning_rate=0.01, target=250.0, plateaus=4)
+    schedule.biases = dict(kind="dexp", learning_rate=0.02, target=10.0, plateaus=2)
+    del schedule.layer_factors.conv1
+    config.train.epochs = 90.0
+    return config

@@ -1,0 +1,56 @@
+"""100 classes of 64x64 pictures: the paper's net with them enlarged, or a net of half its size.
+
+Command: python -m alexnet_jax.main --config configs/tiny_imagenet.py:small --workdir runs/tiny \
+             --config.data.path=/data/tiny-imagenet-100
+         The names are small and full. The folder holds train/ and val/.
+Cost:    391 steps of 128 images an epoch, 38 million multiply-adds an image (small) or 721 (full).
+Expect:  chance is 99 % top-1 error; a loss that stays at ln 100 = 4.61 has not begun to learn.
+
+small keeps the five rows, two towers, normalization and pools of configs/paper.py, with half its
+maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (ours; no paper has it).
+"""
+
+from configs import folder, paper
+
+
+def get_config(arg="small"):
+    if arg not in VARIANTS:
+        raise ValueError(
+            f"configs/tiny_imagenet.py:NAME needs one of {', '.join(VARIANTS)}, not {arg!r}"
+        )
+    config = paper.get_config()
+    config.name = f"tiny_imagenet:{arg}"
+    config.model.num_classes = 100
+    config.data.image_size = 64
+    config.train.checkpoint_every = 1000
+    VARIANTS[arg](config)
+    return config
+
+
+def full(config):
+    """64x64 pictures enlarged to 256x256 on the device, random 224x224 crops."""
+    folder.begin_quickly(config.model)
+    config.augment.resize = 256
+
+
+def small(config):
+    model = config.model
+    folder.begin_quickly(model)
+    model.convs.conv1.update(features=48, kernel=7, stride=2, pad=(1, 2))
+    for name, features in (("conv2", 128), ("conv3", 192), ("conv4", 192), ("conv5", 128)):
+        model.convs[name].features = features
+    for name in ("fc6", "fc7"):
+        model.fcs[name].update(features=1024, init_std=0.03)
+    model.fcs.fc8.init_std = 0.03
+
+    config.augment.crop_size = 56
+    config.schedule.weights = dict(
+        kind="epochs", learning_rate=0.01, factor=0.1, drops=(25.0, 35.0)
+    )
+    config.schedule.bias_factor = 2.0
+    config.train.epochs = 40.0
+    config.train.log_every = 50
+    config.evaluation.batch_size = 250
+
+
+VARIANTS = {"small": small, "full": full}

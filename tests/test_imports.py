@@ -1,0 +1,156 @@
+"""What may import what: the table of the README's layout, read from the source files."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECS = {"alexnet_jax.config", "alexnet_jax.errors", "alexnet_jax.geometry"}
+
+# Module or package -> all that it may import of this repository.
+OURS = {
+    "configs": {"configs"},
+    "alexnet_jax.errors": set(),
+    "alexnet_jax.cli": {"alexnet_jax.errors"},
+    "alexnet_jax.geometry": {"alexnet_jax.errors"},
+    "alexnet_jax.config": {"alexnet_jax.errors", "alexnet_jax.geometry"},
+    "alexnet_jax.describe": SPECS | {"alexnet_jax.cli", "alexnet_jax.reference"},
+    "alexnet_jax.reference": set(),
+    "alexnet_jax.parallel": SPECS,
+    "alexnet_jax.backend": SPECS,
+    "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
+    "alexnet_jax.data": SPECS | {"alexnet_jax.data", "alexnet_jax.backend"},
+    "alexnet_jax.evaluation.errors": SPECS,
+    "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
+    "alexnet_jax.training.schedule": SPECS,
+    "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
+    "alexnet_jax.training.signals": SPECS,
+    "alexnet_jax.analysis": SPECS | {"alexnet_jax.cli", "alexnet_jax.workdir"},
+}
+
+# Module or package -> all that it may import of others, besides the standard library.
+OTHERS = {
+    "configs": {"ml_collections"},
+    "alexnet_jax.errors": set(),
+    "alexnet_jax.cli": set(),
+    "alexnet_jax.geometry": set(),
+    "alexnet_jax.config": {"absl", "ml_collections"},
+    "alexnet_jax.describe": set(),
+    "alexnet_jax.reference": set(),
+    "alexnet_jax.workdir": set(),
+    "alexnet_jax.model": {"jax", "flax", "numpy"},
+    "alexnet_jax.training.schedule": {"jax", "numpy"},
+    "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
+    "alexnet_jax.evaluation.errors": {"numpy"},
+}
+
+# Slow to import, or not always installed: only inside the functions that need them.
+HEAVY = {"PIL", "matplotlib", "orbax", "rich", "simplejpeg", "sklearn", "tensorboardX", "torch"}
+HEAVY |= {"array_record", "tensorflow", "tensorflow_datasets"}
+# They execute what a file says.
+UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+
+
+class Import(NamedTuple):
+    source: str
+    target: str
+    at_top: bool
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {
+    module_name(path): path
+    for folder in ("alexnet_jax", "configs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def imports() -> list[Import]:
+    found = []
+    for source, tree in TREES.items():
+        at_top = set(tree.body)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{source} has a relative import"
+                # `from alexnet_jax import config` imports a module, `from jax import jit` does not.
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                targets = [name if name in FILES else str(node.module) for name in whole]
+            else:
+                continue
+            found += [Import(source, target, node in at_top) for target in targets]
+    return found
+
+
+IMPORTS = imports()
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_modules_import_only_their_own_layer(package):
+    assert any(within(name, package) for name in FILES), f"{package} does not exist"
+    ours = [
+        i
+        for i in IMPORTS
+        if within(i.source, package) and top(i.target) in ("alexnet_jax", "configs")
+    ]
+    strangers = [i for i in ours if not any(within(i.target, allowed) for allowed in OURS[package])]
+    assert not strangers
+
+
+@pytest.mark.parametrize("package", sorted(OTHERS))
+def test_modules_import_only_their_own_libraries(package):
+    allowed = OTHERS[package] | {"alexnet_jax", "configs"} | sys.stdlib_module_names
+    strangers = [i for i in IMPORTS if within(i.source, package) and top(i.target) not in allowed]
+    assert not strangers
+
+
+def test_nothing_imports_configs_but_configs():
+    assert not [i for i in IMPORTS if top(i.target) == "configs" and top(i.source) != "configs"]
+
+
+def test_slow_and_optional_libraries_are_imported_inside_functions():
+    assert not [i for i in IMPORTS if i.at_top and top(i.target) in HEAVY]
+
+
+def test_torch_is_for_the_benchmarks_alone():
+    users = {i.source for i in IMPORTS if top(i.target) in ("torch", "torchvision")}
+    assert all(within(name, "alexnet_jax.bench") for name in users)
+
+
+def test_nothing_that_executes_a_file_is_used_to_read_one():
+    assert not [i for i in IMPORTS if top(i.target) in UNSAFE]
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "eval", "exec"), f"{name} calls {called}"
+                options = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert options.get("allow_pickle", "False") == "False", f"{name}: {called}"
+
+
+def test_checking_a_config_needs_no_jax():
+    """Mistakes answer at once: everything up to a checked config stays free of JAX."""
+    reached, todo = set(), ["alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.workdir"]
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        targets = {i.target for i in IMPORTS if i.source == name and i.at_top}
+        todo += [target for target in targets if target in FILES and target not in reached]
+        assert not targets & {"jax", "flax", "optax"}, name
