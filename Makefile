@@ -47,10 +47,12 @@ test: $(VENV)/dev.stamp
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pyright
+	$(RUN) -m pyright --pythonpath $(RUN)
 
+# Where torch is installed: make bench BENCH='--peers eager compile'
+BENCH ?= --peers plain
 bench: $(VENV)/core.stamp
-	$(RUN) -m alexnet_jax.bench.step
+	$(RUN) -m alexnet_jax.bench.step $(BENCH)
 
 # requirements-dev.lock holds everything of requirements.lock, in the same versions.
 lock: $(RUN)

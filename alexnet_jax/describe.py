@@ -26,7 +26,7 @@ class Difference(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
     parser.add_argument("--diff", metavar="FILE[:VARIANT]", help="another, to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -1,8 +1,8 @@
 """AlexNet in a minute: 1,797 handwritten digits that come with scikit-learn, on any computer.
 
 Command: python -m alexnet_jax.main --config configs/quickstart.py --workdir runs/quickstart
-Cost:    24 epochs of 1,437 images: 540 steps, under a minute on two CPU cores.
-Expect:  1 to 2 % test error, centre crop.
+Cost:    20 epochs of 1,438 images, 449 steps: well under a minute on two CPU cores.
+Expect:  about 1 % error on the 359 test images, centre crop (0.8 % with each of two seeds).
 
 The rows, towers, normalization, overlapping pools, crops, dropout and update rule of
 configs/paper.py, with few and small maps. Sizes and rates are our choice.
@@ -17,15 +17,15 @@ def get_config():
 
     model = config.model
     model.num_classes = 10
-    model.convs.conv1.update(features=16, kernel=7, stride=2, pad=(2, 3))
-    for name, features in (("conv2", 32), ("conv3", 48), ("conv4", 48), ("conv5", 32)):
+    model.convs.conv1.update(features=32, kernel=7, stride=2, pad=(2, 3))
+    for name, features in (("conv2", 64), ("conv3", 96), ("conv4", 96), ("conv5", 64)):
         model.convs[name].features = features
     model.convs.conv2.update(kernel=3, pad=(1, 1))
     for name in ("fc6", "fc7"):
-        model.fcs[name].features = 128
-    for row in (*model.convs.values(), *model.fcs.values()):
-        row.bias = 0.1 if row.bias else 0.0
+        model.fcs[name].features = 256
     model.init = "he"
+    for row in (*model.convs.values(), *model.fcs.values()):
+        row.bias = 0.1 if row.bias else 0.0  # bvlc_alexnet
 
     config.data.source = "digits"  # 8x8 digits, enlarged
     config.data.image_size = 32
@@ -35,11 +35,9 @@ def get_config():
     augment.scale = 1 / 64
     augment.color_std = 0.0  # they are grey
 
-    config.schedule.weights = dict(
-        kind="epochs", learning_rate=0.02, factor=0.1, drops=(16.0, 21.0)
-    )
+    config.schedule.weights = dict(kind="epochs", learning_rate=0.02, factor=0.1, drops=(16.0,))
     train = config.train
-    train.epochs = 24.0
+    train.epochs = 20.0
     train.batch_size = 64
     train.log_every = 20
     train.checkpoint_every = 200

@@ -122,9 +122,8 @@ def test_every_docstring_tells_command_cost_and_expectation(file):
 
 @pytest.mark.parametrize("name", ablations.ABLATIONS)
 def test_every_ablation_says_what_was_published_and_changes_its_base(name):
-    assert (
-        "§" in (ablations.ABLATIONS[name].__doc__ or "") or "#" in ablations.ABLATIONS[name].__doc__
-    )
+    text = ablations.ABLATIONS[name].__doc__ or ""
+    assert "§" in text or "#" in text
     ablation, base = spec_of(f"ablations:{name}"), spec_of("krizhevsky2012")
     assert (ablation.model, ablation.augment) != (base.model, base.augment)
     assert (ablation.optimizer, ablation.schedule, ablation.train) == (

@@ -6,11 +6,12 @@ batch): it depends neither on the other images of the batch nor on the number of
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alexnet_jax.config import AugmentSpec
 from alexnet_jax.data.statistics import Statistics
 
-_CROP, _CHUNK, _COLOR = 1, 2, 3
+_EXAMPLE, _CHUNK = 1, 2
 
 
 def train_images(
@@ -34,23 +35,18 @@ def train_images(
     """
     images = resized(images, spec)
     size, crop = images.shape[1], spec.crop_size
-    if spec.crop_chunk == 1:
-        keys = _example_keys(seed_key, _CROP, epochs, indices)
-    else:
-        step_key = jax.random.fold_in(jax.random.fold_in(seed_key, _CHUNK), step)
-        keys = jax.vmap(lambda place: jax.random.fold_in(step_key, place))(
-            positions // spec.crop_chunk
-        )
-    offsets, mirrored = jax.vmap(lambda key: _draw_crop(key, size - crop + 1))(keys)
+    draws = places = _example_draws(seed_key, epochs, indices)
+    if spec.crop_chunk > 1:
+        places = _chunk_draws(seed_key, step, positions // spec.crop_chunk)
+    offsets, mirrored = _offsets(places[:, :2], size - crop + 1), places[:, 2] < 0
     if spec.crop == "center":
         offsets = jnp.full_like(offsets, (size - crop) // 2)
     if not spec.flip:
         mirrored = None
     noise = None
     if spec.color_std > 0:
-        keys = _example_keys(seed_key, _COLOR, epochs, indices)
-        draws = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-        noise = color_std * color_offsets(draws, statistics, spec.color_basis)
+        normal = 2**0.5 * jax.lax.erf_inv(draws[:, 3:])
+        noise = color_std * color_offsets(normal, statistics, spec.color_basis)
     cropped = _flip(_crop(images, offsets, crop), mirrored)
     centered = _subtract_mean(cropped, statistics, spec, size, offsets, mirrored)
     if noise is not None:
@@ -94,7 +90,7 @@ def color_offsets(draws, statistics: Statistics, basis: str) -> jax.Array:
 
 
 def resized(images, spec: AugmentSpec) -> jax.Array:
-    """`images` at side `spec.resize` (bilinear, float32 [b r r 3]); unchanged where that is None."""
+    """`images` at side `spec.resize` (bilinear, float32 [b r r 3]); as they are if it is None."""
     if spec.resize in (None, images.shape[1]):
         return images
     shape = (images.shape[0], spec.resize, spec.resize, 3)
@@ -111,17 +107,31 @@ def mean_image(statistics: Statistics, size: int) -> jax.Array:
         return jax.image.resize(jnp.asarray(mean), (size, size, 3), "bilinear")
 
 
-def _example_keys(seed_key, purpose: int, epochs, indices) -> jax.Array:
-    key = jax.random.fold_in(seed_key, purpose)
-    return jax.vmap(lambda epoch, index: jax.random.fold_in(jax.random.fold_in(key, epoch), index))(
-        epochs, indices
-    )
+def _example_draws(seed_key, epochs, indices) -> jax.Array:
+    """[b 6], uniform in (-1, 1), of examples `indices` in `epochs`."""
+    key = jax.random.fold_in(seed_key, _EXAMPLE)
+
+    def draw(epoch, index):
+        return _draw(jax.random.fold_in(jax.random.fold_in(key, epoch), index))
+
+    return jax.vmap(draw)(epochs, indices)
 
 
-def _draw_crop(key, places: int):
-    """An offset int32 [2] below `places` in each axis, and whether to mirror."""
-    place_key, mirror_key = jax.random.split(key)
-    return jax.random.randint(place_key, (2,), 0, places), jax.random.bernoulli(mirror_key)
+def _chunk_draws(seed_key, step, chunks) -> jax.Array:
+    """[b 6], uniform in (-1, 1), of the runs of places `chunks` in the batch of `step`."""
+    key = jax.random.fold_in(jax.random.fold_in(seed_key, _CHUNK), step)
+    return jax.vmap(lambda chunk: _draw(jax.random.fold_in(key, chunk)))(chunks)
+
+
+def _draw(key) -> jax.Array:
+    # One call for all that an image needs: threefry is slow to compile. Never -1 or 1, whose
+    # normal quantiles are infinite.
+    return jax.random.uniform(key, (6,), minval=np.nextafter(np.float32(-1), np.float32(0)))
+
+
+def _offsets(draws, places: int) -> jax.Array:
+    """int32 below `places`, all equally likely."""
+    return jnp.clip(jnp.floor((draws + 1) / 2 * places), 0, places - 1).astype(jnp.int32)
 
 
 def _crop(images, offsets, crop: int) -> jax.Array:

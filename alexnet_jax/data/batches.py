@@ -48,7 +48,7 @@ def positions(
         order = _permutation(seed, 0 if shuffle == "once" else epoch, num_examples)
         part = slice(done, min(done + num_examples - offset, batch_size))
         indices[part] = order[offset : offset + part.stop - done]
-        epochs[part] = epoch
+        epochs[part] = epoch % 2**31
         done = part.stop
     return indices, epochs
 
@@ -109,7 +109,7 @@ class Prefetch(Iterator[tuple[int, Any]]):
 
 
 def prefetch(make: Callable[[int], Any], start: int, stop: int | None, depth: int) -> Prefetch:
-    """An iterator of (step, make(step)); `make` runs in a background thread, at depth 0 in this one.
+    """An iterator of (step, make(step)); `make` runs in a background thread, at depth 0 here.
 
     What `make` raises is raised by the iterator, after the steps made before. Use it as a context,
     or close() it.

@@ -83,7 +83,7 @@ class ImageFiles:
         return decoded
 
     def _keep(self, identity: str) -> np.ndarray | None:
-        """All images, decoded into the cache folder if they are not there; None if they do not fit."""
+        """All images, first decoded into the cache folder if need be; None if they do not fit."""
         if self.nbytes > CACHE_LIMIT_BYTES:
             return None
         text = f"{identity} {self.size} {images.VERSION}"
@@ -117,10 +117,11 @@ class ImageFiles:
         with open(path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for start in range(0, self._count, _CHUNK):
-                self._decode(range(start, min(start + _CHUNK, self._count))).tofile(file)
+                stop = min(start + _CHUNK, self._count)
+                self._decode(range(start, stop)).tofile(file)
                 if time.monotonic() - reported > _REPORT_SECONDS:
                     reported = time.monotonic()
-                    log.info("decoding %s: %d of %d", self._title, start + _CHUNK, self._count)
+                    log.info("decoding %s: %d of %d", self._title, stop, self._count)
         if reported > started:
             log.info("decoded %s in %.0f s", self._title, time.monotonic() - started)
 

@@ -24,22 +24,22 @@ def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
     if isinstance(source, np.ndarray):
         return central_square(_three_channels(source), size)
     if isinstance(source, bytes):
-        encoded, name = source, name or "image"
+        encoded, title = source, name or "image"
     else:
-        name = os.fspath(source)
+        title = os.fspath(source)
         try:
             with open(source, "rb") as file:
                 encoded = file.read()
         except OSError as error:
-            raise DataError(f"cannot read {name}: {error.strerror}") from None
+            raise DataError(f"cannot read {title}: {error.strerror}") from None
     pixels = _decode_jpeg(encoded)
     if pixels is None:
-        pixels = _decode_any(encoded, name)
+        pixels = _decode_any(encoded, title)
     return central_square(pixels, size)
 
 
 def central_square(pixels: np.ndarray, size: int) -> np.ndarray:
-    """The central square of uint8 [h w 3] as [size size 3]: bicubic if enlarged, else area averages.
+    """The central square of uint8 [h w 3] as [size size 3]: bicubic if larger, else area averages.
 
     The same as resizing the shorter side and then cropping the centre (§2; cuda-convnet2's
     make-data.py has these two filters), without resizing what the crop throws away.

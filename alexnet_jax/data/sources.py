@@ -1,7 +1,10 @@
 """Data sources by the name that a config gives, and the one function that opens them."""
 
 import hashlib
+import importlib.util
 import pathlib
+import zipfile
+import zlib
 
 import numpy as np
 
@@ -37,21 +40,34 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
 
 
 def digits(spec: DataSpec) -> Dataset:
-    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged; a fifth of each class is 'test'.
+    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged; a fifth of each is 'test'.
 
     The customary last fifth is other writers; this split is drawn once and for all.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int32)
+    values = _digit_values()
+    pixels = np.rint(values[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = values[:, 64].astype(np.int32)
     test = held_out(labels, 0.2, np.random.default_rng(_DIGITS))
     splits = {
         name: Split(fitted(pixels[mask], spec.image_size, spec.threads), labels[mask])
         for name, mask in (("train", ~test), ("test", test))
     }
     return Dataset(splits, tuple(map(str, range(10))), _digest(pixels, labels))
+
+
+def _digit_values() -> np.ndarray:
+    """float [1797 65]: 64 values from 0 to 16, and the digit. Raises DataError."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("source 'digits' needs scikit-learn: pip install scikit-learn")
+    # load_digits reads this file; importing sklearn for it takes as long as a small training run.
+    path = pathlib.Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if path.is_file():
+        return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    values, digits = load_digits(return_X_y=True)
+    return np.column_stack([values, digits])
 
 
 def synthetic(spec: DataSpec) -> Dataset:
@@ -79,23 +95,12 @@ def synthetic(spec: DataSpec) -> Dataset:
 
 
 def arrays(spec: DataSpec) -> Dataset:
-    """A .npz file: train_images uint8 [n h w 3] or [n h w], train_labels [n], class_names [classes].
+    """A .npz file: train_images uint8 [n h w 3] or [n h w], train_labels [n], maybe class_names.
 
     The same for val and test; all but train may be missing. Raises DataError.
     """
-    path = pathlib.Path(spec.path or "")
-    layout = (
-        "an .npz file with train_images, train_labels and, if there are any, val_ and test_ ones"
-    )
-    if not path.is_file():
-        raise DataError(f"no file {path}; source 'arrays' wants {layout}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError, AttributeError) as error:
-        raise DataError(f"cannot read {path} ({error}); source 'arrays' wants {layout}") from None
-    except Exception as error:  # zipfile.BadZipFile, zlib.error: a damaged file has many of them
-        raise DataError(f"{path} is damaged: {error}") from None
+    path = pathlib.Path(spec.path or "").expanduser()
+    content = _npz(path)
     splits = {}
     for name in ("train", "val", "test"):
         if f"{name}_images" in content or name == "train":
@@ -114,6 +119,23 @@ def arrays(spec: DataSpec) -> Dataset:
         for name, split in splits.items()
     }
     return Dataset(splits, names, identity)
+
+
+def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name. Raises DataError."""
+    wanted = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
+    if not path.is_file():
+        raise DataError(f"no file {path}; source 'arrays' reads {wanted}")
+    try:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise DataError(f"{path} holds a single array; source 'arrays' reads {wanted}")
+            return {key: loaded[key] for key in loaded.files}
+    except ValueError:
+        raise DataError(f"{path} is not {wanted}; Python objects are not loaded") from None
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}") from None
 
 
 def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> Split:
@@ -143,7 +165,7 @@ def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> S
 
 
 def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """`share` of each class of 'train' as 'val'; a 'val' there is becomes 'test'. Raises DataError."""
+    """`share` of each class of 'train' as 'val'; a 'val' becomes 'test'. Raises DataError."""
     splits = dict(dataset.splits)
     if "val" in splits:
         if "test" in splits:

@@ -69,7 +69,8 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     key = hashlib.sha256(f"{dataset.fingerprint} {len(train.images)} 1".encode()).hexdigest()[:32]
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file:
+            kept = np.load(file, allow_pickle=False)
             return Statistics(**{name: kept[name] for name in Statistics._fields})
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         pass

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets: prepared ones are read without TensorFlow, stock ones prepared with it."""
+"""Sets of tensorflow-datasets: prepared ones are read without TensorFlow."""
 
 import hashlib
 import importlib.util
@@ -107,7 +107,7 @@ def _keys(builder) -> tuple[str, str]:
     """The names of the image and of its label among the features. Raises DataError."""
     features = builder.info.features
     image, label = builder.info.supervised_keys or ("image", "label")
-    if image not in features or not hasattr(features.get(label), "names"):
+    if {image, label} - set(features) or not hasattr(features[label], "names"):
         has = ", ".join(features)
         raise DataError(f"{builder.info.full_name} has no image with a class label; it has {has}")
     return image, label
@@ -140,6 +140,8 @@ def _records(builder, name: str, image: str, skip):
                 f"{builder.data_path} is {kind}; prepare it as array_record or tfrecord"
             )
         length = len(records)
+    except ImportError as error:
+        raise DataError(f"reading {builder.data_path} needs {error.name}: {INSTALL}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"cannot read {builder.data_path}: {_first_line(error)}") from None
     if length != builder.info.splits[name].num_examples:

@@ -9,7 +9,7 @@ import numpy as np
 from alexnet_jax.errors import DataError
 
 _HEADER, _FOOTER = 12, 4
-"""Bytes around each record: its length (uint64) and that number's checksum, then its own checksum."""
+"""Bytes around each record: its length (uint64) with a checksum, and a checksum of its own."""
 
 
 class TFRecords:

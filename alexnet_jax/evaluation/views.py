@@ -9,7 +9,7 @@ from alexnet_jax.data.statistics import Statistics
 
 
 def views(images, statistics: Statistics, spec: AugmentSpec, name: str) -> jax.Array:
-    """float32 [b v c c 3] of uint8 [b s s 3], prepared as in training, without noise and its rescaling."""
+    """float32 [b v c c 3] of uint8 [b s s 3], without noise and its rescaling."""
     images = augment.resized(images, spec)
     places = VIEWS[name](images.shape[1], spec.crop_size)
     made = [

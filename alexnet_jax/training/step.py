@@ -30,7 +30,8 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
     gradient, all parameters together) and `finite`. When the loss or the norm is not finite, parameters,
     velocity and batch statistics stay as they were; the step still counts.
     With `train.accumulate` the batch goes through in that many parts; batch normalization then sees a part
-    at a time. Raises ConfigError where the batch does not divide.
+    at a time. Parts save activations, not gradients: XLA on CPU keeps those of all parts until the end.
+    Raises ConfigError where the batch does not divide.
     """
     parts = mesh.shape[DATA] * spec.train.accumulate
     if spec.train.batch_size % parts:

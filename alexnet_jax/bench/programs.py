@@ -1,0 +1,178 @@
+"""The programs that bench/step.py compares, each run in a process of its own.
+
+    python -m alexnet_jax.bench.programs NAME --batch 32 --threads 2 --torch-lrn shipped
+
+prints one JSON line when it is ready, then one for each number of steps that it reads: the seconds a
+step took. All compute the paper's network (§3.5) in float32 and update it as §5 says: groups, response
+normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+CLASSES, SIZE = 1000, 224
+RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # a low rate: random images teach nothing and may diverge
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=PROGRAMS)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--torch-lrn", choices=("shipped", "written"), required=True)
+    options = parser.parse_args()
+    # What the libraries print goes to standard error; the answers alone to standard output.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    run, facts = PROGRAMS[options.name](options)
+    begun = time.perf_counter()
+    facts["first_loss"] = run(1)
+    facts["first_step_seconds"] = time.perf_counter() - begun
+    run(2)
+    print(json.dumps(facts), file=answers, flush=True)
+    for line in sys.stdin:
+        steps = int(line)
+        begun = time.perf_counter()
+        run(steps)
+        print(json.dumps((time.perf_counter() - begun) / steps), file=answers, flush=True)
+
+
+def _examples(batch: int):
+    """Images uint8 [b s s 3] and labels int64 [b]."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
+    return images, random.integers(0, CLASSES, batch)
+
+
+def _ours(options):
+    """alexnet_jax as `main` runs it, but for the crops: images come at the size of the network."""
+    import jax
+    import numpy as np
+
+    from alexnet_jax import config, parallel
+    from alexnet_jax.data.batches import Batch
+    from alexnet_jax.data.statistics import Statistics
+    from alexnet_jax.model.alexnet import AlexNet
+    from alexnet_jax.training import schedule, state, step
+    from configs import paper
+
+    settings = paper.get_config()
+    settings.data.update(path="unused", image_size=SIZE)
+    settings.augment.update(crop="center", flip=False, mean="none", scale=1 / 255, color_std=0.0)
+    settings.train.batch_size = options.batch
+    settings.schedule.weights.learning_rate = RATE
+    spec = config.parse(settings)
+    mesh = parallel.data_mesh(jax.local_devices()[:1])
+    model = AlexNet(spec.model)
+    nothing = np.zeros((3,), np.float32)
+    statistics = Statistics(np.zeros((SIZE, SIZE, 3), np.float32), nothing, np.eye(3), nothing)
+    images, labels = _examples(options.batch)
+    numbers = np.arange(options.batch, dtype=np.int32)
+    batch = jax.device_put(Batch(images, labels.astype(np.int32), numbers, 0 * numbers))
+    train_step = step.make_train_step(spec, model, statistics, mesh)
+    current = state.create(spec, model, 0, mesh=mesh)
+    rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
+
+    def run(steps):
+        nonlocal current
+        for _ in range(steps):
+            current, metrics = train_step(current, batch, rates)
+        jax.block_until_ready(current)
+        return float(metrics["loss"])
+
+    return run, _jax_facts(current.params)
+
+
+def _plain(options):
+    """The same network as one writes it first: Flax and optax as they come, no options."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    def normalize(x):
+        towers = x.reshape(*x.shape[:-1], 2, -1)
+        squares = jax.lax.reduce_window(
+            towers**2, 0.0, jax.lax.add, (1, 1, 1, 1, 5), (1, 1, 1, 1, 1), "SAME"
+        )
+        return (towers / (2 + 1e-4 * squares) ** 0.75).reshape(x.shape)
+
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            def pool(x):
+                return nn.max_pool(x, (3, 3), (2, 2))
+
+            side = ((0, 3), (0, 3))
+            x = pool(normalize(nn.relu(nn.Conv(96, (11, 11), 4, side)(x))))
+            x = pool(normalize(nn.relu(nn.Conv(256, (5, 5), feature_group_count=2)(x))))
+            x = nn.relu(nn.Conv(384, (3, 3))(x))
+            x = nn.relu(nn.Conv(384, (3, 3), feature_group_count=2)(x))
+            x = pool(nn.relu(nn.Conv(256, (3, 3), feature_group_count=2)(x)))
+            x = x.reshape(x.shape[0], -1)
+            for _ in range(2):
+                x = nn.Dropout(0.5, deterministic=False)(nn.relu(nn.Dense(4096)(x)))
+            return nn.Dense(CLASSES)(x)
+
+    images, labels = _examples(options.batch)
+    images = jnp.asarray(images, jnp.float32) / 255
+    labels = jnp.asarray(labels, jnp.int32)
+    model = Plain()
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = jax.jit(model.init)(keys, images)
+    optimizer = optax.chain(
+        optax.add_decayed_weights(DECAY, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+        optax.sgd(RATE, MOMENTUM),
+    )
+
+    def loss(params, key):
+        logits = model.apply(params, images, rngs={"dropout": key})
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @jax.jit
+    def step(params, velocity, key):
+        key, dropout_key = jax.random.split(key)
+        value, gradient = jax.value_and_grad(loss)(params, dropout_key)
+        updates, velocity = optimizer.update(gradient, velocity, params)
+        return optax.apply_updates(params, updates), velocity, key, value
+
+    current = (params, jax.jit(optimizer.init)(params), jax.random.key(2))
+
+    def run(steps):
+        nonlocal current
+        for _ in range(steps):
+            *current, value = step(*current)
+        jax.block_until_ready(current)
+        return float(value)
+
+    return run, _jax_facts(params)
+
+
+def _jax_facts(params):
+    import jax
+
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return {"version": f"jax {jax.__version__}", "parameters": count}
+
+
+def _eager(options):
+    from alexnet_jax.bench import torch_step
+
+    return torch_step.build(options, *_examples(options.batch), compiled=False)
+
+
+def _compile(options):
+    from alexnet_jax.bench import torch_step
+
+    return torch_step.build(options, *_examples(options.batch), compiled=True)
+
+
+PROGRAMS = {"ours": _ours, "plain": _plain, "eager": _eager, "compile": _compile}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.data import augment
+from alexnet_jax.data.statistics import Statistics
+
+COUNT, SIZE, CROP = 64, 10, 6
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    generator = np.random.default_rng(0)
+    mean = generator.uniform(50, 200, (SIZE, SIZE, 3)).astype(np.float32)
+    vectors = np.linalg.qr(generator.normal(size=(3, 3)))[0].astype(np.float32)
+    stds = np.array([20, 37, 121], np.float32)
+    return Statistics(mean, mean.mean((0, 1)), vectors, stds)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Every pixel says where it is: red is 10 * row + column, green the number of the image."""
+    made = np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)
+    made[..., 0] = np.arange(SIZE)[:, None] * SIZE + np.arange(SIZE)
+    made[..., 1] = np.arange(COUNT)[:, None, None]
+    made[..., 2] = np.arange(COUNT)[:, None, None] // 2
+    return made
+
+
+def run(images, statistics, spec, *, order=None, epoch=0, step=0, color_std=None, jit=False):
+    """train_images of the images in `order`: an image's number is also its place in the batch.
+
+    Not jitted unless asked for: operations compiled once then serve all tests.
+    """
+    order = np.arange(len(images)) if order is None else order
+
+    def function(images, indices, epochs, step, color_std):
+        return augment.train_images(
+            images,
+            statistics,
+            spec,
+            seed_key=KEY,
+            indices=indices,
+            epochs=epochs,
+            step=step,
+            positions=indices,
+            color_std=color_std,
+        )
+
+    color_std = jnp.float32(spec.color_std if color_std is None else color_std)
+    epochs = jnp.full(len(order), epoch, jnp.int32)
+    arguments = jnp.asarray(images[order]), jnp.asarray(order, jnp.int32), epochs, jnp.int32(step)
+    return np.asarray((jax.jit(function) if jit else function)(*arguments, color_std))
+
+
+def crops(output):
+    """(top, left, mirrored) of each crop, from its red values."""
+    red = np.rint(output[..., 0]).astype(int)
+    mirrored = red[:, 0, 0] > red[:, 0, -1]
+    corner = np.where(mirrored, red[:, 0, -1], red[:, 0, 0])
+    return np.stack([corner // SIZE, corner % SIZE, mirrored], 1)
+
+
+def test_crops_are_parts_of_the_images(images, statistics, augment_spec):
+    output = run(images, statistics, augment_spec())
+    assert output.shape == (COUNT, CROP, CROP, 3) and output.dtype == np.float32
+    for image, crop, (top, left, mirrored) in zip(images, output, crops(output), strict=True):
+        part = image[top : top + CROP, left : left + CROP]
+        assert np.array_equal(crop, part[:, ::-1] if mirrored else part)
+
+
+def test_all_offsets_and_both_directions_come_equally_often(images, statistics, augment_spec):
+    epochs = range(40)
+    drawn = [crops(run(images, statistics, augment_spec(), epoch=epoch)) for epoch in epochs]
+    drawn = np.concatenate(drawn)
+    for axis, places in ((0, 5), (1, 5), (2, 2)):
+        share = np.bincount(drawn[:, axis]) / len(drawn)
+        assert len(share) == places and np.abs(share - 1 / places).max() < 0.05
+
+
+def test_an_image_is_drawn_anew_in_every_epoch_and_not_by_step(images, statistics, augment_spec):
+    first = run(images, statistics, augment_spec())
+    assert not np.array_equal(first, run(images, statistics, augment_spec(), epoch=1))
+    assert np.array_equal(first, run(images, statistics, augment_spec(), step=5))
+
+
+def test_without_flip_nothing_is_mirrored(images, statistics, augment_spec):
+    assert not crops(run(images, statistics, augment_spec(flip=False)))[:, 2].any()
+    center = crops(run(images, statistics, augment_spec(crop="center", flip=False)))
+    assert (center == [2, 2, 0]).all()
+
+
+@pytest.mark.parametrize("changes", [{}, dict(crop_chunk=4, mean="pixel", color_std=0.1)])
+def test_draws_do_not_depend_on_the_rest_of_the_batch(images, statistics, augment_spec, changes):
+    spec = augment_spec(**changes)
+    whole = run(images, statistics, spec)
+    order = np.random.default_rng(0).permutation(COUNT)
+    assert np.allclose(run(images, statistics, spec, order=order), whole[order], atol=1e-4)
+    half = np.arange(COUNT // 2, COUNT)
+    assert np.allclose(run(images, statistics, spec, order=half), whole[half], atol=1e-4)
+
+
+def test_chunks_share_crop_and_mirroring(images, statistics, augment_spec):
+    spec = augment_spec(crop_chunk=16)
+    drawn = crops(run(images, statistics, spec)).reshape(4, 16, 3)
+    assert (drawn == drawn[:, :1]).all()
+    assert len({tuple(chunk[0]) for chunk in drawn}) > 1
+    again = crops(run(images, statistics, spec, epoch=1)).reshape(4, 16, 3)
+    other = crops(run(images, statistics, spec, step=1)).reshape(4, 16, 3)
+    assert np.array_equal(again, drawn) and not np.array_equal(other, drawn)
+
+
+def test_the_mean_image_moves_with_the_crop(images, statistics, augment_spec):
+    drawn = crops(run(images, statistics, augment_spec()))
+    output = run(images, statistics, augment_spec(mean="pixel"))
+    for image, crop, (top, left, mirrored) in zip(images, output, drawn, strict=True):
+        part = (image - statistics.mean_image)[top : top + CROP, left : left + CROP]
+        assert np.allclose(crop, part[:, ::-1] if mirrored else part, atol=1e-4)
+
+
+@pytest.mark.parametrize("mean", ["image_center", "channel"])
+def test_other_means_stay_where_they_are(images, statistics, augment_spec, mean):
+    plain = run(images, statistics, augment_spec())
+    fixed = statistics.mean_image[2:8, 2:8] if mean == "image_center" else statistics.channel_mean
+    output = run(images, statistics, augment_spec(mean=mean, scale=0.5))
+    assert np.allclose(output, (plain - fixed) * 0.5, atol=1e-4)
+
+
+def test_standardized_images_have_mean_zero_and_variance_one(images, statistics, augment_spec):
+    noisy = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    output = run(noisy, statistics, augment_spec(mean="standardize"))
+    assert np.abs(output.mean((1, 2, 3))).max() < 1e-5
+    assert np.abs(output.std((1, 2, 3)) - 1).max() < 1e-4
+    flat = run(np.full_like(images, 9), statistics, augment_spec(mean="standardize"))
+    assert np.array_equal(flat, np.zeros_like(flat))
+
+
+@pytest.mark.parametrize("basis", ["std", "eigenvalue"])
+def test_color_noise_has_the_covariance_of_the_pixels(images, statistics, augment_spec, basis):
+    spec, black = augment_spec(color_std=0.1, color_basis=basis), np.zeros_like(images)
+    output = np.concatenate([run(black, statistics, spec, epoch=epoch) for epoch in range(80)])
+    assert np.ptp(output, axis=(1, 2)).max() == 0  # one color for a whole image
+    lengths = statistics.stds if basis == "std" else statistics.stds**2 / 255
+    expected = statistics.eigenvectors * (0.1 * lengths) ** 2 @ statistics.eigenvectors.T
+    got = np.cov(output[:, 0, 0].T)
+    assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
+
+
+def test_colors_are_drawn_for_each_image_of_a_chunk(images, statistics, augment_spec):
+    spec = augment_spec(crop_chunk=32, color_std=0.1)
+    black = np.zeros_like(images)
+    colors = run(black, statistics, spec)[:, 0, 0]
+    assert len({tuple(color) for color in colors}) == COUNT
+    assert not np.allclose(run(black, statistics, spec, epoch=1)[:, 0, 0], colors)
+
+
+def test_rescaling_divides_the_noisy_image_while_there_is_noise(images, statistics, augment_spec):
+    spec = augment_spec(color_std=0.1, mean="pixel")
+    noisy = run(images, statistics, spec)
+    rescaled = run(images, statistics, dataclasses.replace(spec, color_rescale=True))
+    assert np.allclose(rescaled, noisy / 1.1, atol=1e-3)
+    quiet = run(images, statistics, augment_spec(mean="pixel"))
+    for rescale in (False, True):
+        off = dataclasses.replace(spec, color_rescale=rescale)
+        assert np.allclose(run(images, statistics, off, color_std=0.0), quiet, atol=1e-4)
+
+
+def test_images_and_their_mean_are_resized_alike(statistics, augment_spec):
+    spec = augment_spec(resize=16, crop_size=12, mean="pixel")
+    mean = np.rint(statistics.mean_image)
+    statistics = statistics._replace(mean_image=mean)
+    output = run(np.repeat(mean[None].astype(np.uint8), 4, 0), statistics, spec)
+    assert output.shape == (4, 12, 12, 3) and np.abs(output).max() < 1e-3
+
+
+def test_jitting_changes_nothing(images, statistics, augment_spec):
+    spec = augment_spec(crop_chunk=16, color_std=0.1, color_rescale=True, mean="pixel", scale=0.5)
+    compiled = run(images, statistics, spec, epoch=2, step=3, jit=True)
+    assert np.allclose(compiled, run(images, statistics, spec, epoch=2, step=3), atol=1e-4)
+
+
+def test_training_draws_are_pinned(images, statistics, augment_spec):
+    """A change here would silently change the crops of runs that are resumed."""
+    drawn = crops(run(images, statistics, augment_spec()))[:4]
+    assert drawn.tolist() == [[2, 0, 1], [0, 4, 0], [3, 0, 1], [1, 4, 1]]

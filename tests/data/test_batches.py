@@ -1,0 +1,150 @@
+import functools
+import gc
+import itertools
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from alexnet_jax.data import batches
+from alexnet_jax.data.splits import Split
+
+positions = functools.partial(
+    batches.positions, batch_size=4, num_examples=10, seed=3, shuffle="epoch"
+)
+
+
+def stream(steps, **changes):
+    parts = [positions(step, **changes) for step in range(steps)]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def test_every_example_comes_once_an_epoch():
+    indices, epochs = stream(15)
+    assert epochs.tolist() == sorted(epochs.tolist()) and np.bincount(epochs).tolist() == [10] * 6
+    orders = indices.reshape(6, 10)
+    assert (np.sort(orders) == np.arange(10)).all()
+    assert len({tuple(order) for order in orders}) == 6
+
+
+def test_a_batch_may_straddle_epochs():
+    _, epochs = positions(2)
+    assert epochs.tolist() == [0, 0, 1, 1]
+
+
+def test_once_keeps_the_order_of_epoch_zero():
+    shuffled, _ = stream(15)
+    indices, epochs = stream(15, shuffle="once")
+    assert (indices.reshape(6, 10) == shuffled[:10]).all()
+    assert np.bincount(epochs).tolist() == [10] * 6
+
+
+def test_a_step_gives_its_batch_whatever_came_before():
+    forward = [positions(step) for step in range(20)]
+    for step in (19, 0, 7, 19, 3):
+        for now, then in zip(positions(step), forward[step], strict=True):
+            assert np.array_equal(now, then)
+
+
+def test_the_stream_does_not_depend_on_the_batch_size_but_on_the_seed():
+    indices, _ = stream(15)
+    assert np.array_equal(stream(4, batch_size=15)[0], indices)
+    assert np.array_equal(stream(2, batch_size=30)[0], indices)
+    assert not np.array_equal(stream(15, seed=4)[0], indices)
+
+
+def test_the_permutations_are_pinned():
+    """A change here would silently change the order of runs that are resumed."""
+    indices, _ = positions(0, batch_size=10)
+    assert indices.tolist() == np.random.default_rng((3, 0)).permutation(10).tolist()
+    assert indices.dtype == np.int32
+
+
+def test_huge_steps_and_any_seed_are_fine():
+    for step, seed in ((10**12, 0), (2**62, 2**70), (5, -1)):
+        indices, _ = batches.positions(
+            step, batch_size=10, num_examples=10, seed=seed, shuffle="epoch"
+        )
+        assert sorted(indices) == list(range(10))
+
+
+def test_a_batch_holds_the_examples_of_its_step():
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    split = Split(images, np.arange(10, dtype=np.int32) * 2)
+    made = batches.batch(split, 2, batch_size=4, seed=3, shuffle="epoch")
+    indices, epochs = positions(2)
+    assert np.array_equal(made.indices, indices) and np.array_equal(made.epochs, epochs)
+    assert np.array_equal(made.labels, indices * 2)
+    assert np.array_equal(made.images[:, 0, 0, 0], indices) and made.images.dtype == np.uint8
+
+
+def prefetch_threads():
+    return [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_prefetching_gives_the_steps_in_order(depth):
+    with batches.prefetch(lambda step: step * step, 5, 12, depth) as made:
+        assert list(made) == [(step, step * step) for step in range(5, 12)]
+        assert list(made) == []
+    assert not prefetch_threads()
+
+
+def test_prefetching_stays_depth_ahead():
+    made = []
+    with batches.prefetch(made.append, 0, None, 2) as ahead:
+        next(ahead)
+        deadline = time.monotonic() + 5
+        while len(made) < 4 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        # one taken, two in the queue, one made and waiting for room
+        assert len(made) == 4
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_exception_reaches_the_consumer_after_the_steps_before_it(depth):
+    def make(step):
+        if step == 3:
+            raise KeyError("three")
+        return step
+
+    with batches.prefetch(make, 0, None, depth) as made:
+        assert [step for step, _ in itertools.islice(made, 3)] == [0, 1, 2]
+        with pytest.raises(KeyError, match="three"):
+            next(made)
+        with pytest.raises(StopIteration):
+            next(made)
+    assert not prefetch_threads()
+
+
+def test_closing_ends_the_thread_and_the_iterator():
+    made = batches.prefetch(lambda step: step, 0, None, 2)
+    next(made)
+    made.close()
+    made.close()
+    assert not prefetch_threads()
+    with pytest.raises(StopIteration):
+        next(made)
+
+
+def test_dropping_the_iterator_ends_the_thread():
+    made = batches.prefetch(lambda step: np.zeros(10), 0, None, 2)
+    next(made)
+    del made
+    gc.collect()
+    assert not prefetch_threads()
+
+
+def test_the_time_spent_waiting_is_counted():
+    def slow(step):
+        time.sleep(0.05)
+
+    with batches.prefetch(slow, 0, 3, 1) as made:
+        list(made)
+        assert 0.1 < made.wait_seconds < 2
+    with batches.prefetch(lambda step: step, 0, 3, 3) as made:
+        time.sleep(0.1)
+        list(made)
+        assert made.wait_seconds < 0.05

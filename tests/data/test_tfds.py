@@ -1,0 +1,137 @@
+import io
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_jax.data import sources
+from alexnet_jax.errors import DataError
+
+library = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("array_record")
+
+TRAIN, VALIDATION = 8, 4
+
+
+class TinyStripes(library.core.GeneratorBasedBuilder):
+    """Made without TensorFlow; image i of a split has the gray level 10 * i and the class i % 2."""
+
+    VERSION = library.core.Version("1.0.0")
+    pkg_dir_path = None
+
+    def _info(self):
+        features = library.features.FeaturesDict(
+            {
+                "image": library.features.Image(encoding_format="png"),
+                "label": library.features.ClassLabel(names=["even", "odd"]),
+            }
+        )
+        return library.core.DatasetInfo(
+            builder=self, features=features, supervised_keys=("image", "label")
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(TRAIN),
+            "validation": self._generate_examples(VALIDATION),
+            "extra": self._generate_examples(1),
+        }
+
+    def _generate_examples(self, count):
+        for i in range(count):
+            file = io.BytesIO()
+            Image.fromarray(np.full((8, 10, 3), 10 * i, np.uint8)).save(file, "PNG")
+            file.seek(0)
+            yield i, {"image": file, "label": i % 2}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tfds")
+    TinyStripes(data_dir=str(root), file_format="array_record").download_and_prepare()
+    return root
+
+
+def check(dataset):
+    assert dataset.class_names == ("even", "odd") and set(dataset.splits) == {"train", "val"}
+    for name, count in (("train", TRAIN), ("val", VALIDATION)):
+        split = dataset.splits[name]
+        levels = split.images[np.arange(count)][:, 0, 0, 0] // 10
+        assert sorted(levels) == list(range(count))
+        assert np.array_equal(split.labels, levels % 2)
+
+
+@pytest.mark.parametrize("below", ["", "tiny_stripes", "tiny_stripes/1.0.0"])
+def test_a_prepared_set_is_read_without_tensorflow(prepared, data_spec, below):
+    check(sources.open_dataset(data_spec("tfds", prepared / below), 0))
+    assert "tensorflow" not in sys.modules
+
+
+def test_a_prepared_set_is_found_by_name(prepared, data_spec):
+    first = sources.open_dataset(data_spec("tfds", prepared, name="tiny_stripes"), 0)
+    check(first)
+    again = sources.open_dataset(data_spec("tfds", prepared, name="tiny_stripes"), 0)
+    assert first.fingerprint == again.fingerprint  # the second time with labels from the cache
+
+
+@pytest.fixture
+def tfrecords(prepared, tmp_path):
+    """The same set as TFRecord files, as the usual TensorFlow user has it."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    source = prepared / "tiny_stripes" / "1.0.0"
+    target = tmp_path / "tiny_stripes" / "1.0.0"
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        if "array_record" not in path.name:
+            (target / path.name).write_bytes(path.read_bytes())
+            continue
+        reader = ArrayRecordReader(str(path))
+        records = reader.read_all()
+        reader.close()
+        with open(target / path.name.replace("array_record", "tfrecord"), "wb") as file:
+            for record in records:
+                file.write(struct.pack("<QI", len(record), 0) + record + bytes(4))
+    info = json.loads((target / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (target / "dataset_info.json").write_text(json.dumps(info))
+    return target
+
+
+def test_tfrecord_copies_are_read_without_tensorflow(tfrecords, data_spec):
+    check(sources.open_dataset(data_spec("tfds", tfrecords), 0))
+    assert "tensorflow" not in sys.modules
+
+
+def test_damaged_tfrecords_are_named(tfrecords, data_spec):
+    (path,) = tfrecords.glob("*train*")
+    whole = path.read_bytes()
+    first = struct.unpack("<Q", whole[:8])[0] + 16
+    for damaged, fault in (
+        (whole[:-3], "cut off"),
+        (whole + b"123", "cut off"),
+        (b"junk" * 100, "cut off"),
+        (whole[first:], f"{TRAIN - 1} examples in train, not {TRAIN}"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=fault):
+            sources.open_dataset(data_spec("tfds", tfrecords), 0)
+
+
+def test_what_is_missing_is_named(prepared, tmp_path, data_spec, monkeypatch):
+    def fault(**changes):
+        with pytest.raises(DataError) as caught:
+            sources.open_dataset(data_spec("tfds", tmp_path, **changes), 0)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "config.data.name says which" in fault()
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = fault(name="cifar10")
+    assert "cifar10 is not prepared" in message and 'pip install "alexnet_jax[tf]"' in message
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert 'pip install "alexnet_jax[tfds]"' in fault(name="cifar10")

@@ -1,0 +1,89 @@
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax.config import AugmentSpec
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.evaluation import views
+
+SIZE, CROP = 12, 8
+
+
+PLAIN = AugmentSpec(
+    resize=None,
+    crop_size=CROP,
+    crop="random",
+    crop_chunk=1,
+    flip=True,
+    mean="none",
+    scale=1.0,
+    color_std=0.1,
+    color_basis="std",
+    color_rescale=True,
+    color_off_epoch=None,
+)
+spec = functools.partial(dataclasses.replace, PLAIN)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    mean = np.random.default_rng(1).uniform(0, 255, (SIZE, SIZE, 3)).astype(np.float32)
+    return Statistics(mean, mean.mean((0, 1)), np.eye(3, dtype=np.float32), np.ones(3, np.float32))
+
+
+def made(images, statistics, spec, name):
+    return np.asarray(jax.jit(lambda x: views.views(x, statistics, spec, name))(images))
+
+
+@pytest.mark.parametrize(("name", "count"), [("center", 1), ("ten", 10), ("nine", 9)])
+def test_views_are_distinct_and_equal_for_a_constant_image(images, statistics, name, count):
+    output = made(images, statistics, spec(), name)
+    assert output.shape == (3, count, CROP, CROP, 3) and output.dtype == np.float32
+    assert len({view.tobytes() for view in output[0]}) == count
+    constant = made(np.full_like(images, 77), statistics, spec(), name)
+    assert (constant == 77).all()  # nor divided by 1 + color_std
+
+
+def test_ten_views_are_corners_and_center_then_their_mirror_images(images, statistics):
+    output = made(images, statistics, spec(), "ten")
+    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    for view, (top, left) in enumerate(places):
+        part = images[:, top : top + CROP, left : left + CROP]
+        assert np.array_equal(output[:, view], part)
+        assert np.array_equal(output[:, view + 5], part[:, :, ::-1])
+    assert np.array_equal(made(images, statistics, spec(), "center")[:, 0], output[:, 4])
+
+
+def test_nine_views_are_a_grid_without_mirror_images(images, statistics):
+    output = made(images, statistics, spec(), "nine")
+    for view in range(9):
+        top, left = view // 3 * 2, view % 3 * 2
+        assert np.array_equal(output[:, view], images[:, top : top + CROP, left : left + CROP])
+
+
+def test_the_mean_image_is_cropped_and_mirrored_with_the_view(images, statistics):
+    output = made(images, statistics, spec(mean="pixel", scale=2.0), "ten")
+    centered = images - statistics.mean_image
+    assert np.allclose(output[:, 1], 2 * centered[:, :CROP, 4:], atol=1e-3)
+    assert np.allclose(output[:, 6], 2 * centered[:, :CROP, 4:][:, :, ::-1], atol=1e-3)
+
+
+def test_the_center_of_the_mean_image_stays_for_every_view(images, statistics):
+    output = made(images, statistics, spec(mean="image_center"), "ten")
+    plain = made(images, statistics, spec(), "ten")
+    assert np.allclose(output, plain - statistics.mean_image[2:10, 2:10], atol=1e-3)
+
+
+def test_views_of_resized_images(images, statistics):
+    output = made(images, statistics, spec(resize=20, crop_size=16, mean="channel"), "nine")
+    assert output.shape == (3, 9, 16, 16, 3)
+    flat = made(np.full_like(images, 50), statistics, spec(resize=20, crop_size=16), "nine")
+    assert np.allclose(flat, 50, atol=1e-4)

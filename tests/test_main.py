@@ -1,0 +1,218 @@
+"""The command that trains: what it writes, how it goes on, and what it says when something is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax import main, workdir
+from alexnet_jax.errors import ConfigError, DataError, DivergedError, WorkdirError
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.training import checkpoint
+
+TINY = ["--config", "tests/tiny.py"]
+UNTIMED = ("time", "images_per_second", "data_wait_fraction")
+
+
+def train(folder: Path, *more: str) -> int:
+    return main.main([*TINY, "--workdir", str(folder), *more])
+
+
+def command(*arguments: str, cores: str = "") -> list[str]:
+    pin = ["taskset", "-c", cores] if cores else []
+    return [*pin, sys.executable, "-m", "alexnet_jax.main", *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    assert train(folder) == 0
+    return folder
+
+
+def leaves(folder: Path, step: int) -> dict[str, bytes]:
+    tree = checkpoint._read(folder / "checkpoints", step)
+    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoint._leaves(tree)}
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in UNTIMED} for line in lines]
+
+
+def test_run_folder_holds_what_is_promised(finished):
+    names = {p.name for p in finished.iterdir()}
+    assert names >= {
+        "config.json", "run.json", "status.json", "metrics.jsonl", "results.json", "history.jsonl",
+        "tensorboard", "checkpoints", "figures", "log.txt",
+    }  # fmt: skip
+    assert {p.name for p in (finished / "figures").iterdir()} >= {"curves.png", "filters.png"}
+    assert checkpoint.committed_steps(finished / "checkpoints")[-1] == 48
+    status = json.loads((finished / "status.json").read_text())
+    assert (status["state"], status["step"], status["code"]) == ("finished", 48, 0)
+
+
+def test_results_follow_the_schema_and_it_learned(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["schema"] == 1
+    assert results["step"] == 48
+    for split, count in (("val", 130), ("test", 128)):
+        for view in ("center", "ten"):
+            errors = results["splits"][split][view]
+            assert set(errors) == {"count", "top1_error", "top5_error", "nll"}
+            assert errors["count"] == count
+            assert errors["top1_error"] < 0.7  # chance: 0.9
+
+
+def test_metrics_steps_strictly_increase(finished):
+    steps = [line["step"] for line in metrics(finished)]
+    assert steps == sorted(set(steps))
+    assert {"train_loss", "train_top1_error", "learning_rate", "grad_norm"} <= set(
+        metrics(finished)[0]
+    )
+
+
+def test_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
+    """Stops at steps that are neither logged, nor evaluated, nor due for a checkpoint."""
+    for stop in ("5", "13", "36", "41"):
+        assert train(tmp_path / "b", f"--config.train.max_steps={stop}") == 0
+    assert train(tmp_path / "b") == 0
+    assert leaves(tmp_path / "b", 48) == leaves(finished, 48)
+    # The rows of steps at which a start ended differ in nothing but their timing.
+    assert metrics(tmp_path / "b") == metrics(finished)
+
+
+def test_same_command_after_the_end_changes_nothing(finished, capsys):
+    before = {
+        p: p.stat().st_mtime_ns for p in finished.rglob("*.json*") if p.name != "history.jsonl"
+    }
+    assert train(finished) == 0
+    assert "already finished" in capsys.readouterr().out
+    after = {p: p.stat().st_mtime_ns for p in before}
+    assert {p.name for p in before if before[p] != after[p]} <= {"config.json"}
+
+
+def test_another_config_is_refused_with_the_difference(finished):
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
+        train(finished, "--config.seed=1")
+
+
+def test_evaluation_from_the_folder_repeats_the_results(finished, capsys):
+    evaluate.main(["--workdir", str(finished)])
+    report = json.loads(capsys.readouterr().out)
+    assert report["splits"] == json.loads((finished / "results.json").read_text())["splits"]
+    saved = np.load(finished / "predictions" / "test_ten_48.npz")
+    assert saved["probabilities"].shape == (128, 10)
+    assert np.allclose(saved["probabilities"].sum(axis=1), 1, atol=1e-5)
+
+
+def test_evaluation_of_an_earlier_step(finished, capsys):
+    step = checkpoint.committed_steps(finished / "checkpoints")[0]
+    evaluate.main(
+        ["--workdir", str(finished), "--step", str(step), "--split", "val", "--views", "center"]
+    )
+    report = json.loads(capsys.readouterr().out)
+    assert report["step"] == step
+    assert list(report["splits"]) == ["val"]
+
+
+def test_parameters_load_from_a_run_folder(finished):
+    params = workdir.load_params(finished)
+    assert params["conv1"]["kernel"].shape == (5, 5, 3, 8)
+
+
+def test_sigterm_saves_and_the_same_command_continues(finished, tmp_path):
+    folder = tmp_path / "b"
+    arguments = command(*TINY, "--workdir", str(folder))
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 8/"):
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 75
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["saved"], status["code"]) == ("interrupted", True, 75)
+    assert checkpoint.committed_steps(folder / "checkpoints")[-1] == status["step"] < 48
+    assert train(folder) == 0
+    assert leaves(folder, 48) == leaves(finished, 48)
+    assert metrics(folder) == metrics(finished)
+
+
+def test_workdir_in_use_is_refused(finished):
+    with workdir.Workdir(finished), pytest.raises(WorkdirError, match="is in use by process"):
+        train(finished)
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(WorkdirError, match="choose another"):
+        train(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_path):
+    with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 32"):
+        train(tmp_path / "new", "--config.train.batch_size=30")
+    assert not (tmp_path / "new").exists()
+
+
+def test_plateau_schedule_without_validation_images_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--config.data.validation=0.1"):
+        train(tmp_path / "new", "--config.data.validation=0")
+
+
+def test_missing_images_are_refused_before_writing(tmp_path):
+    with pytest.raises(DataError, match="nowhere"):
+        train(
+            tmp_path / "new",
+            "--config.data.source=folder",
+            f"--config.data.path={tmp_path / 'nowhere'}",
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
+    with pytest.raises(DivergedError, match="not finite") as caught:
+        train(tmp_path / "d", "--config.schedule.weights.learning_rate=1e30")
+    assert caught.value.exit_code == 4
+    assert json.loads((tmp_path / "d" / "status.json").read_text())["state"] == "diverged"
+    dump = json.loads((tmp_path / "d" / "diverged.json").read_text())
+    assert len(dump["indices"]) == 32
+    for step in checkpoint.committed_steps(tmp_path / "d" / "checkpoints"):
+        tree = checkpoint._read(tmp_path / "d" / "checkpoints", step)
+        assert all(
+            np.isfinite(leaf).all() for name, leaf in checkpoint._leaves(tree) if "params" in name
+        )
+
+
+def test_help_answers_in_two_seconds_with_code_0():
+    begin = time.monotonic()
+    done = subprocess.run(command("--help"), capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "exit codes" in done.stdout
+    assert "--config.model.lrn=False" in done.stdout
+    assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--config", "configs/paper.py"], 2, "--workdir"),
+        (["--config", "configs/nope.py", "--workdir", "w"], 2, "configs/nope.py"),
+        ([*TINY, "--workdir", "w", "--config.model.lnr=False"], 2, 'did you mean "lrn"'),
+        ([*TINY, "--workdir", "w", "--wordkir=3"], 2, "--wordkir=3"),
+    ],
+)
+def test_usage_error_is_one_line_and_its_code(arguments, code, message):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path("w").exists()

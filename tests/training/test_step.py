@@ -1,0 +1,317 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from alexnet_jax import config as configs
+from alexnet_jax import parallel
+from alexnet_jax.data import augment
+from alexnet_jax.data.batches import Batch
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import schedule, state, step
+from alexnet_jax.training.schedule import Rates
+from configs import paper
+
+SIZE, CLASSES, EXAMPLES = 12, 5, 16
+
+
+def make_spec(*, batch_norm: bool = False, **sections) -> configs.Config:
+    """A small net with what can differ between devices: groups, LRN in towers, dropout, crops, colors."""
+    config = paper.get_config()
+    then = ("batch_norm", "act", "lrn", "pool") if batch_norm else ("act", "lrn", "pool")
+    pool = dict(kind="max", window=3, stride=2, rounding="ceil")
+    row = dict(kind="conv", kernel=3, stride=1, pad=(1, 1), init_std=0.1)
+    fc = dict(groups=1, init_std=0.1, before=())
+    config.model.num_classes = CLASSES
+    config.model.convs = ConfigDict(
+        dict(
+            conv1=dict(row, features=8, groups=1, bias=0.0, then=then, pool=pool),
+            conv2=dict(row, features=8, groups=2, bias=1.0, then=("act",)),
+        )
+    )
+    config.model.fcs = ConfigDict(
+        dict(
+            fc6=dict(fc, features=16, bias=1.0, then=("act", "dropout")),
+            fc8=dict(fc, features=None, bias=0.0, then=()),
+        )
+    )
+    config.data.path = "unused"
+    config.data.image_size = SIZE
+    config.augment.crop_size = 9
+    config.augment.scale = 1 / 64
+    config.train.batch_size = EXAMPLES
+    for section, values in sections.items():
+        config[section].update(values)
+    return configs.parse(config)
+
+
+def make_statistics() -> Statistics:
+    generator = np.random.default_rng(5)
+    return Statistics(
+        mean_image=generator.uniform(100, 150, (SIZE, SIZE, 3)).astype(np.float32),
+        channel_mean=np.full(3, 125, np.float32),
+        eigenvectors=np.linalg.qr(generator.normal(size=(3, 3)))[0].astype(np.float32),
+        stds=np.array([8, 20, 90], np.float32),
+    )
+
+
+def make_batch(seed: int = 0) -> Batch:
+    generator = np.random.default_rng(seed)
+    return Batch(
+        images=generator.integers(0, 256, (EXAMPLES, SIZE, SIZE, 3)).astype(np.uint8),
+        labels=generator.integers(0, CLASSES, EXAMPLES).astype(np.int32),
+        indices=generator.permutation(100)[:EXAMPLES].astype(np.int32),
+        epochs=np.repeat(np.array([0, 1], np.int32), EXAMPLES // 2),
+    )
+
+
+def make_rates(weights=0.05, biases=0.1, **layers) -> Rates:
+    rows = {"conv1": 1.0, "conv2": 1.0, "fc6": 1.0, "fc8": 1.0} | layers
+    return Rates(
+        np.float32(weights), np.float32(biases),
+        {row: np.float32(factor) for row, factor in rows.items()}, np.float32(0.1),
+    )  # fmt: skip
+
+
+def mesh_of(num_devices: int):
+    return parallel.data_mesh(jax.devices()[:num_devices])
+
+
+@functools.cache
+def compiled(spec_key: tuple, num_devices: int):
+    """Train step and model of `make_spec` with those sections; compiled once for all tests."""
+    sections = {section: dict(values) for section, values in spec_key if section != "batch_norm"}
+    spec = make_spec(batch_norm=dict(spec_key).get("batch_norm", False), **sections)
+    model = AlexNet(spec.model)
+    return spec, model, step.make_train_step(spec, model, make_statistics(), mesh_of(num_devices))
+
+
+def train(num_devices: int, steps: int = 2, *, rates=None, batches=None, batch_norm=False, **sections):
+    """State before and after some steps, and the metrics of each."""
+    key = (("batch_norm", batch_norm), *((s, tuple(v.items())) for s, v in sections.items()))
+    spec, model, train_step = compiled(key, num_devices)
+    started = state.create(spec, model, 3, mesh=mesh_of(num_devices))
+    before = jax.device_get(started)
+    now, metrics = started, []
+    for i in range(steps):
+        batch = make_batch(i) if batches is None else batches[i]
+        now, measured = train_step(now, batch, rates or make_rates())
+        metrics.append(jax.device_get(measured))
+    return before, jax.device_get(now), metrics
+
+
+def assert_close(a, b, tolerance=1e-5):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def plain_gradient(before, batch, number: int = 0):
+    """Loss, errors and gradient of the mean loss, with neither mesh nor jit of the step."""
+    spec = make_spec()
+    keys = jax.random.fold_in(state.stream(spec.seed, state.DROPOUT), number)
+    keys = jnp.stack([jax.random.fold_in(keys, i) for i in range(EXAMPLES)])
+    images = augment.train_images(
+        jnp.asarray(batch.images), make_statistics(), spec.augment,
+        seed_key=state.stream(spec.seed, state.AUGMENT), indices=batch.indices, epochs=batch.epochs,
+        step=number, positions=np.arange(EXAMPLES), color_std=np.float32(0.1),
+    )  # fmt: skip
+
+    def loss(params):
+        logits, _ = AlexNet(spec.model).apply(
+            {"params": params}, images, train=True, example_keys=keys
+        )
+        log_probabilities = jax.nn.log_softmax(logits)
+        return -log_probabilities[np.arange(EXAMPLES), batch.labels].mean(), logits
+
+    (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(before.params)
+    errors = int(np.sum(np.argmax(logits, axis=1) != batch.labels))
+    return value, errors, gradient
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
+    before, after, metrics = train(num_devices, steps=1)
+    loss, errors, gradient = plain_gradient(before, make_batch(0))
+    np.testing.assert_allclose(metrics[0]["loss"], loss, rtol=1e-5)
+    assert metrics[0]["top1_errors"] == errors
+    np.testing.assert_allclose(metrics[0]["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
+
+    def first_update(path, w, g):
+        kernel = path[-1].key == "kernel"
+        return w - (0.05 * (g + 5e-4 * w) if kernel else 0.1 * g)
+
+    expected = jax.tree_util.tree_map_with_path(first_update, before.params, gradient)
+    assert_close(after.params, expected)
+    # The comparison would notice a gradient that is doubled.
+    doubled = jax.tree.map(lambda w, e: w + 2 * (e - w), before.params, expected)
+    with pytest.raises(AssertionError):
+        assert_close(after.params, doubled)
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_devices_agree_after_some_steps(num_devices, batch_norm):
+    _, one, metrics = train(1, 3, batch_norm=batch_norm)
+    _, many, others = train(num_devices, 3, batch_norm=batch_norm)
+    assert int(one.step) == int(many.step) == 3
+    assert_close(one.params, many.params)
+    assert_close(one.batch_stats, many.batch_stats)
+    assert bool(one.batch_stats) == batch_norm
+    assert_close(metrics, others)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_accumulation_changes_nothing_without_batch_norm(num_devices):
+    _, whole, metrics = train(1)
+    _, parts, others = train(num_devices, train={"accumulate": 2})
+    assert_close(whole.params, parts.params)
+    assert_close(metrics, others)
+
+
+def test_accumulation_with_batch_norm_sees_the_same_parts_on_any_devices():
+    _, one, _ = train(1, batch_norm=True, train={"accumulate": 2})
+    _, two, _ = train(2, batch_norm=True, train={"accumulate": 2})
+    assert_close(one.batch_stats, two.batch_stats)
+    assert_close(one.params, two.params)
+
+
+def test_crops_of_chunks_do_not_depend_on_devices():
+    _, one, _ = train(1, augment={"crop_chunk": 4})
+    _, four, _ = train(4, augment={"crop_chunk": 4})
+    assert_close(one.params, four.params)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
+    before, after, metrics = train(1, 1, rates=make_rates(), batch_norm=True)
+    assert metrics[0]["finite"]
+    spec, model, train_step = compiled((("batch_norm", True),), 2)
+    started = state.create(spec, model, 3, mesh=mesh_of(2))
+    started, _ = train_step(started, make_batch(0), make_rates())
+    assert_close(jax.device_get(started.params), after.params)
+    good = jax.device_get(started)
+    # An infinite color offset spoils the loss of all images.
+    after, measured = train_step(started, make_batch(1), make_rates()._replace(color_std=np.float32(np.inf)))
+    assert not measured["finite"]
+    assert int(after.step) == 2
+    for name in ("params", "velocity", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(good, name), jax.device_get(getattr(after, name)))
+    after, measured = train_step(after, make_batch(1), make_rates())
+    assert measured["finite"] and np.isfinite(after.params["fc8"]["kernel"]).all()
+
+
+def test_frozen_rows_do_not_move_and_the_others_do():
+    before, after, _ = train(2, rates=make_rates(conv1=0.0))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(before.params["conv1"][name], after.params["conv1"][name])
+    assert np.abs(before.params["conv2"]["kernel"] - after.params["conv2"]["kernel"]).max() > 0
+
+
+def test_rates_change_without_compiling_again():
+    spec = make_spec()
+    model, mesh = AlexNet(spec.model), mesh_of(2)
+    jitted = step.jit_train_step(spec, model, mesh)
+    constants = (make_statistics(), state.stream(0, state.AUGMENT), state.stream(0, state.DROPOUT))
+    now = state.create(spec, model, 3, mesh=mesh)._replace(schedule=None)
+    for epoch in (0.0, 1.0, 80.0):
+        rates = schedule.rates(spec, epoch, schedule.create(), 90.0)
+        now, _ = jitted(now, make_batch(0), rates, constants)
+    assert jitted._cache_size() == 1
+
+
+def test_state_is_given_away_and_no_second_one_is_made():
+    spec = make_spec()
+    model, mesh = AlexNet(spec.model), mesh_of(1)
+    started = state.create(spec, model, 3, mesh=mesh)
+    train_step = step.make_train_step(spec, model, make_statistics(), mesh)
+    after, _ = train_step(started, make_batch(0), make_rates())
+    leaves = jax.tree.leaves((started.params, started.velocity))
+    assert all(leaf.is_deleted() for leaf in leaves)
+    assert after.schedule is started.schedule  # stays on the host
+    constants = (make_statistics(), state.stream(0, state.AUGMENT), state.stream(0, state.DROPOUT))
+    jitted = step.jit_train_step(spec, model, mesh)
+    memory = jitted.lower(after._replace(schedule=None), make_batch(0), make_rates(), constants).compile()
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((after.params, after.velocity)))
+    assert memory.memory_analysis().alias_size_in_bytes >= size
+
+
+def test_batch_that_does_not_divide_is_refused_in_a_line():
+    spec = make_spec(train={"batch_size": 18})
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        step.make_train_step(spec, AlexNet(spec.model), make_statistics(), mesh_of(4))
+
+
+def test_create_is_a_function_of_the_seed():
+    spec = make_spec()
+    model = AlexNet(spec.model, axis_name="data")
+    one, again, other = (state.create(spec, model, seed) for seed in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, one, again)
+    assert np.abs(one.params["fc8"]["kernel"] - other.params["fc8"]["kernel"]).max() > 0.01
+    assert one.step.dtype == jnp.int32 and int(one.step) == 0
+    assert {leaf.dtype for leaf in jax.tree.leaves((one.params, one.velocity))} == {np.dtype("float32")}
+
+
+def test_mean_squared_error_is_of_probabilities_over_classes():
+    logits, labels = np.array([[2.0, 0.0, -1.0]]), np.array([0])
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    expected = np.mean((probabilities - np.array([[1.0, 0, 0]])) ** 2)
+    np.testing.assert_allclose(step.LOSSES["mse"](logits, labels), [expected], rtol=1e-6)
+    _, _, metrics = train(2, 1, train={"loss": "mse"})
+    assert 0 < metrics[0]["loss"] < 0.5
+
+
+def test_ties_and_nan_are_top1_errors():
+    nan = float("nan")
+    logits = jnp.array([[1.0, 0, 0], [1, 1, 0], [0, 0, 0], [nan, nan, nan], [0, nan, 1], [0, 0, 3]])
+    assert int(step.top1_errors(logits, jnp.array([0, 0, 1, 0, 2, 2]))) == 4
+
+
+@pytest.mark.parametrize("view", ["center", "ten"])
+def test_eval_averages_probabilities_over_views(view):
+    from alexnet_jax.evaluation import views
+
+    spec, model, _ = compiled((("batch_norm", False),), 1)
+    started, images = state.create(spec, model, 3), make_batch(0).images
+    crops = views.views(jnp.asarray(images), make_statistics(), spec.augment, view)
+    each = [
+        jax.nn.softmax(model.apply({"params": started.params}, crops[:, i], train=False)[0])
+        for i in range(crops.shape[1])
+    ]
+    for num_devices in (1, 4):
+        predict = step.make_eval_step(spec, model, make_statistics(), mesh_of(num_devices), view)
+        probabilities = predict(started.params, started.batch_stats, images)
+        assert probabilities.shape == (EXAMPLES, CLASSES)
+        np.testing.assert_allclose(probabilities, np.mean(each, axis=0), atol=1e-6)
+
+
+def test_resized_images_use_a_resized_mean():
+    spec = make_spec(augment={"resize": 10})
+    model = AlexNet(spec.model)
+    started = state.create(spec, model, 3)
+    train_step = step.make_train_step(spec, model, make_statistics(), mesh_of(1))
+    predict = step.make_eval_step(spec, model, make_statistics(), mesh_of(1), "center")
+    assert predict(started.params, started.batch_stats, make_batch(0).images).shape == (EXAMPLES, CLASSES)
+    _, metrics = train_step(started, make_batch(0), make_rates())
+    assert metrics["finite"]
+
+
+def test_adam_trains_and_counts_no_spoiled_step():
+    optimizer = {"kind": "adam", "momentum": 0.0, "weight_decay": 0.0}
+    spec = make_spec(optimizer=optimizer)
+    assert dataclasses.asdict(spec.optimizer)["kind"] == "adam"
+    model = AlexNet(spec.model)
+    train_step = step.make_train_step(spec, model, make_statistics(), mesh_of(2))
+    now = state.create(spec, model, 3, mesh=mesh_of(2))
+    now, first = train_step(now, make_batch(0), make_rates(1e-3, 1e-3))
+    good = jax.device_get(now)
+    spoiled = make_rates(1e-3, 1e-3)._replace(color_std=np.float32(np.inf))
+    now, _ = train_step(now, make_batch(1), spoiled)
+    jax.tree.map(np.testing.assert_array_equal, good.velocity, jax.device_get(now.velocity))
+    for _ in range(5):
+        now, last = train_step(now, make_batch(0), make_rates(1e-3, 1e-3))
+    assert last["loss"] < first["loss"]
