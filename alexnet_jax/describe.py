@@ -10,7 +10,7 @@ import json
 from typing import NamedTuple
 
 from alexnet_jax import cli, config, geometry, reference
-from alexnet_jax.config import ConvSpec, ModelSpec
+from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
 ASSUMED_CLASSES = 1000
 """Outputs of the last row where the classes are counted from the data."""
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def describe(spec: config.Config) -> dict:
+def describe(spec: Config) -> dict:
     """Layers and totals of the network of `spec`, as JSON has them."""
     classes = spec.model.num_classes or ASSUMED_CLASSES
     layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
@@ -78,7 +78,7 @@ def _plain(argument: str, overrides: list[str]) -> dict:
     return json.loads(config.to_json(config.load(argument, overrides)))
 
 
-def _spec(tree: dict) -> config.Config:
+def _spec(tree: dict) -> Config:
     """The checked specs of `tree`, whose images need not be there for this."""
     data = tree["data"]
     return config.parse(tree | {"data": data | {"path": data["path"] or "not set"}})

@@ -48,7 +48,7 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
         size = conv_size(size, row.kernel, row.stride, row.pad)
         if size < 1:
             raise ConfigError(
-                f"model.convs.{name}: a {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
+                f"model.convs.{name}: its {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
                 f"maps padded by {row.pad}; use larger images (augment.crop_size) or a smaller kernel"
             )
         weights = row.features * row.kernel**2 * channels // row.groups

@@ -18,7 +18,7 @@ from alexnet_jax.workdir import Workdir
 
 
 def main(arguments: list[str]) -> int:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
     parser.add_argument("--workdir", required=True, help="the run folder; made if it is not there")
     options, rest = parser.parse_known_args(arguments)
@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
 
     # Everything above answers at once; JAX takes a second to import.
     from alexnet_jax.training import loop
+    from alexnet_jax.training.log import summary
     from alexnet_jax.training.signals import Signals, Stop
 
     with Signals() as signals:
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
             if finished := workdir.finished(
                 loop.last_step(spec, len(dataset.splits["train"].labels))
             ):
-                print(loop.describe(finished), "\nalready finished: nothing to do")
+                print(summary(finished), "\nalready finished: nothing to do")
                 return 0
             workdir.write("run.json", environment())
             training = loop.Training(spec, dataset, workdir, config_dict)

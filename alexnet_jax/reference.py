@@ -238,7 +238,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.activation": "paper §3.1, Figure 1",
         "model.*": "paper §3.1: no regularization; the net is inferred",
         "optimizer.*": "paper §3.1: no regularization",
-        "schedule.*": "paper §3.1: as fast as possible; the values are ours",
+        "schedule.*": "paper §3.1: as fast as possible; the rates are not printed",
         "train.epochs": _OURS,
     },
 }

@@ -6,10 +6,14 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax.errors import ConfigError, StorageError, WorkdirError
+from alexnet_jax.specs import Config
+
+if TYPE_CHECKING:
+    from alexnet_jax.data.statistics import Statistics
 
 # Keys that may change between two starts of one run: they move no number of it.
 HARMLESS = (
@@ -21,11 +25,11 @@ HARMLESS = (
 class Run(NamedTuple):
     """A trained network as evaluation and analysis take it."""
 
-    config: configs.Config
+    config: Config
     step: int
     params: dict
     batch_stats: dict
-    statistics: tuple
+    statistics: "Statistics"
     class_names: tuple[str, ...]
 
 
@@ -51,7 +55,7 @@ def load_params(path: str | Path, step: int | None = None) -> dict:
     return load(path, step).params
 
 
-def load_config(path: str | Path) -> configs.Config:
+def load_config(path: str | Path) -> Config:
     """The checked config a run folder was trained with. Raises StorageError."""
     return configs.parse(_read_config(Path(path)))
 

@@ -1,7 +1,7 @@
 """The authors' CIFAR-10 nets of 2011 and 2012, and the enlarged one of many tutorials.
 
 Command: python -m alexnet_jax.main --config configs/cifar10.py:13pct --workdir runs/cifar10_13pct \
-             --config.data.path=/data/cifar-10-batches-py
+             --config.data.path=/data/cifar-10-batches-bin
          The names are 80sec, 18pct, 13pct, 11pct and resized. For folders of pictures, train/ and
          test/ with a folder a class, add --config.data.source=folder.
 Cost:    50,000 images of 32x32 an epoch: 10 epochs (80sec), 140 (18pct), 520 (13pct, 11pct), with

@@ -5,7 +5,8 @@ Command: python -m alexnet_jax.main --config configs/folder.py --workdir runs/mi
          The folder holds train/ and val/ or test/ (or both), each with a folder a class. Without
          them, --config.data.validation=0.2 holds out a fifth of train/.
 Cost:    100 epochs of your images, 4.1 GFLOP each and 32 to a step.
-Expect:  a loss below ln(number of classes) within the first epochs; how far, depends on the images.
+Expect:  a loss below ln(number of classes) within the first epoch or two (seen with 17 classes of 64
+         images: 2.39 after 40 steps); how far, depends on the images.
 
 Differs from configs/paper.py: the classes are counted; initial weights of the authors' program and
 Caffe's biases, with which it begins to learn at once; and rates for a small set (our choice).

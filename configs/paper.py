@@ -8,6 +8,8 @@ Expect:  40.7 % top-1 and 18.2 % top-5 error on the validation images, ten views
 Every number is the paper's, with its section; configs/krizhevsky2012.py holds what the authors' program did.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -16,7 +18,7 @@ def overlapping():
     return dict(kind="max", window=3, stride=2, rounding="ceil")
 
 
-def get_config():
+def get_config() -> Any:
     config = ConfigDict()
     config.name = "paper"
     config.seed = 0

@@ -1,6 +1,7 @@
 """Four virtual CPU devices, one compilation cache for all runs of the tests."""
 
 import os
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,3 +12,4 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["ALEXNET_JAX_CACHE"] = tempfile.mkdtemp(prefix="alexnet-jax-tests-")

@@ -11,6 +11,7 @@ import pytest
 from alexnet_jax import config, describe, geometry, reference
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet
+from alexnet_jax.specs import Config
 from configs import ablations, caffe, cifar10, figure1, flowers17, krizhevsky2012, tiny_imagenet
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -57,12 +58,12 @@ def load(name: str):
     return config.load(argument, ["--config.data.path=images"])
 
 
-def spec_of(name: str) -> config.Config:
+def spec_of(name: str) -> Config:
     spec = config.parse(load(name))
     return config.with_classes(spec, spec.model.num_classes or 5)
 
 
-def layers_of(spec: config.Config) -> list[geometry.Layer]:
+def layers_of(spec: Config) -> list[geometry.Layer]:
     return geometry.layers(spec.model, spec.augment.crop_size, spec.model.num_classes)  # type: ignore[arg-type]
 
 

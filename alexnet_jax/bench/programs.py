@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 CLASSES, SIZE = 1000, 224
 RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # a low rate: random images teach nothing and may diverge
@@ -131,7 +132,7 @@ def _plain(options):
     )
 
     def loss(params, key):
-        logits = model.apply(params, images, rngs={"dropout": key})
+        logits: Any = model.apply(params, images, rngs={"dropout": key})
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit

@@ -48,8 +48,7 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(f"--threads {options.threads}: only {available} cores are available")
     if {"eager", "compile"} & set(options.peers) and util.find_spec("torch") is None:
         raise ConfigError(
-            "PyTorch is not installed: pip install torch --index-url "
-            "https://download.pytorch.org/whl/cpu, or compare with --peers plain"
+            'PyTorch is not installed: pip install -e ".[peers]", or compare with --peers plain'
         )
     report = measure(options)
     print(table(report))
@@ -72,9 +71,7 @@ def measure(options) -> dict:
             # Another one begins each round, so that nobody always follows the same one.
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
-                workers[name].stdin.write(f"{options.steps}\n")
-                workers[name].stdin.flush()
-                seconds[name].append(_answer(name, workers[name]))
+                seconds[name].append(_measure(name, workers[name], options.steps))
     finally:
         for worker in workers.values():
             worker.kill()
@@ -120,7 +117,14 @@ def _start(name: str, options) -> subprocess.Popen:
     cores = sorted(os.sched_getaffinity(0))[: options.threads]
     arguments = [f"--batch={options.batch}", f"--threads={options.threads}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "alexnet_jax.bench.programs", name, *arguments, f"--torch-lrn={options.torch_lrn}"],
+        [
+            sys.executable,
+            "-m",
+            "alexnet_jax.bench.programs",
+            name,
+            *arguments,
+            f"--torch-lrn={options.torch_lrn}",
+        ],
         cwd=ROOT,
         env=os.environ | memory | {"JAX_PLATFORMS": "cpu"},
         stdin=subprocess.PIPE,
@@ -130,7 +134,15 @@ def _start(name: str, options) -> subprocess.Popen:
     )
 
 
+def _measure(name: str, worker: subprocess.Popen, steps: int) -> float:
+    assert worker.stdin
+    worker.stdin.write(f"{steps}\n")
+    worker.stdin.flush()
+    return _answer(name, worker)
+
+
 def _answer(name: str, worker: subprocess.Popen):
+    assert worker.stdout
     line = worker.stdout.readline()
     if not line:
         raise AlexNetError(f"{NAMES[name]} ended with code {worker.wait()}; its message is above")

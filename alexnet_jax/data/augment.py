@@ -1,4 +1,4 @@
-"""Crops, mirror images and colour noise (§4.1), on the device, inside the jitted step.
+"""Crops, mirror images and color noise (§4.1), on the device, inside the jitted step.
 
 Every draw is a function of the seed, the epoch and the example (or the step and the place in the
 batch): it depends neither on the other images of the batch nor on the number of devices.
@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax.config import AugmentSpec
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.specs import AugmentSpec
 
 _EXAMPLE, _CHUNK = 1, 2
 
@@ -79,14 +79,15 @@ def test_images(
 
 
 def color_offsets(draws, statistics: Statistics, basis: str) -> jax.Array:
-    """What normal draws [b 3] along the principal directions add to each image; [b 3] grey levels.
+    """What normal draws [b 3] along the principal directions add to each image; [b 3] gray levels.
 
     'std': draw times standard deviation, as the authors' program. 'eigenvalue': draw times
-    eigenvalue (§4.1 as printed) of pixel values in [0, 1]: variance / 255^2, times 255 grey levels.
+    eigenvalue (§4.1 as printed) of pixel values in [0, 1]: variance / 255^2, times 255 gray levels.
     """
     stds = jnp.asarray(statistics.stds)
     lengths = stds if basis == "std" else jnp.square(stds) / 255
-    return jnp.einsum("bi,ci->bc", draws * lengths, jnp.asarray(statistics.eigenvectors))
+    vectors = jnp.asarray(statistics.eigenvectors)
+    return jnp.einsum("bi,ci->bc", draws * lengths, vectors, precision="highest")
 
 
 def resized(images, spec: AugmentSpec) -> jax.Array:

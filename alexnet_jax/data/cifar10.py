@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
-from alexnet_jax.config import DataSpec
 from alexnet_jax.data import folders
 from alexnet_jax.data.image_files import fitted
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}

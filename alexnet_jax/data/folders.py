@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.config import DataSpec
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
 from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
 
 SUFFIXES = (
     ".jpg",

@@ -1,4 +1,4 @@
-"""From an image file to a square of pixels (§2): shorter side to `size`, then the centre."""
+"""From an image file to a square of pixels (§2): shorter side to `size`, then the center."""
 
 import functools
 import io
@@ -41,7 +41,7 @@ def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
 def central_square(pixels: np.ndarray, size: int) -> np.ndarray:
     """The central square of uint8 [h w 3] as [size size 3]: bicubic if larger, else area averages.
 
-    The same as resizing the shorter side and then cropping the centre (§2; cuda-convnet2's
+    The same as resizing the shorter side and then cropping the center (§2; cuda-convnet2's
     make-data.py has these two filters), without resizing what the crop throws away.
     """
     height, width = pixels.shape[:2]

@@ -1,18 +1,17 @@
 """Data sources by the name that a config gives, and the one function that opens them."""
 
 import hashlib
-import importlib.util
 import pathlib
 import zipfile
 import zlib
 
 import numpy as np
 
-from alexnet_jax.config import DataSpec
 from alexnet_jax.data import cifar10, folders, tfds
 from alexnet_jax.data.image_files import fitted
 from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
 from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
 
 _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 
@@ -40,34 +39,21 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
 
 
 def digits(spec: DataSpec) -> Dataset:
-    """scikit-learn's 1,797 digits, 8x8 in 17 grey levels, enlarged; a fifth of each is 'test'.
+    """scikit-learn's 1,797 digits, 8x8 in 17 gray levels, enlarged; a fifth of each is 'test'.
 
     The customary last fifth is other writers; this split is drawn once and for all.
     """
-    values = _digit_values()
-    pixels = np.rint(values[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = values[:, 64].astype(np.int32)
+    from sklearn.datasets import load_digits
+
+    values, target = load_digits(return_X_y=True)
+    pixels = np.rint(np.asarray(values).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = np.asarray(target, np.int32)
     test = held_out(labels, 0.2, np.random.default_rng(_DIGITS))
     splits = {
         name: Split(fitted(pixels[mask], spec.image_size, spec.threads), labels[mask])
         for name, mask in (("train", ~test), ("test", test))
     }
     return Dataset(splits, tuple(map(str, range(10))), _digest(pixels, labels))
-
-
-def _digit_values() -> np.ndarray:
-    """float [1797 65]: 64 values from 0 to 16, and the digit. Raises DataError."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise DataError("source 'digits' needs scikit-learn: pip install scikit-learn")
-    # load_digits reads this file; importing sklearn for it takes as long as a small training run.
-    path = pathlib.Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if path.is_file():
-        return np.loadtxt(path, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    values, digits = load_digits(return_X_y=True)
-    return np.column_stack([values, digits])
 
 
 def synthetic(spec: DataSpec) -> Dataset:

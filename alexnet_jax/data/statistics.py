@@ -12,14 +12,14 @@ from alexnet_jax.data import cache
 from alexnet_jax.data.splits import Dataset, Split
 
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
-"""Larger sets are represented by an even sample: a mean of 20,000 is good to half a grey level."""
+"""Larger sets are represented by an even sample: a mean of 20,000 is good to half a gray level."""
 _CHUNK_BYTES = 4 * 2**20
 
 log = logging.getLogger(__name__)
 
 
 class Statistics(NamedTuple):
-    """In grey levels, 0 to 255, and RGB order; float32."""
+    """In gray levels, 0 to 255, and RGB order; float32."""
 
     mean_image: np.ndarray
     """[s s 3]"""

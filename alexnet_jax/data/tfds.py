@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax.config import DataSpec
 from alexnet_jax.data import cache
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.tfrecord import TFRecords
 from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
 
-INSTALL = 'pip install "alexnet_jax[tfds]"'
-INSTALL_TF = 'pip install "alexnet_jax[tf]"'
+INSTALL = 'pip install -e ".[tfds]"'
+INSTALL_TF = 'pip install -e ".[tf]"'
 SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 DEFAULT_PATH = "~/tensorflow_datasets"
 _INFO = "dataset_info.json"
@@ -57,7 +57,7 @@ def _builder(library: Any, spec: DataSpec):
         try:
             return library.builder_from_directory(str(found))
         except Exception as error:  # a damaged description raises whatever its parser does
-            raise DataError(f"cannot read {found / _INFO}: {_first_line(error)}") from None
+            raise DataError(f"cannot read {found / _INFO}: {_one_line(error)}") from None
     if not spec.name:
         raise DataError(f"no prepared set ({_INFO}) in {root}; config.data.name says which it is")
     if importlib.util.find_spec("tensorflow") is None:
@@ -95,12 +95,13 @@ def _prepare(library: Any, name: str, root: pathlib.Path):
     except library.core.DatasetNotFoundError:
         raise DataError(f"tensorflow-datasets has no set {name!r}") from None
     except Exception as error:  # downloads, manual steps, disks: whatever the set's program meets
-        raise DataError(f"cannot prepare {name} in {root}: {_first_line(error)}") from None
+        raise DataError(f"cannot prepare {name} in {root}: {_one_line(error)}") from None
     return builder
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " ..."
 
 
 def _keys(builder) -> tuple[str, str]:
@@ -143,7 +144,7 @@ def _records(builder, name: str, image: str, skip):
     except ImportError as error:
         raise DataError(f"reading {builder.data_path} needs {error.name}: {INSTALL}") from None
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"cannot read {builder.data_path}: {_first_line(error)}") from None
+        raise DataError(f"cannot read {builder.data_path}: {_one_line(error)}") from None
     if length != builder.info.splits[name].num_examples:
         expected = builder.info.splits[name].num_examples
         raise DataError(f"{builder.data_path}: {length} examples in {name}, not {expected}")

@@ -40,7 +40,7 @@ def predictor(eval_step, params, batch_stats, mesh):
 
 
 def main(arguments: list[str]) -> None:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="the run folder")
     parser.add_argument("--split", help="val or test; default: both, where they exist")
     parser.add_argument(

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.config import AugmentSpec
 from alexnet_jax.data import augment
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.specs import AugmentSpec
 
 
 def views(images, statistics: Statistics, spec: AugmentSpec, name: str) -> jax.Array:
@@ -25,7 +25,7 @@ def center(size: int, crop: int) -> list[tuple[int, int, bool]]:
 
 
 def ten(size: int, crop: int) -> list[tuple[int, int, bool]]:
-    """§4.1: the four corners and the centre, and their mirror images."""
+    """§4.1: the four corners and the center, and their mirror images."""
     end = size - crop
     places = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
     return [(top, left, mirrored) for mirrored in (False, True) for top, left in places]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.config import ConvSpec, FCSpec, ModelSpec
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.geometry import conv_size
 from alexnet_jax.model import convolution, ops
+from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
 
 
 class AlexNet(nn.Module):
@@ -143,6 +143,7 @@ class _Row(nn.Module):
                     x, size=s.size, alpha=s.alpha, beta=s.beta
                 )
             case "pool":
+                assert pool  # config.parse refuses a row that says 'pool' and has none
                 reduce = ops.max_pool if pool.kind == "max" else ops.average_pool
                 return reduce(x, window=pool.window, stride=pool.stride, rounding=pool.rounding)
             case "batch_norm":

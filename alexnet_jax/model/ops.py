@@ -24,7 +24,7 @@ def local_response_normalization(x, *, k, n, alpha, beta, towers=1):
     shape = x.shape
     x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
     windows = ((x.ndim - 1, n // 2, n - 1 - n // 2),)
-    return _response_normalization(x, k, alpha, beta, windows).reshape(shape)
+    return jnp.reshape(_response_normalization(x, k, alpha, beta, windows), shape)
 
 
 def spatial_response_normalization(x, *, size, alpha, beta):
@@ -138,7 +138,7 @@ def _maxima_gradient(x, y, gradient, axis, window, stride):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _response_normalization(x, k, alpha, beta, windows):
+def _response_normalization(x, k, alpha, beta, windows) -> jax.Array:
     """x / (k + alpha * window sum of x^2)^beta; windows are (axis, places before, after)."""
     wide = x.astype(jnp.float32)
     bracket = k + alpha * _window_sum(wide * wide, windows)

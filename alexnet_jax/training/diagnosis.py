@@ -1,6 +1,7 @@
 """Why a net does not learn: the signal in each layer, and the plateau at ln(classes) where it only guesses."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from alexnet_jax import backend
 from alexnet_jax.evaluation import views
 from alexnet_jax.training.state import DROPOUT, stream
-from alexnet_jax.training.step import LOSSES
+from alexnet_jax.training.step import LOSSES, resized_statistics
 
 NEAR = 0.01
 """Share of ln(classes) within which a loss counts as being on the plateau."""
@@ -27,7 +28,7 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
     its kernel (`weight_rms`) and of the gradient by it (`gradient_rms`). None where it has no meaning.
     Dropout and batch normalization act as in training. `section` says where the config has the row.
     """
-    model = model.clone(axis_name=None)
+    model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
 
     @functools.partial(jax.jit, compiler_options=backend.compiler_options())
     def measure(params, batch_stats, statistics, images, labels, keys):
@@ -54,7 +55,9 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
 
     keys = jax.random.split(stream(spec.seed, DROPOUT), len(labels))
     measured = measure(state.params, state.batch_stats, statistics, images, labels, keys)
-    sections = {row: "convs" for row, _ in spec.model.convs} | {row: "fcs" for row, _ in spec.model.fcs}
+    sections = {row: "convs" for row, _ in spec.model.convs} | {
+        row: "fcs" for row, _ in spec.model.fcs
+    }
     names = ("output_rms", "example_rms", "dead", "saturated", "weight_rms", "gradient_rms")
     measured = jax.device_get(measured)
     return [
@@ -117,7 +120,10 @@ class PlateauDetector:
             return self._name(step, loss, report() if report else [])
         if self.named and loss < (1 - LEFT) * self.level:
             began, self.began, self.named = self.began, None, False
-            return f"the loss left the plateau at ln({self.num_classes}) by step {step}, {loss:.3f} (there since step {began})"
+            return (
+                f"the loss left the plateau at ln({self.num_classes}) by step {step}: "
+                f"{loss:.3f} (there since step {began})"
+            )
         if not self.named:
             self.began = None
         return None
@@ -125,8 +131,8 @@ class PlateauDetector:
     def _name(self, step: int, loss: float, records: list[dict]) -> str:
         reasons = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(causes(records), 1))
         return (
-            f"the loss {loss:.3f} has been at ln({self.num_classes}) = {self.level:.3f} from step {self.began} to {step}: "
-            f"the net guesses. Likely causes, the likeliest first:\n{reasons}"
+            f"the loss {loss:.3f} has been at ln({self.num_classes}) = {self.level:.3f} "
+            f"from step {self.began} to {step}: the net guesses. Likely causes, the likeliest first:\n{reasons}"
         )
 
 
@@ -153,11 +159,17 @@ def _faint(rows: list[dict]) -> list[tuple[float, str]]:
     if not rows or not rows[-1]["example_rms"] < 0.1:
         return []
     faint = rows[-1]["example_rms"]
-    ratios = [(b["example_rms"] / max(a["example_rms"], 1e-30), b["row"]) for a, b in zip(rows, rows[1:], strict=False)]
+    ratios = [
+        (b["example_rms"] / max(a["example_rms"], 1e-30), b["row"])
+        for a, b in itertools.pairwise(rows)
+    ]
     where = f", most of it lost in {min(ratios)[1]}" if ratios else ""
     weight = 1.0 if faint < 0.01 else 0.5
-    return [(weight, f"the images hardly reach the output: they change it by {faint:.1g}{where}; initial weights too small, "
-                     "--config.model.init=he")]  # fmt: skip
+    text = (
+        f"the images hardly reach the output: they change it by {faint:.1g}{where}; "
+        "initial weights too small, --config.model.init=he"
+    )
+    return [(weight, text)]
 
 
 def _dead(rows: list[dict]) -> list[tuple[float, str]]:
@@ -165,16 +177,24 @@ def _dead(rows: list[dict]) -> list[tuple[float, str]]:
     if worst is None or worst["dead"] < 0.3:
         return []
     key = f"--config.model.{worst['section']}.{worst['row']}.bias=0.1"
-    return [(1.1 * worst["dead"], f"{worst['dead']:.0%} of {worst['row']} is the same for every image (dead units): the biases, "
-                            f"{key}, or a rate too high, --config.schedule.weights.learning_rate at a tenth")]  # fmt: skip
+    text = (
+        f"{worst['dead']:.0%} of {worst['row']} is the same for every image (dead units): the biases, {key}, "
+        "or a rate too high, --config.schedule.weights.learning_rate at a tenth"
+    )
+    return [(1.1 * worst["dead"], text)]
 
 
 def _saturated(rows: list[dict]) -> list[tuple[float, str]]:
-    worst = max((r for r in rows if r["saturated"] is not None), key=lambda r: r["saturated"], default=None)
+    worst = max(
+        (r for r in rows if r["saturated"] is not None), key=lambda r: r["saturated"], default=None
+    )
     if worst is None or worst["saturated"] < 0.5:
         return []
-    return [(worst["saturated"], f"{worst['saturated']:.0%} of the outputs of {worst['row']} are saturated: weights or inputs too "
-                                 "large, --config.model.init=glorot and a smaller --config.augment.scale")]  # fmt: skip
+    text = (
+        f"{worst['saturated']:.0%} of the outputs of {worst['row']} are saturated: weights or inputs too large, "
+        "--config.model.init=glorot and a smaller --config.augment.scale"
+    )
+    return [(worst["saturated"], text)]
 
 
 def _badly_scaled(records: list[dict]) -> list[tuple[float, str]]:

@@ -145,6 +145,21 @@ def read_metrics(workdir: Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+def summary(results: dict) -> str:
+    """The lines that a finished run ends with, from its results.json."""
+    lines = [
+        f"{results['config']}: step {results['step']:,}, epoch {results['epoch']:.1f}, {duration(results['seconds'])}"
+    ]
+    for split, views in results["splits"].items():
+        for view, errors in views.items():
+            top5 = f", top-5 error {errors['top5_error']:.2%}" if "top5_error" in errors else ""
+            lines.append(
+                f"  {split} ({view}): accuracy {1 - errors['top1_error']:.2%}, top-1 error "
+                f"{errors['top1_error']:.2%}{top5}, nll {errors['nll']:.3f}, {errors['count']:,} images"
+            )
+    return "\n".join(lines)
+
+
 def duration(seconds: float) -> str:
     """A length of time as a person says it: 45 s, 12 min, 14.2 h, 5.1 days."""
     if seconds < 90:

@@ -16,16 +16,17 @@ from alexnet_jax.data import batches, sources, statistics
 from alexnet_jax.errors import ConfigError, DivergedError
 from alexnet_jax.evaluation import errors, evaluate
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
-from alexnet_jax.training.log import Log, duration, read_metrics
+from alexnet_jax.training.log import Log, duration, read_metrics, summary
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.workdir import Workdir
 
 
-def prepare(spec: configs.Config) -> tuple[configs.Config, sources.Dataset]:
+def prepare(spec: Config) -> tuple[Config, sources.Dataset]:
     """The config with its number of classes, and its data, checked against each other before anything is written.
 
     Raises ConfigError and DataError.
@@ -54,7 +55,7 @@ class Training:
     """
 
     def __init__(
-        self, spec: configs.Config, dataset: sources.Dataset, workdir: Workdir, config_dict
+        self, spec: Config, dataset: sources.Dataset, workdir: Workdir, config_dict
     ) -> None:
         self.spec, self.dataset, self.workdir, self.config_dict = (
             spec,
@@ -236,7 +237,8 @@ class Training:
         if not self.held_out:
             return state
         name, view, step = self.held_out[0], self.spec.evaluation.views, int(state.step)
-        result = self._errors(state, name, view)
+        probabilities = self._probabilities(state, name, view)
+        result = errors.summarize(probabilities, self.dataset.splits[name].labels)
         self.log.evaluation(step, self.epoch(step), name, view, result)
         if name == "val":
             self.val_error = result["top1_error"]
@@ -244,7 +246,7 @@ class Training:
             state = state._replace(schedule=plateau)
         return state
 
-    def _errors(self, state, name: str, view: str) -> dict:
+    def _probabilities(self, state, name: str, view: str):
         if view not in self._eval_steps:
             self._eval_steps[view] = make_eval_step(
                 self.spec, self.model, self.statistics, self.mesh, view
@@ -253,12 +255,7 @@ class Training:
             self._eval_steps[view], state.params, state.batch_stats, self.mesh
         )
         size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.size)
-        split = self.dataset.splits[name]
-        probabilities = evaluate.predictions(predict, split, size, self.signals.poll)
-        evaluate.save_predictions(
-            self.workdir.path, name, view, int(state.step), probabilities, split.labels
-        )
-        return errors.summarize(probabilities, split.labels)
+        return evaluate.predictions(predict, self.dataset.splits[name], size, self.signals.poll)
 
     def _save(self, state, meter: Meter, evaluation_due: bool) -> None:
         meta = {
@@ -301,7 +298,12 @@ class Training:
         splits: dict = {name: {} for name in self.held_out}
         for name in self.held_out:
             for view in self.spec.evaluation.final_views:
-                splits[name][view] = self._errors(state, name, view)
+                probabilities = self._probabilities(state, name, view)
+                labels = self.dataset.splits[name].labels
+                evaluate.save_predictions(
+                    self.workdir.path, name, view, step, probabilities, labels
+                )
+                splits[name][view] = errors.summarize(probabilities, labels)
         checkpoint.verify(self.workdir.checkpoints, step)
         results = {
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
@@ -314,26 +316,12 @@ class Training:
             filters.plot(jax.device_get(state.params[first]["kernel"]), self.spec.model.towers,
                          self.workdir.path / "figures" / "filters.png"),
         ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
-        self.log.say(describe(results))
+        self.log.say(summary(results))
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
         return results
 
 
-def last_step(spec: configs.Config, examples: int) -> int:
+def last_step(spec: Config, examples: int) -> int:
     """The step at which the run is finished."""
     steps = math.ceil(spec.train.epochs * examples / spec.train.batch_size)
     return min(steps, spec.train.max_steps or steps)
-
-
-def describe(results: dict) -> str:
-    """The lines that a finished run ends with."""
-    lines = [f"{results['config']}: step {results['step']:,}, epoch {results['epoch']:.1f}, "
-             f"{duration(results['seconds'])}"]  # fmt: skip
-    for split, views in results["splits"].items():
-        for view, r in views.items():
-            top5 = f", top-5 error {r['top5_error']:.2%}" if "top5_error" in r else ""
-            lines.append(
-                f"  {split}, {view} view{'s' if view != 'center' else ''}: accuracy {1 - r['top1_error']:.2%} "
-                f"(top-1 error {r['top1_error']:.2%}{top5}, nll {r['nll']:.3f}, {r['count']:,} images)"
-            )
-    return "\n".join(lines)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax.config import OptimizerSpec
+from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.training.schedule import Rates
 
 

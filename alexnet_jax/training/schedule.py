@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.config import Config, RateSpec
+from alexnet_jax.specs import Config, RateSpec
 
 
 class Rates(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.config import Config
 from alexnet_jax.model import alexnet
+from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer, schedule
 
 # One stream of random draws each; a draw is a function of (seed, stream, place in the run), so no key is kept.

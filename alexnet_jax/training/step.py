@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from alexnet_jax import backend
-from alexnet_jax.config import Config
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.schedule import Rates
 from alexnet_jax.training.state import AUGMENT, DROPOUT, State, stream
@@ -42,7 +42,7 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
     jitted = jit_train_step(spec, model, mesh)
     keys = (stream(spec.seed, AUGMENT), stream(spec.seed, DROPOUT))
     constants = jax.device_put(
-        (_resized(statistics, spec), *keys), jax.NamedSharding(mesh, jax.P())
+        (resized_statistics(statistics, spec), *keys), jax.NamedSharding(mesh, jax.P())
     )
 
     def train_step(state: State, batch: Batch, rates: Rates) -> tuple[State, dict[str, jax.Array]]:
@@ -87,9 +87,7 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
     def predict(params, batch_stats, images, statistics):
         seen = views.views(images, statistics, spec.augment, view)
         flat = seen.reshape(-1, *seen.shape[2:])
-        logits, _ = model.apply(
-            {"params": params, "batch_stats": batch_stats}, flat, train=False
-        )
+        logits, _ = model.apply({"params": params, "batch_stats": batch_stats}, flat, train=False)
         probabilities = jax.nn.softmax(logits).reshape(*seen.shape[:2], -1)
         return probabilities.mean(axis=1)
 
@@ -107,22 +105,32 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
         out_shardings=split,
         compiler_options=backend.compiler_options(mesh.devices.flat[0].platform),
     )
-    statistics = jax.device_put(_resized(statistics, spec), replicated)
+    statistics = jax.device_put(resized_statistics(statistics, spec), replicated)
     return lambda params, batch_stats, images: jitted(params, batch_stats, images, statistics)
 
 
-def _resized(statistics: Statistics, spec: Config) -> Statistics:
-    """With the mean image at the size of the resized images, once and not in every step."""
+def resized_statistics(statistics: Statistics, spec: Config) -> Statistics:
+    """With the mean image at the size of resized images: done once, before it is traced."""
     size = spec.augment.resize or statistics.mean_image.shape[0]
     return statistics._replace(mean_image=augment.mean_image(statistics, size))
 
 
-def _step(spec: Config, model: AlexNet, num_devices: int, state: State, batch: Batch, rates: Rates, constants):
+def _step(
+    spec: Config,
+    model: AlexNet,
+    num_devices: int,
+    state: State,
+    batch: Batch,
+    rates: Rates,
+    constants,
+):
     """What each device does with its share of the batch."""
     statistics, augment_key, dropout_key = constants
     share = batch.labels.shape[0]
     positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(dropout_key, state.step)))(positions)
+    keys = jax.vmap(
+        functools.partial(jax.random.fold_in, jax.random.fold_in(dropout_key, state.step))
+    )(positions)
 
     def loss_of_part(params, batch_stats, part):
         examples: Batch = jax.tree.map(lambda x: x[part], batch)
@@ -148,7 +156,8 @@ def _step(spec: Config, model: AlexNet, num_devices: int, state: State, batch: B
         loss = LOSSES[spec.train.loss](logits, examples.labels).sum() / (share * num_devices)
         return loss, (top1_errors(logits, examples.labels), changed.get("batch_stats", batch_stats))
 
-    batch_stats, total = state.batch_stats, None
+    batch_stats = state.batch_stats
+    total: Any = None
     # Every k-th example makes a part: so a part holds the same examples whatever the number of devices.
     # Not lax.scan: XLA on CPU gives convolutions inside a loop a far slower form.
     for first in range(spec.train.accumulate):
@@ -173,9 +182,7 @@ def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, los
         gradient, state.velocity, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
-    batch_stats = jax.tree.map(
-        functools.partial(jnp.where, finite), batch_stats, state.batch_stats
-    )
+    batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm, "finite": finite}
     return State(state.step + 1, params, velocity, batch_stats, state.schedule), metrics
 
@@ -192,7 +199,7 @@ def _sum_of_squares(x):
     return jnp.sum(sum(jnp.square(part) for part in jnp.split(x.reshape(-1), slices)))
 
 
-def top1_errors(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def top1_errors(logits, labels) -> jax.Array:
     """Number of examples whose label does not have the one highest logit: a tie, or NaN, is an error."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     label = jnp.arange(logits.shape[1]) == labels[:, None]

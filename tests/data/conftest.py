@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from alexnet_jax.config import AugmentSpec, DataSpec
+from alexnet_jax.specs import AugmentSpec, DataSpec
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ def everything(split):
 def test_every_source_of_the_config_can_be_opened():
     from typing import get_args, get_type_hints
 
-    from alexnet_jax.config import DataSpec
+    from alexnet_jax.specs import DataSpec
 
     assert set(sources.SOURCES) == set(get_args(get_type_hints(DataSpec)["source"]))
 
@@ -50,13 +50,6 @@ def test_digits_are_split_a_fifth_of_each_class(data_spec):
     assert np.abs(share - 0.2).max() < 0.01
     assert everything(test).shape[1:] == (32, 32, 3) and everything(test).max() > 250
     assert dataset.class_names == tuple("0123456789")
-
-
-def test_digits_are_those_of_scikit_learn():
-    values = sources._digit_values()
-    assert values.shape == (1797, 65) and values[:, :64].max() == 16 and values.sum() == 569788
-    counts = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]  # of its documentation
-    assert np.bincount(values[:, 64].astype(int)).tolist() == counts
 
 
 def test_validation_is_drawn_from_each_class_by_seed(data_spec):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import sources
+from alexnet_jax.data import sources, tfds
 from alexnet_jax.errors import DataError
 
 library = pytest.importorskip("tensorflow_datasets")
@@ -132,6 +132,6 @@ def test_what_is_missing_is_named(prepared, tmp_path, data_spec, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     message = fault(name="cifar10")
-    assert "cifar10 is not prepared" in message and 'pip install "alexnet_jax[tf]"' in message
+    assert "cifar10 is not prepared" in message and tfds.INSTALL_TF in message
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert 'pip install "alexnet_jax[tfds]"' in fault(name="cifar10")
+    assert tfds.INSTALL in fault(name="cifar10")

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax.config import AugmentSpec
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
+from alexnet_jax.specs import AugmentSpec
 
 SIZE, CROP = 12, 8
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config, geometry
-from alexnet_jax.config import ConvSpec, FCSpec, PoolSpec
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet, ops
+from alexnet_jax.specs import ConvSpec, FCSpec, PoolSpec
 from configs import paper
 
 

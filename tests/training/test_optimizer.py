@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from alexnet_jax.config import OptimizerSpec
+from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.schedule import Rates
 
@@ -13,20 +13,26 @@ PAPER = OptimizerSpec(kind="momentum", momentum=0.9, weight_decay=5e-4, layer_we
 
 
 def rates(weights, biases=0.02, **layers) -> Rates:
-    layers = {"conv1": 1.0, "fc8": 1.0} | layers
+    factors = {"conv1": 1.0, "fc8": 1.0} | layers
     return Rates(
-        np.float32(weights),
-        np.float32(biases),
-        {row: np.float32(factor) for row, factor in layers.items()},
-        np.float32(0),
+        scalar(weights),
+        scalar(biases),
+        {row: scalar(factor) for row, factor in factors.items()},
+        scalar(0),
     )
+
+
+def scalar(value) -> np.ndarray:
+    return np.asarray(value, np.float32)
 
 
 def make_params() -> dict:
     generator = np.random.default_rng(0)
     shapes = {"kernel": (3, 4), "bias": (4,), "scale": (4,), "offset": (4,)}
     return {
-        row: {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        row: {
+            name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
+        }
         for row in ("conv1", "fc8")
     }
 
@@ -69,7 +75,9 @@ def recurrence(params, gradients, rates_of_kernel, rates_of_others, momentum, de
 
 
 def assert_close(a, b, tolerance=2e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b
+    )
 
 
 def test_update_is_the_papers_across_a_rate_drop():
@@ -112,8 +120,12 @@ def test_a_row_can_have_its_own_decay():
     for own in (0.0, 0.5):
         spec = dataclasses.replace(PAPER, weight_decay=0.1, layer_weight_decay={"fc8": own})
         after, _ = run(spec, params, zero, [rates(1.0)])
-        np.testing.assert_allclose(after["conv1"]["kernel"], 0.9 * params["conv1"]["kernel"], rtol=1e-6)
-        np.testing.assert_allclose(after["fc8"]["kernel"], (1 - own) * params["fc8"]["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(
+            after["conv1"]["kernel"], 0.9 * params["conv1"]["kernel"], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            after["fc8"]["kernel"], (1 - own) * params["fc8"]["kernel"], rtol=1e-6
+        )
 
 
 def test_row_factors_multiply_both_rates():
@@ -130,8 +142,8 @@ def test_a_rate_of_zero_stops_tensor_and_velocity_and_a_later_one_goes_on():
     first, state = run(PAPER, params, gradients[:3], [rates(0.1)] * 3)
     frozen = [rates(0.1)] * 3 + [rates(0.1, conv1=0.0)] * 3
     second, held = run(PAPER, params, gradients[:6], frozen)
-    velocity = [s.trace for s in state if hasattr(s, "trace")][0]
-    kept = [s.trace for s in held if hasattr(s, "trace")][0]
+    velocity = next(s.trace for s in state if hasattr(s, "trace"))
+    kept = next(s.trace for s in held if hasattr(s, "trace"))
     for name in params["conv1"]:
         np.testing.assert_array_equal(second["conv1"][name], first["conv1"][name])
         np.testing.assert_array_equal(kept["conv1"][name], velocity["conv1"][name])
@@ -148,7 +160,9 @@ def test_a_rate_of_zero_stops_tensor_and_velocity_and_a_later_one_goes_on():
 def test_no_momentum_keeps_no_velocity():
     params = make_params()
     gradients = make_gradients(params, 3)
-    after, state = run(dataclasses.replace(PAPER, momentum=0.0), params, gradients, [rates(0.1)] * 3)
+    after, state = run(
+        dataclasses.replace(PAPER, momentum=0.0), params, gradients, [rates(0.1)] * 3
+    )
     assert not jax.tree.leaves(state)
     assert_close(after, recurrence(params, gradients, [0.1] * 3, [0.02] * 3, 0.0, 5e-4))
 

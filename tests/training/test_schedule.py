@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as configs
-from alexnet_jax.config import RateSpec
+from alexnet_jax.specs import RateSpec
 from alexnet_jax.training import schedule
 from configs import paper
 
@@ -24,7 +24,9 @@ def spec_with(weights: RateSpec | None = None, augment: dict | None = None, **ch
 
 def weights_at(rate: RateSpec, epochs, total: float = 90.0) -> list[float]:
     spec = spec_with(rate)
-    return [float(schedule.rates(spec, epoch, schedule.create(), total).weights) for epoch in epochs]
+    return [
+        float(schedule.rates(spec, epoch, schedule.create(), total).weights) for epoch in epochs
+    ]
 
 
 def feed(rate: RateSpec, errors) -> list[int]:
@@ -100,10 +102,14 @@ def test_state_keeps_its_dtypes_for_the_checkpoint():
 
 def test_biases_follow_the_weights_or_have_their_own_schedule():
     drop = RateSpec("epochs", 0.01, drops=(10.0,))
-    followed = schedule.rates(spec_with(drop, biases=None, bias_factor=2.0), 11, schedule.create(), 90)
+    followed = schedule.rates(
+        spec_with(drop, biases=None, bias_factor=2.0), 11, schedule.create(), 90
+    )
     np.testing.assert_allclose(followed.biases, 0.002, rtol=1e-6)
     own = spec_with(drop, biases=RateSpec("epochs", 0.02), bias_factor=7.0)
-    np.testing.assert_allclose(schedule.rates(own, 11, schedule.create(), 90).biases, 0.02, rtol=1e-6)
+    np.testing.assert_allclose(
+        schedule.rates(own, 11, schedule.create(), 90).biases, 0.02, rtol=1e-6
+    )
 
 
 def test_row_factors_begin_at_their_epoch_and_zero_is_exact():
@@ -116,6 +122,8 @@ def test_row_factors_begin_at_their_epoch_and_zero_is_exact():
 
 def test_color_noise_ends_at_its_epoch():
     spec = spec_with(augment={"color_std": 0.1, "color_off_epoch": 67.0})
-    noise = [float(schedule.rates(spec, epoch, schedule.create(), 90).color_std) for epoch in (66.9, 67)]
+    noise = [
+        float(schedule.rates(spec, epoch, schedule.create(), 90).color_std) for epoch in (66.9, 67)
+    ]
     assert noise == [float(np.float32(0.1)), 0.0]
     assert schedule.rates(spec_with(), 89, schedule.create(), 90).color_std == np.float32(0.1)
