@@ -59,12 +59,12 @@ class Log:
         if self._bar and meter.recent:
             self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size, waited))
 
-    def train(self, step: int, last: int, batch_size: int, values: dict) -> None:
+    def train(self, step: int, last: int, batch_size: int, epoch: float, values: dict) -> None:
         """One line of metrics.jsonl, and a plain line where there is no bar."""
-        self.metrics(step, values.pop("epoch"), values)
+        self.metrics(step, epoch, values)
         left = (last - step) * batch_size / values["images_per_second"]
         line = (
-            f"step {step:,}/{last:,}  epoch {self._line['epoch']:.2f}  loss {values['train_loss']:.4f}  "
+            f"step {step:,}/{last:,}  epoch {epoch:.2f}  loss {values['train_loss']:.4f}  "
             f"error {values['train_top1_error']:.1%}  rate {values['learning_rate']:.2g}  "
             f"{values['images_per_second']:.1f} images/s  data wait {values['data_wait_fraction']:.0%}  "
             f"{duration(left)} left"

@@ -57,25 +57,21 @@ class Training:
     def __init__(
         self, spec: Config, dataset: sources.Dataset, workdir: Workdir, config_dict
     ) -> None:
-        self.spec, self.dataset, self.workdir, self.config_dict = (
-            spec,
-            dataset,
-            workdir,
-            config_dict,
-        )
+        self.spec, self.dataset, self.workdir = spec, dataset, workdir
+        self.config_dict = config_dict
         self.mesh = parallel.data_mesh()
         self.model = AlexNet(spec.model, axis_name="data")
         self.batch_size = spec.train.batch_size
         self.examples = len(dataset.splits["train"].labels)
         self.last_step = last_step(spec, self.examples)
-        self.evaluate_every = max(
-            1, round(spec.evaluation.every_epochs * self.examples / self.batch_size)
-        )
+        steps = spec.evaluation.every_epochs * self.examples / self.batch_size
+        self.evaluate_every = max(1, round(steps))
         # Decisions (the plateau schedule, the best checkpoint) look at 'val' only; 'test' is merely reported.
         self.held_out = [name for name in ("val", "test") if name in dataset.splits]
-
         self.saved_step = 0
+        self.val_error: float | None = None
         self._eval_steps: dict = {}
+        self._begin, self._earlier_seconds = time.monotonic(), 0.0
 
     def epoch(self, step: int) -> float:
         """Passes over the training images made in `step` steps."""
@@ -83,43 +79,38 @@ class Training:
 
     def run(self, signals: Signals) -> dict:
         self.signals = signals
-        state, meta = self._restore_or_create()
+        state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
+        found = checkpoint.latest(self.workdir.checkpoints)
+        if found:
+            state, evaluation_due = self._restore(state, *found)
+        else:
+            self.statistics, self.meter, evaluation_due = (
+                statistics.load(self.dataset),
+                Meter(),
+                False,
+            )
         start = self.saved_step = int(state.step)
-        self.val_error, self._seconds, self._begin = (
-            meta["val_error"],
-            meta["seconds"],
-            time.monotonic(),
-        )
-        due = meta["evaluation_due"]
-        self.log = Log(self.workdir.path, start, self.last_step, unfinished=due)
+        self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         try:
             self.workdir.write_status("running", start, saved=start > 0)
             self._announce(state, start)
-            if due:
+            if evaluation_due:
                 state = self._evaluate(state)
-            state = self._train(state, start, Meter(meta["meter"]))
+            state = self._train(state, start)
             return self._finish(state)
         finally:
             self.log.close()
 
-    def _restore_or_create(self):
-        state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
-        found = checkpoint.latest(self.workdir.checkpoints)
-        if found is None:
-            self.statistics = statistics.load(self.dataset)
-            return state, {
-                "evaluation_due": False,
-                "meter": None,
-                "seconds": 0.0,
-                "val_error": None,
-            }
-        step, meta = found
+    def _restore(self, state, step: int, meta: dict):
+        """The saved state, and whether its step still has to be evaluated."""
         if meta["dataset"] != self.dataset.fingerprint:
             raise ConfigError(
                 f"the images changed since {self.workdir.path} was begun; choose another --workdir"
             )
         self.statistics = checkpoint.load_statistics(self.workdir.checkpoints, step)
-        return checkpoint.restore(self.workdir.checkpoints, step, state), meta
+        self.meter = Meter(meta["meter"])
+        self.val_error, self._earlier_seconds = meta["val_error"], meta["seconds"]
+        return checkpoint.restore(self.workdir.checkpoints, step, state), meta["evaluation_due"]
 
     def _announce(self, state, start: int) -> None:
         say = self.log.say
@@ -148,68 +139,64 @@ class Training:
             self.model, self.spec, state, self.statistics, batch.images[some], batch.labels[some]
         )
 
-    def _train(self, state, start: int, meter: Meter):
-        spec = self.spec.train
+    def _train(self, state, start: int):
+        spec, meter, log, sharding = self.spec.train, self.meter, self.log, self._sharding()
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
-        sharding = NamedSharding(self.mesh, P("data"))
         stream = batches.prefetch(
             lambda step: jax.device_put(self._batch(step), sharding),
-            start,
-            self.last_step,
-            self.spec.data.prefetch,
-        )
-        begin = time.monotonic()
+            start, self.last_step, self.spec.data.prefetch,
+        )  # fmt: skip
         try:
             for step, batch in stream:
                 rates = self._rates(step, state)
                 state, metrics = train_step(state, batch, rates)
                 meter.add(step, metrics)
                 done = step + 1
-                if done in (start + 1, start + 4):
-                    begin = self._estimate(done - start, meter, begin)
-                self.log.progress(done, meter, self.batch_size, stream.wait_seconds)
+                if done == start + 1:  # compiled: what follows takes what a step takes
+                    meter.restart_clock(stream.wait_seconds)
+                elif done == start + 4:
+                    self._estimate(done)
+                log.progress(done, meter, self.batch_size, stream.wait_seconds)
                 if done % spec.log_every == 0:
-                    meter.flush()
-                    values = meter.summary(self.batch_size, stream.wait_seconds)
-                    values = {
-                        "epoch": self.epoch(done),
-                        "learning_rate": float(rates.weights),
-                        **values,
-                    }
-                    self.log.train(done, self.last_step, self.batch_size, values)
-                    if detector and (
-                        said := detector.feed(
-                            done, values["train_loss"], partial(self._signal, state)
-                        )
-                    ):
-                        self.log.say(said)
-                    self.workdir.write_status("running", done, saved=True)
-                    meter.reset(stream.wait_seconds)
-                evaluation_due = done % self.evaluate_every == 0
-                if evaluation_due and not self.signals.received:
-                    try:
-                        with meter.paused():
-                            meter.flush()
-                            state = self._evaluate(state)
-                        evaluation_due = False
-                    except Stop:
-                        pass  # saved below as still to be evaluated
-                if (
-                    done % spec.checkpoint_every == 0
-                    or done == self.last_step
-                    or self.signals.received
-                ):
-                    meter.flush()
-                    with meter.paused():
-                        self._save(state, meter, evaluation_due)
+                    loss = self._log_interval(done, float(rates.weights), stream.wait_seconds)
+                    said = detector and detector.feed(done, loss, partial(self._signal, state))
+                    if said:
+                        log.say(said)
+                due = done % self.evaluate_every == 0
+                if due and not self.signals.received:
+                    state, due = self._evaluate_unless_stopped(state)
+                last = done == self.last_step
+                if last or done % spec.checkpoint_every == 0 or self.signals.received:
+                    self._save(state, evaluation_due=due)
                 self.signals.poll()
         except DivergedError:
-            self.workdir.write("diverged.json", self._divergence(meter, state))
+            self.workdir.write("diverged.json", self._divergence(state))
             raise
         finally:
             stream.close()
         return state
+
+    def _log_interval(self, done: int, learning_rate: float, waited: float) -> float:
+        """Log what happened since the last line; the mean training loss."""
+        self.meter.flush()
+        values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size, waited)}
+        self.log.train(done, self.last_step, self.batch_size, self.epoch(done), values)
+        self.workdir.write_status("running", done, saved=done == self.saved_step)
+        self.meter.reset(waited)
+        return values["train_loss"]
+
+    def _evaluate_unless_stopped(self, state):
+        """The state after evaluation, and whether the evaluation is still due because a signal came."""
+        try:
+            with self.meter.paused():
+                self.meter.flush()
+                return self._evaluate(state), False
+        except Stop:
+            return state, True
+
+    def _sharding(self) -> NamedSharding:
+        return NamedSharding(self.mesh, P("data"))
 
     def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
         """A detector that has seen the losses of earlier starts; None for a loss without that plateau."""
@@ -241,8 +228,8 @@ class Training:
         result = errors.summarize(probabilities, self.dataset.splits[name].labels)
         self.log.evaluation(step, self.epoch(step), name, view, result)
         if name == "val":
-            self.val_error = result["top1_error"]
-            plateau = schedule.update(self.spec.schedule.weights, state.schedule, self.val_error)
+            error = self.val_error = result["top1_error"]
+            plateau = schedule.update(self.spec.schedule.weights, state.schedule, error)
             state = state._replace(schedule=plateau)
         return state
 
@@ -257,40 +244,45 @@ class Training:
         size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.size)
         return evaluate.predictions(predict, self.dataset.splits[name], size, self.signals.poll)
 
-    def _save(self, state, meter: Meter, evaluation_due: bool) -> None:
-        meta = {
-            "config": json.loads(configs.to_json(self.config_dict)),
-            "class_names": list(self.dataset.class_names),
-            "dataset": self.dataset.fingerprint,
-            "evaluation_due": evaluation_due,
-            "meter": meter.saved,
-            "val_error": self.val_error,
-            "seconds": self.seconds,
-        }
-        self.log.flush()
-        checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
-        checkpoint.prune(self.workdir.checkpoints, self.spec.train.keep_every)
+    def _save(self, state, *, evaluation_due: bool) -> None:
+        with self.meter.paused():
+            self.meter.flush()
+            self.log.flush()
+            meta = {
+                "config": json.loads(configs.to_json(self.config_dict)),
+                "class_names": list(self.dataset.class_names),
+                "dataset": self.dataset.fingerprint,
+                "evaluation_due": evaluation_due,
+                "meter": self.meter.saved,
+                "val_error": self.val_error,
+                "seconds": self.seconds,
+            }
+            checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
+            checkpoint.prune(self.workdir.checkpoints, self.spec.train.keep_every)
         self.saved_step = int(state.step)
 
     @property
     def seconds(self) -> float:
         """Wall time spent on this run, earlier starts included."""
-        return self._seconds + time.monotonic() - self._begin
+        return self._earlier_seconds + time.monotonic() - self._begin
 
-    def _estimate(self, steps: int, meter: Meter, begin: float) -> float:
-        """Say how long the run will take, from steps 2 to 4: the first one compiles."""
-        meter.flush()
-        now = time.monotonic()
-        if steps > 1:
-            seconds = (now - begin) / (steps - 1) * (self.last_step - self.saved_step)
-            self.log.say(f"about {duration(seconds)} of training on this {jax.default_backend()}")
-        return now
+    def _estimate(self, done: int) -> None:
+        """Say how long training will take, going by the steps since the first one."""
+        self.meter.flush()
+        speed = self.meter.speed(self.batch_size, 0.0)["images_per_second"]
+        seconds = (self.last_step - done) * self.batch_size / speed
+        self.log.say(f"about {duration(seconds)} of training on this {jax.default_backend()}")
 
-    def _divergence(self, meter: Meter, state) -> dict:
-        step = meter.recent[-1]["step"]
+    def _divergence(self, state) -> dict:
+        step = self.meter.recent[-1]["step"]
         batch = self._batch(step)
-        return {"step": step, "indices": batch.indices.tolist(), "epochs": batch.epochs.tolist(),
-                "learning_rate": float(self._rates(step, state).weights), "recent": list(meter.recent)}  # fmt: skip
+        return {
+            "step": step,
+            "indices": batch.indices.tolist(),
+            "epochs": batch.epochs.tolist(),
+            "learning_rate": float(self._rates(step, state).weights),
+            "recent": list(self.meter.recent),
+        }
 
     def _finish(self, state) -> dict:
         """Final errors of every held-out split and view, figures, results.json."""

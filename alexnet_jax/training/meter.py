@@ -78,6 +78,11 @@ class Meter:
     def reset(self, waited: float) -> None:
         """Begin a new interval."""
         self._sums = {"loss": 0.0, "top1_errors": 0, "steps": 0}
+        self.restart_clock(waited)
+
+    def restart_clock(self, waited: float) -> None:
+        """Measure speed from here on."""
+        self.flush()
         self._clock, self._timed, self._waited = time.monotonic(), 0, waited
 
     @contextmanager

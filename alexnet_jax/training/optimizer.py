@@ -62,7 +62,7 @@ def is_weight(path) -> bool:
     return path[-1].key == "kernel"
 
 
-def _rate(path, rates: Rates) -> jax.Array:
+def _rate(path, rates: Rates):
     return (rates.weights if is_weight(path) else rates.biases) * rates.layers[path[0].key]
 
 
@@ -74,9 +74,9 @@ def _moves(updates, rates: Rates):
 def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
     """u <- -rate u, the rate being that of the parameter's kind times the factor of its row."""
 
-    def update(updates, state, params=None, *, rates: Rates, **_):
+    def update(updates, state, params=None, **arguments):
         def scale(path, u):
-            rate = _rate(path, rates)
+            rate = _rate(path, arguments["rates"])
             return jnp.where(rate != 0, -rate * u, 0)  # 0 even if u is not a number
 
         return jax.tree_util.tree_map_with_path(scale, updates), state
@@ -86,10 +86,10 @@ def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
 
 def _velocity(momentum: float) -> optax.GradientTransformationExtraArgs:
     """optax.trace, but where the rate is 0 the velocity stays and the update is 0."""
-    trace = optax.trace(momentum)
+    trace: Any = optax.trace(momentum)
 
-    def update(updates, state, params=None, *, rates: Rates, **_):
-        moves = _moves(updates, rates)
+    def update(updates, state, params=None, **arguments):
+        moves = _moves(updates, arguments["rates"])
         _, moved = trace.update(updates, state)
         velocity = jax.tree.map(jnp.where, moves, moved.trace, state.trace)
         # XLA on CPU would compute the velocity twice, for itself and for the parameters, each from what
@@ -105,10 +105,10 @@ def _velocity(momentum: float) -> optax.GradientTransformationExtraArgs:
 
 def _held_adam() -> optax.GradientTransformationExtraArgs:
     """optax.scale_by_adam, but where the rate is 0 the averages stay; nothing moves, nothing is counted."""
-    adam = optax.scale_by_adam()
+    adam: Any = optax.scale_by_adam()
 
-    def update(updates, state, params=None, *, rates: Rates, **_):
-        moves = _moves(updates, rates)
+    def update(updates, state, params=None, **arguments):
+        moves = _moves(updates, arguments["rates"])
         updates, moved = adam.update(updates, state)
         any_moves = functools.reduce(jnp.logical_or, jax.tree.leaves(moves))
         held = state._replace(

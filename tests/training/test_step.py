@@ -1,4 +1,5 @@
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,18 +94,19 @@ def mesh_of(num_devices: int):
 
 @functools.cache
 def compiled(spec_key: tuple, num_devices: int):
-    """Spec, model and train step of `make_spec` with those sections; made once for all tests."""
+    """The train step of `make_spec` with those sections; made once for all tests."""
     sections = {section: dict(values) for section, values in spec_key if section != "batch_norm"}
     spec = make_spec(batch_norm=dict(spec_key).get("batch_norm", False), **sections)
     model = AlexNet(spec.model)
     train_step = step.make_train_step(spec, model, make_statistics(), mesh_of(num_devices))
-    return spec, model, train_step
+    return train_step
 
 
 @functools.cache
-def first_state(model: AlexNet) -> state.State:
+def first_state(batch_norm: bool = False) -> state.State:
     """Numpy arrays, so that no test can give them away."""
-    return jax.device_get(state.create(make_spec(), model, 3))
+    spec = make_spec(batch_norm=batch_norm)
+    return jax.device_get(state.create(spec, AlexNet(spec.model), 3))
 
 
 def train(
@@ -112,13 +114,13 @@ def train(
 ):
     """State before and after some steps, and the metrics of each."""
     key = (("batch_norm", batch_norm), *((s, tuple(v.items())) for s, v in sections.items()))
-    _, model, train_step = compiled(key, num_devices)
-    now, metrics = first_state(model), []
+    train_step = compiled(key, num_devices)
+    now, metrics = first_state(batch_norm), []
     for i in range(steps):
         batch = make_batch(i) if batches is None else batches[i]
         now, measured = train_step(now, batch, rates or make_rates())
         metrics.append(jax.device_get(measured))
-    return first_state(model), jax.device_get(now), metrics
+    return first_state(batch_norm), jax.device_get(now), metrics
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -131,7 +133,7 @@ def assert_close(a, b, tolerance=1e-5):
 def plain_gradient():
     """Loss, errors and gradient of the mean loss in the first step, without a mesh."""
     spec, batch = make_spec(), make_batch(0)
-    before = first_state(AlexNet(spec.model))
+    before = first_state()
     keys = jax.random.fold_in(state.stream(spec.seed, state.DROPOUT), 0)
     keys = jnp.stack([jax.random.fold_in(keys, i) for i in range(EXAMPLES)])
     images = augment.train_images(
@@ -204,7 +206,7 @@ def test_crops_of_chunks_do_not_depend_on_devices():
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
-    _, _, train_step = compiled((("batch_norm", True),), 4)
+    train_step = compiled((("batch_norm", True),), 4)
     before, good, _ = train(4, 1, batch_norm=True)
     assert np.abs(good.params["fc8"]["kernel"] - before.params["fc8"]["kernel"]).max() > 0
     # An infinite color offset spoils the loss of all images.
@@ -229,7 +231,7 @@ def test_frozen_rows_do_not_move_and_the_others_do():
 def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
     spec = make_spec()
     model, mesh = AlexNet(spec.model), mesh_of(1)
-    jitted = step.jit_train_step(spec, model, mesh)
+    jitted: Any = step.jit_train_step(spec, model, mesh)
     constants = (make_statistics(), state.stream(0, state.AUGMENT), state.stream(0, state.DROPOUT))
     now = state.create(spec, model, 3, mesh=mesh)._replace(schedule=None)
     for epoch in (0.0, 1.0, 80.0):
@@ -244,8 +246,8 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
 
 
 def test_schedule_stays_on_the_host():
-    _, model, train_step = compiled((("batch_norm", False),), 2)
-    before = first_state(model)
+    train_step = compiled((("batch_norm", False),), 2)
+    before = first_state()
     assert train_step(before, make_batch(0), make_rates())[0].schedule is before.schedule
 
 
@@ -286,7 +288,7 @@ def test_ties_and_nan_are_top1_errors():
 def test_eval_averages_probabilities_over_views(view, num_devices):
     spec, images = make_spec(), make_batch(0).images
     model = AlexNet(spec.model)
-    params = first_state(model).params
+    params = first_state().params
     crops = views.views(jnp.asarray(images), make_statistics(), spec.augment, view)
     logits = jax.jit(lambda x: model.apply({"params": params}, x, train=False)[0])
     each = [jax.nn.softmax(logits(crops[:, i])) for i in range(crops.shape[1])]
@@ -299,7 +301,7 @@ def test_eval_averages_probabilities_over_views(view, num_devices):
 def test_resized_images_use_a_resized_mean():
     spec = make_spec(augment={"resize": 10})
     model = AlexNet(spec.model)
-    started, images = first_state(model), make_batch(0).images
+    started, images = first_state(), make_batch(0).images
     train_step = step.make_train_step(spec, model, make_statistics(), mesh_of(1))
     predict = step.make_eval_step(spec, model, make_statistics(), mesh_of(1), "center")
     assert predict(started.params, {}, images).shape == (EXAMPLES, CLASSES)
