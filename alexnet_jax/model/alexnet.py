@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from alexnet_jax.backend import materialized
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.geometry import conv_size
 from alexnet_jax.model import convolution, ops
@@ -84,12 +85,12 @@ class _Row(nn.Module):
         """[(operation, its output)] in order."""
         outputs = []
         for operation in getattr(self.row, "before", ()):
-            x = self._operate(operation, x, train, dropout_keys, prefix="before_")
+            x = materialized(self._operate(operation, x, train, dropout_keys, prefix="before_"))
             outputs.append((f"before/{operation}", x))
-        x = self._linear(x)
+        x = materialized(self._linear(x))
         outputs.append(("linear", x))
         for operation in self.row.then:
-            x = self._operate(operation, x, train, dropout_keys, prefix="")
+            x = materialized(self._operate(operation, x, train, dropout_keys, prefix=""))
             outputs.append((operation, x))
         return outputs
 
@@ -118,7 +119,7 @@ class _Row(nn.Module):
             y = convolution.convolution(
                 x, kernel, stride=row.stride, pad=row.pad, groups=row.groups
             )
-        return y + bias
+        return convolution.add_bias(y, bias)
 
     def _weights(self, kernel_shape, bias_shape, repeated, dtype):
         """float32 parameters, as `dtype`; the leading `repeated` axes of the kernel hold copies."""

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -62,6 +63,27 @@ def grouped_dense(x, kernel, groups=1, result=None):
         return multiply(x, kernel)
     parts = zip(_split(x, groups), kernel, strict=True)
     return jnp.concatenate([multiply(part, weights) for part, weights in parts], axis=-1)
+
+
+@jax.custom_vjp
+def add_bias(x, bias):
+    """x + bias, over the last axis; a `bias` of more axes has its own values at every place."""
+    return x + bias
+
+
+def _add_bias_forward(x, bias):
+    return x + bias, bias
+
+
+def _add_bias_backward(bias, gradient):
+    flat = gradient.reshape(-1, bias.size)
+    # A product with ones, which is threaded; XLA:CPU sums columns on one core (conv1: 5 against 29 ms).
+    ones = jnp.ones((1, flat.shape[0]), flat.dtype)
+    total = jnp.matmul(ones, flat, precision="highest", preferred_element_type=jnp.float32)
+    return gradient, total.reshape(bias.shape).astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def flatten(x, groups=1):

@@ -26,7 +26,7 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
     images are from the mean of the batch, the part that can tell classes apart; `dead`, share of maps or
     units that do not change over the batch; `saturated`, share of outputs within 1 % of a limit. Then RMS of
     its kernel (`weight_rms`) and of the gradient by it (`gradient_rms`). None where it has no meaning.
-    Dropout and batch normalization act as in training. `section` says where the config has the row.
+    Batch normalization and dropout (one mask for all) act as in training. `section` says where the config has the row.
     """
     model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
 
@@ -53,7 +53,8 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
             }
         return rows
 
-    keys = jax.random.split(stream(spec.seed, DROPOUT), len(labels))
+    # One dropout mask for all: images are to differ by what they show.
+    keys = jnp.broadcast_to(stream(spec.seed, DROPOUT), len(labels))
     measured = measure(state.params, state.batch_stats, statistics, images, labels, keys)
     sections = {row: "convs" for row, _ in spec.model.convs} | {
         row: "fcs" for row, _ in spec.model.fcs
@@ -174,7 +175,7 @@ def _faint(rows: list[dict]) -> list[tuple[float, str]]:
 
 def _dead(rows: list[dict]) -> list[tuple[float, str]]:
     worst = max((r for r in rows if r["dead"] is not None), key=lambda r: r["dead"], default=None)
-    if worst is None or worst["dead"] < 0.3:
+    if worst is None or worst["dead"] < 0.4:
         return []
     key = f"--config.model.{worst['section']}.{worst['row']}.bias=0.1"
     text = (

@@ -11,7 +11,6 @@ from alexnet_jax import backend
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
@@ -31,14 +30,8 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
     velocity and batch statistics stay as they were; the step still counts.
     With `train.accumulate` the batch goes through in that many parts; batch normalization then sees a part
     at a time. Parts save activations, not gradients: XLA on CPU keeps those of all parts until the end.
-    Raises ConfigError where the batch does not divide.
+    The batch must divide over devices and parts, as training.loop.prepare checks.
     """
-    parts = mesh.shape[DATA] * spec.train.accumulate
-    if spec.train.batch_size % parts:
-        raise ConfigError(
-            f"config.train.batch_size={spec.train.batch_size} does not divide over {mesh.shape[DATA]} devices "
-            f"x {spec.train.accumulate} parts (train.accumulate); use a multiple of {parts}"
-        )
     jitted = jit_train_step(spec, model, mesh)
     keys = (stream(spec.seed, AUGMENT), stream(spec.seed, DROPOUT))
     constants = jax.device_put(

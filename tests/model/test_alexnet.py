@@ -10,7 +10,7 @@ import pytest
 from alexnet_jax import config, geometry
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet, ops
-from alexnet_jax.specs import ConvSpec, FCSpec, PoolSpec
+from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
 from configs import paper
 
 
@@ -149,7 +149,7 @@ def test_logits_are_the_last_feature():
 
 @pytest.mark.parametrize("scale_at", ["test", "train"])
 def test_dropout_keeps_half_and_makes_up_for_it(scale_at):
-    dropout = config.DropoutSpec(rate=0.5, scale_at=scale_at)
+    dropout = DropoutSpec(rate=0.5, scale_at=scale_at)
     network, variables = build(with_row(tiny_model(dropout=dropout), "fc3", features=500))
     _, trained = apply(network, variables, images(), train=True, example_keys=keys())
     _, tested = apply(network, variables, images(), train=False)
