@@ -153,9 +153,7 @@ class Training:
                 state, metrics = train_step(state, batch, rates)
                 meter.add(step, metrics)
                 done = step + 1
-                if done == start + 1:  # compiled: what follows takes what a step takes
-                    meter.restart_clock(stream.wait_seconds)
-                elif done == start + 4:
+                if done == start + 4:
                     self._estimate(done)
                 log.progress(done, meter, self.batch_size, stream.wait_seconds)
                 if done % spec.log_every == 0:
@@ -163,6 +161,8 @@ class Training:
                     said = detector and detector.feed(done, loss, partial(self._signal, state))
                     if said:
                         log.say(said)
+                if done == start + 1:  # compiled: what follows takes what a step takes
+                    meter.restart_clock(stream.wait_seconds)
                 due = done % self.evaluate_every == 0
                 if due and not self.signals.received:
                     state, due = self._evaluate_unless_stopped(state)

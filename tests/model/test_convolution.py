@@ -140,3 +140,14 @@ def test_bfloat16_convolution_stays_within_the_rounding_of_its_output():
     assert y.dtype == jnp.bfloat16
     # Products are summed in float32 or better; only the result is rounded to 8 bits.
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2.0**-8, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 3, 4)])
+def test_add_bias_adds_and_sums_its_gradient_over_all_other_places(shape):
+    x, bias, cotangent = normal(2, 3, 3, 4), normal(*shape, seed=1), normal(2, 3, 3, 4, seed=2)
+    y, pullback = jax.vjp(convolution.add_bias, x, bias)
+    by_x, by_bias = pullback(cotangent)
+    np.testing.assert_allclose(y, x + bias, **CLOSE)
+    np.testing.assert_array_equal(by_x, cotangent)
+    axes = (0, 1, 2) if len(shape) == 1 else (0,)
+    np.testing.assert_allclose(by_bias, cotangent.sum(axes), **CLOSE)
