@@ -13,7 +13,6 @@ from alexnet_jax import parallel
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
@@ -249,12 +248,6 @@ def test_schedule_stays_on_the_host():
     train_step = compiled((("batch_norm", False),), 2)
     before = first_state()
     assert train_step(before, make_batch(0), make_rates())[0].schedule is before.schedule
-
-
-def test_batch_that_does_not_divide_is_refused_in_a_line():
-    spec = make_spec(train={"batch_size": 18})
-    with pytest.raises(ConfigError, match="multiple of 4"):
-        step.make_train_step(spec, AlexNet(spec.model), make_statistics(), mesh_of(4))
 
 
 def test_create_is_a_function_of_the_seed():
