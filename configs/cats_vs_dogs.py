@@ -32,7 +32,7 @@ def get_config():
 
     config.data.validation = 0.1
     config.schedule.weights = dict(
-        kind="epochs", learning_rate=0.005, factor=0.1, drops=(30.0, 50.0)
+        kind="epochs", learning_rate=0.001, factor=0.1, drops=(30.0, 50.0)
     )
     config.schedule.bias_factor = 2.0
 

@@ -1,6 +1,7 @@
 """The network of the paper in numbers, and the behavior of tiny networks."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,9 @@ def test_operations_are_carried_out_in_the_order_of_the_row():
     linear = features["conv1/linear"]
     lrn = ops.local_response_normalization(linear, k=2.0, n=5, alpha=1e-4, beta=0.75, towers=2)
     pooled = ops.max_pool(lrn, window=3, stride=2, rounding="ceil")
-    np.testing.assert_allclose(features["conv1"], np.maximum(pooled, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        features["conv1"], np.maximum(np.asarray(pooled), 0), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_logits_are_the_last_feature():
@@ -242,7 +245,7 @@ def test_batch_normalization_uses_the_batch_in_training_and_the_averages_at_test
     np.testing.assert_allclose(
         features["conv2/batch_norm"], (linear - mean) / np.sqrt(var + 1e-3), rtol=1e-4, atol=1e-4
     )
-    stats = updates["batch_stats"]["conv2"]
+    stats: Any = updates["batch_stats"]["conv2"]
     np.testing.assert_allclose(stats["mean"], 0.01 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stats["var"], 0.99 + 0.01 * var, rtol=1e-5)
     _, tested = apply(network, variables, x, train=False)

@@ -1,5 +1,7 @@
 """Convolutions and dense layers against NumPy loops; groups against block-diagonal kernels."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from alexnet_jax import geometry
 from alexnet_jax.model import convolution
 
-CLOSE = dict(rtol=1e-5, atol=2e-5)
+CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=2e-5)
 
 
 def normal(*shape, seed=0):
@@ -87,7 +89,7 @@ def test_groups_equal_a_dense_convolution_with_a_block_diagonal_kernel():
 def test_groups_equal_the_compiler_s_own_grouped_convolution():
     x, kernel = normal(2, 7, 7, 8), normal(3, 3, 4, 6, seed=1)
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        jnp.asarray(x), jnp.asarray(kernel), (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=2,
     )  # fmt: skip
     grouped = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=2)

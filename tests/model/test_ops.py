@@ -1,5 +1,7 @@
 """Each operation against a NumPy loop of its equation, gradients against its differences."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import ops
 
 # float32 against float64 loops; sums of at most 25 terms.
-CLOSE = dict(rtol=1e-5, atol=1e-5)
+CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=1e-5)
 # bfloat16 keeps 8 bits: input, output and (in gradients) partial sums are each off by up to 2^-9.
 BFLOAT16 = 4 * 2.0**-9
 
@@ -64,7 +66,7 @@ def lrn_loop(x, *, k, n, alpha, beta, towers):
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 9])
 @pytest.mark.parametrize("towers", [1, 2])
 def test_lrn_and_its_gradient_match_the_loop(n, towers):
-    constants = dict(k=1.5, n=n, alpha=0.2, beta=0.75, towers=towers)
+    constants: dict[str, Any] = dict(k=1.5, n=n, alpha=0.2, beta=0.75, towers=towers)
     assert_matches(
         lambda x: ops.local_response_normalization(x, **constants),
         lambda x: lrn_loop(x, **constants),
@@ -73,7 +75,7 @@ def test_lrn_and_its_gradient_match_the_loop(n, towers):
 
 
 def test_lrn_with_another_beta_and_a_window_wider_than_the_maps():
-    constants = dict(k=2.0, n=7, alpha=0.3, beta=0.6, towers=2)
+    constants: dict[str, Any] = dict(k=2.0, n=7, alpha=0.3, beta=0.6, towers=2)
     assert_matches(
         lambda x: ops.local_response_normalization(x, **constants),
         lambda x: lrn_loop(x, **constants),
@@ -110,7 +112,7 @@ def test_lrn_keeps_only_its_input_for_the_gradient():
 def test_lrn_in_bfloat16_stays_within_its_rounding():
     x = jnp.asarray(normal(4, 3, 3, 16, scale=3.0), jnp.bfloat16)
     wide = np.asarray(x, np.float64)
-    constants = dict(k=1.0, n=5, alpha=0.1, beta=0.75, towers=2)
+    constants: dict[str, Any] = dict(k=1.0, n=5, alpha=0.1, beta=0.75, towers=2)
 
     def operation(x):
         return ops.local_response_normalization(x, **constants)
@@ -239,7 +241,7 @@ def test_max_pool_in_bfloat16_is_exact_and_its_gradient_rounds_only_sums():
 
 def test_max_pool_gradient_has_no_select_and_scatter():
     def loss(x):
-        return ops.max_pool(x, window=3, stride=2, rounding="ceil").sum()
+        return jnp.sum(ops.max_pool(x, window=3, stride=2, rounding="ceil"))
 
     text = jax.jit(jax.grad(loss)).lower(jnp.zeros((1, 13, 13, 8))).as_text()
     assert "scatter" not in text and "reduce_window" not in text
