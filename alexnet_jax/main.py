@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     from alexnet_jax.training.signals import Signals, Stop
 
     with Signals() as signals:
-        spec, dataset = loop.prepare(spec)
+        spec, dataset, statistics = loop.prepare(spec)
         with workdir:
             workdir.adopt(config_dict, " ".join(sys.argv))
             if finished := workdir.finished(
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
                 print(summary(finished), "\nalready finished: nothing to do")
                 return 0
             workdir.write("run.json", environment())
-            training = loop.Training(spec, dataset, workdir, config_dict)
+            training = loop.Training(spec, dataset, statistics, workdir, config_dict)
             try:
                 training.run(signals)
             except Stop:

@@ -178,6 +178,27 @@ def test_missing_images_are_refused_before_writing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_unreadable_image_is_named_before_writing(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / "mine" / split / kind
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (20 + i, 18), (60 * i, 0, 0)).save(folder / f"{i}.png")
+    (tmp_path / "mine/val/dog/bad.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"val/dog/bad.jpg .*remove or replace it"):
+        train(
+            tmp_path / "new",
+            "--config.data.source=folder",
+            f"--config.data.path={tmp_path / 'mine'}",
+            "--config.data.validation=0",
+            "--config.model.num_classes=2",
+        )
+    assert not (tmp_path / "new").exists()
+
+
 def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
     with pytest.raises(DivergedError, match="not finite") as caught:
         train(tmp_path / "d", "--config.schedule.weights.learning_rate=1e30")

@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -26,10 +27,11 @@ from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.workdir import Workdir
 
 
-def prepare(spec: Config) -> tuple[Config, sources.Dataset]:
-    """The config with its number of classes, and its data, checked against each other before anything is written.
+def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistics]:
+    """The config with its number of classes, the data and its statistics, checked against each other.
 
-    Raises ConfigError and DataError.
+    Before anything is written: images that fit the cache are all decoded here, so that an unreadable one shows
+    now. Raises ConfigError and DataError.
     """
     devices = len(jax.local_devices())
     batch_size, parts = spec.train.batch_size, spec.train.accumulate
@@ -45,7 +47,9 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset]:
             "config.schedule.weights.kind='plateau' needs validation images: hold some out with "
             "--config.data.validation=0.1, or use kind 'epochs'"
         )
-    return spec, dataset
+    for split in dataset.splits.values():
+        split.images[np.arange(1)]
+    return spec, dataset, statistics.load(dataset)
 
 
 class Training:
@@ -55,10 +59,15 @@ class Training:
     """
 
     def __init__(
-        self, spec: Config, dataset: sources.Dataset, workdir: Workdir, config_dict
+        self,
+        spec: Config,
+        dataset: sources.Dataset,
+        image_statistics: statistics.Statistics,
+        workdir: Workdir,
+        config_dict,
     ) -> None:
-        self.spec, self.dataset, self.workdir = spec, dataset, workdir
-        self.config_dict = config_dict
+        self.spec, self.dataset, self.statistics = spec, dataset, image_statistics
+        self.workdir, self.config_dict = workdir, config_dict
         self.mesh = parallel.data_mesh()
         self.model = AlexNet(spec.model, axis_name="data")
         self.batch_size = spec.train.batch_size
@@ -84,11 +93,7 @@ class Training:
         if found:
             state, evaluation_due = self._restore(state, *found)
         else:
-            self.statistics, self.meter, evaluation_due = (
-                statistics.load(self.dataset),
-                Meter(),
-                False,
-            )
+            self.meter, evaluation_due = Meter(), False
         start = self.saved_step = int(state.step)
         self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         try:
