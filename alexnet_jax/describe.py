@@ -9,7 +9,7 @@ Values set on the command line (--config.key=value) apply to the first config.
 import json
 from typing import NamedTuple
 
-from alexnet_jax import cli, config, geometry, reference
+from alexnet_jax import cli, config, geometry, provenance
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
 ASSUMED_CLASSES = 1000
@@ -65,7 +65,7 @@ def differences(first: dict, second: dict) -> list[Difference]:
         # 2 and 2.0 are the same to parse().
         if key != "name" and one.get(key) != two.get(key):
             sources = [
-                reference.source(tree["name"], key)
+                provenance.source(tree["name"], key)
                 for tree, leaves in ((first, one), (second, two))
                 if key in leaves or key not in one
             ]

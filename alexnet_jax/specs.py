@@ -170,7 +170,6 @@ class TrainSpec:
     batch_size: int
     accumulate: int
     loss: typing.Literal["cross_entropy", "mse"]
-    exact: bool
     log_every: int
     checkpoint_every: int
     keep_every: int | None

@@ -122,7 +122,6 @@ def get_config() -> Any:
     train.batch_size = 128  # §5; of all devices together
     train.accumulate = 1  # micro-batches in a step
     train.loss = "cross_entropy"
-    train.exact = True  # random draws that do not depend on the number of devices
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides

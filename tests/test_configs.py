@@ -8,7 +8,7 @@ import pathlib
 import jax
 import pytest
 
-from alexnet_jax import config, describe, geometry, reference
+from alexnet_jax import config, describe, geometry, provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config
@@ -186,12 +186,12 @@ def plain(name: str) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_difference_from_the_paper_has_a_source(name):
     for difference in describe.differences(plain(name), plain("paper")):
-        ours = reference.source(name, difference.key)
+        ours = provenance.source(name, difference.key)
         assert ours, difference.key
         if difference.first is not None:
-            assert ours != reference.source("paper", difference.key), difference.key
+            assert ours != provenance.source("paper", difference.key), difference.key
 
 
-@pytest.mark.parametrize("name", reference.SOURCES)
+@pytest.mark.parametrize("name", provenance.SOURCES)
 def test_sources_are_of_configs_that_exist(name):
     assert name in NAMES or any(other.startswith(f"{name}:") for other in NAMES)

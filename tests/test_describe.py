@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from alexnet_jax import config, describe, reference
+from alexnet_jax import config, describe, provenance
 from alexnet_jax.errors import ConfigError
 from configs import krizhevsky2012, paper
 
@@ -113,6 +113,6 @@ def test_command_exits_with_2_on_wrong_usage_and_0_on_help_without_importing_jax
 
 
 def test_paper_values_have_sections():
-    assert reference.source("paper", "optimizer.momentum") == "paper §5"
+    assert provenance.source("paper", "optimizer.momentum") == "paper §5"
     assert paper.get_config().optimizer.momentum == 0.9
-    assert reference.source("paper", "no.such.key") == ""
+    assert provenance.source("paper", "no.such.key") == ""

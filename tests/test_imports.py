@@ -20,8 +20,8 @@ OURS = {
     "alexnet_jax.specs": set(),
     "alexnet_jax.describe": SPECS
     | {"alexnet_jax.config"}
-    | {"alexnet_jax.cli", "alexnet_jax.reference"},
-    "alexnet_jax.reference": set(),
+    | {"alexnet_jax.cli", "alexnet_jax.provenance"},
+    "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.backend": SPECS,
     "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
@@ -43,7 +43,7 @@ OTHERS = {
     "alexnet_jax.specs": set(),
     "alexnet_jax.config": {"absl", "ml_collections"},
     "alexnet_jax.describe": set(),
-    "alexnet_jax.reference": set(),
+    "alexnet_jax.provenance": set(),
     "alexnet_jax.workdir": set(),
     "alexnet_jax.model": {"jax", "flax", "numpy"},
     "alexnet_jax.training.schedule": {"jax", "numpy"},
