@@ -59,6 +59,8 @@ def main(arguments: list[str]) -> int:
                 code = known.exit_code if isinstance(known, AlexNetError) else 1
                 workdir.write_status(state, training.saved_step, saved=training.saved_step > 0,
                                      code=code, reason=str(known))  # fmt: skip
+                if known is error:
+                    raise
                 raise known from error
             workdir.write_status("finished", training.saved_step, saved=True, code=0)
     return 0
@@ -75,9 +77,12 @@ def environment() -> dict:
     import optax
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], capture_output=True, text=True, cwd=os.path.dirname(__file__)
-        )
+        try:
+            done = subprocess.run(
+                ["git", *words], capture_output=True, text=True, cwd=os.path.dirname(__file__)
+            )
+        except OSError:  # no git: an unpacked archive trains too
+            return ""
         return done.stdout.strip()
 
     return {
