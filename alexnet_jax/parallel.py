@@ -3,6 +3,9 @@
 import jax
 from jax.sharding import AxisType, Mesh
 
+DATA = "data"
+"""Name of the mesh axis over which a batch is split."""
+
 
 def data_mesh(devices: list | None = None) -> Mesh:
     """A mesh with one axis, 'data', over all local devices.
@@ -10,7 +13,7 @@ def data_mesh(devices: list | None = None) -> Mesh:
     Axis type Auto: the default, Explicit, refuses what flax and optax do.
     """
     devices = jax.local_devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def round_up(batch_size: int, devices: int) -> int:

@@ -60,6 +60,41 @@ def load_config(path: str | Path) -> Config:
     return configs.parse(_read_config(Path(path)))
 
 
+def read_metrics(path: str | Path) -> list[dict]:
+    """The lines of a run folder's metrics.jsonl; a last one cut short (by a kill, or still being written) is left out.
+
+    Raises WorkdirError without metrics.jsonl, and for a damaged line before the last.
+    """
+    file = Path(path) / "metrics.jsonl"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        raise WorkdirError(f"cannot read {file}: --workdir must be a run folder") from None
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines) - 1:
+                raise WorkdirError(
+                    f"{file}: line {number + 1} is damaged; delete it and draw again"
+                ) from None
+    return rows
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` so that a reader, or a crash, sees the old text or the new one whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+
+
 class Workdir:
     """Exclusive use of a run folder, for as long as the context lasts.
 
@@ -138,8 +173,6 @@ class Workdir:
         return results if results and results["step"] >= last_step else None
 
     def _replace(self, name: str, text: str) -> None:
-        from alexnet_jax.training.checkpoint import write_atomically
-
         try:
             write_atomically(self.path / name, text)
         except OSError as error:

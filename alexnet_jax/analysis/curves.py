@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from alexnet_jax import cli
-from alexnet_jax.errors import WorkdirError
+from alexnet_jax.workdir import read_metrics
 
 TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
 MEASURES = ("top1_error", "top5_error", "nll")
@@ -34,25 +34,11 @@ def plot(workdir: Path | str) -> Path:
 def read(workdir: Path) -> dict:
     """{"schema", "train": columns, "evaluations": {"val_center": columns, ...}} of metrics.jsonl.
 
-    A column is a list over lines; errors are fractions; what is not finite becomes None. A last
-    line cut short (the run is writing it, or was killed) is left out.
+    A column is a list over lines; errors are fractions; what is not finite becomes None.
     """
-    path = workdir / "metrics.jsonl"
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        raise WorkdirError(f"cannot read {path}: --workdir must be a run folder") from None
     train = {key: [] for key in ("step", "epoch", *TRAIN_KEYS)}
     evaluations: dict[str, dict[str, list]] = {}
-    for number, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            if number == len(lines) - 1:
-                break
-            raise WorkdirError(
-                f"{path}: line {number + 1} is damaged; delete it and draw again"
-            ) from None
+    for row in read_metrics(workdir):
         if "train_loss" in row:
             for key, column in train.items():
                 column.append(_finite(row.get(key)))

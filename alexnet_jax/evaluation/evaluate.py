@@ -4,6 +4,7 @@ python -m alexnet_jax.evaluation.evaluate --workdir W [--split val] [--views cen
 """
 
 import argparse
+import functools
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.errors import DataError
+from alexnet_jax.evaluation import errors
 
 
 def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
@@ -30,13 +32,14 @@ def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarra
 
 
 def predictor(eval_step, params, batch_stats, mesh):
-    """`predict` for `predictions`, from a jitted step of training.step.make_eval_step."""
-    import jax
-    from jax.sharding import NamedSharding
-    from jax.sharding import PartitionSpec as P
+    """`predict` for `predictions`, from a jitted step of training.step.make_eval_step.
 
-    sharding = NamedSharding(mesh, P("data"))
-    return lambda images: eval_step(params, batch_stats, jax.device_put(images, sharding))
+    Parameters that are NumPy arrays go to the devices here, once, and not with every batch.
+    """
+    import jax
+
+    variables = jax.device_put((params, batch_stats), jax.NamedSharding(mesh, jax.P()))
+    return functools.partial(eval_step, *variables)
 
 
 def main(arguments: list[str]) -> None:
@@ -60,7 +63,6 @@ def evaluate(options: argparse.Namespace) -> dict:
 
     from alexnet_jax import workdir
     from alexnet_jax.data import sources
-    from alexnet_jax.evaluation import errors
     from alexnet_jax.model.alexnet import AlexNet
     from alexnet_jax.parallel import data_mesh, round_up
     from alexnet_jax.training.step import make_eval_step
@@ -87,23 +89,18 @@ def evaluate(options: argparse.Namespace) -> dict:
         for name in (options.split,) if options.split else held_out:
             split = dataset.splits[name]
             probabilities = predictions(predict, split, batch_size)
-            save_predictions(
+            report["splits"].setdefault(name, {})[view] = record(
                 Path(options.workdir), name, view, run.step, probabilities, split.labels
-            )
-            report["splits"].setdefault(name, {})[view] = errors.summarize(
-                probabilities, split.labels
             )
     return report
 
 
-def save_predictions(
-    workdir: Path, split: str, view: str, step: int, probabilities, labels
-) -> Path:
-    """Per-image probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz."""
+def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:
+    """Keep probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz; their errors."""
     path = workdir / "predictions" / f"{split}_{view}_{step}.npz"
     path.parent.mkdir(exist_ok=True)
     np.savez_compressed(path, probabilities=probabilities, labels=labels)
-    return path
+    return errors.summarize(probabilities, labels)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import StorageError
 from alexnet_jax.training.state import State
+from alexnet_jax.workdir import write_atomically
 
 SCHEMA = 1
 
@@ -152,19 +153,6 @@ def prune(folder: Path, keep_every: int | None) -> None:
             trash = Path(folder) / f".trash-{step}"
             os.rename(Path(folder) / str(step), trash)
             shutil.rmtree(trash, ignore_errors=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` so that a reader, or a crash, sees the old text or the new one whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
 
 
 def _flat(state: State) -> dict:

@@ -138,13 +138,6 @@ def cut_back(path: Path, step: int) -> list[str]:
     return kept
 
 
-def read_metrics(workdir: Path) -> list[dict]:
-    """All lines of a run's metrics.jsonl."""
-    path = Path(workdir) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def summary(results: dict) -> str:
     """The lines that a finished run ends with, from its results.json."""
     lines = [

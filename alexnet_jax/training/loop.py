@@ -7,8 +7,6 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import config as configs
 from alexnet_jax import parallel
@@ -20,11 +18,11 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
-from alexnet_jax.training.log import Log, duration, read_metrics, summary
+from alexnet_jax.training.log import Log, duration, summary
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
-from alexnet_jax.workdir import Workdir
+from alexnet_jax.workdir import Workdir, read_metrics
 
 
 def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistics]:
@@ -69,7 +67,7 @@ class Training:
         self.spec, self.dataset, self.statistics = spec, dataset, image_statistics
         self.workdir, self.config_dict = workdir, config_dict
         self.mesh = parallel.data_mesh()
-        self.model = AlexNet(spec.model, axis_name="data")
+        self.model = AlexNet(spec.model)
         self.batch_size = spec.train.batch_size
         self.examples = len(dataset.splits["train"].labels)
         self.last_step = last_step(spec, self.examples)
@@ -145,7 +143,8 @@ class Training:
         )
 
     def _train(self, state, start: int):
-        spec, meter, log, sharding = self.spec.train, self.meter, self.log, self._sharding()
+        spec, meter, log = self.spec.train, self.meter, self.log
+        sharding = jax.NamedSharding(self.mesh, jax.P(parallel.DATA))
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
         stream = batches.prefetch(
@@ -199,9 +198,6 @@ class Training:
                 return self._evaluate(state), False
         except Stop:
             return state, True
-
-    def _sharding(self) -> NamedSharding:
-        return NamedSharding(self.mesh, P("data"))
 
     def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
         """A detector that has seen the losses of earlier starts; None for a loss without that plateau."""
@@ -297,10 +293,9 @@ class Training:
             for view in self.spec.evaluation.final_views:
                 probabilities = self._probabilities(state, name, view)
                 labels = self.dataset.splits[name].labels
-                evaluate.save_predictions(
+                splits[name][view] = evaluate.record(
                     self.workdir.path, name, view, step, probabilities, labels
                 )
-                splits[name][view] = errors.summarize(probabilities, labels)
         checkpoint.verify(self.workdir.checkpoints, step)
         results = {
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,

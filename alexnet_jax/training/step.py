@@ -13,13 +13,11 @@ from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.parallel import DATA
 from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.schedule import Rates
 from alexnet_jax.training.state import AUGMENT, DROPOUT, State, stream
-
-DATA = "data"
-"""Name of the mesh axis over which a batch is split."""
 
 
 def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
