@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 
 from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError
 
@@ -44,3 +45,11 @@ def run(main) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"alexnet: error[E_INTERNAL]: {type(error).__name__}: {' '.join(str(error).split())}; this is a fault of "
+            "the program: please report it with the lines above",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -299,6 +299,7 @@ def _check(spec: Config, faults: list[str]) -> None:
         t.accumulate < 1 or t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
+    require(t.stall_seconds > 0, "config.train.stall_seconds must be positive")
     for path, rate in (("weights", spec.schedule.weights), ("biases", spec.schedule.biases)):
         if rate is not None:
             require(

@@ -173,6 +173,7 @@ class TrainSpec:
     log_every: int
     checkpoint_every: int
     keep_every: int | None
+    stall_seconds: float
 
 
 @dataclass(frozen=True)

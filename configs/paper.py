@@ -125,6 +125,9 @@ def get_config() -> Any:
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides
+    train.stall_seconds = (
+        300.0  # without the end of a step for so long (or 20 steps), the run ends with code 8
+    )
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.every_epochs = 1.0

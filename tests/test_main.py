@@ -158,7 +158,7 @@ def test_folder_with_other_files_is_left_alone(tmp_path):
 
 
 def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_path):
-    with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 32"):
+    with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 28 or 32"):
         train(tmp_path / "new", "--config.train.batch_size=30")
     assert not (tmp_path / "new").exists()
 
