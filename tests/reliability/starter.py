@@ -60,12 +60,13 @@ class Starter:
         **environment: str,
     ) -> "Start":
         """A start that goes on by itself. fault: ALEXNET_FAULT; sabotage: a function of sabotage.py to call first."""
-        environment |= {
+        switches = {
             "ALEXNET_FAULT": fault,
             "ALEXNET_ENABLE_FAULTS": "1",
             "JAX_NUM_CPU_DEVICES": str(devices),
         }
-        scratch = workdir.with_name(workdir.name + f".start-{time.monotonic_ns()}")
+        environment = switches | environment
+        scratch = workdir.with_name(f"start-{time.monotonic_ns()}")
         order = {
             "arguments": ["--config", config, "--workdir", str(workdir), *arguments],
             "environment": environment, "sabotage": sabotage, "scratch": str(scratch),
