@@ -9,24 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import DataSpec
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-)
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
 
 log = logging.getLogger(__name__)
