@@ -18,6 +18,7 @@ def parse(*overrides: str):
     return config.parse(load(*overrides))
 
 
+@pytest.mark.fault("F44")
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -46,6 +47,7 @@ def test_mistake_is_one_line_that_names_the_key(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("F44")
 def test_none_where_a_value_is_needed_is_refused():
     tree = json.loads(config.to_json(load()))
     tree["train"]["batch_size"] = None
@@ -53,6 +55,7 @@ def test_none_where_a_value_is_needed_is_refused():
         config.parse(tree)
 
 
+@pytest.mark.fault("F44")
 def test_unknown_and_missing_keys_at_any_depth_are_all_named_at_once():
     tree = json.loads(config.to_json(load()))
     tree["model"]["convs"]["conv3"]["strid"] = tree["model"]["convs"]["conv3"].pop("stride")
@@ -64,6 +67,7 @@ def test_unknown_and_missing_keys_at_any_depth_are_all_named_at_once():
         assert part in str(caught.value)
 
 
+@pytest.mark.fault("F44")
 def test_every_key_of_the_paper_config_is_checked():
     """Renaming any key, at any depth, is refused."""
 
@@ -117,6 +121,7 @@ def test_switch_that_matches_no_row_is_an_error():
         config.parse(tree)
 
 
+@pytest.mark.fault("F29")
 def test_number_of_classes_comes_from_the_data_or_must_agree():
     spec = parse()
     assert config.with_classes(spec, 1000) == spec
@@ -124,11 +129,13 @@ def test_number_of_classes_comes_from_the_data_or_must_agree():
         config.with_classes(spec, 17)
 
 
+@pytest.mark.fault("F21")
 def test_path_of_the_images_is_asked_for():
     with pytest.raises(ConfigError, match=r"--config.data.path=FOLDER"):
         config.parse(config.load("configs/paper.py", []))
 
 
+@pytest.mark.fault("F44")
 def test_missing_config_file_is_one_line():
     with pytest.raises(ConfigError, match=r"no config file configs/papr.py"):
         config.load("configs/papr.py", [])

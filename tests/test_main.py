@@ -157,6 +157,7 @@ def test_folder_with_other_files_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.fault("F32")
 def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_path):
     with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 32"):
         train(tmp_path / "new", "--config.train.batch_size=30")
@@ -168,6 +169,7 @@ def test_plateau_schedule_without_validation_images_is_refused(tmp_path):
         train(tmp_path / "new", "--config.data.validation=0")
 
 
+@pytest.mark.fault("F21")
 def test_missing_images_are_refused_before_writing(tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         train(
@@ -178,6 +180,7 @@ def test_missing_images_are_refused_before_writing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.fault("F22")
 def test_unreadable_image_is_named_before_writing(tmp_path):
     from PIL import Image
 
@@ -222,6 +225,7 @@ def test_help_answers_in_two_seconds_with_code_0():
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.fault("F44")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -5,6 +5,7 @@ from alexnet_jax.data.sources import Split
 from alexnet_jax.evaluation import evaluate
 
 
+@pytest.mark.fault("F33")
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 101, 128])
 def test_every_image_is_counted_exactly_once_whatever_the_batch(batch_size):
     images = np.arange(101, dtype=np.uint8).reshape(101, 1, 1, 1).repeat(3, axis=3)
