@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import main, workdir
+from alexnet_jax import config, main, workdir
 from alexnet_jax.errors import ConfigError, DataError, DivergedError, WorkdirError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.training import checkpoint
+from alexnet_jax.training import checkpoint, loop
 
 TINY = ["--config", "tests/tiny.py"]
 UNTIMED = ("time", "images_per_second", "data_wait_fraction")
@@ -162,6 +162,23 @@ def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_p
     with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 32"):
         train(tmp_path / "new", "--config.train.batch_size=30")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.fault("F32")
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "use"), [(1, 31, None), (2, 31, 32), (4, 30, 32)]
+)
+def test_the_next_batch_that_divides_is_named(monkeypatch, devices, batch_size, use):
+    import jax
+
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
+    overrides = [f"--config.train.batch_size={batch_size}"]
+    spec = config.parse(config.load("tests/tiny.py", overrides))
+    if use is None:
+        assert loop.prepare(spec)[0].train.batch_size == batch_size
+        return
+    with pytest.raises(ConfigError, match=rf"{batch_size} .* {devices} devices; use {use}$"):
+        loop.prepare(spec)
 
 
 def test_plateau_schedule_without_validation_images_is_refused(tmp_path):

@@ -32,6 +32,7 @@ def open_files(paths, *, threads=2, identity=None, reads=None):
     return ImageFiles(read, len(paths), SIZE, threads=threads, identity=identity)
 
 
+@pytest.mark.fault("S11")
 def test_pixels_do_not_depend_on_the_number_of_threads(paths):
     order = np.random.default_rng(1).permutation(COUNT)
     one, three = open_files(paths, threads=1), open_files(paths, threads=3)
