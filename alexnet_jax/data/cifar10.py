@@ -13,6 +13,7 @@ from alexnet_jax.specs import DataSpec
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, each whole images of 3,073 bytes"
 _RECORD = 1 + 3 * 32 * 32
 
 
@@ -55,14 +56,14 @@ def _records(path: pathlib.Path) -> np.ndarray:
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {error.strerror}; there should be {LAYOUT}") from None
     if not len(content) or len(content) % _RECORD:
         raise DataError(
-            f"{path} has {len(content)} bytes, not a multiple of {_RECORD}: download it again"
+            f"{path} has {len(content)} bytes, but there should be {LAYOUT}: download it again"
         )
     records = content.reshape(-1, _RECORD)
     if records[:, 0].max() > 9:
         raise DataError(
-            f"{path} has the label {records[:, 0].max()}, not 0 to 9: download it again"
+            f"{path} has the label {records[:, 0].max()}, but the classes are 0 to 9: download it again"
         )
     return records
