@@ -25,13 +25,13 @@ quickstart bench reliability: export MALLOC_ARENA_MAX := $(MALLOC_ARENA_MAX)
 .NOTPARALLEL:
 
 help:
-	@echo 'make quickstart  train a small AlexNet on embedded images; ends with its accuracy and two figures'
-	@echo 'make test        run the tests'
-	@echo 'make lint        check style and types'
-	@echo 'make bench       measure the training step'
-	@echo 'make reliability kill, damage and fill up in every way, and record what came of it'
-	@echo 'make lock        choose the pinned versions anew (requirements*.lock)'
-	@echo 'make clean       remove the virtual environment and caches; runs/ stays'
+	@echo 'make quickstart   train a small AlexNet on embedded images; ends with its accuracy and two figures'
+	@echo 'make test         run the tests'
+	@echo 'make lint         check style and types'
+	@echo 'make bench        measure the training step'
+	@echo 'make reliability  kill runs, fill disks, damage files, and record what came of it'
+	@echo 'make lock         choose the pinned versions anew (requirements*.lock)'
+	@echo 'make clean        remove the virtual environment and caches; runs/ stays'
 	@echo
 	@echo 'Each installs what it needs into $(VENV)/ first. PYTHON=... picks the interpreter (3.11 or newer).'
 
