@@ -45,6 +45,15 @@ def run(main) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("alexnet_jax"):
+            raise
+        missing = f"{sys.executable} has no package {error.name}: use .venv/bin/python, which make sets up"
+        print(ConfigError(missing).line(), file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
     except Exception as error:
         traceback.print_exc()
         print(

@@ -39,8 +39,8 @@ POINTS = {
     "prune.deleted": "after it was deleted",
     "resume.restored": "after a checkpoint was restored",
     "finish.evaluated": "after the final errors were taken",
-    "finish.results": "after results.json was written",
     "finish.figures": "after the figures were drawn",
+    "finish.results": "after results.json was written",
 }
 _MEMORY = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1099511627776 bytes."
 

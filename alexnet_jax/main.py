@@ -95,7 +95,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
             if finished := workdir.finished(last_step):
                 print(summary(finished), "\nalready finished: nothing to do")
                 return 0
-            before, now = workdir.run(), environment()
+            before, now = workdir.environment(), environment()
             workdir.adopt(config_dict, " ".join(sys.argv), changes)
             workdir.write("run.json", now)
             training = loop.Training(spec, dataset, statistics, workdir, config_dict,

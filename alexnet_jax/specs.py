@@ -137,6 +137,7 @@ class DataSpec:
     shuffle: typing.Literal["epoch", "once"]
     threads: Count
     prefetch: NaturalNumber
+    placement: typing.Literal["auto", "device", "host"]
 
 
 @dataclass(frozen=True)

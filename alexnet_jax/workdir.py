@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Keys that may change between two starts of one run: they move no parameter of it.
 HARMLESS = (
-    "name", "data.path", "data.threads", "data.prefetch", "train.max_steps", "train.log_every",
+    "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -250,8 +250,8 @@ class Workdir:
         except StorageError:
             return None
 
-    def run(self) -> dict | None:
-        """run.json of the latest start; None before the first."""
+    def environment(self) -> dict | None:
+        """run.json of the start before; None before the first."""
         return _read_json(self.path / "run.json")
 
     def finished(self, last_step: int) -> dict | None:

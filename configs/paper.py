@@ -83,6 +83,7 @@ def get_config() -> Any:
     data.shuffle = "epoch"  # 'once': the same order in every epoch, as the authors' program
     data.threads = 4  # that decode images
     data.prefetch = 2  # batches made ahead
+    data.placement = "auto"  # "device": all images there at once; "host": sent batch by batch
 
     augment = config.augment = ConfigDict()
     augment.resize = config_dict.placeholder(int)  # on the device, before cropping

@@ -88,6 +88,13 @@ def test_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
     assert metrics(tmp_path / "b") == metrics(finished)
 
 
+@pytest.mark.fault("D2")
+def test_images_on_the_devices_give_the_same_bits(finished, tmp_path):
+    assert train(tmp_path / "b", "--config.data.placement=device") == 0
+    assert leaves(tmp_path / "b", 48) == leaves(finished, 48)
+    assert metrics(tmp_path / "b") == metrics(finished)
+
+
 def test_same_command_after_the_end_changes_nothing(finished, capsys):
     before = {
         p: p.stat().st_mtime_ns for p in finished.rglob("*.json*") if p.name != "history.jsonl"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax import faults
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import DataError
 
@@ -30,19 +29,18 @@ class Batch(NamedTuple):
     """int32 [b]: how often each was used before; a batch may end one epoch and begin the next."""
 
 
-def batch(split: Split, step: int, *, batch_size: int, seed: int, shuffle: str) -> Batch:
-    """The batch of training step `step`, counted from 0."""
-    indices, epochs = positions(
-        step, batch_size=batch_size, num_examples=len(split.labels), seed=seed, shuffle=shuffle
-    )
-    faults.point("data.batch")
+def batch(split: Split, indices: np.ndarray, epochs: np.ndarray) -> Batch:
+    """The examples `indices` of `split`, in that order."""
     return Batch(split.images[indices], split.labels[indices], indices, epochs)
 
 
-def chain(before: str, batch: Batch) -> str:
-    """Hash of which examples all batches up to this one held, in their order; `before` is that of the last one."""
+def chain(before: str, *batch: np.ndarray) -> str:
+    """Hash of which examples all batches up to this one held, in their order.
+
+    `before` is that of the batch before, '' for the first; `batch` its labels, indices and epochs.
+    """
     digest = hashlib.sha256(before.encode())
-    for array in (batch.labels, batch.indices, batch.epochs):
+    for array in batch:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]
 

@@ -11,7 +11,7 @@ import numpy as np
 from alexnet_jax import config as configs
 from alexnet_jax import faults, parallel
 from alexnet_jax.analysis import curves, filters
-from alexnet_jax.data import batches, sources, statistics
+from alexnet_jax.data import batches, placement, sources, statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError, DivergedError
 from alexnet_jax.evaluation import errors, evaluate
 from alexnet_jax.model.alexnet import AlexNet
@@ -179,11 +179,15 @@ class Training:
         )
 
     def _train(self, state, start: int):
-        sharding = jax.NamedSharding(self.mesh, jax.P(parallel.DATA))
+        split = self.dataset.splits["train"]
+        placed = placement.placed(split, self.mesh, self.spec.data.placement)
 
         def make(step: int):
-            batch = self._batch(step)
-            return batch._replace(images=None), jax.device_put(batch, sharding)
+            faults.point("data.batch")
+            indices, epochs = self._positions(step)
+            return batches.Batch(None, split.labels[indices], indices, epochs), placed(
+                indices, epochs
+            )
 
         self.signals.poll()
         faults.point("train.compile")
@@ -206,7 +210,7 @@ class Training:
                 faults.point("train.step")
                 rates = self._rates(step, state)
                 state, metrics = train_step(state, batch, rates)
-                self.batch_hash = batches.chain(self.batch_hash, examples)
+                self.batch_hash = batches.chain(self.batch_hash, *examples)
                 self.meter.add(step, metrics)
                 self.step = step + 1
                 faults.point("train.stepped")
@@ -269,11 +273,14 @@ class Training:
                 detector.feed(line["step"], line["train_loss"])
         return detector
 
-    def _batch(self, step: int) -> batches.Batch:
-        return batches.batch(
-            self.dataset.splits["train"], step,
-            batch_size=self.batch_size, seed=self.spec.seed, shuffle=self.spec.data.shuffle,
+    def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return batches.positions(
+            step, batch_size=self.batch_size, num_examples=self.examples, seed=self.spec.seed,
+            shuffle=self.spec.data.shuffle,
         )  # fmt: skip
+
+    def _batch(self, step: int) -> batches.Batch:
+        return batches.batch(self.dataset.splits["train"], *self._positions(step))
 
     def _rates(self, step: int, state) -> schedule.Rates:
         return schedule.rates(self.spec, self.epoch(step), state.schedule, self.spec.train.epochs)
@@ -365,7 +372,7 @@ class Training:
         batch = self._batch(step)
         return {
             "step": step,
-            "batch_hash": batches.chain("", batch),
+            "batch_hash": batches.chain("", batch.labels, batch.indices, batch.epochs),
             "indices": batch.indices.tolist(),
             "epochs": batch.epochs.tolist(),
             "learning_rate": float(self._rates(step, state).weights),
@@ -389,8 +396,6 @@ class Training:
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
             "seconds": seconds, "images_per_second": step * self.batch_size / seconds,
         }  # fmt: skip
-        self.workdir.write("results.json", results)
-        faults.point("finish.results")
         first, row = self.spec.model.convs[0]
         figures = [
             curves.plot(self.workdir.path),
@@ -398,6 +403,8 @@ class Training:
                          self.workdir.path / "figures" / "filters.png"),
         ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
         faults.point("finish.figures")
+        self.workdir.write("results.json", results)  # last: what has it, is finished
+        faults.point("finish.results")
         self.log.say(summary(results))
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
         return results

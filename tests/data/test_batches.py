@@ -73,8 +73,8 @@ def test_huge_steps_and_any_seed_are_fine():
 def test_a_batch_holds_the_examples_of_its_step():
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     split = Split(images, np.arange(10, dtype=np.int32) * 2)
-    made = batches.batch(split, 2, batch_size=4, seed=3, shuffle="epoch")
     indices, epochs = positions(2)
+    made = batches.batch(split, indices, epochs)
     assert np.array_equal(made.indices, indices) and np.array_equal(made.epochs, epochs)
     assert np.array_equal(made.labels, indices * 2)
     assert np.array_equal(made.images[:, 0, 0, 0], indices) and made.images.dtype == np.uint8
@@ -172,7 +172,10 @@ def test_neither_threads_nor_prefetching_nor_the_cache_change_a_byte(jpegs, data
         split = folders.folder(spec).splits["train"]
 
         def make(step):
-            return batches.batch(split, step, batch_size=14, seed=5, shuffle="epoch")
+            places = batches.positions(
+                step, batch_size=14, num_examples=len(split.labels), seed=5, shuffle="epoch"
+            )
+            return batches.batch(split, *places)
 
         with batches.prefetch(make, 1, 8, depth) as made:
             return [tuple(part.tobytes() for part in batch) for _, batch in made]

@@ -92,7 +92,12 @@ def test_an_image_damaged_during_training_ends_it_at_its_step_by_name(paths, dep
     split = Split(open_files(paths), np.zeros(COUNT, np.int32))
 
     def make(step):
-        return batches.batch(split, step, batch_size=8, seed=0, shuffle="epoch")
+        return batches.batch(
+            split,
+            *batches.positions(
+                step, batch_size=8, num_examples=len(split.labels), seed=0, shuffle="epoch"
+            ),
+        )
 
     broken = int(make(3).indices[5])
     whole = paths[broken].read_bytes()
