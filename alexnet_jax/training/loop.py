@@ -185,9 +185,7 @@ class Training:
         def make(step: int):
             faults.point("data.batch")
             indices, epochs = self._positions(step)
-            return batches.Batch(None, split.labels[indices], indices, epochs), placed(
-                indices, epochs
-            )
+            return (split.labels[indices], indices, epochs), placed(indices, epochs)
 
         self.signals.poll()
         faults.point("train.compile")
