@@ -106,6 +106,7 @@ class Training:
         self.watchdog.beat(SLOW)
         state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
         if found:
+            self._prune()  # a start that was killed between its last save and that left one too many
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
@@ -345,13 +346,16 @@ class Training:
                 "batch_hash": self.batch_hash,
                 "seconds": self.seconds,
             }
-            folder = self.workdir.checkpoints
-            checkpoint.save(folder, state, self.statistics, meta)
+            checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
             self.saved_step = self.step
             self.workdir.write_status("running", self.step, self.saved_step)
             faults.point("save.status")
-            checkpoint.prune(folder, checkpoint.kept_steps(folder, self.spec.train.keep_every))
+            self._prune()
             self.watchdog.beat()
+
+    def _prune(self) -> None:
+        folder = self.workdir.checkpoints
+        checkpoint.prune(folder, checkpoint.kept_steps(folder, self.spec.train.keep_every))
 
     @property
     def seconds(self) -> float:
