@@ -58,7 +58,7 @@ bench: $(VENV)/core.stamp
 # About half an hour. Writes docs/results/reliability*.json and the table of the README.
 reliability: $(VENV)/dev.stamp
 	$(RUN) -m alexnet_jax.bench.checks --json docs/results/reliability-cost.json
-	$(RUN) -m pytest -q --full --record docs/results/reliability.json
+	$(RUN) -m pytest -q --full --record=docs/results/reliability.json
 	$(RUN) -m tests.reliability.record
 
 # requirements-dev.lock holds everything of requirements.lock, in the same versions.

@@ -7,8 +7,8 @@ def lose_data_position() -> None:
     """A resumed run begins with the first batch again."""
     from alexnet_jax.training import loop
 
-    prepared = loop.Training._batch
-    loop.Training._batch = lambda self, step: prepared(self, step - self.saved_at_start)
+    positions = loop.Training._positions
+    loop.Training._positions = lambda self, step: positions(self, step - self.saved_at_start)
     restored = loop.Training._restore
 
     def restore(self, state, step, meta):
