@@ -5,6 +5,7 @@ is needed only as a place in a file, which any process can read. The first thing
 that is not a plain file with a plain name ends the reading with a DataError.
 """
 
+import itertools
 import os
 import re
 import struct
@@ -117,31 +118,33 @@ def gunzip(path: str | os.PathLike, target: str | os.PathLike, limit: int = MAX_
 
 def _inflated(path: str, limit: int) -> Iterator[bytes]:
     inflater, packed, unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16), 0, 0
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    with file:
-        while piece := file.read(_CHUNK):
-            packed += len(piece)
-            while piece:
-                if inflater.eof:  # a further gzip member: what `cat a.gz b.gz` makes
-                    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                try:
-                    content = inflater.decompress(piece, _CHUNK)
-                except zlib.error as error:
-                    raise DataError(f"{path} is damaged: {error}; download it again") from None
-                piece = inflater.unconsumed_tail or inflater.unused_data
-                unpacked += len(content)
-                if unpacked > limit or unpacked > MAX_RATIO * packed + _CHUNK:
-                    raise DataError(
-                        f"{path} unpacks to more than "
-                        + (f"{limit:,} bytes" if unpacked > limit else f"{MAX_RATIO} times itself")
-                        + ": refused"
-                    )
-                yield content
+    for piece in _pieces(path):
+        packed += len(piece)
+        while piece:
+            if inflater.eof:  # a further gzip member: what `cat a.gz b.gz` makes
+                inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                content = inflater.decompress(piece, _CHUNK)
+            except zlib.error as error:
+                raise DataError(f"{path} is damaged: {error}; download it again") from None
+            piece = inflater.unconsumed_tail or inflater.unused_data
+            unpacked += len(content)
+            if unpacked > limit:
+                raise DataError(f"{path} unpacks to more than {limit:,} bytes: refused")
+            if unpacked > MAX_RATIO * packed + _CHUNK:
+                raise DataError(f"{path} unpacks to more than {MAX_RATIO} times itself: refused")
+            yield content
     if not inflater.eof:
         raise DataError(f"{path} is cut off: download it again")
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(_CHUNK):
+                yield piece
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
 class _Reader:
@@ -340,7 +343,7 @@ class _Reader:
         if at != length:
             raise self.fault("it", "has a directory of another length than it states")
         found.sort()
-        for (_, end, one), (start, _, other) in zip(found, found[1:], strict=False):
+        for (_, end, one), (start, _, other) in itertools.pairwise(found):
             if start < end:
                 raise self.fault(other, f"overlaps {_printable(one)}: refused")
 
@@ -356,9 +359,8 @@ class _Reader:
             "<4H2LH", tail[place + 4 : place + 22]
         )
         end = tail_at + place
-        if disk or start_disk:
-            if (disk, start_disk) != (0xFFFF, 0xFFFF):
-                raise self.fault("it", "is a part of a split zip archive: join the parts")
+        if (disk or start_disk) and (disk, start_disk) != (0xFFFF, 0xFFFF):
+            raise self.fault("it", "is a part of a split zip archive: join the parts")
         if place + 22 + comment != len(tail):
             raise damaged
         if count == 0xFFFF or length == 0xFFFFFFFF or first == 0xFFFFFFFF:

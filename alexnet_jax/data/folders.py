@@ -32,7 +32,7 @@ LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test
 log = logging.getLogger(__name__)
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
     name: str
     """Relative to the folder of its split, with '/'."""
     size: int
@@ -63,7 +63,7 @@ def folder(spec: DataSpec) -> Dataset:
     digest, splits = hashlib.sha256(), {}
     for name in found:
         files = [
-            file for label, kind in enumerate(classes) for file in _files(root / name, kind, label)
+            file for label, kind in enumerate(classes) for file in class_files(root / name, kind, label)
         ]
         for file in files:
             digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode())
@@ -94,7 +94,7 @@ def _class_names(root: pathlib.Path, found: list[str]) -> tuple[str, ...]:
     return tuple(sorted(classes["train"]))
 
 
-def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
+def class_files(folder: pathlib.Path, kind: str, label: int) -> list[File]:
     """The image files below a class folder, sorted. Raises DataError where there are none."""
     files, others = [], 0
     for parent, folders, names in os.walk(folder / kind):
@@ -111,7 +111,7 @@ def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
             except OSError as error:
                 raise DataError(f"cannot read {path}: {error.strerror}") from None
             relative = os.path.relpath(path, folder).replace(os.sep, "/")
-            files.append(_File(relative, status.st_size, status.st_mtime_ns, label))
+            files.append(File(relative, status.st_size, status.st_mtime_ns, label))
     if not files:
         raise DataError(
             f"class folder {folder / kind} has no images"
@@ -122,7 +122,7 @@ def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
     return sorted(files)
 
 
-def _split(folder: pathlib.Path, files: list[_File], spec: DataSpec) -> Split:
+def _split(folder: pathlib.Path, files: list[File], spec: DataSpec) -> Split:
     paths = [os.path.join(folder, file.name) for file in files]
     identity = hashlib.sha256()
     for file in files:
