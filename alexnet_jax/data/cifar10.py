@@ -13,7 +13,7 @@ from alexnet_jax.specs import DataSpec
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-_RECORD = 1 + 3 * 32 * 32
+RECORD = 1 + 3 * 32 * 32
 
 
 def cifar10(spec: DataSpec) -> Dataset:
@@ -51,18 +51,19 @@ def _binary(folder: pathlib.Path, spec: DataSpec) -> Dataset:
 
 
 def _records(path: pathlib.Path) -> np.ndarray:
-    """uint8 [n 3073]: a label, then 1,024 red, green and blue values."""
     try:
-        content = np.fromfile(path, np.uint8)
+        return records(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    if not len(content) or len(content) % _RECORD:
+
+
+def records(content: bytes, title: str) -> np.ndarray:
+    """uint8 [n 3073]: a label, then 1,024 red, green and blue values. Raises DataError."""
+    if not content or len(content) % RECORD:
         raise DataError(
-            f"{path} has {len(content)} bytes, not a multiple of {_RECORD}: download it again"
+            f"{title} has {len(content)} bytes, not a multiple of {RECORD}: download it again"
         )
-    records = content.reshape(-1, _RECORD)
-    if records[:, 0].max() > 9:
-        raise DataError(
-            f"{path} has the label {records[:, 0].max()}, not 0 to 9: download it again"
-        )
-    return records
+    found = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    if found[:, 0].max() > 9:
+        raise DataError(f"{title} has the label {found[:, 0].max()}, not 0 to 9: download it again")
+    return found

@@ -63,7 +63,9 @@ def folder(spec: DataSpec) -> Dataset:
     digest, splits = hashlib.sha256(), {}
     for name in found:
         files = [
-            file for label, kind in enumerate(classes) for file in class_files(root / name, kind, label)
+            file
+            for label, kind in enumerate(classes)
+            for file in class_files(root / name, kind, label)
         ]
         for file in files:
             digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode())
