@@ -56,10 +56,12 @@ class Member(NamedTuple):
     deflated: bool
     checksum: int | None
     """CRC-32, which tar does not have."""
+    shown: str
+    """The archive as people know it, before it was unpacked."""
 
     @property
     def title(self) -> str:
-        return f"{self.archive}: {self.name}"
+        return f"{self.shown}: {self.name}"
 
     def read(self) -> bytes:
         """The content. Raises DataError where it is not what the archive says."""
@@ -84,26 +86,31 @@ def is_archive(name: str) -> bool:
 
 
 def members(
-    path: str | os.PathLike, suffixes: tuple[str, ...] | None, *, nested: bool = False
+    path: str | os.PathLike,
+    suffixes: tuple[str, ...] | None,
+    *,
+    nested: bool = False,
+    shown: str | None = None,
 ) -> list[Member]:
     """The files of a plain tar or a zip, in its order; folders and hidden files are left out.
 
     Every other file must end in one of `suffixes` (None: any). `nested`: the files of a tar are
-    tars themselves, whose members are given. Raises DataError for the first member that is no plain
-    file, for unsafe or repeated names, for more than the limits above, and for damage.
+    tars themselves, whose members are given. `shown`: the archive's name in errors.
+    Raises DataError for the first member that is no plain file, for unsafe or repeated names, for
+    more than the limits above, and for damage.
     """
     archive = os.fspath(path)
-    reader = _Reader(archive, suffixes)
+    reader = _Reader(archive, suffixes, shown or archive)
     try:
         with open(archive, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             if archive.lower().endswith(".zip"):
                 if nested:
-                    raise DataError(f"{archive}: a zip of archives is not read; pack a tar")
+                    raise DataError(f"{reader.shown}: a zip of archives is not read; pack a tar")
                 return list(reader.zip(file.fileno(), size))
             return list(reader.tar(file.fileno(), 0, size, "", nested))
     except OSError as error:
-        raise DataError(f"cannot read {archive}: {error.strerror}") from None
+        raise DataError(f"cannot read {reader.shown}: {error.strerror}") from None
 
 
 def gunzip(path: str | os.PathLike, target: str | os.PathLike, limit: int = MAX_TOTAL_BYTES):
@@ -150,13 +157,13 @@ def _pieces(path: str) -> Iterator[bytes]:
 class _Reader:
     """What the members of one archive have in common: limits, and the names seen so far."""
 
-    def __init__(self, archive: str, suffixes: tuple[str, ...] | None):
-        self._archive, self._suffixes = archive, suffixes
+    def __init__(self, archive: str, suffixes: tuple[str, ...] | None, shown: str):
+        self._archive, self._suffixes, self.shown = archive, suffixes, shown
         self._seen: set[str] = set()
         self._entries = self._total = 0
 
     def fault(self, name: str, what: str) -> DataError:
-        return DataError(f"{self._archive}: {_printable(name)} {what}")
+        return DataError(f"{self.shown}: {_printable(name)} {what}")
 
     def count(self, name: str) -> None:
         self._entries += 1
@@ -254,7 +261,7 @@ class _Reader:
                     raise self.fault(name, "is no .tar, as all files of this archive should be")
                 yield from self.tar(file, data, data + size, name + "/", False)
             elif self.admit(name, size, self._suffixes):
-                yield Member(name, self._archive, data, size, size, False, None)
+                yield Member(name, self._archive, data, size, size, False, None, self.shown)
 
     def _size(self, block: bytes, title: str) -> int:
         field = block[124:136]
@@ -337,8 +344,9 @@ class _Reader:
                 raise self.fault(name, "is cut off: download or pack the archive again")
             found.append((offset, data + packed, name))
             if self.admit(name, unpacked, self._suffixes):
+                deflated = method == _DEFLATED
                 yield Member(
-                    name, self._archive, data, packed, unpacked, method == _DEFLATED, checksum
+                    name, self._archive, data, packed, unpacked, deflated, checksum, self.shown
                 )
         if at != length:
             raise self.fault("it", "has a directory of another length than it states")

@@ -48,7 +48,8 @@ def read_devkit(tar: str, year: str, title: str) -> Devkit:
     `title` stands for it in errors. Raises DataError.
     """
     truth = f"{year}_validation_ground_truth.txt"
-    found = {member.name.rsplit("/", 1)[-1]: member for member in archives.members(tar, None)}
+    members = archives.members(tar, None, shown=title)
+    found = {member.name.rsplit("/", 1)[-1]: member for member in members}
     for name in ("meta.mat", truth):
         if name not in found:
             raise DataError(f"{title} has no {name}: download the devkit again")

@@ -232,12 +232,8 @@ class _Unpacked:
 
 
 def _images(path: pathlib.Path, unpacked: _Unpacked, *, nested: bool = False) -> list[Member]:
-    """The images of an archive by name. Raises DataError, naming `path` where there are none."""
-    plain = unpacked(path)
-    try:
-        found = archives.members(plain, folders.SUFFIXES, nested=nested)
-    except DataError as error:
-        raise DataError(str(error).replace(plain, str(path))) from None
+    """The images of an archive by name. Raises DataError, also where there are none."""
+    found = archives.members(unpacked(path), folders.SUFFIXES, nested=nested, shown=str(path))
     if not found:
         raise DataError(f"{path} has no images")
     return sorted(found, key=lambda member: member.name)
@@ -437,7 +433,7 @@ def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[
 def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
     """The binary version: 10,000 records of a label and 3,072 values in each of six files."""
     plain = unpacked(path)
-    members = {m.name.rsplit("/", 1)[-1]: m for m in archives.members(plain, None)}
+    members = {m.name.rsplit("/", 1)[-1]: m for m in archives.members(plain, None, shown=str(path))}
     if "data_batch_1" in members:
         raise DataError(f"{path} is the Python (pickled) version; get cifar-10-binary.tar.gz")
     splits: dict[str, dict[str, list[Image]]] = {}

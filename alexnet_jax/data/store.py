@@ -79,8 +79,13 @@ def store(spec: DataSpec) -> Dataset:
     return Dataset(splits, index.classes, index.fingerprint, known)
 
 
-def images(folder: pathlib.Path, index: Index, split: str, size: int, threads: int):
-    """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used."""
+def images(
+    folder: pathlib.Path, index: Index, split: str, size: int, threads: int, *, keep: bool = True
+):
+    """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
+
+    `keep`: a small set is decoded once, into the cache folder.
+    """
     shards = index.splits[split]
     paths = [folder / shard.file for shard in shards]
     counts = [shard.count for shard in shards]
@@ -96,7 +101,7 @@ def images(folder: pathlib.Path, index: Index, split: str, size: int, threads: i
         sum(counts),
         size,
         threads=threads,
-        identity=f"{index.fingerprint} {split}",
+        identity=f"{index.fingerprint} {split}" if keep else None,
         title=f"{sum(counts)} images of {split} in {folder}",
     )
 
@@ -184,12 +189,17 @@ class JpegShards:
 
 def _array_record() -> Any:
     try:
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise DataError(
             f"a store of JPEG records needs array_record: {INSTALL} (one of format raw does not)"
         ) from None
     return array_record_module
+
+
+def check_jpeg() -> None:
+    """Raises DataError where stores of JPEG records cannot be read or written."""
+    _array_record()
 
 
 def jpeg_writer(path: pathlib.Path) -> Any:
