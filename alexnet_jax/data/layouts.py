@@ -134,18 +134,24 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
 
 
 def select(
-    found: Found, *, subset: bool, classes: tuple[str, ...] = (), max_per_class: int | None = None
+    found: Found,
+    *,
+    subset: bool,
+    classes: tuple[str, ...] = (),
+    max_per_class: int | None = None,
+    numbers: bool = False,
 ) -> Listing:
     """The images of `classes` (none: all), at most the first `max_per_class` of each and split.
 
     Without `subset`, official archives must be complete and all splits must have the classes of
-    'train'; with it, images of classes that 'train' lacks are left out, and noted.
-    Raises DataError.
+    'train'; with it, images of classes that 'train' lacks are left out, and noted. `numbers`: class
+    names that are numbers pass. Raises DataError.
     """
     if not subset:
-        _check_complete(found)
+        check_complete(found)
     names = tuple(sorted(found.splits["train"]))
-    check_class_names(names)
+    if not numbers:
+        check_class_names(names)
     notes = list(found.notes)
     if classes:
         unknown = sorted(set(classes) - set(names))
@@ -189,7 +195,7 @@ def check_class_names(names: Iterable[str]) -> None:
         )
 
 
-def _check_complete(found: Found) -> None:
+def check_complete(found: Found) -> None:
     """Raises DataError unless the counts are the official ones and all splits have all classes."""
     hint = "; if this is meant, say --subset"
     if found.official:

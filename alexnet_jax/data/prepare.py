@@ -56,7 +56,8 @@ SPARE_BYTES = 64 * 2**20
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS = 0.2
-_EXAMPLES = 5
+_EXAMPLES, _SHOWN = 5, 2
+"""Names of images in the report, and of those on the terminal."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -197,7 +198,7 @@ def summary(index: store.Index) -> Iterator[str]:
 
 
 def _named(count: int, first: list[str]) -> str:
-    return ", ".join(first) + (" ..." if count > len(first) else "")
+    return ", ".join(first[:_SHOWN]) + (" ..." if count > _SHOWN else "")
 
 
 @contextlib.contextmanager
@@ -207,7 +208,11 @@ def _locked(work: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise WorkdirError(f"another process prepares {work} now; wait for it") from None
-        yield
+        try:
+            yield
+        finally:  # what holds nothing of use goes
+            if not any(work.glob("done/*.json")) and not (work / store.REFUSED).exists():
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, dict]:
@@ -438,8 +443,13 @@ _counter: Any = None
 def _start_worker(counter) -> None:
     global _counter
     _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the first process decides
-    with contextlib.suppress(OSError, AttributeError):  # Linux: no worker outlives a killed parent
+    leave_signals_to_the_parent()
+
+
+def leave_signals_to_the_parent() -> None:
+    """In a worker: Ctrl-C is not for it, and where its parent is killed it ends too (on Linux)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -457,7 +467,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
     # No name that another process uses, and none that is taken for a finished shard.
     part = task.folder / f"part-{os.getpid()}.{name}"
     sums, labels, refused, converted = [], [], [], {}
-    with _writer(part, task) as write:
+    with _removed_on_failure(part), _writer(part, task) as write:
         for label, image in task.images:
             title = image.title.removeprefix(task.root)
             try:
@@ -492,6 +502,15 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, task.done)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

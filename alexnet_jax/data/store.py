@@ -73,7 +73,7 @@ def store(spec: DataSpec) -> Dataset:
     check_sizes(folder, index)
     splits = {}
     for name, shards in index.splits.items():
-        labels = _labels(folder / f"{name}-labels.npy", index, sum(s.count for s in shards))
+        labels = read_labels(folder, index, name, sum(shard.count for shard in shards))
         splits[name] = Split(images(folder, index, name, spec.image_size, spec.threads), labels)
     known = read_statistics(folder) if spec.image_size == index.size else None
     return Dataset(splits, index.classes, index.fingerprint, known)
@@ -337,8 +337,9 @@ def read_statistics(folder: pathlib.Path) -> Statistics:
         raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
 
 
-def _labels(path: pathlib.Path, index: Index, count: int) -> np.ndarray:
+def read_labels(folder: pathlib.Path, index: Index, split: str, count: int) -> np.ndarray:
     """int32 [count], all of them classes of the index. Raises DataError."""
+    path = folder / f"{split}-labels.npy"
     try:
         with open(path, "rb") as file:
             labels = np.load(file, allow_pickle=False)
