@@ -104,7 +104,7 @@ def examine(
         found = layouts.find(path, scratch)
         yield Finding(False, f"{path} holds {found.kind}")
         try:
-            layouts.check_class_names(found.splits["train"])
+            layouts.check_class_names(found.splits["train"], path)
             if not subset:
                 layouts.check_complete(found)
         except DataError as error:

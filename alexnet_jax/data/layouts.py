@@ -66,6 +66,7 @@ Image = File | Member | CifarRecord | tfds.Example
 
 
 class Found(NamedTuple):
+    path: pathlib.Path
     kind: str
     """What the source is, in words."""
     splits: dict[str, dict[str, list[Image]]]
@@ -151,15 +152,13 @@ def select(
         check_complete(found)
     names = tuple(sorted(found.splits["train"]))
     if not numbers:
-        check_class_names(names)
+        check_class_names(names, found.path)
     notes = list(found.notes)
     if classes:
         unknown = sorted(set(classes) - set(names))
         if unknown:
             listed = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
-            raise DataError(
-                f"--classes: there is no class {unknown[0]!r} in train; it has {listed}"
-            )
+            raise DataError(f"{found.path}: train has no class {unknown[0]!r}; it has {listed}")
         names = tuple(sorted(set(classes)))
     splits = {}
     for split in SPLITS:
@@ -175,12 +174,12 @@ def select(
             for image in kinds.get(name, [])[:max_per_class]
         ]
         if not splits[split]:
-            raise DataError(f"no images of {', '.join(names[:5])} ... in {split}")
+            raise DataError(f"{found.path} has no images of {', '.join(names[:5])} ... in {split}")
     words = tuple(found.words.get(name, name) for name in names)
     return Listing(found.kind, splits, names, words, notes, found.stamp)
 
 
-def check_class_names(names: Iterable[str]) -> None:
+def check_class_names(names: Iterable[str], path: str | os.PathLike) -> None:
     """Raises DataError for numbers, which do not say whose numbering they are.
 
     The devkit's own numbers are not the places in sorted order, and '10' sorts before '2':
@@ -189,7 +188,7 @@ def check_class_names(names: Iterable[str]) -> None:
     names = list(names)
     if names and all(name.isdigit() for name in names) and not set(names) <= set("0123456789"):
         raise DataError(
-            f"class folders are numbers ({', '.join(sorted(names)[:3])} ...): nothing says which "
+            f"the classes of {path} are numbers ({', '.join(sorted(names)[:3])} ...): nothing says which "
             "classes these are, and as text 10 comes before 2; rename them to synsets (n01440764) "
             "or names"
         )
@@ -202,14 +201,14 @@ def check_complete(found: Found) -> None:
         kinds = found.splits["train"]
         if len(kinds) != ilsvrc.NUM_CLASSES:
             raise DataError(
-                f"the {found.official} training archive has {len(kinds):,} classes, not 1,000{hint}"
+                f"{found.path}: {found.official} train has {len(kinds):,} classes, not 1,000{hint}"
             )
         for split, expected in ilsvrc.COUNTS[found.official].items():
             count = sum(map(len, found.splits.get(split, {}).values()))
             if count != expected and split in found.splits:
                 raise DataError(
-                    f"{found.official} {split} has {count:,} images, not {expected:,}: download "
-                    f"it again{hint}"
+                    f"{found.path}: {found.official} {split} has {count:,} images, not "
+                    f"{expected:,}: download it again{hint}"
                 )
     train = set(found.splits["train"])
     for split, kinds in found.splits.items():
@@ -219,7 +218,9 @@ def check_complete(found: Found) -> None:
         ):
             if extra:
                 listed = ", ".join(sorted(extra)[:5]) + (" ..." if len(extra) > 5 else "")
-                raise DataError(f"{more} has the classes {listed}, which {less} has not{hint}")
+                raise DataError(
+                    f"{found.path}: {more} has the classes {listed}, which {less} has not{hint}"
+                )
 
 
 class _Unpacked:
@@ -306,7 +307,7 @@ def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _U
     if (root / "patch_images.tar").is_file():
         used.append(root / "patch_images.tar")
         notes.append(_patch(splits, _images(used[-1], unpacked)))
-    return Found(f"{year} archives", splits, devkit.words, year, notes, _stamp(used))
+    return Found(root, f"{year} archives", splits, devkit.words, year, notes, _stamp(used))
 
 
 def _synset_of_inner_tar(member: Member) -> str:
@@ -391,7 +392,7 @@ def _tree(root: pathlib.Path, unpacked: _Unpacked) -> Found:
                 )
             raise DataError(f"{folder} has no class folders{hint}")
         splits[split] = kinds
-    return Found("class folders", splits, {}, None, [], _stamp(used))
+    return Found(root, "class folders", splits, {}, None, [], _stamp(used))
 
 
 def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Found:
@@ -402,7 +403,8 @@ def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Fou
         if set(inside) - {None, split}:
             raise DataError(f"{path} has a folder {sorted(filter(None, inside))[0]}, not {split}")
         splits[split] = {k: v for kinds in inside.values() for k, v in kinds.items()}
-    return Found("archives of class folders", splits, {}, None, [], _stamp(packed.values()))
+    root = packed["train"].parent
+    return Found(root, "archives of class folders", splits, {}, None, [], _stamp(packed.values()))
 
 
 def _archive(path: pathlib.Path, unpacked: _Unpacked) -> Found:
@@ -418,7 +420,7 @@ def _archive(path: pathlib.Path, unpacked: _Unpacked) -> Found:
     splits = {split or "train": kinds for split, kinds in inside.items()}
     if "train" not in splits:
         raise DataError(f"{path} has no folder train")
-    return Found("an archive of class folders", splits, {}, None, [], _stamp([path]))
+    return Found(path, "an archive of class folders", splits, {}, None, [], _stamp([path]))
 
 
 def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[str, list[Image]]]:
@@ -451,7 +453,7 @@ def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
             labels = cifar10.records(members[name].read(), f"{path}: {name}")[:, 0]
             for i, label in enumerate(labels):
                 kinds[cifar10.CLASSES[label]].append(CifarRecord(members[name], i))
-    return Found("CIFAR-10's binary archive", splits, {}, None, [], _stamp([path]))
+    return Found(path, "CIFAR-10's binary archive", splits, {}, None, [], _stamp([path]))
 
 
 def _prepared(root: pathlib.Path) -> Found:
@@ -476,4 +478,6 @@ def _prepared(root: pathlib.Path) -> Found:
     if "train" not in splits:
         raise DataError(f"{root}: {listing.title} has no split train")
     files = sorted(path for folder in used for path in folder.iterdir())
-    return Found(f"tensorflow-datasets {listing.title}", splits, {}, None, notes, _stamp(files))
+    return Found(
+        root, f"tensorflow-datasets {listing.title}", splits, {}, None, notes, _stamp(files)
+    )

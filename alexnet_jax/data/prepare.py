@@ -53,6 +53,8 @@ SUBSAMPLING = "420"
 JPEG_BYTES_A_PIXEL = 0.75
 """For the check of free space; 300 photographs of ImageNet take 0.48 at quality 95."""
 SPARE_BYTES = 64 * 2**20
+MAX_PIXELS = 89_478_485
+"""Above it Pillow warns of a decompression bomb: a quarter of a gigabyte of pixels."""
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS = 0.2
@@ -552,18 +554,20 @@ def convert(
     """
     size = options.size
     kept, changes = False, []
-    if isinstance(content, bytes):
-        if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
-            content = _gunzipped(content, title)
-            changes.append("gzipped")
-        kind, (width, height), found = inspect(content, title)
-        changes += found
-        kept = kind == "JPEG" and width == height == size and "CMYK, now RGB" not in found
-    else:
-        height, width = content.shape[:2]
-    if min(width, height) < size:
-        changes.append(f"enlarged to {size} pixels")
-    pixels = images.decode(content, size, name=title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as of broken EXIF, which matters to nobody here
+        if isinstance(content, bytes):
+            if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
+                content = _gunzipped(content, title)
+                changes.append("gzipped")
+            kind, (width, height), found = inspect(content, title)
+            changes += found
+            kept = kind == "JPEG" and width == height == size and "CMYK, now RGB" not in found
+        else:
+            height, width = content.shape[:2]
+        if min(width, height) < size:
+            changes.append(f"enlarged to {size} pixels")
+        pixels = images.decode(content, size, name=title)
     if options.format == "raw":
         return pixels, b"", changes
     if kept and isinstance(content, bytes):
@@ -599,26 +603,26 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
     """('JPEG' or 'PNG', (width, height), what decoding will change), from the header alone.
 
     The content decides, not the name. Raises DataError for other formats, and for images of more
-    than Pillow's limit of 89 million pixels, which are bombs rather than photographs.
+    than MAX_PIXELS, which are bombs rather than photographs.
     """
     from PIL import Image
 
     changes = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-                kind = "PNG" if image.format == "PNG" else "JPEG"
-                mode, size = image.mode, image.size
-                if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                    changes.append("transparent, now on white")
-                if getattr(image, "is_animated", False) and kind == "PNG":
-                    changes.append("animated, first frame kept")
-                orientation = _orientation(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise DataError(f"{title} has more than {Image.MAX_IMAGE_PIXELS:,} pixels") from None
+        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
+            kind = "PNG" if image.format == "PNG" else "JPEG"
+            mode, size = image.mode, image.size
+            if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                changes.append("transparent, now on white")
+            if getattr(image, "is_animated", False) and kind == "PNG":
+                changes.append("animated, first frame kept")
+            orientation = _orientation(image)
+    except Image.DecompressionBombError:
+        raise DataError(f"{title} has more than {MAX_PIXELS:,} pixels") from None
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, OverflowError):
         raise DataError(f"{title} {_sniffed(encoded)}") from None
+    if size[0] * size[1] > MAX_PIXELS:
+        raise DataError(f"{title} has more than {MAX_PIXELS:,} pixels")
     name = title.lower()
     if kind == "PNG" and name.endswith((".jpg", ".jpeg")):
         changes.append("PNG under the name of a JPEG")

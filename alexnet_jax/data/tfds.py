@@ -60,9 +60,17 @@ class Example(NamedTuple):
         return f"{self.folder}: example {self.index} of {self.split}"
 
     def read(self) -> bytes:
-        """The encoded image."""
-        records, image = _opened(self.folder, self.split)
-        return records[self.index][image]
+        """The encoded image. Raises DataError."""
+        _, image = _opened(self.folder, self.split)
+        return self.features()[image]
+
+    def features(self) -> dict[str, Any]:
+        """Everything that the set knows of it. Raises DataError."""
+        records, _ = _opened(self.folder, self.split)
+        try:
+            return records[self.index]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"cannot read {self.title}: {_one_line(error)}") from None
 
 
 class Listing(NamedTuple):
@@ -82,9 +90,10 @@ def listing(path: str) -> Listing:
         records, _ = _opened(folder, name)
         found = []
         for i in range(len(records)):
-            record = records[i]
-            file_name = record.get("file_name", b"")
-            found.append((int(record[label]), file_name.decode(), Example(folder, name, i)))
+            example = Example(folder, name, i)
+            features = example.features()
+            file_name = features.get("file_name", b"")
+            found.append((int(features[label]), file_name.decode("utf-8", "replace"), example))
         splits[SPLITS[name]] = found
     names = tuple(builder.info.features[label].names)
     return Listing(builder.info.full_name, names, splits)
