@@ -763,31 +763,32 @@ def test_ten_digits_may_be_classes():
 # Kills
 
 
-def start(source, out):
+def start(source, out, jobs):
     command = [sys.executable, "-m", "alexnet_jax.data.prepare", "--from", source, "--out", out]
-    return subprocess.Popen([*map(str, command), "--size", "48", "--jobs", "2"], cwd=ROOT,
+    return subprocess.Popen([*map(str, command), "--size", "48", "--jobs", str(jobs)], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 
 
-@pytest.fixture
-def many(tmp_path):
-    """900 pictures in 8 shards."""
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """A folder with `source`, 900 pictures that make 8 shards, and with `golden`, their store."""
+    root = tmp_path_factory.mktemp("many")
     train = [
         Picture(synset, f"{synset}_{i}.JPEG", noise((label, i), 90, 70))
         for label, synset in enumerate(SYNSETS)
         for i in range(280)
     ]
-    imagenet_tars.folders(tmp_path / "source", train, imagenet_tars.shuffled(pictures(20, 900)))
-    prepare.main(["--from", str(tmp_path / "source"), "--out", str(tmp_path / "golden"),
+    imagenet_tars.folders(root / "source", train, imagenet_tars.shuffled(pictures(20, 900)))
+    prepare.main(["--from", str(root / "source"), "--out", str(root / "golden"),
                   "--size", "48", "--jobs", "1"])  # fmt: skip
-    return tmp_path / "source"
+    return root
 
 
 @pytest.mark.fault("F1")
 def test_killed_again_and_again_the_store_is_the_same(many, tmp_path):
     out = tmp_path / "store"
-    for finished in (1, 3, 5):  # shards there when the blow falls
-        process = start(many, out)
+    for finished, jobs in ((1, 2), (3, 1), (5, 2)):  # shards there when the blow falls
+        process = start(many / "source", out, jobs)
         done = tmp_path / "store.preparing" / "done"
         while process.poll() is None and len(list(done.glob("[!p]*.json"))) < finished:
             time.sleep(0.002)
@@ -798,17 +799,17 @@ def test_killed_again_and_again_the_store_is_the_same(many, tmp_path):
     (tmp_path / "store.preparing" / "store" / "part-1.train-00007.array_record").write_bytes(b"x")
     damaged = tmp_path / "store.preparing" / "store" / "val-00000.array_record"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    process = start(many, out)
+    process = start(many / "source", out, 1)
     said, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "is complete after" in said and len(kept) >= 5
-    assert tree(out) == tree(tmp_path / "golden")
+    assert tree(out) == tree(many / "golden")
     assert not (tmp_path / "store.preparing").exists()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number, code):
-    process = start(many, tmp_path / "store")
+    process = start(many / "source", tmp_path / "store", 2)
     done = tmp_path / "store.preparing" / "done"
     while process.poll() is None and not list(done.glob("[!p]*.json")):
         time.sleep(0.002)
