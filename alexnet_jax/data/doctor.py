@@ -8,7 +8,7 @@ of val, with number and name, so that a person sees whether the labels are right
 Exit code 0: nothing to mend. 3: something is, named in the lines that begin with MEND.
 """
 
-import itertools
+import contextlib
 import multiprocessing
 import os
 import pathlib
@@ -35,7 +35,8 @@ LARGEST_SHEET = 100
 _THUMB, _TEXT, _COLUMNS = 96, 16, 10
 _LISTED = 20
 _CHUNK = 64
-_SIZE = 256
+_SIZE, _SMALL = 256, 64
+"""Images are shown and measured in the one, and only decoded in the other, which is quicker."""
 
 
 class Contents(NamedTuple):
@@ -152,17 +153,19 @@ def _of_store(folder: pathlib.Path, index: store.Index, subset: bool, jobs: int)
 def _records(contents: Contents) -> Iterator[Finding]:
     """Decodes every image of a store."""
     for name, split in contents.splits.items():
-        bad = []
-        for start in range(0, len(split.labels), _CHUNK):
-            chunk = np.arange(start, min(start + _CHUNK, len(split.labels)))
-            try:
-                split.images[chunk]
-            except DataError:
-                for i in chunk:
-                    try:
-                        split.images[i : i + 1]
-                    except DataError as error:
-                        bad.append(str(error))
+        bad, count = [], len(split.labels)
+        with prepare.progress_bar(name, count) as advance:
+            for start in range(0, count, _CHUNK):
+                chunk = np.arange(start, min(start + _CHUNK, count))
+                try:
+                    split.images[chunk]
+                except DataError:
+                    for i in chunk:
+                        try:
+                            split.images[np.array([i])]
+                        except DataError as error:
+                            bad.append(str(error))
+                advance(len(chunk))
         yield from (Finding(True, text) for text in bad[:_LISTED])
         if not bad:
             yield Finding(False, f"{name}: all {len(split.labels):,} images can be read")
@@ -189,15 +192,20 @@ def _unreadable(listing: layouts.Listing, jobs: int):
     refused: set[str] = set()
     for name, chosen in listing.splits.items():
         parts = [chosen[i : i + _CHUNK] for i in range(0, len(chosen), _CHUNK)]
-        if jobs == 1 or len(parts) < 2:
-            bad = list(itertools.chain.from_iterable(map(_refused, parts)))
-        else:
-            with ProcessPoolExecutor(
-                min(jobs, len(parts)),
-                multiprocessing.get_context("spawn"),
-                initializer=prepare.leave_signals_to_the_parent,
-            ) as pool:
-                bad = list(itertools.chain.from_iterable(pool.map(_refused, parts)))
+        bad = []
+        with contextlib.ExitStack() as stack:
+            each = map
+            if jobs > 1 and len(parts) > 1:
+                pool = ProcessPoolExecutor(
+                    min(jobs, len(parts)),
+                    multiprocessing.get_context("spawn"),
+                    initializer=prepare.leave_signals_to_the_parent,
+                )
+                each = stack.enter_context(pool).map
+            advance = stack.enter_context(prepare.progress_bar(name, len(chosen)))
+            for part, found in zip(parts, each(_refused, parts), strict=True):
+                bad += found
+                advance(len(part))
         refused |= {title for title, _ in bad}
         yield from (Finding(True, reason) for _, reason in bad[:_LISTED])
         if len(bad) > _LISTED:
@@ -212,7 +220,7 @@ def _refused(part: list[tuple[int, layouts.Image]]) -> list[tuple[str, str]]:
     bad = []
     for _, image in part:
         try:
-            prepare.convert(image.read(), prepare.Options("raw", _SIZE, 95), image.title)
+            prepare.convert(image.read(), prepare.Options("raw", _SMALL, 95), image.title)
         except DataError as error:
             bad.append((image.title, str(error)))
     return bad

@@ -57,7 +57,7 @@ MAX_PIXELS = 89_478_485
 """Above it Pillow warns of a decompression bomb: a quarter of a gigabyte of pixels."""
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
-_POLL_SECONDS = 0.2
+_POLL_SECONDS, _LOG_SECONDS = 0.2, 60.0
 _EXAMPLES, _SHOWN = 5, 2
 """Names of images in the report, and of those on the terminal."""
 _PR_SET_PDEATHSIG = 1
@@ -273,7 +273,7 @@ def _build(
     _check_refused(tasks, results, limits, work)
     with contextlib.closing(_convert(pending, arguments.jobs)) as converted:
         title = f"{sum(map(len, listing.splits.values())):,} images"
-        with _progress(title, sum(len(task.images) for task in pending)) as advance:
+        with progress_bar(title, sum(len(task.images) for task in pending)) as advance:
             for task, count in converted:
                 advance(count)
                 if task is not None:
@@ -371,8 +371,10 @@ def _check_refused(
 
 
 @contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """`advance(images)` moves a bar on standard error; in a log file, a line a minute."""
     from rich import progress
+    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}"),
@@ -381,15 +383,21 @@ def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         progress.TextColumn("{task.fields[rate]:,.0f} images/s"),
         progress.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    started, done = time.monotonic(), 0
-    with progress.Progress(*columns) as bar:
+    console = Console(stderr=True)
+    started = reported = time.monotonic()
+    done = 0
+    with progress.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, rate=0.0)
 
         def advance(count: int) -> None:
-            nonlocal done
+            nonlocal done, reported
             done += count
-            rate = done / max(time.monotonic() - started, 1e-9)
+            now = time.monotonic()
+            rate = done / max(now - started, 1e-9)
             bar.update(task, advance=count, rate=rate)
+            if bar.disable and now - reported > _LOG_SECONDS:
+                reported = now
+                print(f"{done:,} of {total:,} images, {rate:,.0f} images/s", flush=True)
 
         yield advance
 

@@ -182,6 +182,18 @@ def test_duplicates_and_refusals_are_told(examine, tmp_path):
     assert any("train: 1 images were refused, see refused.jsonl" in line for line in lines)
 
 
+def test_a_record_that_is_no_image_is_found(stored):
+    """Behind sums that fit: a store that a program with a fault has written."""
+    index = store.read_index(stored)
+    writer = store.jpeg_writer(stored / "val-00000.array_record")
+    for i in range(9):
+        writer.write(b"GIF89a" if i == 4 else noise(i, SIZE, SIZE))
+    writer.close()
+    findings = list(doctor._records(doctor._of_store(stored, index, False, 1)))
+    assert [finding.mend for finding in findings] == [True, False]
+    assert "image 4 of val" in findings[0].text
+
+
 def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"no folder or archive .*absent"):
