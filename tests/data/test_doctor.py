@@ -190,8 +190,8 @@ def test_a_record_that_is_no_image_is_found(stored):
         writer.write(b"GIF89a" if i == 4 else noise(i, SIZE, SIZE))
     writer.close()
     findings = list(doctor._records(doctor._of_store(stored, index, False, 1)))
-    assert [finding.mend for finding in findings] == [True, False]
-    assert "image 4 of val" in findings[0].text
+    assert [finding.mend for finding in findings] == [False, True]
+    assert "image 4 of val" in findings[1].text
 
 
 def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch):
