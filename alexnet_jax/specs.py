@@ -128,7 +128,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds"]
+    source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store"]
     path: str | None
     name: str | None
     image_size: Count

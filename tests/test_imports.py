@@ -26,7 +26,8 @@ OURS = {
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.backend": SPECS,
     "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
-    "alexnet_jax.data": SPECS | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel"},
+    "alexnet_jax.data": SPECS
+    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"},
     "alexnet_jax.evaluation.errors": SPECS,
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
@@ -56,7 +57,7 @@ OTHERS = {
 
 # Slow to import, or not always installed: only inside the functions that need them.
 HEAVY = {"PIL", "matplotlib", "orbax", "rich", "simplejpeg", "sklearn", "tensorboardX", "torch"}
-HEAVY |= {"array_record", "tensorflow", "tensorflow_datasets"}
+HEAVY |= {"array_record", "scipy", "tensorflow", "tensorflow_datasets"}
 # They execute what a file says.
 UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 

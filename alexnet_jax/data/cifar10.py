@@ -14,7 +14,7 @@ from alexnet_jax.specs import DataSpec
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
 LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, each whole images of 3,073 bytes"
-_RECORD = 1 + 3 * 32 * 32
+RECORD = 1 + 3 * 32 * 32
 
 
 def cifar10(spec: DataSpec) -> Dataset:
@@ -52,18 +52,21 @@ def _binary(folder: pathlib.Path, spec: DataSpec) -> Dataset:
 
 
 def _records(path: pathlib.Path) -> np.ndarray:
-    """uint8 [n 3073]: a label, then 1,024 red, green and blue values."""
     try:
-        content = np.fromfile(path, np.uint8)
+        return records(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; there should be {LAYOUT}") from None
-    if not len(content) or len(content) % _RECORD:
+
+
+def records(content: bytes, title: str) -> np.ndarray:
+    """uint8 [n 3073]: a label, then 1,024 red, green and blue values. Raises DataError."""
+    if not content or len(content) % RECORD:
         raise DataError(
-            f"{path} has {len(content)} bytes, but there should be {LAYOUT}: download it again"
+            f"{title} has {len(content)} bytes, but there should be {LAYOUT}: download it again"
         )
-    records = content.reshape(-1, _RECORD)
-    if records[:, 0].max() > 9:
+    found = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    if found[:, 0].max() > 9:
         raise DataError(
-            f"{path} has the label {records[:, 0].max()}, but the classes are 0 to 9: download it again"
+            f"{title} has the label {found[:, 0].max()}, but the classes are 0 to 9: download it again"
         )
-    return records
+    return found

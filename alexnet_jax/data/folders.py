@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data import archives
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
@@ -20,7 +21,7 @@ LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test
 log = logging.getLogger(__name__)
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
     name: str
     """Relative to the folder of its split, with '/'."""
     size: int
@@ -47,6 +48,13 @@ def _scan(spec: DataSpec) -> Dataset:
         if not spec.path or not root.is_dir():
             raise DataError(f"no folder {spec.path}; it should hold {LAYOUT}")
         entries = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+        if "index.json" in entries:
+            raise DataError(f"{root} is a prepared store: say --config.data.source=store")
+        if any(archives.is_archive(name) for name in entries):
+            raise DataError(
+                f"{root} holds archives: prepare a store from them first, by "
+                f"python -m alexnet_jax.data.prepare --from {root} --out STORE"
+            )
         seen = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
         raise DataError(
             f"no folder train in {root}; it has {seen or 'nothing'}, and should hold {LAYOUT}"
@@ -58,7 +66,9 @@ def _scan(spec: DataSpec) -> Dataset:
     digest, splits = hashlib.sha256(), {}
     for name in found:
         files = [
-            file for label, kind in enumerate(classes) for file in _files(root / name, kind, label)
+            file
+            for label, kind in enumerate(classes)
+            for file in class_files(root / name, kind, label)
         ]
         for file in files:
             digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode())
@@ -90,7 +100,7 @@ def _class_names(root: pathlib.Path, found: list[str]) -> tuple[str, ...]:
     return tuple(sorted(classes["train"]))
 
 
-def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
+def class_files(folder: pathlib.Path, kind: str, label: int) -> list[File]:
     """The image files below a class folder, sorted. Raises DataError where there are none."""
 
     def refuse(error: OSError):
@@ -108,7 +118,7 @@ def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
             path = os.path.join(parent, name)
             status = os.stat(path)
             relative = os.path.relpath(path, folder).replace(os.sep, "/")
-            files.append(_File(relative, status.st_size, status.st_mtime_ns, label))
+            files.append(File(relative, status.st_size, status.st_mtime_ns, label))
     if not files:
         raise DataError(
             f"class folder {folder / kind} has no images"
@@ -120,7 +130,7 @@ def _files(folder: pathlib.Path, kind: str, label: int) -> list[_File]:
     return sorted(files)
 
 
-def _split(folder: pathlib.Path, files: list[_File], spec: DataSpec) -> Split:
+def _split(folder: pathlib.Path, files: list[File], spec: DataSpec) -> Split:
     paths = [os.path.join(folder, file.name) for file in files]
     identity = hashlib.sha256()
     for file in files:

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from alexnet_jax.data import cifar10, folders, tfds
+from alexnet_jax.data import cifar10, folders, store, tfds
 from alexnet_jax.data.image_files import fitted
 from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
 from alexnet_jax.errors import DataError
@@ -192,7 +192,7 @@ def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
         take(train, np.flatnonzero(~mask)),
         take(train, np.flatnonzero(mask)),
     )
-    return dataset._replace(splits=splits)
+    return dataset._replace(splits=splits, statistics=None)
 
 
 def _digest(*arrays: np.ndarray) -> str:
@@ -210,4 +210,5 @@ SOURCES = {
     "arrays": arrays,
     "cifar10": cifar10.cifar10,
     "tfds": tfds.tfds,
+    "store": store.store,
 }

@@ -21,6 +21,8 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     fingerprint: str
     """SHA-256 of the content: of (relative path, size, label) of files, of the bytes of arrays."""
+    statistics: Any = None
+    """statistics.Statistics of exactly this 'train', where the source has them."""
 
 
 class View:
@@ -65,7 +67,7 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
         labels = renumber[split.labels]
         kept = np.flatnonzero(labels >= 0)
         splits[name] = Split(View(split.images, kept), labels[kept])
-    return dataset._replace(splits=splits, class_names=wanted)
+    return dataset._replace(splits=splits, class_names=wanted, statistics=None)
 
 
 def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:

@@ -65,6 +65,8 @@ def compute(split: Split) -> Statistics:
 
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     """Of the train split of `dataset`; computed once, then read from the cache folder."""
+    if dataset.statistics is not None:
+        return dataset.statistics
     train = dataset.splits["train"]
     key = hashlib.sha256(f"{dataset.fingerprint} {len(train.images)} 1".encode()).hexdigest()[:32]
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"

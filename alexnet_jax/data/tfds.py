@@ -1,10 +1,11 @@
 """Sets of tensorflow-datasets: prepared ones are read without TensorFlow."""
 
+import functools
 import hashlib
 import importlib.util
 import logging
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,11 +31,8 @@ def tfds(spec: DataSpec) -> Dataset:
     Where TensorFlow is installed, a stock set that is not there is downloaded and prepared.
     Raises DataError.
     """
-    try:
-        import tensorflow_datasets
-    except ImportError:
-        raise DataError(f"source 'tfds' needs tensorflow-datasets: {INSTALL}") from None
-    builder = _builder(tensorflow_datasets, spec)
+    tensorflow_datasets = _library()
+    builder = _builder(tensorflow_datasets, spec.path, spec.name)
     title = builder.info.full_name
     image, label = _keys(builder)
     splits, digest = {}, hashlib.sha256(title.encode())
@@ -49,23 +47,97 @@ def tfds(spec: DataSpec) -> Dataset:
     return Dataset(splits, tuple(builder.info.features[label].names), digest.hexdigest())
 
 
-def _builder(library: Any, spec: DataSpec):
+class Example(NamedTuple):
+    """An image of a prepared set, which any process can read."""
+
+    folder: str
+    """That of the set's description."""
+    split: str
+    index: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder}: example {self.index} of {self.split}"
+
+    def read(self) -> bytes:
+        """The encoded image. Raises DataError."""
+        _, image = _opened(self.folder, self.split)
+        return self.features()[image]
+
+    def features(self) -> dict[str, Any]:
+        """Everything that the set knows of it. Raises DataError."""
+        records, _ = _opened(self.folder, self.split)
+        try:
+            return records[self.index]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"cannot read {self.title}: {_one_line(error)}") from None
+
+
+class Listing(NamedTuple):
+    title: str
+    class_names: tuple[str, ...]
+    splits: dict[str, list[tuple[int, str, Example]]]
+    """(label, file name, example); the file name is empty where the set has none."""
+
+
+def listing(path: str) -> Listing:
+    """Every example of the one prepared set in the folder `path`. Raises DataError."""
+    builder = _builder(_library(), path, None)
+    _, label = _keys(builder)
+    folder = str(builder.data_path)
+    splits = {}
+    for name in sorted(set(builder.info.splits) & set(SPLITS)):
+        records, _ = _opened(folder, name)
+        found = []
+        for i in range(len(records)):
+            example = Example(folder, name, i)
+            features = example.features()
+            file_name = features.get("file_name", b"")
+            found.append((int(features[label]), file_name.decode("utf-8", "replace"), example))
+        splits[SPLITS[name]] = found
+    names = tuple(builder.info.features[label].names)
+    return Listing(builder.info.full_name, names, splits)
+
+
+def is_prepared(path: pathlib.Path) -> bool:
+    """Whether a prepared set is in the folder `path`, or up to three folders below."""
+    return _prepared(path, None) is not None
+
+
+@functools.lru_cache
+def _opened(folder: str, split: str):
+    """(records, name of the image among their features), once in each process."""
+    library = _library()
+    builder = _builder(library, folder, None)
+    image, _ = _keys(builder)
+    return _records(builder, split, image, library.decode.SkipDecoding()), image
+
+
+def _library() -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise DataError(f"source 'tfds' needs tensorflow-datasets: {INSTALL}") from None
+    return tensorflow_datasets
+
+
+def _builder(library: Any, path: str | None, name: str | None):
     """A builder whose files are there. Raises DataError."""
-    root = pathlib.Path(spec.path or DEFAULT_PATH).expanduser()
-    found = _prepared(root, spec.name)
+    root = pathlib.Path(path or DEFAULT_PATH).expanduser()
+    found = _prepared(root, name)
     if found is not None:
         try:
             return library.builder_from_directory(str(found))
         except Exception as error:  # a damaged description raises whatever its parser does
             raise DataError(f"cannot read {found / _INFO}: {_one_line(error)}") from None
-    if not spec.name:
+    if not name:
         raise DataError(f"no prepared set ({_INFO}) in {root}; config.data.name says which it is")
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
-            f"{spec.name} is not prepared in {root}: {INSTALL_TF}, then the same command again "
+            f"{name} is not prepared in {root}: {INSTALL_TF}, then the same command again "
             f"downloads and prepares it"
         )
-    return _prepare(library, spec.name, root)
+    return _prepare(library, name, root)
 
 
 def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:

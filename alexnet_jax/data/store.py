@@ -1,0 +1,355 @@
+"""A prepared set: squares of one size in a few large files, with an index that vouches for them.
+
+    index.json                   what is there; written last
+    train-00000.array_record     JPEG records, or train-00000.npy: uint8 [n s s 3]; ...
+    train-labels.npy             int32 [n]; the same for val and test
+    statistics.npz               mean image and principal components of train
+    refused.jsonl                the images that could not be used, a line each
+
+`python -m alexnet_jax.data.prepare` writes it.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import threading
+import zipfile
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.splits import Dataset, Split
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
+
+SCHEMA = 1
+INDEX = "index.json"
+STATISTICS = "statistics.npz"
+REFUSED = "refused.jsonl"
+INSTALL = 'pip install -e ".[store]"'
+SUFFIXES = {"jpeg": ".array_record", "raw": ".npy"}
+# One record a chunk: any of them is read alone. JPEG does not become smaller by packing it again.
+WRITER_OPTIONS = "group_size:1,uncompressed"
+_AGAIN = "prepare it again: python -m alexnet_jax.data.prepare"
+
+
+class Shard(NamedTuple):
+    file: str
+    count: int
+
+
+class Index(NamedTuple):
+    """The content of index.json."""
+
+    format: str
+    """'jpeg' or 'raw'"""
+    size: int
+    """Pixels a side."""
+    classes: tuple[str, ...]
+    """Sorted: synsets, or names of folders."""
+    words: tuple[str, ...]
+    """What people call the classes."""
+    splits: dict[str, tuple[Shard, ...]]
+    files: dict[str, tuple[int, str]]
+    """Name -> bytes and SHA-256, of every other file."""
+    fingerprint: str
+    """SHA-256 of what training sees: format, size, classes, images and labels."""
+    request: dict[str, Any]
+    """What prepare was asked for."""
+    report: dict[str, Any]
+    """What it found: counts, conversions, refusals, duplicates."""
+
+
+def store(spec: DataSpec) -> Dataset:
+    """The images of the store in the folder `path`, of its own size or resized.
+
+    Sizes of all files are compared with the index; their sums only by `doctor`. Raises DataError.
+    """
+    folder = pathlib.Path(spec.path or "").expanduser()
+    index = read_index(folder)
+    check_sizes(folder, index)
+    splits = {}
+    for name, shards in index.splits.items():
+        labels = read_labels(folder, index, name, sum(shard.count for shard in shards))
+        splits[name] = Split(images(folder, index, name, spec.image_size, spec.threads), labels)
+    known = read_statistics(folder) if spec.image_size == index.size else None
+    return Dataset(splits, index.classes, index.fingerprint, known)
+
+
+def images(
+    folder: pathlib.Path, index: Index, split: str, size: int, threads: int, *, keep: bool = True
+):
+    """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
+
+    `keep`: a small set is decoded once, into the cache folder.
+    """
+    shards = index.splits[split]
+    paths = [folder / shard.file for shard in shards]
+    counts = [shard.count for shard in shards]
+    if index.format == "raw":
+        pixels = RawShards(paths, counts, index.size)
+        if size == index.size:
+            return pixels
+        read = pixels.one
+    else:
+        read = JpegShards(paths, counts).one
+    return ImageFiles(
+        lambda i: (f"{folder}: image {i} of {split}", read(i)),
+        sum(counts),
+        size,
+        threads=threads,
+        identity=f"{index.fingerprint} {split}" if keep else None,
+        title=f"{sum(counts)} images of {split} in {folder}",
+    )
+
+
+class RawShards:
+    """`shards[indices]` -> uint8 [b s s 3], from memory maps of .npy files."""
+
+    def __init__(self, paths: list[pathlib.Path], counts: list[int], size: int):
+        self._paths, self._counts, self._size = paths, counts, size
+        self._ends = np.cumsum([0, *counts])
+        self._maps: list[np.ndarray | None] = [None] * len(paths)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        indices = np.asarray(indices)
+        shards = np.searchsorted(self._ends, indices, side="right") - 1
+        rows = indices - self._ends[shards]
+        found = np.empty((len(indices), self._size, self._size, 3), np.uint8)
+        for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            found[place] = self._map(shard)[row]
+        return found
+
+    def one(self, i: int) -> np.ndarray:
+        shard = int(np.searchsorted(self._ends, i, side="right")) - 1
+        return self._map(shard)[i - int(self._ends[shard])]
+
+    def _map(self, shard: int) -> np.ndarray:
+        known = self._maps[shard]
+        if known is not None:
+            return known
+        path, shape = self._paths[shard], (self._counts[shard], self._size, self._size, 3)
+        try:
+            # A plain array over the map: np.memmap costs a microsecond more at every access.
+            opened = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
+        if opened.shape != shape or opened.dtype != np.uint8:
+            raise DataError(
+                f"{path} is {opened.dtype} {list(opened.shape)}, not uint8 {list(shape)}; {_AGAIN}"
+            )
+        self._maps[shard] = opened
+        return opened
+
+
+class JpegShards:
+    """`one(i)` -> the encoded image i. Its readers may be used by many threads at once."""
+
+    def __init__(self, paths: list[pathlib.Path], counts: list[int]):
+        self._paths, self._counts = paths, counts
+        self._ends = np.cumsum([0, *counts])
+        self._readers: list[Any] = [None] * len(paths)
+        self._lock = threading.Lock()
+        self._reader = _array_record().ArrayRecordReader
+
+    def one(self, i: int) -> bytes:
+        shard = int(np.searchsorted(self._ends, i, side="right")) - 1
+        reader = self._readers[shard] or self._open(shard)
+        try:
+            return reader.read([i - int(self._ends[shard])])[0]
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise self._fault(shard, error) from None
+
+    def _open(self, shard: int):
+        with self._lock:
+            if self._readers[shard] is None:
+                path = str(self._paths[shard])
+                try:
+                    reader = self._reader(path, "readahead_buffer_size:0")
+                    count = reader.num_records()
+                except (RuntimeError, ValueError) as error:
+                    raise self._fault(shard, error) from None
+                if count != self._counts[shard]:
+                    raise DataError(
+                        f"{path} has {count} records, not {self._counts[shard]}; {_AGAIN}"
+                    )
+                self._readers[shard] = reader
+            return self._readers[shard]
+
+    def _fault(self, shard: int, error: Exception) -> DataError:
+        text = " ".join(str(error).split())[:200]
+        return DataError(f"cannot read {self._paths[shard]}: {text}; {_AGAIN}")
+
+
+def _array_record() -> Any:
+    try:
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+    except ImportError:
+        raise DataError(
+            f"a store of JPEG records needs array_record: {INSTALL} (one of format raw does not)"
+        ) from None
+    return array_record_module
+
+
+def check_jpeg() -> None:
+    """Raises DataError where stores of JPEG records cannot be read or written."""
+    _array_record()
+
+
+def jpeg_writer(path: pathlib.Path) -> Any:
+    """`write(bytes)` appends a record; nothing counts before `close()`. Raises DataError."""
+    return _array_record().ArrayRecordWriter(str(path), WRITER_OPTIONS)
+
+
+def is_store(folder: pathlib.Path) -> bool:
+    return (folder / INDEX).is_file()
+
+
+def read_index(folder: pathlib.Path) -> Index:
+    """Raises DataError where there is none, or one that is damaged or newer than this program."""
+    path = folder / INDEX
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} is no store: it has no {INDEX}; make one with "
+            f"python -m alexnet_jax.data.prepare --from SOURCE --out {folder}"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise DataError(f"{path} is damaged; {_AGAIN}") from None
+    try:
+        if content["schema"] != SCHEMA:
+            raise DataError(f"{path} has schema {content['schema']}, not {SCHEMA}; {_AGAIN}")
+        index = Index(
+            content["format"],
+            int(content["size"]),
+            tuple(content["classes"]),
+            tuple(content["class_names"]),
+            {
+                name: tuple(Shard(str(s["file"]), int(s["count"])) for s in split["shards"])
+                for name, split in content["splits"].items()
+            },
+            {
+                name: (int(file["size"]), str(file["sha256"]))
+                for name, file in content["files"].items()
+            },
+            str(content["fingerprint"]),
+            dict(content["request"]),
+            dict(content["report"]),
+        )
+        whole = index.format in SUFFIXES and index.size > 0 and "train" in index.splits
+        whole &= len(index.classes) == len(index.words)
+        for name, shards in index.splits.items():
+            whole &= name in ("train", "val", "test") and f"{name}-labels.npy" in index.files
+            whole &= all(shard.file in index.files and shard.count > 0 for shard in shards)
+        # A file elsewhere is none of the store's.
+        whole &= all(name == os.path.basename(name) for name in index.files)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path} is damaged; {_AGAIN}")
+    return index
+
+
+def write_index(path: pathlib.Path, index: Index) -> None:
+    """As JSON, with its synsets named. Raises OSError."""
+    content = {
+        "schema": SCHEMA,
+        "format": index.format,
+        "size": index.size,
+        "classes": index.classes,
+        "class_names": index.words,
+        "splits": {
+            name: {
+                "count": sum(shard.count for shard in shards),
+                "shards": [shard._asdict() for shard in shards],
+            }
+            for name, shards in index.splits.items()
+        },
+        "files": {
+            name: {"size": size, "sha256": sha256}
+            for name, (size, sha256) in sorted(index.files.items())
+        },
+        "fingerprint": index.fingerprint,
+        "request": index.request,
+        "report": index.report,
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def fingerprint(index: Index) -> str:
+    """SHA-256 over all that training sees of a store; sources and reports have no part in it."""
+    seen: list[Any] = [index.format, index.size, index.classes]
+    for name, shards in sorted(index.splits.items()):
+        files = [*(shard.file for shard in shards), f"{name}-labels.npy"]
+        seen.append([name, [index.files[file][1] for file in files]])
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
+
+def check_sizes(folder: pathlib.Path, index: Index) -> None:
+    """Raises DataError for the first file that is missing or has another size."""
+    for name, (size, _) in index.files.items():
+        path = folder / name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}; {_AGAIN}") from None
+        if found != size:
+            raise DataError(f"{path} has {found:,} bytes, not {size:,}: copy it again, or {_AGAIN}")
+
+
+def damaged_files(folder: pathlib.Path, index: Index):
+    """Yields (name, bytes, fault) of every file of the index; fault is None where the sum fits."""
+    for name, (size, sha256) in sorted(index.files.items()):
+        try:
+            found = sha256_of(folder / name)
+        except OSError as error:
+            yield name, size, error.strerror
+            continue
+        yield name, size, None if found == sha256 else "its SHA-256 is not that of the index"
+
+
+def sha256_of(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_statistics(folder: pathlib.Path) -> Statistics:
+    """Raises DataError."""
+    path = folder / STATISTICS
+    try:
+        with open(path, "rb") as file:
+            kept = np.load(file, allow_pickle=False)
+            return Statistics(**{name: kept[name] for name in Statistics._fields})
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
+
+
+def read_labels(folder: pathlib.Path, index: Index, split: str, count: int) -> np.ndarray:
+    """int32 [count], all of them classes of the index. Raises DataError."""
+    path = folder / f"{split}-labels.npy"
+    try:
+        with open(path, "rb") as file:
+            labels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
+    if labels.shape != (count,) or labels.dtype != np.int32:
+        raise DataError(f"{path} is {labels.dtype} {list(labels.shape)}, not int32 [{count}]")
+    if count and not 0 <= labels.min() <= labels.max() < len(index.classes):
+        raise DataError(
+            f"{path} has the labels {labels.min()} to {labels.max()}, but there are "
+            f"{len(index.classes)} classes; {_AGAIN}"
+        )
+    return labels
