@@ -95,7 +95,7 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
     for i, content in enumerate(jpegs):
         (files / f"{i}.jpg").write_bytes(content)
     paths = [files / f"{i}.jpg" for i in range(total)]
-    originals = [
+    originals: list = [
         image for _, image in layouts.find(options.source, folder / "work").splits["train"]
     ]
 

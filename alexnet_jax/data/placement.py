@@ -40,7 +40,7 @@ def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
     """Whether `placed` puts all images of `split` on the devices. Raises ConfigError."""
     if placement == "host":
         return False
-    each = len(split.labels) * split.images[:1].nbytes / mesh.size
+    each = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.size
     statistics = mesh.devices.flat[0].memory_stats() or {}  # CPUs have none
     limit = statistics.get("bytes_limit")
     if placement == "auto":
@@ -57,7 +57,7 @@ def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
     """f(indices [b]) -> uint8 [b s s 3] split over the devices, each of which holds a share of all images."""
     devices = mesh.size
     share = -(-len(split.labels) // devices)
-    first = split.images[:1]
+    first = split.images[np.arange(1)]
     pool = np.zeros((share * devices, *first.shape[1:]), np.uint8)
     for start in range(0, len(split.labels), 4096):
         numbers = np.arange(start, min(start + 4096, len(split.labels)))

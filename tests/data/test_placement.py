@@ -8,8 +8,25 @@ from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import ConfigError
 
 DRAW = np.random.default_rng(0)
+
+
+class Images:
+    """What a source promises of its images, and no more."""
+
+    def __init__(self, pixels):
+        self.pixels, self.nbytes = pixels, pixels.nbytes
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, indices):
+        assert isinstance(indices, np.ndarray) and indices.dtype.kind == "i"
+        return self.pixels[indices]
+
+
 # 101 images do not divide over 2 or 4 devices.
-SPLIT = Split(DRAW.integers(0, 256, (101, 6, 6, 3), np.uint8), np.arange(101, dtype=np.int32) % 10)
+PIXELS = DRAW.integers(0, 256, (101, 6, 6, 3), np.uint8)
+SPLIT = Split(Images(PIXELS), np.arange(101, dtype=np.int32) % 10)
 
 
 class Fake:
