@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         return _train(options, config_dict, spec, workdir)
     except Exception as error:
         known = _known(error, spec)
-        if known is None:
+        if known is None or known is error:
             raise
         raise known from error
 
