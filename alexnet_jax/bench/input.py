@@ -85,6 +85,7 @@ def _prepare(options, out: Path, kind: str) -> None:
 def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
     index = store.read_index(folder / "jpeg")
     total = sum(shard.count for shard in index.splits["train"])
+    everything = sum(shard.count for shards in index.splits.values() for shard in shards)
     encoded = store.JpegShards(
         [folder / "jpeg" / s.file for s in index.splits["train"]],
         [s.count for s in index.splits["train"]],
@@ -95,9 +96,8 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
     for i, content in enumerate(jpegs):
         (files / f"{i}.jpg").write_bytes(content)
     paths = [files / f"{i}.jpg" for i in range(total)]
-    originals: list = [
-        image for _, image in layouts.find(options.source, folder / "work").splits["train"]
-    ]
+    found = layouts.find(options.source, folder / "work").splits["train"]
+    originals: list = [image for chosen in found.values() for image in chosen]
 
     def ours(kind: str) -> Callable[[], int]:
         opened = store.read_index(folder / kind)
@@ -117,7 +117,7 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
     def again() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as place:
             _prepare(options, Path(place) / "store", "jpeg")
-        return total
+        return everything
 
     def with_pillow() -> int:
         for image in originals:

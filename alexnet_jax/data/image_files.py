@@ -72,7 +72,7 @@ class ImageFiles:
         def fill(places: range) -> None:
             for place in places:
                 name, source = self._read(int(indices[place]))
-                decoded[place] = images.decode(source, self.size, name=name)
+                images.decode(source, self.size, name=name, out=decoded[place])
 
         step = min(max(len(indices) // (4 * self._threads), 1), 64)
         pieces = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]

@@ -28,15 +28,30 @@ VERSION = 1
 """Part of the name of every cached decode: raise it when `decode` gives other pixels."""
 
 
-def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
+def decode(
+    source, size: int, *, name: str | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
     """uint8 [size size 3] from a path, encoded bytes or pixels (uint8 [h w] or [h w 3]).
 
     An image whose shorter side is `size` keeps its pixels. EXIF orientation is ignored, as the
     ImageNet baselines do, and so are color profiles; of an animation the first frame counts.
-    `name` stands for the bytes in errors. Raises DataError, also for a file that is cut short.
+    `name` stands for the bytes in errors. `out`, uint8 [size size 3], receives the pixels and is returned; a
+    JPEG of that size is decoded right into it. Raises DataError, also for a file that is cut short.
     """
+    pixels = _decode(source, name, out)
+    if pixels is out:
+        return pixels
+    square = central_square(pixels, size)
+    if out is None:
+        return square
+    out[:] = square
+    return out
+
+
+def _decode(source, name: str | None, out: np.ndarray | None) -> np.ndarray:
+    """uint8 [h w 3]; `out` itself where it was decoded into that."""
     if isinstance(source, np.ndarray):
-        return central_square(_three_channels(source), size)
+        return _three_channels(source)
     if isinstance(source, bytes):
         encoded, title = source, name or "image"
     else:
@@ -46,10 +61,8 @@ def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
                 encoded = file.read()
         except OSError as error:
             raise DataError(f"cannot read {title}: {error.strerror}") from None
-    pixels = _decode_jpeg(encoded, title)
-    if pixels is None:
-        pixels = _decode_any(encoded, title)
-    return central_square(pixels, size)
+    pixels = _decode_jpeg(encoded, title, out)
+    return _decode_any(encoded, title) if pixels is None else pixels
 
 
 def central_square(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -118,8 +131,8 @@ def _simplejpeg():
     return simplejpeg
 
 
-def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray | None:
-    """uint8 [h w 3], or None for what simplejpeg does not take; Pillow then decides.
+def _decode_jpeg(encoded: bytes, name: str, out: np.ndarray | None = None) -> np.ndarray | None:
+    """uint8 [h w 3], in `out` if it fits there, or None for what simplejpeg does not take; Pillow then decides.
 
     So the verdict on a damaged file is the same with and without simplejpeg. Raises DataError.
     """
@@ -131,6 +144,9 @@ def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray | None:
         _check_size(int(width), int(height), name)
         if colors not in ("YCbCr", "Gray", "RGB"):
             return None  # CMYK: Pillow knows that Adobe stores it inverted
+        if out is not None and out.shape == (height, width, 3) and out.flags.c_contiguous:
+            library.decode_jpeg(encoded, colorspace="RGB", strict=True, buffer=out)
+            return out
         return library.decode_jpeg(encoded, colorspace="RGB", strict=True)
     except ValueError:
         return None
