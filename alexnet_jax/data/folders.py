@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data import archives
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
 from alexnet_jax.errors import DataError
@@ -52,6 +53,13 @@ def folder(spec: DataSpec) -> Dataset:
         if not spec.path or not root.is_dir():
             raise DataError(f"no folder {spec.path}; it should hold {LAYOUT}")
         entries = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+        if "index.json" in entries:
+            raise DataError(f"{root} is a prepared store: say --config.data.source=store")
+        if any(archives.is_archive(name) for name in entries):
+            raise DataError(
+                f"{root} holds archives: prepare a store from them first, by "
+                f"python -m alexnet_jax.data.prepare --from {root} --out STORE"
+            )
         seen = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
         raise DataError(
             f"no folder train in {root}; it has {seen or 'nothing'}, and should hold {LAYOUT}"

@@ -153,6 +153,9 @@ def select(
     names = tuple(sorted(found.splits["train"]))
     if not numbers:
         check_class_names(names, found.path)
+    for name in names:
+        if not name.isprintable():  # bytes that are no UTF-8 among them
+            raise DataError(f"{found.path}: rename the class {name!r}, which cannot be printed")
     notes = list(found.notes)
     if classes:
         unknown = sorted(set(classes) - set(names))

@@ -421,17 +421,18 @@ def _convert(pending: list[Task], jobs: int) -> Generator[tuple[Task | None, int
             yield task, 0
         return
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    # A number for each shard and no lock: one that a killed process holds would never come free.
+    done = context.RawArray("q", len(pending))
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
-        min(jobs, len(pending)), context, initializer=_start_worker, initargs=(counter,)
+        min(jobs, len(pending)), context, initializer=_start_worker, initargs=(done,)
     )
     try:
-        running = {pool.submit(_work, task): task for task in pending}
+        running = {pool.submit(_work, i, task): task for i, task in enumerate(pending)}
         seen = 0
         while running:
             finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            seen, before = counter.value, seen
+            seen, before = sum(done), seen
             yield None, seen - before
             for future in finished:
                 future.result()
@@ -447,12 +448,12 @@ def _convert(pending: list[Task], jobs: int) -> Generator[tuple[Task | None, int
             child.terminate()
 
 
-_counter: Any = None
+_done: Any = None
 
 
-def _start_worker(counter) -> None:
-    global _counter
-    _counter = counter
+def _start_worker(done) -> None:
+    global _done
+    _done = done
     leave_signals_to_the_parent()
 
 
@@ -463,10 +464,9 @@ def leave_signals_to_the_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _work(task: Task) -> None:
+def _work(place: int, task: Task) -> None:
     def count(number: int) -> None:
-        with _counter.get_lock():
-            _counter.value += number
+        _done[place] += number
 
     write_shard(task, count)
 
@@ -479,12 +479,12 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
     sums, labels, refused, converted = [], [], [], {}
     with _removed_on_failure(part), _writer(part, task) as write:
         for label, image in task.images:
-            title = image.title.removeprefix(task.root)
+            title = _shown(image, task)
             try:
                 content = image.read()
                 pixels, record, changes = convert(content, task.options, title)
             except DataError as error:
-                reason = str(error).replace(task.root, "")
+                reason = _printable(str(error).replace(task.root, ""))
                 refused.append({"split": task.split, "image": title, "reason": reason})
                 sums.append(None)
             else:
@@ -512,6 +512,16 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, task.done)
+
+
+def _shown(image: Image, task: Task) -> str:
+    """The name of an image for reports: within its source, wherever that is."""
+    return _printable(image.title.removeprefix(task.root))
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8; reports may not."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
@@ -763,9 +773,9 @@ def _duplicates(tasks: list[Task], results: dict[str, dict]) -> Iterator[dict[st
                 continue
             split, title = held_out.get(digest, (task.split, ""))
             if split != task.split:
-                yield {split: title, task.split: image.title.removeprefix(task.root)}
+                yield {split: title, task.split: _shown(image, task)}
             elif task.split != "train":
-                held_out.setdefault(digest, (task.split, image.title.removeprefix(task.root)))
+                held_out.setdefault(digest, (task.split, _shown(image, task)))
 
 
 def _write_lines(path: pathlib.Path, records: list[dict]) -> None:

@@ -114,6 +114,16 @@ def test_what_is_missing_is_named(root, data_spec):
     assert "has no class folders" in fault()
 
 
+@pytest.mark.fault("F21")
+def test_archives_and_stores_in_the_place_of_folders_say_what_to_do(tmp_path, data_spec):
+    (tmp_path / "ILSVRC2012_img_train.tar").touch()
+    with pytest.raises(DataError, match=f"data.prepare --from {tmp_path} --out STORE"):
+        sources.open_dataset(data_spec("folder", tmp_path), 0)
+    (tmp_path / "index.json").touch()
+    with pytest.raises(DataError, match="is a prepared store"):
+        sources.open_dataset(data_spec("folder", tmp_path), 0)
+
+
 def test_class_folders_that_a_split_lacks_are_named(root, data_spec):
     shutil.rmtree(root / "test" / "ant")
     with pytest.raises(DataError, match="train has ant, which test has not"):

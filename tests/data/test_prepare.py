@@ -429,6 +429,22 @@ def test_adobe_cmyk_has_the_right_colors():
     assert np.abs(pixels.astype(int) - (255, 0, 0)).mean() <= 4
 
 
+def test_names_that_are_no_utf8_are_reported_in_ascii(tmp_path):
+    as_folders(tmp_path / "source")
+    name = os.fsencode(tmp_path / "source" / "train" / SYNSETS[0]) + b"/\xff.png"
+    Path(os.fsdecode(name)).write_bytes(noise(8))
+    run(tmp_path / "source", tmp_path / "store")
+    converted = store.read_index(tmp_path / "store").report["converted"]["train"]
+    first = converted["JPEG under the name of a PNG"]["first"]
+    assert first == [f"train/{SYNSETS[0]}/\\udcff.png"]
+    os.rename(
+        os.fsencode(tmp_path / "source" / "train" / SYNSETS[0]),
+        os.fsencode(tmp_path / "source" / "train") + b"/\xff",
+    )
+    with pytest.raises(DataError, match="which cannot be printed"):
+        run(tmp_path / "source", tmp_path / "another", "--subset")
+
+
 @pytest.mark.fault("F31")
 def test_duplicates_across_splits_are_counted_and_listed(tmp_path):
     train, val = pictures(5), pictures(3)  # the same contents
@@ -818,6 +834,23 @@ def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number,
     assert process.returncode == code
     assert errors == "stopped; the same command continues where it was\n"
     assert list(done.glob("[!p]*.json"))
+
+
+@pytest.mark.fault("F34")
+def test_a_worker_that_is_killed_is_said_and_it_continues(many, tmp_path):
+    process = start(many / "source", tmp_path / "store", 2)
+    done = tmp_path / "store.preparing" / "done"
+    while process.poll() is None and not list(done.glob("[!p]*.json")):
+        time.sleep(0.002)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children
+               if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]  # fmt: skip
+    os.kill(workers[0], signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == 7 and len(errors.splitlines()) == 1
+    assert "run the same command again with a lower --jobs" in errors
+    assert list(done.glob("[!p]*.json"))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
 # Real files
