@@ -15,22 +15,23 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # The memory settings, for what trains or measures.
 include launch/malloc.env
-quickstart bench: export MALLOC_MMAP_MAX_ := $(MALLOC_MMAP_MAX_)
-quickstart bench: export MALLOC_TRIM_THRESHOLD_ := $(MALLOC_TRIM_THRESHOLD_)
-quickstart bench: export MALLOC_TOP_PAD_ := $(MALLOC_TOP_PAD_)
-quickstart bench: export MALLOC_ARENA_MAX := $(MALLOC_ARENA_MAX)
+quickstart bench reliability: export MALLOC_MMAP_MAX_ := $(MALLOC_MMAP_MAX_)
+quickstart bench reliability: export MALLOC_TRIM_THRESHOLD_ := $(MALLOC_TRIM_THRESHOLD_)
+quickstart bench reliability: export MALLOC_TOP_PAD_ := $(MALLOC_TOP_PAD_)
+quickstart bench reliability: export MALLOC_ARENA_MAX := $(MALLOC_ARENA_MAX)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench lock clean
+.PHONY: help quickstart test lint bench reliability lock clean
 .NOTPARALLEL:
 
 help:
-	@echo 'make quickstart  train a small AlexNet on embedded images; ends with its accuracy and two figures'
-	@echo 'make test        run the tests'
-	@echo 'make lint        check style and types'
-	@echo 'make bench       measure the training step'
-	@echo 'make lock        choose the pinned versions anew (requirements*.lock)'
-	@echo 'make clean       remove the virtual environment and caches; runs/ stays'
+	@echo 'make quickstart   train a small AlexNet on embedded images; ends with its accuracy and two figures'
+	@echo 'make test         run the tests'
+	@echo 'make lint         check style and types'
+	@echo 'make bench        measure the training step'
+	@echo 'make reliability  kill runs, fill disks, damage files, and record what came of it'
+	@echo 'make lock         choose the pinned versions anew (requirements*.lock)'
+	@echo 'make clean        remove the virtual environment and caches; runs/ stays'
 	@echo
 	@echo 'Each installs what it needs into $(VENV)/ first. PYTHON=... picks the interpreter (3.11 or newer).'
 
@@ -42,7 +43,7 @@ quickstart: $(VENV)/core.stamp
 	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
 
 test: $(VENV)/dev.stamp
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --maxprocesses 4
 
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .
@@ -53,6 +54,12 @@ lint: $(VENV)/dev.stamp
 BENCH ?= --peers plain
 bench: $(VENV)/core.stamp
 	$(RUN) -m alexnet_jax.bench.step $(BENCH)
+
+# About half an hour. Writes docs/results/reliability*.json and the table of the README.
+reliability: $(VENV)/dev.stamp
+	$(RUN) -m alexnet_jax.bench.checks --json docs/results/reliability-cost.json
+	$(RUN) -m pytest -q --full --record=docs/results/reliability.json
+	$(RUN) -m tests.reliability.record
 
 # requirements-dev.lock holds everything of requirements.lock, in the same versions.
 lock: $(RUN)

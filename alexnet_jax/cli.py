@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 
 from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError
 
@@ -44,3 +45,20 @@ def run(main) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(0)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("alexnet_jax"):
+            raise
+        missing = f"{sys.executable} has no package {error.name}: use .venv/bin/python, which make sets up"
+        print(ConfigError(missing).line(), file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"alexnet: error[E_INTERNAL]: {type(error).__name__}: {' '.join(str(error).split())}; this is a fault of "
+            "the program: please report it with the lines above",
+            file=sys.stderr,
+        )
+        sys.exit(1)

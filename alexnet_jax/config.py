@@ -4,18 +4,24 @@ Below this file nobody sees a ConfigDict.
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
+import importlib.util
+import itertools
 import json
+import math
 import re
+import traceback
 import types
 import typing
 from pathlib import Path
 
 from alexnet_jax import geometry
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.specs import OPERATIONS, Config, ConvSpec, ModelSpec
+from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
 
 def parse(config) -> Config:
@@ -59,36 +65,68 @@ def with_classes(spec: Config, num_classes: int) -> Config:
 def load(argument: str, overrides: list[str]):
     """The ConfigDict of `configs/file.py:argument` with `--config.key=value` overrides applied.
 
-    A config file is Python code and is executed. Raises ConfigError.
+    A config file is Python code and is executed. Raises ConfigError, with all faults in one line.
     """
-
-    if not Path(argument.split(":")[0]).is_file():
-        raise ConfigError(f"no config file {argument.split(':')[0]}; see the folder configs/")
-    defaults = _load(argument, [])
+    config = _execute(argument)
+    faults, by_key = [], {}
     for override in overrides:
-        _check_key(re.sub("^--(no)?config.", "", override.split("=")[0]), defaults)
-    return _load(argument, overrides)
+        key = re.sub(r"^--(no)?config\.", "", override.split("=")[0])
+        by_key.setdefault(key, []).append(override)
+    for key, repeated in by_key.items():
+        fault = _unknown_key(key, config) or _override(config, repeated)
+        if fault:
+            faults.append(fault)
+    if faults:
+        try:
+            parse(config)
+        except ConfigError as error:
+            faults.append(str(error))
+        raise ConfigError("; ".join(faults))
+    return config
 
 
-def _load(argument: str, overrides: list[str]):
+def _execute(argument: str):
+    """What `get_config` of a config file returns. Raises ConfigError."""
+    from ml_collections import ConfigDict
+
+    path, *variant = argument.split(":", 1)
+    if not Path(path).is_file():
+        raise ConfigError(f"no config file {path}; see the folder configs/")
+    found = importlib.util.spec_from_file_location("config_file", path)
+    if found is None or found.loader is None:
+        raise ConfigError(f"{path} is not a Python file; see the folder configs/")
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        config = get_config(*variant) if callable(get_config) else None
+    except (Exception, SystemExit) as error:  # it is code, and can fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == found.origin]
+        place = f", line {lines[-1]}" if lines else ""
+        said = " ".join(str(error).split()) or "no message"
+        raise ConfigError(f"{argument}{place}: {type(error).__name__}: {said}") from None
+    if not isinstance(config, ConfigDict):
+        returned = f", not {type(config).__name__}" if callable(get_config) else ""
+        raise ConfigError(f"{path} must define get_config(), which returns a ConfigDict{returned}")
+    return config.lock()
+
+
+def _override(config, arguments: list[str]) -> str | None:
+    """Sets one value of `config` by `--config.key=value`, repeated for a tuple; the fault, if there is one."""
     from absl import flags
     from ml_collections import config_flags
 
-    arguments = ["alexnet_jax", f"--config={argument}", *overrides]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    values, arguments = flags.FlagValues(), ["alexnet_jax", *arguments]
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         values(arguments)
-        return values.config.lock()
-    except (flags.Error, OSError, KeyError, AttributeError, TypeError, ValueError) as error:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-        # An error inside the file comes with its whole traceback; the last line says what it is.
-        text = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
-        raise ConfigError(f"{argument}: {text}") from None
+    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
+        return " ".join(str(error).split())
 
 
-def _check_key(key: str, config) -> None:
-    """Raises ConfigError unless `a.b.c` names a value of `config`."""
+def _unknown_key(key: str, config) -> str | None:
+    """The fault of a key `a.b.c` that names no value of `config`."""
     section, path = config, "config"
     for part in key.split("."):
         known = list(section) if hasattr(section, "keys") else []
@@ -99,7 +137,7 @@ def _check_key(key: str, config) -> None:
                 if guess
                 else f"known: {', '.join(known) or 'nothing below it'}"
             )
-            raise ConfigError(f"unknown key {path}.{part}; {hint}")
+            return f"unknown key {path}.{part}; {hint}"
         section, path = section[part], f"{path}.{part}"
 
 
@@ -121,6 +159,11 @@ def _build(kind, value, path: str, faults: list[str]) -> typing.Any:
         if value is None:
             return None
         return _build(next(a for a in arguments if a is not types.NoneType), value, path, faults)
+    if origin is typing.Annotated:
+        number, allowed = _build(arguments[0], value, path, faults), arguments[1]
+        if number is not None and number not in allowed:
+            faults.append(f"{path} must be {allowed}, not {value!r}")
+        return number
     if value is None:
         faults.append(f"{path} is None but needs a value")
     elif origin is typing.Literal:
@@ -141,7 +184,9 @@ def _build(kind, value, path: str, faults: list[str]) -> typing.Any:
     elif origin is tuple:
         return _build_tuple(arguments, value, path, faults)
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        if _is_finite(value):
+            return float(value)
+        faults.append(f"{path} must be a finite number, not {value!r}")
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     else:
@@ -149,11 +194,23 @@ def _build(kind, value, path: str, faults: list[str]) -> typing.Any:
     return None
 
 
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+@functools.cache
+def _hints(kind) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
 def _build_dataclass(kind, value, path: str, faults: list[str]):
     if not isinstance(value, dict):
         faults.append(f"{path} must be a section, not {value!r}")
         return None
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     for key in sorted(set(value) - set(hints)):
         guess = difflib.get_close_matches(key, hints, 1)
         faults.append(
@@ -173,7 +230,9 @@ def _build_dataclass(kind, value, path: str, faults: list[str]):
 
 def _build_tuple(arguments, value, path: str, faults: list[str]):
     if isinstance(value, str) and value[:1] in "([":
-        value = ast.literal_eval(value)
+        # What is no literal stays a text, and so is refused.
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = ast.literal_eval(value)
     if not isinstance(value, list | tuple):
         faults.append(f"{path} must be a tuple, not {value!r}")
         return None
@@ -196,20 +255,21 @@ def _build_rows(kind, value, path: str, faults: list[str]):
     if not isinstance(value, dict):
         faults.append(f"{path} must be a dict of rows, not {value!r}")
         return ()
-    numbers = {name: re.search(r"(\d+)$", name) for name in value}
+    numbers = {name: re.fullmatch(r"[A-Za-z]\w*?(\d+)", name, re.ASCII) for name in value}
     for name, number in numbers.items():
         if not number:
             faults.append(
                 f"{path}.{name}: the name of a row must end in its number, as conv1 or fc6 do"
             )
-    if None in numbers.values():
-        return ()
-    names = sorted(value, key=lambda name: int(numbers[name].group()))  # type: ignore[union-attr]
+    order = {name: int(number.group(1)) for name, number in numbers.items() if number}
+    if len(set(order.values())) < len(order):
+        faults.append(f"{path}: two of the rows {', '.join(order)} have the same number")
+    names = sorted(order, key=lambda name: order[name])
     return tuple((name, _build(row_kind, value[name], f"{path}.{name}", faults)) for name in names)
 
 
 def _check(spec: Config, faults: list[str]) -> None:
-    """Ranges and combinations; appends to `faults`."""
+    """What values say together; the range of each is in its type. Appends to `faults`."""
 
     def require(ok: bool, message: str) -> None:
         if not ok:
@@ -217,120 +277,72 @@ def _check(spec: Config, faults: list[str]) -> None:
 
     m, d, a, t = spec.model, spec.data, spec.augment, spec.train
     require(
-        m.num_classes is None or m.num_classes > 1, "config.model.num_classes must be at least 2"
-    )
-    require(m.towers > 0, "config.model.towers must be positive")
-    require(0 <= m.dropout.rate < 1, "config.model.dropout.rate must be in [0, 1)")
-    require(
-        m.lrn_constants.n > 0 and m.spatial_norm.size > 0, "normalization windows must be positive"
-    )
-    require(
         bool(m.fcs),
         "config.model.fcs must have at least one row, with features=None for the classes",
     )
     for name, row in m.convs:
         path = f"config.model.convs.{name}"
-        for key in ("features", "kernel", "stride", "groups"):
-            require(getattr(row, key) > 0, f"{path}.{key} must be positive")
-        require(min(row.pad) >= 0, f"{path}.pad must not be negative")
         require(row.kind == "conv" or row.groups == 1, f"{path}: a local row has no groups")
         require(
             "pool" not in row.then or row.pool is not None, f"{path} says 'pool' but has no pool"
         )
-        if row.pool:
-            require(row.pool.window > 0 and row.pool.stride > 0, f"{path}.pool must be positive")
+        require(row.then.count("pool") <= 1, f"{path}.then: a row has one pool at most")
         require(
             "lrn" not in row.then or row.features % m.towers == 0,
             f"{path}.features={row.features} is not divisible by {m.towers} towers",
         )
-        _check_operations(path + ".then", row.then, OPERATIONS, faults)
     for i, (name, row) in enumerate(m.fcs):
-        path, last = f"config.model.fcs.{name}", i == len(m.fcs) - 1
-        require(row.groups > 0, f"{path}.groups must be positive")
-        require(row.features is None if last else (row.features or 0) > 0, f"{path}.features: a positive number, "
+        last = i == len(m.fcs) - 1
+        require((row.features is None) == last, f"config.model.fcs.{name}.features: a positive number, "
                 "and None in the last row alone, which has one output a class")  # fmt: skip
-        for key in ("before", "then"):
-            _check_operations(
-                f"{path}.{key}", getattr(row, key), ("act", "batch_norm", "dropout"), faults
-            )
     rows = {name for name, _ in (*m.convs, *m.fcs)}
     require(len(rows) == len(m.convs) + len(m.fcs), "config.model: convs and fcs share a name")
     for section, keys in (("optimizer.layer_weight_decay", spec.optimizer.layer_weight_decay),
                           ("schedule.layer_factors", spec.schedule.layer_factors)):  # fmt: skip
-        for key in set(keys) - rows:
+        for key in sorted(set(keys) - rows):
             guess = difflib.get_close_matches(key, rows, 1)
             hint = f'; did you mean "{guess[0]}"?' if guess else ""
             faults.append(f"config.{section}.{key}: the model has no such row{hint}")
-    require(
-        d.image_size > 0 and a.crop_size > 0,
-        "config.data.image_size and augment.crop_size must be positive",
-    )
     largest = a.resize or d.image_size
     require(
         a.crop_size <= largest,
         f"config.augment.crop_size={a.crop_size} is larger than the {largest} pixel images",
     )
     require(
-        0 <= d.validation < 1, "config.data.validation is a share of the training images, in [0, 1)"
-    )
-    require(
-        d.threads > 0 and d.prefetch >= 0,
-        "config.data.threads must be positive and prefetch not negative",
-    )
-    require(a.crop_chunk > 0, "config.augment.crop_chunk must be positive")
-    require(a.color_std >= 0, "config.augment.color_std must not be negative")
-    require(
         a.color_std == 0 or a.mean != "standardize",
         "config.augment: color noise is for images that keep their scale",
     )
-    require(d.source in ("digits", "synthetic") or bool(d.path or d.name),
+    require(d.source in ("digits", "synthetic", "tfds") or bool(d.path),
             "config.data.path is not set: --config.data.path=FOLDER says where the images are")  # fmt: skip
     require(
         d.source != "tfds" or d.name is not None or d.path is not None,
         "config.data.name is not set for tfds",
     )
     require(
-        t.epochs >= 0 and (t.max_steps is None or t.max_steps > 0),
-        "config.train.epochs, max_steps: positive",
-    )
-    for key in ("batch_size", "accumulate", "log_every", "checkpoint_every"):
-        require(getattr(t, key) > 0, f"config.train.{key} must be positive")
-    require(
-        t.accumulate < 1 or t.batch_size % t.accumulate == 0,
+        t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
     for path, rate in (("weights", spec.schedule.weights), ("biases", spec.schedule.biases)):
         if rate is not None:
             require(
-                rate.learning_rate >= 0,
-                f"config.schedule.{path}.learning_rate must not be negative",
-            )
-            require(
-                rate.target > 0 and rate.plateaus > 0,
-                f"config.schedule.{path}: target and plateaus are positive",
-            )
-            require(
                 rate.kind != "dexp" or rate.plateaus > 1,
-                f"config.schedule.{path}: dexp needs 2 plateaus or more",
+                f"config.schedule.{path}.plateaus: dexp needs 2 or more",
             )
+            require(
+                _rises(rate.drops),
+                f"config.schedule.{path}.drops={rate.drops}: each must be later than the one before",
+            )
+    for name, changes in spec.schedule.layer_factors.items():
+        require(
+            _rises([epoch for epoch, _ in changes]),
+            f"config.schedule.layer_factors.{name}={changes}: each must be later than the one before",
+        )
     require(spec.schedule.biases is None or spec.schedule.biases.kind != "plateau",
             "config.schedule.biases cannot be 'plateau': leave it None to follow the weights")  # fmt: skip
-    require(0 <= spec.optimizer.momentum < 1, "config.optimizer.momentum must be in [0, 1)")
-    require(spec.evaluation.every_epochs > 0, "config.evaluation.every_epochs must be positive")
-    require(spec.evaluation.batch_size > 0, "config.evaluation.batch_size must be positive")
-    for view in spec.evaluation.final_views:
-        require(
-            view in ("center", "ten", "nine"),
-            f"config.evaluation.final_views: {view!r} is not center, ten or nine",
-        )
 
 
-def _check_operations(path: str, operations, allowed, faults: list[str]) -> None:
-    for operation in operations:
-        if operation not in allowed:
-            guess = difflib.get_close_matches(operation, allowed, 1)
-            hint = f'; did you mean "{guess[0]}"?' if guess else ""
-            faults.append(f"{path}: {operation!r} is not one of {', '.join(allowed)}{hint}")
+def _rises(epochs: typing.Sequence[float]) -> bool:
+    return all(earlier < later for earlier, later in itertools.pairwise(epochs))
 
 
 def _check_shapes(spec: Config) -> None:

@@ -2,12 +2,14 @@
 
 EXIT_CODES = {
     0: "finished, final checkpoint verified",
+    1: "a fault of this program; log.txt in the run folder has the traceback",
     2: "usage or configuration; nothing was written",
     3: "data missing, damaged or not as described",
     4: "training diverged",
     5: "storage or checkpoint",
     6: "working directory busy or not ours",
     7: "out of memory",
+    8: "stalled: no step came to its end in time",
     75: "stopped by a signal, state saved: run the same command again",
     130: "stopped by Ctrl-C, state saved: run the same command again",
     143: "stopped at once by a second signal",
@@ -21,8 +23,8 @@ class AlexNetError(Exception):
     name = "E_INTERNAL"
 
     def line(self) -> str:
-        """The one line that goes to standard error."""
-        return f"alexnet: error[{self.name}]: {self}"
+        """The one line that goes to standard error, whatever a path has in its name."""
+        return f"alexnet: error[{self.name}]: {self}".replace("\n", "\\n").replace("\r", "\\r")
 
 
 class ConfigError(AlexNetError):
@@ -49,6 +51,12 @@ class StorageError(AlexNetError):
     exit_code, name = 5, "E_STORAGE"
 
 
+class CheckpointError(StorageError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+    name = "E_CHECKPOINT"
+
+
 class WorkdirError(AlexNetError):
     """The working directory is in use, or holds something that is not a run."""
 
@@ -59,3 +67,9 @@ class OutOfMemoryError(AlexNetError):
     """The device or the machine has not enough memory for the step."""
 
     exit_code, name = 7, "E_MEMORY"
+
+
+class StalledError(AlexNetError):
+    """No step came to its end for longer than config.train.stall_seconds."""
+
+    exit_code, name = 8, "E_STALLED"

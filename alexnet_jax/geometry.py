@@ -41,14 +41,14 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
     for name, row in model.convs:
         if channels % row.groups or row.features % row.groups:
             raise ConfigError(
-                f"model.convs.{name}: groups={row.groups} must divide its {channels} input maps "
+                f"config.model.convs.{name}: groups={row.groups} must divide its {channels} input maps "
                 f"and {row.features} features"
             )
         before = size
         size = conv_size(size, row.kernel, row.stride, row.pad)
         if size < 1:
             raise ConfigError(
-                f"model.convs.{name}: its {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
+                f"config.model.convs.{name}: its {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
                 f"maps padded by {row.pad}; use larger images (augment.crop_size) or a smaller kernel"
             )
         weights = row.features * row.kernel**2 * channels // row.groups
@@ -64,8 +64,13 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
             size = pool_size(size, row.pool.window, row.pool.stride, row.pool.rounding)
             if before < row.pool.window:
                 raise ConfigError(
-                    f"model.convs.{name}.pool: window {row.pool.window} is larger than its {before}x{before} "
+                    f"config.model.convs.{name}.pool: window {row.pool.window} is larger than its {before}x{before} "
                     f"maps; use larger images (augment.crop_size)"
+                )
+            if (size - 1) * row.pool.stride >= before:
+                raise ConfigError(
+                    f"config.model.convs.{name}.pool: its last window lies beyond the {before}x{before} maps; "
+                    "use rounding='floor'"
                 )
             field, step = field + (row.pool.window - 1) * step, step * row.pool.stride
             rows.append(Layer(f"{name}/pool", size, channels, 0, 0, field, step))
@@ -74,7 +79,7 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
         features = num_classes if row.features is None else row.features
         if inputs % row.groups or features % row.groups:
             raise ConfigError(
-                f"model.fcs.{name}: groups={row.groups} must divide its {inputs} inputs and {features} features"
+                f"config.model.fcs.{name}: groups={row.groups} must divide its {inputs} inputs and {features} features"
             )
         weights = inputs * features // row.groups
         batch_norm = 2 * features * row.then.count("batch_norm") + 2 * inputs * row.before.count(

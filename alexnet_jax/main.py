@@ -8,12 +8,24 @@ Every value of the config can be set on the command line; the three switches of 
 Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDER/train/<class>/*.jpg, FOLDER/val/...)
 """
 
+import errno
+import faulthandler
+import functools
 import os
 import sys
+import threading
 import time
 
 from alexnet_jax import cli, config
-from alexnet_jax.errors import AlexNetError, OutOfMemoryError
+from alexnet_jax import workdir as workdirs
+from alexnet_jax.errors import (
+    AlexNetError,
+    ConfigError,
+    OutOfMemoryError,
+    StalledError,
+    StorageError,
+)
+from alexnet_jax.specs import Config
 from alexnet_jax.workdir import Workdir
 
 
@@ -21,49 +33,166 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
     parser.add_argument("--workdir", required=True, help="the run folder; made if it is not there")
+    parser.add_argument(
+        "--init-from",
+        metavar="WORKDIR",
+        help="begin a new run with the parameters of that run folder's net",
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="with --init-from: take the arrays that fit, and list the others",
+    )
+    parser.add_argument(
+        "--override-resume", metavar="KEY", action="append", default=[],
+        help="let this key of the config differ from the run in the folder, such as train.epochs; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="rename a run folder that is there to NAME.old-TIME and begin anew",
+    )
+    parser.add_argument(
+        "--steal",
+        action="store_true",
+        help="take over a run folder whose owner on another host has died",
+    )
     options, rest = parser.parse_known_args(arguments)
+    if options.allow_partial and not options.init_from:
+        raise ConfigError("--allow-partial belongs to --init-from")
     config_dict = config.load(options.config, cli.config_overrides(rest))
     spec = config.parse(config_dict)
-    workdir = Workdir(options.workdir)
+    workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
     workdir.check()
+    try:
+        return _train(options, config_dict, spec, workdir)
+    except Exception as error:
+        known = _known(error, spec)
+        if known is None or known is error:
+            raise
+        raise known from error
 
-    # Everything above answers at once; JAX takes a second to import.
+
+def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
+    # All mistakes in the usage were answered before this: JAX takes a second to import.
     from alexnet_jax.training import loop
     from alexnet_jax.training.log import summary
     from alexnet_jax.training.signals import Signals, Stop
+    from alexnet_jax.training.watchdog import Watchdog
 
     with Signals() as signals:
-        spec, dataset, statistics = loop.prepare(spec)
+        try:
+            with signals.at_once():
+                spec, dataset, statistics = loop.prepare(spec)
+                begin = workdirs.load(options.init_from) if options.init_from else None
+        except Stop:
+            print("stopped before the first step: there is nothing to save", file=sys.stderr)
+            return signals.exit_code
         with workdir:
-            workdir.adopt(config_dict, " ".join(sys.argv))
-            if finished := workdir.finished(
-                loop.last_step(spec, len(dataset.splits["train"].labels))
-            ):
+            workdir.begin()
+            changes = workdir.changes(config_dict, options.override_resume)
+            last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
+            if finished := workdir.finished(last_step):
                 print(summary(finished), "\nalready finished: nothing to do")
                 return 0
-            workdir.write("run.json", environment())
-            training = loop.Training(spec, dataset, statistics, workdir, config_dict)
+            before, now = workdir.environment(), environment()
+            workdir.adopt(config_dict, " ".join(sys.argv), changes)
+            workdir.write("run.json", now)
+            training = loop.Training(spec, dataset, statistics, workdir, config_dict,
+                                     begin=begin, partial=options.allow_partial)  # fmt: skip
+            training.notes += _moved(before, now)
             try:
-                training.run(signals)
+                with Watchdog(
+                    spec.train.stall_seconds,
+                    functools.partial(_end_stalled, workdir, training),
+                    workdir.write_heartbeat,
+                ) as watchdog:
+                    training.run(signals, watchdog)
             except Stop:
-                code = signals.exit_code
-                workdir.write_status("interrupted", training.saved_step, saved=True, code=code)
-                print(
-                    f"stopped at step {training.saved_step:,}, saved; the same command continues",
-                    file=sys.stderr,
-                )
-                return code
+                return _stopped(workdir, training, signals.exit_code)
             except BaseException as error:
-                known = out_of_memory(error) or error
-                state = "diverged" if getattr(known, "exit_code", 1) == 4 else "failed"
-                code = known.exit_code if isinstance(known, AlexNetError) else 1
-                workdir.write_status(state, training.saved_step, saved=training.saved_step > 0,
-                                     code=code, reason=str(known))  # fmt: skip
-                if known is error:
-                    raise
-                raise known from error
-            workdir.write_status("finished", training.saved_step, saved=True, code=0)
+                known = _known(error, spec)
+                code = known.exit_code if known else 1
+                workdir.write_traceback(error)
+                _write_last_status(workdir, training, "diverged" if code == 4 else "failed", code,
+                                   str(known or repr(error)))  # fmt: skip
+                raise
+            workdir.write_status("finished", training.step, training.saved_step, code=0)
     return 0
+
+
+def _stopped(workdir: Workdir, training, code: int) -> int:
+    step, saved = training.step, training.saved_step
+    _write_last_status(workdir, training, "interrupted", code, "signal")
+    where = f"saved step {saved:,}" if saved else "there is nothing to save yet"
+    print(f"stopped at step {step:,}: {where}; the same command continues", file=sys.stderr)
+    return code
+
+
+def _write_last_status(workdir: Workdir, training, state: str, code: int, reason: str) -> None:
+    """Best effort: the reason why the run ends may be the disk."""
+    try:
+        workdir.write_status(state, training.step, training.saved_step, code=code, reason=reason)
+    except StorageError as error:
+        workdir.write_traceback(error)
+
+
+def _end_stalled(workdir: Workdir, training, seconds: float) -> None:
+    """Leave from the watchdog's thread, whatever the others are waiting for."""
+    error = StalledError(
+        f"no sign of life for {seconds:.0f} s at step {training.step}; {workdir.path / 'log.txt'} says where each "
+        "thread is; the same command continues from the last checkpoint"
+    )
+    print(error.line(), file=sys.stderr, flush=True)
+
+    def record() -> None:
+        with open(workdir.path / "log.txt", "a") as file:
+            faulthandler.dump_traceback(file)
+        _write_last_status(workdir, training, "failed", error.exit_code, str(error))
+
+    # The disk may be what hangs.
+    thread = threading.Thread(target=record, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    os._exit(error.exit_code)
+
+
+def _known(error: BaseException, spec: Config) -> AlexNetError | None:
+    """The form of `error` that is said in one line; None for a fault of this program."""
+    if isinstance(error, AlexNetError):
+        return error
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        import jax
+
+        batch, parts = spec.train.batch_size, spec.train.accumulate
+        return OutOfMemoryError(
+            f"{text[:300]}; the batch of {batch} goes through {jax.local_device_count()} device(s) in {parts} part(s): "
+            f"try --config.train.accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
+        )
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EIO,
+    ):
+        return StorageError(
+            f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command again"
+        )
+    return None
+
+
+def _moved(before: dict | None, now: dict) -> list[str]:
+    """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
+    keys = ("platform", "devices", "cores", "processor", "python", "versions", "commit")
+    changed = [
+        f"{k}: {before.get(k)} -> {now[k]}" for k in keys if before and before.get(k) != now[k]
+    ]
+    if not changed:
+        return []
+    return [
+        "not bit for bit the run that was begun, but equal up to rounding: " + "; ".join(changed)
+    ]
 
 
 def environment() -> dict:
@@ -97,16 +226,6 @@ def environment() -> dict:
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in (jax, flax, optax, numpy)},
     }
-
-
-def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
-    """The one-line form of running out of device or host memory, if that is what `error` is."""
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-        first = (str(error).splitlines() or ["out of memory"])[0]
-        return OutOfMemoryError(
-            f"{first}; lower config.train.batch_size or raise config.train.accumulate"
-        )
-    return None
 
 
 if __name__ == "__main__":

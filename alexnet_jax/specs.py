@@ -1,9 +1,39 @@
-"""The checked, frozen sections of a config: what every other module is given instead of a ConfigDict."""
+"""The checked, frozen sections of a config: what every other module is given instead of a ConfigDict.
 
+The type of a number says its range; a `float` alone may be any finite number.
+"""
+
+import math
 import typing
 from dataclasses import dataclass
 
-OPERATIONS = ("act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout")
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers from `low` to `high`; in `ends` a round bracket leaves that end out, as in mathematics."""
+
+    low: float
+    high: float = math.inf
+    ends: typing.Literal["[)", "()", "(]"] = "[)"
+
+    def __contains__(self, number: float) -> bool:
+        above = number > self.low or (self.ends[0] == "[" and number == self.low)
+        return above and (number < self.high or (self.ends[1] == "]" and number == self.high))
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"in {self.ends[0]}{self.low}, {self.high}{self.ends[1]}"
+        return f"at least {self.low}" if self.ends[0] == "[" else f"above {self.low}"
+
+
+Count = typing.Annotated[int, Range(1)]
+NaturalNumber = typing.Annotated[int, Range(0)]
+Positive = typing.Annotated[float, Range(0, ends="()")]
+NotNegative = typing.Annotated[float, Range(0)]
+Share = typing.Annotated[float, Range(0, 1)]
+Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
+FCOperation = typing.Literal["act", "batch_norm", "dropout"]
+Views = typing.Literal["center", "ten", "nine"]
 
 
 @dataclass(frozen=True)
@@ -11,8 +41,8 @@ class PoolSpec:
     """§3.4. `rounding='ceil'` keeps a last window that hangs over the border, as layer.py of 2012 does."""
 
     kind: typing.Literal["max", "average"]
-    window: int
-    stride: int
+    window: Count
+    stride: Count
     rounding: typing.Literal["ceil", "floor"]
 
 
@@ -21,15 +51,15 @@ class ConvSpec:
     """A convolution ('local': its own kernels at every place) and what follows it, read left to right."""
 
     kind: typing.Literal["conv", "local"]
-    features: int
-    kernel: int
-    stride: int
-    pad: tuple[int, int]
+    features: Count
+    kernel: Count
+    stride: Count
+    pad: tuple[NaturalNumber, NaturalNumber]
     """Zeros before and after, in both directions."""
-    groups: int
-    init_std: float
+    groups: Count
+    init_std: NotNegative
     bias: float
-    then: tuple[str, ...]
+    then: tuple[Operation, ...]
     pool: PoolSpec | None = None
 
 
@@ -37,55 +67,55 @@ class ConvSpec:
 class FCSpec:
     """A fully-connected row; `features=None` stands for the number of classes."""
 
-    features: int | None
-    groups: int
-    init_std: float
+    features: Count | None
+    groups: Count
+    init_std: NotNegative
     bias: float
-    before: tuple[str, ...]
-    then: tuple[str, ...]
+    before: tuple[FCOperation, ...]
+    then: tuple[FCOperation, ...]
 
 
 @dataclass(frozen=True)
 class LRNSpec:
     """§3.3: b = a / (k + alpha * sum of squares over n maps)^beta; alpha is per squared term."""
 
-    k: float
-    n: int
-    alpha: float
-    beta: float
+    k: Positive
+    n: Count
+    alpha: NotNegative
+    beta: NotNegative
 
 
 @dataclass(frozen=True)
 class SpatialNormSpec:
     """The same-map normalization of the 2012 code over size x size places; its constant term is 1."""
 
-    size: int
-    alpha: float
-    beta: float
+    size: Count
+    alpha: NotNegative
+    beta: NotNegative
 
 
 @dataclass(frozen=True)
 class BatchNormSpec:
-    momentum: float
-    epsilon: float
+    momentum: Share
+    epsilon: Positive
 
 
 @dataclass(frozen=True)
 class DropoutSpec:
     """`scale_at='test'` multiplies by 1 - rate at test time (§4.2); 'train' divides by it in training."""
 
-    rate: float
+    rate: Share
     scale_at: typing.Literal["test", "train"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    num_classes: int | None
+    num_classes: typing.Annotated[int, Range(2)] | None
     """None: counted from the data."""
     activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
     lrn: bool
     overlapping_pooling: bool
-    towers: int
+    towers: Count
     init: typing.Literal["gaussian", "he", "glorot"]
     compute_dtype: typing.Literal["float32", "bfloat16"]
     lrn_constants: LRNSpec
@@ -101,35 +131,36 @@ class DataSpec:
     source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store"]
     path: str | None
     name: str | None
-    image_size: int
+    image_size: Count
     classes: tuple[str, ...]
-    validation: float
+    validation: Share
     shuffle: typing.Literal["epoch", "once"]
-    threads: int
-    prefetch: int
+    threads: Count
+    prefetch: NaturalNumber
+    placement: typing.Literal["auto", "device", "host"]
 
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    resize: int | None
-    crop_size: int
+    resize: Count | None
+    crop_size: Count
     crop: typing.Literal["random", "center"]
-    crop_chunk: int
+    crop_chunk: Count
     flip: bool
     mean: typing.Literal["pixel", "image_center", "channel", "none", "standardize"]
-    scale: float
-    color_std: float
+    scale: Positive
+    color_std: NotNegative
     color_basis: typing.Literal["std", "eigenvalue"]
     color_rescale: bool
-    color_off_epoch: float | None
+    color_off_epoch: NotNegative | None
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
     kind: typing.Literal["momentum", "adam"]
-    momentum: float
-    weight_decay: float
-    layer_weight_decay: dict[str, float]
+    momentum: Share
+    weight_decay: NotNegative
+    layer_weight_decay: dict[str, NotNegative]
 
 
 @dataclass(frozen=True)
@@ -143,14 +174,14 @@ class RateSpec:
     """
 
     kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear"]
-    learning_rate: float
-    factor: float = 0.1
-    max_drops: int = 3
-    patience: int = 5
-    min_improvement: float = 0.001
-    drops: tuple[float, ...] = ()
-    target: float = 1.0
-    plateaus: int = 1
+    learning_rate: NotNegative
+    factor: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.1
+    max_drops: NaturalNumber = 3
+    patience: Count = 5
+    min_improvement: Share = 0.001
+    drops: tuple[Positive, ...] = ()
+    target: Positive = 1.0
+    plateaus: Count = 1
 
 
 @dataclass(frozen=True)
@@ -158,35 +189,37 @@ class ScheduleSpec:
     weights: RateSpec
     biases: RateSpec | None
     """None: the rate of the weights times `bias_factor`."""
-    bias_factor: float
-    layer_factors: dict[str, tuple[tuple[float, float], ...]]
+    bias_factor: NotNegative
+    layer_factors: dict[str, tuple[tuple[NotNegative, NotNegative], ...]]
     """Layer -> ((from epoch, factor), ...), times both of its rates; factor 0 freezes it."""
 
 
 @dataclass(frozen=True)
 class TrainSpec:
-    epochs: float
-    max_steps: int | None
-    batch_size: int
-    accumulate: int
+    epochs: Positive
+    max_steps: Count | None
+    batch_size: Count
+    accumulate: Count
     loss: typing.Literal["cross_entropy", "mse"]
-    log_every: int
-    checkpoint_every: int
-    keep_every: int | None
+    log_every: Count
+    checkpoint_every: Count
+    keep_every: Count | None
+    stall_seconds: Positive
 
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    every_epochs: float
-    batch_size: int
-    views: typing.Literal["center", "ten", "nine"]
-    final_views: tuple[str, ...]
+    every_epochs: Positive
+    batch_size: Count
+    views: Views
+    final_views: tuple[Views, ...]
 
 
 @dataclass(frozen=True)
 class Config:
     name: str
-    seed: int
+    seed: typing.Annotated[int, Range(0, 2**32)]
+    """32 bits: jax.random.key drops those above."""
     model: ModelSpec
     data: DataSpec
     augment: AugmentSpec

@@ -1,10 +1,15 @@
 """The run folder: who owns it, what was run there, and how evaluation and analysis read it."""
 
+import calendar
+import contextlib
 import fcntl
 import json
 import os
 import socket
+import threading
 import time
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,11 +20,14 @@ from alexnet_jax.specs import Config
 if TYPE_CHECKING:
     from alexnet_jax.data.statistics import Statistics
 
-# Keys that may change between two starts of one run: they move no number of it.
+# Keys that may change between two starts of one run: they move no parameter of it.
 HARMLESS = (
-    "name", "data.path", "data.threads", "data.prefetch", "train.max_steps", "train.log_every",
-    "train.checkpoint_every", "train.keep_every",
+    "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
+    "train.checkpoint_every", "train.keep_every", "train.stall_seconds",
 )  # fmt: skip
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+ALIVE_SECONDS = 300
+"""A run of another host whose heartbeat is younger than this is taken for a living one."""
 
 
 class Run(NamedTuple):
@@ -98,30 +106,50 @@ def write_atomically(path: Path, text: str) -> None:
 class Workdir:
     """Exclusive use of a run folder, for as long as the context lasts.
 
+    overwrite: rename a folder that is already there to NAME.old-TIME and begin a new one; nothing is deleted.
+    steal: take the folder over from a run of another host that has shown no life for ALIVE_SECONDS.
     Raises WorkdirError if another process has it or if it holds something else, StorageError if it cannot be
     written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, overwrite: bool = False, steal: bool = False) -> None:
         self.path = Path(path).absolute()
         self.checkpoints = self.path / "checkpoints"
+        self._overwrite, self._steal = overwrite, steal
         self._lock = None
+        self._status: dict = {}
+        self._writing = threading.Lock()
 
     def check(self) -> None:
-        """Refuse a folder that is not ours, before anything is written."""
+        """What __enter__ would refuse, found before anything is written."""
         if self.path.is_dir():
             names = {p.name for p in self.path.iterdir()} - {".lock", "config.json.tmp"}
-            if names and "config.json" not in names:
-                raise WorkdirError(f"{self.path} holds files but no run; choose another --workdir")
-        elif self.path.exists():
+            if names and "config.json" not in names and not self._overwrite:
+                raise WorkdirError(
+                    f"{self.path} holds files but no run; choose another --workdir, or --overwrite to rename it"
+                )
+        elif os.path.lexists(self.path):
             raise WorkdirError(f"{self.path} is not a folder; choose another --workdir")
+        existing = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write to {existing}; choose another --workdir")
+        if (self.path / ".lock").exists():
+            with self:
+                pass
 
     def __enter__(self) -> "Workdir":
-        self.check()
+        self._acquire()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._lock:
+            self._lock.close()
+
+    def _acquire(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Closed in __exit__: the lock lasts as long as the file is open.
-            self._lock = open(self.path / ".lock", "w")
+            # Closed in __exit__: the lock lasts as long as the file is open. "a": not a byte of it changes.
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115
         except OSError as error:
             raise StorageError(f"cannot write to {self.path}: {error.strerror}") from None
         try:
@@ -131,46 +159,110 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path} is in use by {_owner(self.path)}; wait for it or stop it"
             ) from None
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._lock:
+        try:
+            self._refuse_other_host()
+        except WorkdirError:
             self._lock.close()
+            raise
 
-    def adopt(self, config, command: str) -> None:
-        """Record `config` (a ConfigDict), or check that it continues what the folder holds.
+    def _refuse_other_host(self) -> None:
+        """File locks may not reach other hosts: there the heartbeat in status.json decides."""
+        status = self.status() or {}
+        if status.get("state") != "running" or status["host"] == socket.gethostname():
+            return
+        age = time.time() - calendar.timegm(time.strptime(status["heartbeat"], _TIME))
+        if age < ALIVE_SECONDS:
+            raise WorkdirError(
+                f"{self.path} is in use by {_owner(self.path)}, alive {max(age, 0):.0f} s ago; "
+                f"wait for it or stop it (a killed one counts as dead after {ALIVE_SECONDS} s)"
+            )
+        if not self._steal:
+            raise WorkdirError(
+                f"{self.path} was in use by {_owner(self.path)}, which has shown no life for {age:.0f} s; "
+                "--steal takes it over"
+            )
 
-        Raises ConfigError with the differences if it does not.
+    def begin(self) -> None:
+        """Put aside what --overwrite is to put aside, and remove what a killed start left half written."""
+        if self._overwrite:
+            old = self.path.with_name(
+                f"{self.path.name}.old-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+            )
+            try:
+                os.rename(self.path, old)
+            except OSError as error:
+                raise StorageError(f"cannot rename {self.path}: {error.strerror}") from None
+            self.__exit__()
+            self._acquire()
+        for file in self.path.glob("*.tmp"):
+            file.unlink(missing_ok=True)
+
+    def changes(self, config, allowed: Iterable[str] = ()) -> dict:
+        """{key: [old, new]} between the config of the run in the folder and `config` (a ConfigDict).
+
+        Raises ConfigError if a key changed that moves the numbers of the run, unless it is `allowed`.
         """
-        file = self.path / "config.json"
-        if file.exists():
-            check_same(_read_config(self.path), json.loads(configs.to_json(config)), self.path)
+        new = json.loads(configs.to_json(config))
+        unknown = [key for key in allowed if key not in _flat(new)]
+        if unknown:
+            raise ConfigError(f"--override-resume={unknown[0]}: the config has no such key")
+        if not (self.path / "config.json").exists():
+            return {}
+        return check_same(_read_config(self.path), new, self.path, allowed)
+
+    def adopt(self, config, command: str, changes: dict) -> None:
+        """Record `config` (a ConfigDict) and the command that brought it."""
         self._replace("config.json", configs.to_json(config))
-        with open(self.path / "history.jsonl", "a", encoding="utf-8") as history:
-            entry = {"time": _now(), "command": command, "config_sha256": configs.digest(config)}
-            history.write(json.dumps(entry) + "\n")
+        entry = {"time": _now(), "command": command, "config_sha256": configs.digest(config)}
+        self._append("history.jsonl", json.dumps(entry | {"changes": changes}) + "\n")
 
     def write(self, name: str, content: dict) -> None:
         """Replace a JSON file of the folder."""
         self._replace(name, json.dumps(content, indent=1, sort_keys=True))
 
     def write_status(
-        self, state: str, step: int, *, saved: bool, code: int | None = None, reason: str = ""
+        self, state: str, step: int, saved_step: int, *, code: int | None = None, reason: str = ""
     ) -> None:
-        """status.json: what the run is doing, or how it ended."""
-        self.write("status.json", dict(
-            state=state, step=step, saved=saved, code=code, reason=reason, pid=os.getpid(),
-            host=socket.gethostname(), heartbeat=_now(),
-        ))  # fmt: skip
+        """status.json: what the run is doing at `step`, or how it ended; `saved_step` is 0 with no checkpoint."""
+        with self._writing:
+            self._status = dict(
+                state=state, step=step, saved=0 < saved_step == step, saved_step=saved_step, code=code,
+                reason=reason, pid=os.getpid(), host=socket.gethostname(), heartbeat=_now(),
+            )  # fmt: skip
+            self.write("status.json", self._status)
+
+    def write_heartbeat(self) -> None:
+        """Show that the run lives, from any thread; a disk that refuses is left for the next checkpoint to report."""
+        with self._writing:
+            if self._status.get("state") == "running":
+                with contextlib.suppress(StorageError):
+                    self.write("status.json", self._status | {"heartbeat": _now()})
+
+    def write_traceback(self, error: BaseException) -> None:
+        """Append the traceback of `error` to log.txt; best effort."""
+        with contextlib.suppress(StorageError):
+            self._append("log.txt", "".join(traceback.format_exception(error)))
 
     def status(self) -> dict | None:
-        """What status.json says; None before the first run."""
-        return _read_json(self.path / "status.json")
+        """What status.json says; None before the first run, and where it is damaged."""
+        try:
+            return _read_json(self.path / "status.json")
+        except StorageError:
+            return None
+
+    def environment(self) -> dict | None:
+        """run.json of the start before; None before the first."""
+        return _read_json(self.path / "run.json")
 
     def finished(self, last_step: int) -> dict | None:
-        """results.json, if the run that this folder holds reached `last_step`."""
+        """results.json, if the run that this folder holds reached `last_step` and its checkpoint is intact."""
+        from alexnet_jax.training import checkpoint
+
         results = _read_json(self.path / "results.json")
-        return results if results and results["step"] >= last_step else None
+        if not results or results["step"] < last_step:
+            return None
+        found = checkpoint.latest(self.checkpoints)
+        return results if found and found[0] >= last_step else None
 
     def _replace(self, name: str, text: str) -> None:
         try:
@@ -178,17 +270,30 @@ class Workdir:
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
 
+    def _append(self, name: str, text: str) -> None:
+        try:
+            with open(self.path / name, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
 
-def check_same(old: dict, new: dict, where: Path) -> None:
-    """Raises ConfigError naming each key in which a run would change, unless it is a harmless one."""
+
+def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -> dict:
+    """{key: [old, new]} of what changed between two configs.
+
+    Raises ConfigError naming each key that moves the numbers of a run, unless it is among `allowed`.
+    """
     a, b = _flat(old), _flat(new)
-    changed = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k) and k not in HARMLESS]
-    if changed:
-        differences = ", ".join(f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in changed[:6])
-        more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
+    changes = {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+    refused = [k for k in changes if k not in HARMLESS and k not in allowed]
+    if refused:
+        differences = ", ".join(f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in refused[:6])
+        more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         raise ConfigError(
-            f"{where} holds a run with another config ({differences}{more}); choose another --workdir"
+            f"{where} holds a run with another config ({differences}{more}); choose another --workdir, or "
+            f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
+    return changes
 
 
 def _read_config(path: Path) -> dict:
@@ -208,7 +313,10 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _owner(path: Path) -> str:
-    status = _read_json(path / "status.json") or {}
+    try:
+        status = _read_json(path / "status.json") or {}
+    except StorageError:
+        status = {}
     return f"process {status.get('pid', '?')} on {status.get('host', '?')}"
 
 
@@ -224,4 +332,4 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return time.strftime(_TIME, time.gmtime())

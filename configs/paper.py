@@ -83,6 +83,7 @@ def get_config() -> Any:
     data.shuffle = "epoch"  # 'once': the same order in every epoch, as the authors' program
     data.threads = 4  # that decode images
     data.prefetch = 2  # batches made ahead
+    data.placement = "auto"  # "device": all images there at once; "host": sent batch by batch
 
     augment = config.augment = ConfigDict()
     augment.resize = config_dict.placeholder(int)  # on the device, before cropping
@@ -125,6 +126,9 @@ def get_config() -> Any:
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides
+    train.stall_seconds = (
+        300.0  # without the end of a step for so long (or 20 steps), the run ends with code 8
+    )
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.every_epochs = 1.0

@@ -1,10 +1,13 @@
-"""Four virtual CPU devices, one compilation cache for all runs of the tests."""
+"""Four virtual CPU devices, one compilation cache for all runs of the tests, and the record of `make reliability`."""
 
 import atexit
+import collections
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +19,46 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["ALEXNET_JAX_CACHE"] = tempfile.mkdtemp(prefix="alexnet-jax-tests-")
 atexit.register(shutil.rmtree, os.environ["ALEXNET_JAX_CACHE"], ignore_errors=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="the long sweeps of tests/reliability too")
+    parser.addoption("--record", metavar="JSON", help="write what each fault and figure came to")
+
+
+def pytest_configure(config):
+    config.scoreboard = {"faults": {}, "figures": collections.Counter()}
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        long = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    if config.getoption("--record"):
+        items[:] = [item for item in items if item.get_closest_marker("fault")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call" or report.outcome != "passed":
+        for mark in item.iter_markers("fault"):
+            for code in mark.args:
+                counts = item.config.scoreboard["faults"].setdefault(code, {})
+                counts[report.outcome] = counts.get(report.outcome, 0) + 1
+    return report
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--record")
+    if path:
+        from tests.reliability import record
+
+        record.write(Path(path), session.config.scoreboard)
+
+
+@pytest.fixture
+def figures(request) -> collections.Counter:
+    """Figures that go to the record of `make reliability`, by name."""
+    return request.config.scoreboard["figures"]

@@ -1,13 +1,26 @@
 """Configs become checked specs, and mistakes become one line."""
 
+import dataclasses
+import functools
 import json
+import subprocess
+import sys
+import time
+import typing
 
 import pytest
 
-from alexnet_jax import config
+from alexnet_jax import config, specs
 from alexnet_jax.errors import ConfigError
 
 PATH = "--config.data.path=images"
+CONFIGS = (
+    "configs/paper.py",
+    "configs/krizhevsky2012.py",
+    "configs/cifar10.py:11pct",
+    "configs/flowers17.py:batchnorm",
+    "tests/tiny.py",
+)
 
 
 def load(*overrides: str):
@@ -18,6 +31,7 @@ def parse(*overrides: str):
     return config.parse(load(*overrides))
 
 
+@pytest.mark.fault("F44")
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -26,7 +40,7 @@ def parse(*overrides: str):
         ("--config.model.convs.conv2.grops=1", 'did you mean "groups"?'),
         ("--config.model.activation=rellu", 'did you mean "relu"?'),
         ("--config.train.batch_size=abc", "batch_size=abc"),
-        ("--config.train.batch_size=0", "config.train.batch_size must be positive"),
+        ("--config.train.batch_size=0", "config.train.batch_size must be at least 1, not 0"),
         ("--config.train.accumulate=3", "batch_size=128 is not divisible by accumulate=3"),
         ("--config.augment.crop_size=300", "crop_size=300 is larger than the 256 pixel images"),
         ("--config.augment.crop_size=20", "window 3 is larger than its 2x2 maps"),
@@ -46,6 +60,7 @@ def test_mistake_is_one_line_that_names_the_key(override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("F44")
 def test_none_where_a_value_is_needed_is_refused():
     tree = json.loads(config.to_json(load()))
     tree["train"]["batch_size"] = None
@@ -53,6 +68,7 @@ def test_none_where_a_value_is_needed_is_refused():
         config.parse(tree)
 
 
+@pytest.mark.fault("F44")
 def test_unknown_and_missing_keys_at_any_depth_are_all_named_at_once():
     tree = json.loads(config.to_json(load()))
     tree["model"]["convs"]["conv3"]["strid"] = tree["model"]["convs"]["conv3"].pop("stride")
@@ -64,6 +80,7 @@ def test_unknown_and_missing_keys_at_any_depth_are_all_named_at_once():
         assert part in str(caught.value)
 
 
+@pytest.mark.fault("F44")
 def test_every_key_of_the_paper_config_is_checked():
     """Renaming any key, at any depth, is refused."""
 
@@ -117,6 +134,7 @@ def test_switch_that_matches_no_row_is_an_error():
         config.parse(tree)
 
 
+@pytest.mark.fault("F29")
 def test_number_of_classes_comes_from_the_data_or_must_agree():
     spec = parse()
     assert config.with_classes(spec, 1000) == spec
@@ -124,11 +142,276 @@ def test_number_of_classes_comes_from_the_data_or_must_agree():
         config.with_classes(spec, 17)
 
 
+@pytest.mark.fault("F21")
 def test_path_of_the_images_is_asked_for():
     with pytest.raises(ConfigError, match=r"--config.data.path=FOLDER"):
         config.parse(config.load("configs/paper.py", []))
 
 
+def fields(node: dict, kind: type = specs.Config, path: tuple = ()):
+    """(path, type without None, whether None will do) of every section and value below `node`."""
+    for key, hint in typing.get_type_hints(kind).items():
+        if key not in node:
+            continue
+        place, optional = (*path, key), type(None) in typing.get_args(hint)
+        hint = typing.get_args(hint)[0] if optional else hint
+        origin = typing.get_origin(hint) or hint
+        rows, entries = {}, {}
+        if key in ("convs", "fcs"):
+            origin, rows = dict, node[key]
+        elif origin is dict:
+            entries = node[key]
+        elif dataclasses.is_dataclass(hint):
+            origin = dict
+            yield from fields(node[key] or {}, hint, place)
+        for name, row in rows.items():
+            yield (*place, name), dict, False
+            yield from fields(row, typing.get_args(typing.get_args(hint)[0])[1], (*place, name))
+        for name in entries:
+            value = typing.get_args(hint)[1]
+            yield (*place, name), typing.get_origin(value) or value, False
+        yield place, origin, optional
+
+
+def changed(tree: dict, path: tuple, value) -> dict:
+    """A copy of `tree` in which `path` holds `value`; only the sections on the way are copied."""
+    key, *rest = path
+    return {**tree, key: changed(tree[key], tuple(rest), value) if rest else value}
+
+
+@functools.cache
+def tree(name: str) -> dict:
+    return json.loads(config.to_json(config.load(name, [PATH])))
+
+
+def refusal(broken: dict) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(broken)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_value_of_a_wrong_type_is_refused_by_its_key(name):
+    wrong = {
+        str: (3, 1.5, True, [], {}),
+        bool: (0, "True", [], {}),
+        int: (1.5, "1", True, [], {}),
+        float: ("1", True, [], {}, float("nan"), float("inf"), float("-inf"), 10**400),
+        tuple: (3, "relu", "(1,", "((", "[1, 2", "__import__('os')", True, {}, [None], [[]], [{}]),
+        dict: (3, "relu", True, [1], {"x": "y"}),
+        typing.Literal: (3, "", "relus", True, [], {}),
+    }
+    whole, count = tree(name), 0
+    for path, kind, _ in fields(whole):
+        for value in wrong[kind]:
+            text = refusal(changed(whole, path, value))
+            assert f"config.{'.'.join(path)}" in text, (path, value, text)
+            count += 1
+    assert count > 500
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_none_and_every_typo_is_refused_by_its_key(name):
+    whole = tree(name)
+    for path, _, optional in fields(whole):
+        key = "config." + ".".join(path)
+        if not optional:
+            text = refusal(changed(whole, path, None))
+            assert f"{key} is None" in text or f"{key} must be a dict of rows, not None" in text
+        *section, last = path
+        assert f"{key}x" in refusal(changed(whole, (*section, f"{last}x"), 1))
+
+
+NEGATIVE, ZERO, COUNT = (-1e-9,), (0.0, -1.0), (0, -1)
+OUT_OF_RANGE = {
+    ("model.convs.conv1.pool", specs.PoolSpec): dict(window=COUNT, stride=COUNT),
+    ("model.convs.conv1", specs.ConvSpec): dict(
+        features=COUNT, kernel=COUNT, stride=COUNT, pad=([-1, 0], [0, -1]), groups=COUNT,
+        init_std=NEGATIVE, bias=(),
+    ),
+    ("model.fcs.fc6", specs.FCSpec): dict(
+        features=COUNT, groups=COUNT, init_std=NEGATIVE, bias=()
+    ),
+    ("model.lrn_constants", specs.LRNSpec): dict(k=ZERO, n=COUNT, alpha=NEGATIVE, beta=NEGATIVE),
+    ("model.spatial_norm", specs.SpatialNormSpec): dict(
+        size=COUNT, alpha=NEGATIVE, beta=NEGATIVE
+    ),
+    ("model.batch_norm", specs.BatchNormSpec): dict(momentum=(-0.1, 1.0), epsilon=ZERO),
+    ("model.dropout", specs.DropoutSpec): dict(rate=(-0.1, 1.0, 2.0)),
+    ("model", specs.ModelSpec): dict(num_classes=(1, 0, -1), towers=COUNT),
+    ("data", specs.DataSpec): dict(
+        image_size=COUNT, validation=(-0.1, 1.0, 10.0), threads=COUNT, prefetch=(-1,)
+    ),
+    ("augment", specs.AugmentSpec): dict(
+        resize=COUNT, crop_size=COUNT, crop_chunk=COUNT, scale=ZERO, color_std=NEGATIVE,
+        color_off_epoch=NEGATIVE,
+    ),
+    ("optimizer", specs.OptimizerSpec): dict(
+        momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},)
+    ),
+    ("schedule.weights", specs.RateSpec): dict(
+        learning_rate=NEGATIVE, factor=(0.0, -0.1, 1.1), max_drops=(-1,), patience=COUNT,
+        min_improvement=(-0.1, 1.0), target=ZERO, plateaus=COUNT,
+        drops=([0.0], [-1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [1.0, float("nan")]),
+    ),
+    ("schedule", specs.ScheduleSpec): dict(
+        bias_factor=NEGATIVE,
+        layer_factors=(
+            {"conv1": [[-1.0, 1.0]]}, {"conv1": [[1.0, -1.0]]}, {"conv1": [[2.0, 1.0], [1.0, 0.0]]},
+        ),
+    ),
+    ("train", specs.TrainSpec): dict(
+        epochs=ZERO, max_steps=COUNT, batch_size=COUNT, accumulate=COUNT, log_every=COUNT,
+        checkpoint_every=COUNT, keep_every=COUNT, stall_seconds=ZERO,
+    ),
+    ("evaluation", specs.EvaluationSpec): dict(every_epochs=ZERO, batch_size=COUNT),
+    ("", specs.Config): dict(seed=(-1, 2**32, 2**64)),
+}  # fmt: skip
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(("place", "kind"), OUT_OF_RANGE)
+def test_every_number_out_of_its_range_is_refused_by_its_key(place, kind):
+    section = tuple(place.split(".")) if place else ()
+    for key, values in OUT_OF_RANGE[place, kind].items():
+        for value in values:
+            text = refusal(changed(tree("configs/paper.py"), (*section, key), value))
+            assert ".".join(("config", *section, key)) in text, (key, value, text)
+
+
+def test_the_ranges_of_all_numbers_are_tested():
+    def holds_a_number(hint):
+        return hint in (int, float) or any(map(holds_a_number, typing.get_args(hint)))
+
+    tested = {kind: set(values) for (_, kind), values in OUT_OF_RANGE.items()}
+    for kind in vars(specs).values():
+        if dataclasses.is_dataclass(kind) and kind is not specs.Range:
+            hints = typing.get_type_hints(kind)
+            assert tested[kind] == {key for key, hint in hints.items() if holds_a_number(hint)}
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.convs.conv1.then", ["act", "pool", "pool"], "one pool at most"),
+        ("model.convs.conv1.then", ["act", "pol"], 'did you mean "pool"?'),
+        ("model.convs.conv3.then", ["pool"], "conv3 says 'pool' but has no pool"),
+        ("model.fcs.fc6.then", ["act", "pool"], "config.model.fcs.fc6.then[1] is 'pool'"),
+        ("model.convs.conv1.pool.stride", 55, "beyond the 55x55 maps"),
+        ("model.convs.2conv", {}, "config.model.convs.2conv: the name of a row"),
+        ("model.convs.a/b1", {}, "config.model.convs.a/b1: the name of a row"),
+        ("model.convs.local1", {}, "have the same number"),
+        ("model.fcs.fc6.features", None, "config.model.fcs.fc6.features"),
+        ("model.fcs.fc8.features", 10, "config.model.fcs.fc8.features"),
+        ("model.fcs", {}, "config.model.fcs must have at least one row"),
+        ("evaluation.final_views", ["centre"], 'did you mean "center"?'),
+        ("schedule.layer_factors", {"conv6": []}, 'no such row; did you mean "conv'),
+        ("schedule.weights.kind", "dexp", "config.schedule.weights.plateaus: dexp needs 2"),
+        ("data", {"source": "arrays"}, "missing key config.data.path"),
+        ("data.path", None, "config.data.path is not set"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(path, value, message):
+    assert message in refusal(changed(tree("configs/paper.py"), tuple(path.split(".")), value))
+
+
+def test_a_config_that_is_no_section_is_refused():
+    for broken in (None, [], 3, "paper"):
+        with pytest.raises(ConfigError, match="config"):
+            config.parse(broken)
+
+
+@pytest.mark.fault("F44")
+def test_all_faults_of_the_command_line_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load(
+            "--config.modle.lrn=False",
+            "--config.train.batch_sise=3",
+            "--config.train.epochs=many",
+            "--config.train.log_every=0",
+            "--config.model.convs.conv2.pad=(1,",
+        )
+    for part in (
+        'unknown key config.modle; did you mean "model"?',
+        'unknown key config.train.batch_sise; did you mean "batch_size"?',
+        "config.train.epochs=many",
+        "config.train.log_every must be at least 1, not 0",
+        "config.model.convs.conv2.pad=(1,",
+    ):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tuple_is_written_whole_or_value_by_value():
+    whole = load("--config.evaluation.final_views=('center', 'nine')")
+    parts = load("--config.evaluation.final_views=center", "--config.evaluation.final_views=nine")
+    assert whole.evaluation.final_views == parts.evaluation.final_views == ("center", "nine")
+
+
+@pytest.mark.fault("F44")
+def test_faults_are_told_within_two_seconds_without_jax(tmp_path):
+    program = (
+        "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules, flush=True));"
+        "from alexnet_jax import cli, main; cli.run(main.main)"
+    )
+    faults = ["--config.model.lnr=False", "--config.train.batch_size=0", "--config.seed=-1"]
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--config", "tests/tiny.py", "--workdir",
+         str(tmp_path / "w"), *faults], capture_output=True, text=True,
+    )  # fmt: skip
+    assert time.monotonic() - begin < 2
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("alexnet: error[E_CONFIG]: ")
+    assert all(
+        key in line for key in ("config.model.lnr", "config.train.batch_size", "config.seed")
+    )
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", r"SyntaxError: .*line 1"),
+        ("import nothing_of_that_name", r"mine\.py, line 1: ModuleNotFoundError: No module"),
+        ("\n\n1 / 0", r"mine\.py, line 3: ZeroDivisionError: division by zero"),
+        ("def get_config():\n  return x", r"mine\.py, line 2: NameError: name 'x'"),
+        ("def get_config():\n  assert False", r"mine\.py, line 2: AssertionError"),
+        ("def get_config():\n  raise ValueError('one\\ntwo')", r"line 2: ValueError: one two$"),
+        ("def get_config():\n  open('absent')", r"line 2: FileNotFoundError: .*'absent'"),
+        ("raise SystemExit(0)", r"mine\.py, line 1: SystemExit: 0"),
+        ("def get_config(name):\n  pass", r"mine\.py: TypeError: .*'name'"),
+        ("", r"mine\.py must define get_config\(\), which returns a ConfigDict$"),
+        ("get_config = 3", r"must define get_config\(\), which returns a ConfigDict$"),
+        ("def get_config():\n  pass", r"returns a ConfigDict, not NoneType$"),
+        ("def get_config():\n  return {}", r"returns a ConfigDict, not dict$"),
+        ("\0", "mine.py: "),
+        ("\xe9", "mine.py: "),
+    ],
+)
+def test_a_broken_config_file_is_one_line(tmp_path, capfd, text, message):
+    (tmp_path / "mine.py").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=message) as caught:
+        config.load(str(tmp_path / "mine.py"), [])
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.fault("F44")
+def test_a_config_file_that_is_not_python_is_one_line(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 0")
+    with pytest.raises(ConfigError, match=r"mine\.yaml is not a Python file"):
+        config.load(str(tmp_path / "mine.yaml"), [])
+
+
+@pytest.mark.fault("F44")
 def test_missing_config_file_is_one_line():
     with pytest.raises(ConfigError, match=r"no config file configs/papr.py"):
         config.load("configs/papr.py", [])

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECS = {"alexnet_jax.specs", "alexnet_jax.errors", "alexnet_jax.geometry"}
+SPECS = {"alexnet_jax.specs", "alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.faults"}
 
 # Module or package -> all that it may import of this repository.
 OURS = {
     "configs": {"configs"},
     "alexnet_jax.errors": set(),
+    "alexnet_jax.faults": {"alexnet_jax.errors"},
     "alexnet_jax.cli": {"alexnet_jax.errors"},
     "alexnet_jax.geometry": {"alexnet_jax.errors"},
     "alexnet_jax.config": {"alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.specs"},
@@ -25,12 +26,14 @@ OURS = {
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.backend": SPECS,
     "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
-    "alexnet_jax.data": SPECS | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.cli"},
+    "alexnet_jax.data": SPECS
+    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"},
     "alexnet_jax.evaluation.errors": SPECS,
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
     "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
     "alexnet_jax.training.signals": SPECS,
+    "alexnet_jax.training.watchdog": SPECS,
     "alexnet_jax.analysis": SPECS | {"alexnet_jax.cli", "alexnet_jax.workdir"},
 }
 
@@ -38,6 +41,7 @@ OURS = {
 OTHERS = {
     "configs": {"ml_collections"},
     "alexnet_jax.errors": set(),
+    "alexnet_jax.faults": set(),
     "alexnet_jax.cli": set(),
     "alexnet_jax.geometry": set(),
     "alexnet_jax.specs": set(),

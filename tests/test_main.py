@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import main, workdir
+from alexnet_jax import config, main, workdir
 from alexnet_jax.errors import ConfigError, DataError, DivergedError, WorkdirError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.training import checkpoint
+from alexnet_jax.training import checkpoint, loop
 
 TINY = ["--config", "tests/tiny.py"]
 UNTIMED = ("time", "images_per_second", "data_wait_fraction")
@@ -88,6 +88,13 @@ def test_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
     assert metrics(tmp_path / "b") == metrics(finished)
 
 
+@pytest.mark.fault("D2")
+def test_images_on_the_devices_give_the_same_bits(finished, tmp_path):
+    assert train(tmp_path / "b", "--config.data.placement=device") == 0
+    assert leaves(tmp_path / "b", 48) == leaves(finished, 48)
+    assert metrics(tmp_path / "b") == metrics(finished)
+
+
 def test_same_command_after_the_end_changes_nothing(finished, capsys):
     before = {
         p: p.stat().st_mtime_ns for p in finished.rglob("*.json*") if p.name != "history.jsonl"
@@ -157,10 +164,28 @@ def test_folder_with_other_files_is_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.fault("F32")
 def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_path):
-    with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 32"):
+    with pytest.raises(ConfigError, match=r"batch_size=30 .* 4 devices; use 28 or 32"):
         train(tmp_path / "new", "--config.train.batch_size=30")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.fault("F32")
+@pytest.mark.parametrize(
+    ("devices", "batch_size", "use"), [(1, 31, None), (2, 31, "30 or 32"), (4, 30, "28 or 32")]
+)
+def test_the_next_batch_that_divides_is_named(monkeypatch, devices, batch_size, use):
+    import jax
+
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
+    overrides = [f"--config.train.batch_size={batch_size}"]
+    spec = config.parse(config.load("tests/tiny.py", overrides))
+    if use is None:
+        assert loop.prepare(spec)[0].train.batch_size == batch_size
+        return
+    with pytest.raises(ConfigError, match=rf"{batch_size} .* {devices} devices; use {use}$"):
+        loop.prepare(spec)
 
 
 def test_plateau_schedule_without_validation_images_is_refused(tmp_path):
@@ -168,6 +193,7 @@ def test_plateau_schedule_without_validation_images_is_refused(tmp_path):
         train(tmp_path / "new", "--config.data.validation=0")
 
 
+@pytest.mark.fault("F21")
 def test_missing_images_are_refused_before_writing(tmp_path):
     with pytest.raises(DataError, match="nowhere"):
         train(
@@ -178,6 +204,7 @@ def test_missing_images_are_refused_before_writing(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.fault("F22")
 def test_unreadable_image_is_named_before_writing(tmp_path):
     from PIL import Image
 
@@ -222,6 +249,7 @@ def test_help_answers_in_two_seconds_with_code_0():
     assert time.monotonic() - begin < 2
 
 
+@pytest.mark.fault("F44")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

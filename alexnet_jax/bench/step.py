@@ -77,7 +77,7 @@ def measure(options) -> dict:
             worker.kill()
             worker.wait()
     return {
-        "machine": _machine(),
+        "machine": machine(),
         "threads": options.threads,
         "batch": options.batch,
         "steps": options.steps,
@@ -149,7 +149,8 @@ def _answer(name: str, worker: subprocess.Popen):
     return json.loads(line)
 
 
-def _machine() -> str:
+def machine() -> str:
+    """The processor, as it names itself."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()

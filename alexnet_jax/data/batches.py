@@ -1,6 +1,7 @@
 """Batches by step: what they hold follows from the step alone, so a run resumes exactly."""
 
 import functools
+import hashlib
 import itertools
 import queue
 import threading
@@ -12,6 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.data.splits import Split
+from alexnet_jax.errors import DataError
+
+_POLL_SECONDS = 0.2
 
 
 class Batch(NamedTuple):
@@ -25,12 +29,20 @@ class Batch(NamedTuple):
     """int32 [b]: how often each was used before; a batch may end one epoch and begin the next."""
 
 
-def batch(split: Split, step: int, *, batch_size: int, seed: int, shuffle: str) -> Batch:
-    """The batch of training step `step`, counted from 0."""
-    indices, epochs = positions(
-        step, batch_size=batch_size, num_examples=len(split.labels), seed=seed, shuffle=shuffle
-    )
+def batch(split: Split, indices: np.ndarray, epochs: np.ndarray) -> Batch:
+    """The examples `indices` of `split`, in that order."""
     return Batch(split.images[indices], split.labels[indices], indices, epochs)
+
+
+def chain(before: str, *batch: np.ndarray) -> str:
+    """Hash of which examples all batches up to this one held, in their order.
+
+    `before` is that of the batch before, '' for the first; `batch` its labels, indices and epochs.
+    """
+    digest = hashlib.sha256(before.encode())
+    for array in batch:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:32]
 
 
 def positions(
@@ -60,9 +72,20 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 class Prefetch(Iterator[tuple[int, Any]]):
-    """(step, make(step)) from `start` to before `stop` (None: endless), made `depth` ahead."""
+    """(step, make(step)) from `start` to before `stop` (None: endless), made `depth` ahead.
 
-    def __init__(self, make: Callable[[int], Any], start: int, stop: int | None, depth: int):
+    `poll` is called before each, and now and then while waiting for one; it may raise to leave.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Any],
+        start: int,
+        stop: int | None,
+        depth: int,
+        poll: Callable[[], None] = lambda: None,
+    ):
+        self._poll = poll
         self.wait_seconds = 0.0
         """Time that the consumer spent waiting, in total."""
         steps = itertools.count(start) if stop is None else iter(range(start, stop))
@@ -85,15 +108,25 @@ class Prefetch(Iterator[tuple[int, Any]]):
         try:
             if self._end.is_set():
                 raise StopIteration
+            self._poll()
             if self._inline is not None:
                 return next(self._inline)
-            made, error = self._made.get()
+            made, error = self._wait()
             if error is not None:
                 self.close()
                 raise error
             return made
         finally:
             self.wait_seconds += time.perf_counter() - started
+
+    def _wait(self):
+        while True:
+            try:
+                return self._made.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                self._poll()
+                if not self._thread.is_alive() and self._made.empty():
+                    raise DataError("the thread that reads images ahead has died") from None
 
     def close(self) -> None:
         """Ends the thread; the iterator is then at its end."""
@@ -108,13 +141,19 @@ class Prefetch(Iterator[tuple[int, Any]]):
         self.close()
 
 
-def prefetch(make: Callable[[int], Any], start: int, stop: int | None, depth: int) -> Prefetch:
+def prefetch(
+    make: Callable[[int], Any],
+    start: int,
+    stop: int | None,
+    depth: int,
+    poll: Callable[[], None] = lambda: None,
+) -> Prefetch:
     """An iterator of (step, make(step)); `make` runs in a background thread, at depth 0 here.
 
     What `make` raises is raised by the iterator, after the steps made before. Use it as a context,
     or close() it.
     """
-    return Prefetch(make, start, stop, depth)
+    return Prefetch(make, start, stop, depth, poll)
 
 
 def _produce(make: Callable[[int], Any], steps, made: queue.Queue, end: threading.Event) -> None:

@@ -13,6 +13,7 @@ from alexnet_jax.specs import DataSpec
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, each whole images of 3,073 bytes"
 RECORD = 1 + 3 * 32 * 32
 
 
@@ -54,16 +55,18 @@ def _records(path: pathlib.Path) -> np.ndarray:
     try:
         return records(path.read_bytes(), str(path))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        raise DataError(f"cannot read {path}: {error.strerror}; there should be {LAYOUT}") from None
 
 
 def records(content: bytes, title: str) -> np.ndarray:
     """uint8 [n 3073]: a label, then 1,024 red, green and blue values. Raises DataError."""
     if not content or len(content) % RECORD:
         raise DataError(
-            f"{title} has {len(content)} bytes, not a multiple of {RECORD}: download it again"
+            f"{title} has {len(content)} bytes, but there should be {LAYOUT}: download it again"
         )
     found = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     if found[:, 0].max() > 9:
-        raise DataError(f"{title} has the label {found[:, 0].max()}, not 0 to 9: download it again")
+        raise DataError(
+            f"{title} has the label {found[:, 0].max()}, but the classes are 0 to 9: download it again"
+        )
     return found

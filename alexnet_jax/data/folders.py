@@ -10,24 +10,12 @@ import numpy as np
 
 from alexnet_jax.data import archives
 from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import DataSpec
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".webp",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-)
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
 
 log = logging.getLogger(__name__)
@@ -46,6 +34,13 @@ def folder(spec: DataSpec) -> Dataset:
 
     Raises DataError for what is missing. Images are decoded, and checked, when they are first used.
     """
+    try:
+        return _scan(spec)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _scan(spec: DataSpec) -> Dataset:
     root = pathlib.Path(spec.path or "").expanduser()
     names = ("train", "val", "test")
     found = [name for name in names if (root / name).is_dir()]
@@ -99,15 +94,20 @@ def _class_names(root: pathlib.Path, found: list[str]) -> tuple[str, ...]:
                     f" and {len(extra) - 5} more" if len(extra) > 5 else ""
                 )
                 raise DataError(
-                    f"class folders of {root} differ: {more} has {listed}, which {less} has not"
+                    f"class folders of {root} differ: {more} has {listed}, which {less} has not; "
+                    f"it should hold {LAYOUT}"
                 )
     return tuple(sorted(classes["train"]))
 
 
 def class_files(folder: pathlib.Path, kind: str, label: int) -> list[File]:
     """The image files below a class folder, sorted. Raises DataError where there are none."""
+
+    def refuse(error: OSError):
+        raise error  # os.walk would leave a folder out that it cannot read
+
     files, others = [], 0
-    for parent, folders, names in os.walk(folder / kind):
+    for parent, folders, names in os.walk(folder / kind, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.startswith("."):
@@ -116,16 +116,14 @@ def class_files(folder: pathlib.Path, kind: str, label: int) -> list[File]:
                 others += 1
                 continue
             path = os.path.join(parent, name)
-            try:
-                status = os.stat(path)
-            except OSError as error:
-                raise DataError(f"cannot read {path}: {error.strerror}") from None
+            status = os.stat(path)
             relative = os.path.relpath(path, folder).replace(os.sep, "/")
             files.append(File(relative, status.st_size, status.st_mtime_ns, label))
     if not files:
         raise DataError(
             f"class folder {folder / kind} has no images"
             + (f" (its {others} files end in none of {' '.join(SUFFIXES)})" if others else "")
+            + f"; {folder.parent} should hold {LAYOUT}"
         )
     if others:
         log.warning("%s: %d files that are no images were left out", folder / kind, others)

@@ -139,7 +139,7 @@ def fitted(pixels: np.ndarray, size: int, threads: int):
 def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The kept images as a read-only memory map, or None where there are none of this shape."""
     try:
-        kept = np.load(path, mmap_mode="r")
+        kept = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return kept if kept.shape == shape and kept.dtype == np.uint8 else None

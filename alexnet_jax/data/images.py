@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import os
+import warnings
 
 import numpy as np
 
@@ -11,6 +12,18 @@ from alexnet_jax.errors import DataError
 
 _STRIP = 64
 """Output rows made at once: their intermediates then stay in the cache of the processor."""
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+"""What is read, by content and whatever the suffix; no parser of another format ever sees a file."""
+PIXEL_LIMIT = 89_478_485
+"""Checked before decoding; where Pillow begins to warn of files that are made to exhaust memory."""
 VERSION = 1
 """Part of the name of every cached decode: raise it when `decode` gives other pixels."""
 
@@ -19,7 +32,8 @@ def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
     """uint8 [size size 3] from a path, encoded bytes or pixels (uint8 [h w] or [h w 3]).
 
     An image whose shorter side is `size` keeps its pixels. EXIF orientation is ignored, as the
-    ImageNet baselines do. `name` stands for the bytes in errors. Raises DataError.
+    ImageNet baselines do, and so are color profiles; of an animation the first frame counts.
+    `name` stands for the bytes in errors. Raises DataError, also for a file that is cut short.
     """
     if isinstance(source, np.ndarray):
         return central_square(_three_channels(source), size)
@@ -32,7 +46,7 @@ def decode(source, size: int, *, name: str | None = None) -> np.ndarray:
                 encoded = file.read()
         except OSError as error:
             raise DataError(f"cannot read {title}: {error.strerror}") from None
-    pixels = _decode_jpeg(encoded)
+    pixels = _decode_jpeg(encoded, title)
     if pixels is None:
         pixels = _decode_any(encoded, title)
     return central_square(pixels, size)
@@ -104,49 +118,79 @@ def _simplejpeg():
     return simplejpeg
 
 
-def _decode_jpeg(encoded: bytes) -> np.ndarray | None:
-    """uint8 [h w 3], or None for what simplejpeg does not take; Pillow then decides."""
+def _decode_jpeg(encoded: bytes, name: str) -> np.ndarray | None:
+    """uint8 [h w 3], or None for what simplejpeg does not take; Pillow then decides.
+
+    So the verdict on a damaged file is the same with and without simplejpeg. Raises DataError.
+    """
     library = _simplejpeg()
     if library is None or encoded[:2] != b"\xff\xd8":
         return None
     try:
-        if library.decode_jpeg_header(encoded)[2] not in ("YCbCr", "Gray", "RGB"):
+        height, width, colors, _ = library.decode_jpeg_header(encoded)
+        _check_size(int(width), int(height), name)
+        if colors not in ("YCbCr", "Gray", "RGB"):
             return None  # CMYK: Pillow knows that Adobe stores it inverted
-        return library.decode_jpeg(encoded, colorspace="RGB")
+        return library.decode_jpeg(encoded, colorspace="RGB", strict=True)
     except ValueError:
         return None
 
 
+@functools.cache
+def _pillow():
+    """PIL.Image. Its warning of huge images becomes an error; on metadata, not used here, it is silent."""
+    from PIL import Image
+
+    # Once for the process: warnings.catch_warnings is not safe among threads.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    return Image
+
+
 def _decode_any(encoded: bytes, name: str) -> np.ndarray:
     """uint8 [h w 3] of the first frame by Pillow. Raises DataError with the file and the fault."""
-    from PIL import Image, UnidentifiedImageError
-
     if not encoded:
         raise DataError(f"{name} is empty; remove or replace it")
+    library = _pillow()
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with library.open(io.BytesIO(encoded), formats=tuple(FORMATS)) as image:
+            _check_size(*image.size, name)
             image.load()
             return _to_rgb(image)
-    except UnidentifiedImageError:
-        raise DataError(f"{name} is not an image that Pillow knows; remove or replace it") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name} is too large: {error}") from None
+    except library.UnidentifiedImageError:
+        raise DataError(
+            f"{name} is not an image ({', '.join(FORMATS)}); remove or replace it"
+        ) from None
+    except (library.DecompressionBombWarning, library.DecompressionBombError):
+        raise _too_large(name) from None
     except (OSError, SyntaxError, ValueError, IndexError, EOFError) as error:
         raise DataError(f"cannot decode {name}: {error}; remove or replace it") from None
 
 
-def _to_rgb(image) -> np.ndarray:
-    """uint8 [h w 3] of any Pillow mode. Transparency shows white; 16 bits lose their lower 8."""
-    from PIL import Image
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > PIXEL_LIMIT:
+        raise _too_large(name)
 
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"{name} has more than {PIXEL_LIMIT:,} pixels; remove it or make it smaller")
+
+
+def _to_rgb(image) -> np.ndarray:
+    """uint8 [h w 3] of a Pillow image. Transparency shows white; 16 bits lose their lower 8.
+
+    Raises ValueError for signed, 32-bit and float values, which do not say what is white.
+    """
+    library = _pillow()
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        raise ValueError("its values are neither 8 nor 16 bits without sign")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64)
-        return _three_channels(np.clip(wide >> 8, 0, 255).astype(np.uint8))
+        return _three_channels((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         # RGBa and La have premultiplied colors, which convert() to RGB only by way of RGBA
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        white = library.new("RGBA", image.size, "white")
+        image = library.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
 
 

@@ -53,8 +53,6 @@ SUBSAMPLING = "420"
 JPEG_BYTES_A_PIXEL = 0.75
 """For the check of free space; 300 photographs of ImageNet take 0.48 at quality 95."""
 SPARE_BYTES = 64 * 2**20
-MAX_PIXELS = 89_478_485
-"""Above it Pillow warns of a decompression bomb: a quarter of a gigabyte of pixels."""
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 60.0
@@ -462,6 +460,9 @@ def leave_signals_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it died before it could be told
+        os._exit(1)
 
 
 def _work(place: int, task: Task) -> None:
@@ -621,7 +622,7 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
     """('JPEG' or 'PNG', (width, height), what decoding will change), from the header alone.
 
     The content decides, not the name. Raises DataError for other formats, and for images of more
-    than MAX_PIXELS, which are bombs rather than photographs.
+    than images.PIXEL_LIMIT, which are bombs rather than photographs.
     """
     from PIL import Image
 
@@ -636,11 +637,11 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
                 changes.append("animated, first frame kept")
             orientation = _orientation(image)
     except Image.DecompressionBombError:
-        raise DataError(f"{title} has more than {MAX_PIXELS:,} pixels") from None
+        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels") from None
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, OverflowError):
         raise DataError(f"{title} {_sniffed(encoded)}") from None
-    if size[0] * size[1] > MAX_PIXELS:
-        raise DataError(f"{title} has more than {MAX_PIXELS:,} pixels")
+    if size[0] * size[1] > images.PIXEL_LIMIT:
+        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels")
     name = title.lower()
     if kind == "PNG" and name.endswith((".jpg", ".jpeg")):
         changes.append("PNG under the name of a JPEG")

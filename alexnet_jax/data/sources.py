@@ -1,7 +1,9 @@
 """Data sources by the name that a config gives, and the one function that opens them."""
 
 import hashlib
+import os
 import pathlib
+import tokenize
 import zipfile
 import zlib
 
@@ -13,6 +15,7 @@ from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import DataSpec
 
+_NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
 _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 
 
@@ -93,7 +96,12 @@ def arrays(spec: DataSpec) -> Dataset:
             splits[name] = _checked(path, name, content)
     found = int(max(split.labels.max(initial=-1) for split in splits.values())) + 1
     trained = int(splits["train"].labels.max(initial=-1)) + 1
-    names = tuple(map(str, content.get("class_names", np.arange(trained))))
+    named = content.get("class_names", np.arange(trained))
+    if named.ndim != 1:
+        raise DataError(
+            f"{path}: class_names has the shape {list(named.shape)}, not one name a class"
+        )
+    names = tuple(map(str, named))
     if found > len(names):
         known = "class_names" if "class_names" in content else "train_labels"
         raise DataError(
@@ -109,30 +117,44 @@ def arrays(spec: DataSpec) -> Dataset:
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name. Raises DataError."""
-    wanted = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
     if not path.is_file():
-        raise DataError(f"no file {path}; source 'arrays' reads {wanted}")
+        raise DataError(f"no file {path}; source 'arrays' reads {_NPZ}")
     try:
         with open(path, "rb") as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
-                raise DataError(f"{path} holds a single array; source 'arrays' reads {wanted}")
-            return {key: loaded[key] for key in loaded.files}
-    except ValueError:
-        raise DataError(f"{path} is not {wanted}; Python objects are not loaded") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged: {error}") from None
+                raise DataError(f"{path} holds a single array; source 'arrays' reads {_NPZ}")
+            # A small file can say that it holds more than any machine has.
+            needed = sum(member.file_size for member in loaded.zip.infolist())
+            if needed > _memory_bytes():
+                raise DataError(
+                    f"{path} holds {needed:,} bytes of arrays, more than the memory of this machine; "
+                    "source 'folder' reads image by image"
+                )
+            # A member that is no array comes as bytes.
+            return {key: np.asarray(loaded[key]) for key in loaded.files}
+    except (ValueError, SyntaxError, tokenize.TokenError):
+        raise DataError(f"{path} is not {_NPZ}; Python objects are not loaded") from None
+    except (OSError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}; it should be {_NPZ}") from None
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> Split:
     for key in (f"{name}_images", f"{name}_labels"):
         if key not in content:
-            raise DataError(f"{path} has no {key}; it has {', '.join(content) or 'nothing'}")
+            raise DataError(
+                f"{path} has no {key}; it has {', '.join(content) or 'nothing'}, and should be {_NPZ}"
+            )
     images, labels = content[f"{name}_images"], content[f"{name}_labels"]
     if (
         images.dtype != np.uint8
         or images.ndim not in (3, 4)
         or (images.ndim == 4 and images.shape[3] != 3)
+        or 0 in images.shape[1:]
     ):
         raise DataError(
             f"{path}: {name}_images is {images.dtype} {list(images.shape)}, "

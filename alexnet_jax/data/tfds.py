@@ -239,7 +239,7 @@ def _labels(records, key: str, identity: str, num_classes: int) -> np.ndarray:
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     path = cache.folder() / f"labels-{name}.npy"
     try:
-        labels = np.load(path)
+        labels = np.load(path, allow_pickle=False)
         if labels.shape == (len(records),) and labels.dtype == np.int32:
             return labels
     except (OSError, ValueError, EOFError):

@@ -2,124 +2,277 @@
 
     checkpoints/<step>/state/            the training state (orbax)
     checkpoints/<step>/statistics.npz    mean image and principal components that inputs were prepared with
-    checkpoints/<step>/meta.json         config, class names, versions, metrics
+    checkpoints/<step>/meta.json         config, class names, sums and hashes that a resumed run goes on from
     checkpoints/<step>/COMMIT.json       sizes and sums of all of the above
 
-A folder without a valid COMMIT.json is not a checkpoint.
+Written as .tmp-<step> and renamed when COMMIT.json is in it. A folder without a valid COMMIT.json is not a
+checkpoint: the owner of the run sets it aside as .bad-<step>, readers pass it by. Sums show damage, not intent.
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
+import random
+import re
 import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from alexnet_jax import faults
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import StorageError
+from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.training.state import State
-from alexnet_jax.workdir import write_atomically
 
 SCHEMA = 1
+RETRY_SECONDS = (1.0, 4.0, 16.0)
+"""Pauses before a save is tried again that failed with an error of the disk or network that may pass."""
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+MARGIN_BYTES = 64 * 2**20
+
+log = logging.getLogger(__name__)
 
 
-def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> Path:
-    """Write and commit a checkpoint of `state` at its own step. Raises StorageError when the disk refuses."""
+def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> dict[str, float]:
+    """Write and commit a checkpoint of `state` at its own step; the seconds of its parts.
+
+    An error that may pass is tried again after RETRY_SECONDS; on a full disk the best checkpoint and each k-th
+    make room once, the last two stay. Raises StorageError when the disk refuses for good; earlier checkpoints
+    are then untouched.
+    """
+    folder, step = Path(folder).absolute(), int(state.step)
+    pauses, made_room = list(RETRY_SECONDS), False
+    while True:
+        try:
+            return _write(folder, step, state, statistics, meta)
+        except Exception as error:
+            number = _error_number(error)
+            if number is None:
+                raise
+            if (folder / str(step)).exists():  # the error came after the commit
+                verify(folder, step)
+                return {}
+            shutil.rmtree(folder / f".tmp-{step}", ignore_errors=True)
+            if number in _PASSING and pauses:
+                pause = pauses.pop(0) * random.uniform(0.75, 1.25)
+                log.warning("saving step %d: %s; again in %.0f s", step, os.strerror(number), pause)
+                time.sleep(pause)
+            elif number in _FULL and not made_room:
+                made_room = True
+                prune(folder, keep=committed_steps(folder)[-2:])
+            else:
+                need = "" if number not in _FULL else (
+                    f" (needs {size(state) + MARGIN_BYTES:,} bytes, {_free(folder):,} are free)"
+                )  # fmt: skip
+                raise StorageError(
+                    f"cannot save step {step} in {folder}: {os.strerror(number)}{need}; earlier checkpoints "
+                    "are untouched: make room and run the same command again"
+                ) from error
+
+
+def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: dict) -> dict:
     import orbax.checkpoint as ocp
 
-    step = int(state.step)
-    target = Path(folder).absolute() / str(step)
-    try:
-        if target.exists():  # left by a run that died before it committed
-            shutil.rmtree(target)
-        target.mkdir(parents=True)
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(target / "state", args=ocp.args.PyTreeSave(_nested(_flat(state))))
-        np.savez(target / "statistics.npz", **statistics._asdict())
-        meta = {"schema": SCHEMA, "step": step, **meta}
-        (target / "meta.json").write_text(
-            json.dumps(meta, sort_keys=True, indent=1), encoding="utf-8"
-        )
-        files = {
-            str(p.relative_to(target)): _sum(p) for p in sorted(target.rglob("*")) if p.is_file()
-        }
-        write_atomically(
-            target / "COMMIT.json", json.dumps({"schema": SCHEMA, "step": step, "files": files})
-        )
-    except OSError as error:
-        raise StorageError(f"cannot save step {step} in {folder}: {error.strerror or error}; "
-                           "earlier checkpoints are untouched") from error  # fmt: skip
-    return target
+    times = [time.perf_counter()]
+    faults.point("save.begin")
+    target = folder / f".tmp-{step}"
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    faults.point("save.folder")
+    with _quiet_absl(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(target / "state", args=ocp.args.PyTreeSave(_nested(_flat(state))))
+    faults.point("save.state")
+    np.savez(target / "statistics.npz", **statistics._asdict())
+    faults.point("save.statistics")
+    meta = {"schema": SCHEMA, "step": step, **meta}
+    (target / "meta.json").write_text(json.dumps(meta, sort_keys=True, indent=1), encoding="utf-8")
+    faults.point("save.meta")
+    times.append(time.perf_counter())
+    names = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+    files = _sums(target, names, sync=True)
+    times.append(time.perf_counter())
+    faults.point("save.hashed")
+    with open(target / "COMMIT.json", "w", encoding="utf-8") as file:
+        file.write(_commit(step, files))
+        file.flush()
+        os.fsync(file.fileno())
+    for inside in (p for p in (target, *target.rglob("*")) if p.is_dir()):
+        _sync(inside)
+    faults.point("save.committed")
+    os.rename(target, folder / str(step))
+    _sync(folder)
+    faults.point("save.renamed")
+    times.append(time.perf_counter())
+    return {
+        part: after - before
+        for part, before, after in zip(("write", "hash", "commit"), times, times[1:], strict=False)
+    }
 
 
 def committed_steps(folder: Path) -> list[int]:
-    """Steps with a COMMIT.json, in rising order; whether their files are intact is for `verify` to say."""
-    return sorted(
-        int(p.parent.name) for p in Path(folder).glob("*/COMMIT.json") if p.parent.name.isdigit()
-    )
+    """Steps that have a folder, in rising order; whether it is intact is for `verify` to say."""
+    return sorted(int(p.name) for p in Path(folder).glob("*") if p.name.isdigit())
+
+
+def size(state: State) -> int:
+    """Bytes of the arrays of a state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def check_room(folder: Path, state: State) -> None:
+    """Raises StorageError where the disk has no room for the checkpoints that a run keeps at least.
+
+    The first two and the one being written are 2.2 states with what lies around; later only the last is new.
+    """
+    need = int(size(state) * (1.1 if committed_steps(folder) else 2.2)) + MARGIN_BYTES
+    free = _free(folder)
+    if free < need:
+        raise StorageError(
+            f"{folder}: checkpoints need {need:,} bytes and {free:,} are free; make room or choose another --workdir"
+        )
 
 
 def verify(folder: Path, step: int) -> dict:
-    """The meta.json of a checkpoint whose every file has its committed size and sum. Raises StorageError."""
+    """The meta.json of a checkpoint whose every file has its committed size and sum. Raises CheckpointError."""
     target = Path(folder) / str(step)
     try:
-        commit = json.loads((target / "COMMIT.json").read_text(encoding="utf-8"))
-        if commit["schema"] != SCHEMA:
-            raise StorageError(
-                f"{target} has schema {commit['schema']}, this program reads {SCHEMA}"
+        text = (target / "COMMIT.json").read_text(encoding="utf-8")
+        commit = json.loads(text)
+        if commit["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{target} has schema {commit['schema']}, this program reads {SCHEMA}: use a newer one"
             )
-        for name, expected in commit["files"].items():
-            if _sum(target / name) != expected:
-                raise StorageError(f"damaged checkpoint: {target / name} is not what was committed")
+        # Written out again, the manifest must be the same text, so that no bit of it can have changed either.
+        if text != _commit(step, commit["files"]) or "meta.json" not in commit["files"]:
+            raise CheckpointError(
+                f"damaged checkpoint: {target / 'COMMIT.json'} is not what was written"
+            )
+        for name, found in _sums(target, commit["files"]).items():
+            if found != commit["files"][name]:
+                raise CheckpointError(
+                    f"damaged checkpoint: {target / name} is not what was committed"
+                )
         return json.loads((target / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"damaged checkpoint {target}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"damaged checkpoint {target}: {error}") from error
 
 
-def latest(folder: Path, step: int | None = None) -> tuple[int, dict] | None:
-    """Step and meta.json of the newest intact checkpoint, or of `step`; None where nothing was committed.
+def latest(
+    folder: Path,
+    step: int | None = None,
+    on_damage: Callable[[int, CheckpointError], None] | None = None,
+) -> tuple[int, dict] | None:
+    """Step and meta.json of the newest intact checkpoint, or of `step`; None where nothing was ever saved.
 
-    Raises StorageError if the step asked for is missing or damaged, or if all are damaged.
+    `on_damage(step, error)` hears of each damaged one that was passed by; without it a warning is logged.
+    Raises CheckpointError if the step asked for is missing or damaged, or if none is intact.
     """
     steps = committed_steps(folder)
     if step is not None:
         if step not in steps:
-            raise StorageError(
+            raise CheckpointError(
                 f"no checkpoint of step {step} in {folder}; there are: {steps or 'none'}"
             )
         return step, verify(folder, step)
-    faults = []
     for candidate in reversed(steps):
         try:
             return candidate, verify(folder, candidate)
-        except StorageError as error:
-            faults.append(str(error))
-    if faults:
-        raise StorageError("no intact checkpoint: " + "; ".join(faults))
+        except CheckpointError as error:
+            if on_damage:
+                on_damage(candidate, error)
+            else:
+                log.warning("%s; using an older one", error)
+    bad = sorted(p.name for p in Path(folder).glob(".bad-*")) or steps
+    if bad:
+        raise CheckpointError(
+            f"no intact checkpoint in {folder}, only damaged ones ({', '.join(map(str, bad))}): bring one back from "
+            "a copy, or begin anew with --overwrite"
+        )
     return None
+
+
+def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, dict] | None:
+    """`latest` for the owner of the run folder, who also tidies it.
+
+    Removes what an interrupted save or deletion left, and sets damaged checkpoints aside as .bad-<step>.
+    """
+    folder = Path(folder)
+    for pattern in (".tmp-*", ".trash-*"):
+        for left in folder.glob(pattern):
+            say(f"removing {left.name}, left by a start that was killed")
+            shutil.rmtree(left, ignore_errors=True)
+
+    def set_aside(step: int, error: CheckpointError) -> None:
+        aside, number = folder / f".bad-{step}", 1
+        while aside.exists():
+            number += 1
+            aside = folder / f".bad-{step}-{number}"
+        os.rename(folder / str(step), aside)
+        say(f"{error.line()} ; kept as {aside.name}, using an older checkpoint")
+
+    return latest(folder, on_damage=set_aside)
 
 
 def restore(folder: Path, step: int, like: State) -> State:
     """The saved state with the tree, types and placement of `like`, on any number of devices.
 
-    Raises StorageError naming the first leaves that do not match.
+    Raises CheckpointError naming the first leaves that do not match.
     """
-    saved = dict(_leaves(_read(folder, step)))
-    wanted = _flat(like)
-    faults = [f"missing {k}" for k in wanted.keys() - saved.keys()]
-    faults += [f"unexpected {k}" for k in saved.keys() - wanted.keys()]
-    for key in wanted.keys() & saved.keys():
-        if (saved[key].shape, saved[key].dtype) != (wanted[key].shape, wanted[key].dtype):
-            faults.append(f"{key} is {saved[key].dtype}{saved[key].shape}, "
-                          f"the model wants {wanted[key].dtype}{wanted[key].shape}")  # fmt: skip
-    if faults:
-        raise StorageError(
-            f"{Path(folder) / str(step)} does not fit the model: " + ", ".join(sorted(faults)[:10])
+    saved, wanted = dict(_leaves(_read(folder, step))), _flat(like)
+    wrong = mismatches(saved, wanted)
+    if wrong:
+        raise CheckpointError(
+            f"{Path(folder) / str(step)} does not fit the model: {', '.join(wrong[:10])}"
         )
     leaves = [_place(saved[key], leaf) for key, leaf in wanted.items()]
+    faults.point("resume.restored")
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[str]]:
+    """`like` with parameters and batch statistics from `variables`, and what did not match.
+
+    variables: {'params': nested dict of arrays, 'batch_stats': ...}. With `partial`, leaves that are missing or
+    of another shape or type keep their initial values; without, they raise CheckpointError.
+    """
+    saved, wanted = dict(_leaves(variables)), _flat(like)
+    parts = ("params/", "batch_stats/")
+    wanted_here = {key: leaf for key, leaf in wanted.items() if key.startswith(parts)}
+    wrong = mismatches(saved, wanted_here)
+    if wrong and not partial:
+        raise CheckpointError(
+            f"the parameters to begin with do not fit the model: {', '.join(wrong[:10])}; --allow-partial "
+            "takes those that do"
+        )
+    fits = {
+        key: saved[key]
+        for key, leaf in wanted_here.items()
+        if key in saved and not mismatches({key: saved[key]}, {key: leaf})
+    }
+    leaves = [_place(fits[key], leaf) if key in fits else leaf for key, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), wrong
+
+
+def mismatches(saved: dict, wanted: dict) -> list[str]:
+    """In words, each leaf that only one of two flat trees has, or that differs in shape or type."""
+    found = [f"missing {key}" for key in wanted if saved.get(key) is None]
+    found += [f"unexpected {key}" for key in saved.keys() - wanted.keys()]
+    for key, leaf in wanted.items():
+        have = saved.get(key)
+        if have is not None and (have.shape, have.dtype) != (leaf.shape, leaf.dtype):
+            found.append(
+                f"{key} is {have.dtype}{have.shape}, the model wants {leaf.dtype}{leaf.shape}"
+            )
+    return sorted(found)
 
 
 def load_variables(folder: Path, step: int) -> dict:
@@ -134,25 +287,36 @@ def load_statistics(folder: Path, step: int) -> Statistics:
         return Statistics(**{name: arrays[name] for name in Statistics._fields})
 
 
-def prune(folder: Path, keep_every: int | None) -> None:
-    """Delete all but the last two committed checkpoints, the best one, and each k-th."""
+def kept_steps(folder: Path, keep_every: int | None) -> list[int]:
+    """The last two steps, the best by validation error, and each k-th."""
     steps = committed_steps(folder)
     errors = {}
     for step in steps:
-        error = json.loads((Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8"))[
-            "val_error"
-        ]
-        if error is not None:
+        try:
+            text = (Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8")
+            error = json.loads(text)["val_error"]
+        except (OSError, ValueError, KeyError):
+            continue  # damaged: not the best
+        if error is not None and np.isfinite(error):
             errors[step] = error
     keep = set(steps[-2:])
     if errors:
         keep.add(min(errors, key=lambda step: (errors[step], step)))
-    for step in set(steps) - keep:
-        if not (keep_every and step % keep_every == 0):
-            # Renamed first: a half-deleted folder must not look like a checkpoint.
-            trash = Path(folder) / f".trash-{step}"
+    return sorted(keep | {step for step in steps if keep_every and step % keep_every == 0})
+
+
+def prune(folder: Path, keep: list[int]) -> None:
+    """Delete all checkpoints but `keep`; what cannot be deleted is left, with a warning."""
+    for step in set(committed_steps(folder)) - set(keep):
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        trash = Path(folder) / f".trash-{step}"
+        try:
             os.rename(Path(folder) / str(step), trash)
-            shutil.rmtree(trash, ignore_errors=True)
+            faults.point("prune.trash")
+            shutil.rmtree(trash)
+        except OSError as error:
+            log.warning("cannot delete %s: %s", trash, error.strerror)
+        faults.point("prune.deleted")
 
 
 def _flat(state: State) -> dict:
@@ -199,9 +363,55 @@ def _place(saved: np.ndarray, like):
     return jax.device_put(saved, like.sharding) if isinstance(like, jax.Array) else saved
 
 
-def _sum(path: Path) -> dict:
-    with open(path, "rb") as file:
-        return {
-            "size": path.stat().st_size,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+def _commit(step: int, files: dict) -> str:
+    return json.dumps({"schema": SCHEMA, "step": step, "files": files}, sort_keys=True)
+
+
+def _sums(folder: Path, names: Iterable[str], *, sync: bool = False) -> dict[str, dict]:
+    """Size and SHA-256 of files by name; several at once, since most of the bytes are in a few large ones."""
+
+    def one(name: str) -> dict:
+        with open(folder / name, "rb") as file:
+            if sync:
+                os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+            return {"size": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder last through a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _free(folder: Path) -> int:
+    existing = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's number of an error; orbax wraps those of its threads and says it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        said = re.search(r"os_error_code='(\d+)'", str(error))
+        if said:
+            return int(said.group(1))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def _quiet_absl():
+    """orbax logs a traceback for each thread that an error passes through; ours says it in a line."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,22 +1,28 @@
 """What a run says: metrics.jsonl, TensorBoard, log.txt, and lines or a progress bar for the person."""
 
+import contextlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from alexnet_jax import faults
+from alexnet_jax.errors import StorageError
 
 
 class Log:
-    """The sinks of one run. Metrics are truth; TensorBoard and the terminal are views of them."""
+    """The sinks of one run. Metrics are truth, and an error in writing them is a StorageError; TensorBoard,
+    log.txt and the terminal are views of them, and stop silently where they cannot be written.
+    """
 
     def __init__(
         self, workdir: Path, first_step: int, total_steps: int, *, unfinished: bool = False
     ) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._metrics_path = workdir / "metrics.jsonl"
-        lines = cut_back(self._metrics_path, first_step)
-        self._metrics = open(self._metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._path = workdir / "metrics.jsonl"
+        lines = cut_back(self._path, first_step)
+        self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115
         self._line: dict = {}
         self._replaced_from: int | None = None
         if unfinished and lines and json.loads(lines[-1])["step"] == first_step:
@@ -24,7 +30,7 @@ class Log:
             self._line = json.loads(lines[-1])
             self._replaced_from = len("".join(lines[:-1]).encode())
         self._text = open(workdir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._board = _Board(workdir / "tensorboard", first_step)
         self._bar = _Bar(first_step, total_steps) if sys.stderr.isatty() else None
 
     def say(self, text: str) -> None:
@@ -33,7 +39,8 @@ class Log:
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
-            print(text, flush=True)
+            with contextlib.suppress(OSError):  # whoever read this may be gone
+                print(text, flush=True)
 
     def metrics(self, step: int, epoch: float, values: dict) -> None:
         """Values of `step`: all of one step share a line, which is written by `flush` or when the next begins."""
@@ -41,18 +48,26 @@ class Log:
             self.flush()
         self._line = self._line or {"step": step, "epoch": epoch, "time": time.time()}
         self._line |= values
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._board.add(step, values)
 
     def flush(self) -> None:
-        """Bring the metrics so far to the file, as a checkpoint needs it."""
+        """Bring the metrics so far to the disk, as a checkpoint needs it. Raises StorageError."""
         if self._line:
-            if self._replaced_from is not None:
-                self._metrics.truncate(self._replaced_from)
-                self._replaced_from = None
-            self._metrics.write(json.dumps(self._line) + "\n")
-            self._metrics.flush()
+            text = (json.dumps(self._line) + "\n").encode()
+            try:
+                if self._replaced_from is not None:
+                    # The longer line covers the one it replaces, in one write: a kill leaves one or the other.
+                    with open(self._path, "r+b", buffering=0) as file:
+                        os.pwrite(file.fileno(), text, self._replaced_from)
+                    self._replaced_from = None
+                else:
+                    self._metrics.write(text)
+                os.fsync(self._metrics.fileno())
+            except OSError as error:
+                raise StorageError(f"cannot write {self._path}: {error.strerror}") from None
             self._line = {}
+            self._board.flush()
+            faults.point("train.logged")
 
     def progress(self, step: int, meter, batch_size: int, waited: float) -> None:
         """The latest step on the bar of a terminal."""
@@ -83,16 +98,57 @@ class Log:
         )
 
     def _write(self, text: str) -> None:
-        self._text.write("".join(f"{_clock()} {line}\n" for line in text.splitlines()))
-        self._text.flush()
+        with contextlib.suppress(OSError):
+            self._text.write("".join(f"{_clock()} {line}\n" for line in text.splitlines()))
+            self._text.flush()
 
     def close(self) -> None:
-        """Flush and close every sink; the bar leaves the terminal clean."""
+        """Close every sink; the bar leaves the terminal clean. Metrics that were not flushed are lost."""
         if self._bar:
             self._bar.stop()
-        self.flush()
         for sink in (self._metrics, self._text, self._board):
-            sink.close()
+            with contextlib.suppress(OSError):
+                sink.close()
+
+
+class _Board:
+    """Scalars for TensorBoard, written at once.
+
+    tensorboardX's SummaryWriter writes from a thread, and waits for it for ever once a full disk has ended it.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        self._events: Any = event_pb2
+        self._scalar, self._writer = scalar, None
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+        if first_step:  # TensorBoard then forgets what a killed start wrote after this step
+            start = self._events.SessionLog(status=self._events.SessionLog.START)
+            self._write(step=first_step + 1, session_log=start)
+
+    def add(self, step: int, values: dict) -> None:
+        for name, value in values.items():
+            if not isinstance(value, str):
+                self._write(step=step, summary=self._scalar(name, value))
+
+    def _write(self, **event) -> None:
+        if self._writer:
+            with contextlib.suppress(OSError):
+                self._writer.write_event(self._events.Event(wall_time=time.time(), **event))
+
+    def flush(self) -> None:
+        if self._writer:
+            with contextlib.suppress(OSError):
+                self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer:
+            self._writer.close()
 
 
 class _Bar:
@@ -128,13 +184,17 @@ class _Bar:
 def cut_back(path: Path, step: int) -> list[str]:
     """Drop the lines of metrics.jsonl after `step`, and a torn last line; returns those that stay."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    ):
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            if json.loads(line)["step"] > step:
+                break
         except (ValueError, KeyError):
-            continue  # torn by a crash
-    path.write_text("".join(kept), encoding="utf-8")
+            break  # torn by a crash: the last one
+        kept.append(line + "\n")
+    if path.exists():
+        os.truncate(path, len("".join(kept).encode()))
     return kept
 
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import parallel
+from alexnet_jax import faults, parallel
 from alexnet_jax.analysis import curves, filters
-from alexnet_jax.data import batches, sources, statistics
-from alexnet_jax.errors import ConfigError, DivergedError
+from alexnet_jax.data import batches, placement, sources, statistics
+from alexnet_jax.errors import CheckpointError, ConfigError, DataError, DivergedError
 from alexnet_jax.evaluation import errors, evaluate
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
@@ -22,7 +22,8 @@ from alexnet_jax.training.log import Log, duration, summary
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
-from alexnet_jax.workdir import Workdir, read_metrics
+from alexnet_jax.training.watchdog import SLOW, Watchdog
+from alexnet_jax.workdir import Run, Workdir, read_metrics
 
 
 def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistics]:
@@ -36,8 +37,9 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
     if batch_size % (parts * devices):
         raise ConfigError(
             f"config.train.batch_size={batch_size} in {parts} part(s) is not divisible over {devices} devices; "
-            f"use {parallel.round_up(batch_size, parts * devices)}"
+            f"use {_nearest(batch_size, parts * devices)}"
         )
+    faults.point("data.open")
     dataset = sources.open_dataset(spec.data, spec.seed)
     spec = configs.with_classes(spec, len(dataset.class_names))
     if spec.schedule.weights.kind == "plateau" and "val" not in dataset.splits:
@@ -53,7 +55,9 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
 class Training:
     """The objects of one run. `run` trains to the end and returns what results.json holds.
 
-    `run` raises Stop after a signal (the state is then saved), DivergedError, StorageError and DataError.
+    begin: a net whose parameters a new run takes over; with `partial`, those that fit. `run` polls `signals` in
+    every loop and tells `watchdog` of every step; it raises Stop after a signal (the state is then saved),
+    DivergedError, StorageError and DataError.
     """
 
     def __init__(
@@ -63,9 +67,15 @@ class Training:
         image_statistics: statistics.Statistics,
         workdir: Workdir,
         config_dict,
+        *,
+        begin: Run | None = None,
+        partial: bool = False,
     ) -> None:
         self.spec, self.dataset, self.statistics = spec, dataset, image_statistics
         self.workdir, self.config_dict = workdir, config_dict
+        self._initial = begin, partial
+        self.notes: list[str] = []
+        """Lines to say when it starts."""
         self.mesh = parallel.data_mesh()
         self.model = AlexNet(spec.model)
         self.batch_size = spec.train.batch_size
@@ -75,8 +85,9 @@ class Training:
         self.evaluate_every = max(1, round(steps))
         # Decisions (the plateau schedule, the best checkpoint) look at 'val' only; 'test' is merely reported.
         self.held_out = [name for name in ("val", "test") if name in dataset.splits]
-        self.saved_step = 0
+        self.step = self.saved_step = 0
         self.val_error: float | None = None
+        self.batch_hash = ""
         self._eval_steps: dict = {}
         self._begin, self._earlier_seconds = time.monotonic(), 0.0
 
@@ -84,18 +95,29 @@ class Training:
         """Passes over the training images made in `step` steps."""
         return step * self.batch_size / self.examples
 
-    def run(self, signals: Signals) -> dict:
-        self.signals = signals
+    def run(self, signals: Signals, watchdog: Watchdog) -> dict:
+        self.signals, self.watchdog = signals, watchdog
+        found = checkpoint.recover(self.workdir.checkpoints, self.notes.append)
+        if found is None and (before := (self.workdir.status() or {}).get("saved_step", 0)):
+            raise CheckpointError(
+                f"{self.workdir.checkpoints} is empty, but status.json says that step {before} was saved: bring it "
+                "back, or begin anew with --overwrite"
+            )
+        self.watchdog.beat(SLOW)
         state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
-        found = checkpoint.latest(self.workdir.checkpoints)
         if found:
+            self._prune()  # a start that was killed between its last save and that left one too many
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
-        start = self.saved_step = int(state.step)
+            state = self._initialize(state)
+        checkpoint.check_room(self.workdir.checkpoints, state)
+        self.step = start = self.saved_step = int(state.step)
         self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         try:
-            self.workdir.write_status("running", start, saved=start > 0)
+            self.workdir.write_status("running", start, start)
+            for line in self.notes:
+                self.log.say(line)
             self._announce(state, start)
             if evaluation_due:
                 state = self._evaluate(state)
@@ -103,6 +125,20 @@ class Training:
             return self._finish(state)
         finally:
             self.log.close()
+
+    def _initialize(self, state):
+        begin, partial = self._initial
+        if begin is None:
+            return state
+        variables = {"params": begin.params, "batch_stats": begin.batch_stats}
+        state, wrong = checkpoint.initialize(state, variables, partial=partial)
+        total = len(jax.tree.leaves((state.params, state.batch_stats)))
+        new = sum(not fault.startswith("unexpected") for fault in wrong)
+        self.notes.append(
+            f"began from {begin.config.name}, step {begin.step:,}: {total - new} of {total} arrays"
+            + (f"; not taken: {', '.join(wrong)}" if wrong else "")
+        )
+        return state
 
     def _restore(self, state, step: int, meta: dict):
         """The saved state, and whether its step still has to be evaluated."""
@@ -113,6 +149,7 @@ class Training:
         self.statistics = checkpoint.load_statistics(self.workdir.checkpoints, step)
         self.meter = Meter(meta["meter"])
         self.val_error, self._earlier_seconds = meta["val_error"], meta["seconds"]
+        self.batch_hash = meta["batch_hash"]
         return checkpoint.restore(self.workdir.checkpoints, step, state), meta["evaluation_due"]
 
     def _announce(self, state, start: int) -> None:
@@ -143,61 +180,85 @@ class Training:
         )
 
     def _train(self, state, start: int):
-        spec, meter, log = self.spec.train, self.meter, self.log
-        sharding = jax.NamedSharding(self.mesh, jax.P(parallel.DATA))
+        split = self.dataset.splits["train"]
+        placed = placement.placed(split, self.mesh, self.spec.data.placement)
+
+        def make(step: int):
+            faults.point("data.batch")
+            indices, epochs = self._positions(step)
+            return (split.labels[indices], indices, epochs), placed(indices, epochs)
+
+        self.signals.poll()
+        faults.point("train.compile")
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
         stream = batches.prefetch(
-            lambda step: jax.device_put(self._batch(step), sharding),
-            start, self.last_step, self.spec.data.prefetch,
-        )  # fmt: skip
+            make, start, self.last_step, self.spec.data.prefetch, self.signals.poll
+        )
         try:
-            for step, batch in stream:
+            while True:
+                try:
+                    step, (examples, batch) = next(stream)
+                except StopIteration:
+                    return state
+                except (Stop, DataError):  # between two steps: nothing of them is lost
+                    if self.step > self.saved_step:
+                        self._save(state, evaluation_due=False)
+                    raise
+                self.watchdog.beat(SLOW if step == start else 0)
+                faults.point("train.step")
                 rates = self._rates(step, state)
                 state, metrics = train_step(state, batch, rates)
-                meter.add(step, metrics)
-                done = step + 1
-                if done == start + 4:
-                    self._estimate(done)
-                log.progress(done, meter, self.batch_size, stream.wait_seconds)
-                if done % spec.log_every == 0:
-                    loss = self._log_interval(done, float(rates.weights), stream.wait_seconds)
-                    said = detector and detector.feed(done, loss, partial(self._signal, state))
-                    if said:
-                        log.say(said)
-                if done == start + 1:  # compiled: what follows takes what a step takes
-                    meter.restart_clock(stream.wait_seconds)
-                due = done % self.evaluate_every == 0
-                if due and not self.signals.received:
-                    state, due = self._evaluate_unless_stopped(state)
-                last = done == self.last_step
-                if last or done % spec.checkpoint_every == 0 or self.signals.received:
-                    self._save(state, evaluation_due=due)
-                self.signals.poll()
+                self.batch_hash = batches.chain(self.batch_hash, *examples)
+                self.meter.add(step, metrics)
+                self.step = step + 1
+                faults.point("train.stepped")
+                self.watchdog.beat(step=True)
+                state = self._after_step(state, start, rates, detector, stream.wait_seconds)
         except DivergedError:
             self.workdir.write("diverged.json", self._divergence(state))
             raise
         finally:
             stream.close()
+
+    def _after_step(self, state, start: int, rates, detector, waited: float):
+        """Log, evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
+        spec, done, interruption = self.spec.train, self.step, None
+        if done == start + 4:
+            self._estimate(done)
+        self.log.progress(done, self.meter, self.batch_size, waited)
+        if done % spec.log_every == 0:
+            loss = self._log_interval(done, float(rates.weights), waited)
+            said = detector and detector.feed(done, loss, partial(self._signal, state))
+            if said:
+                self.log.say(said)
+        if done == start + 1:  # compiled: what follows takes what a step takes
+            self.meter.restart_clock(waited)
+        due = done % self.evaluate_every == 0
+        if due and not self.signals.received:
+            try:
+                with self.meter.paused():
+                    self.meter.flush()
+                    state, due = self._evaluate(state), False
+            except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
+                interruption = error
+        stopping = self.signals.received or interruption
+        if done == self.last_step or done % spec.checkpoint_every == 0 or stopping:
+            self._save(state, evaluation_due=due)
+        if interruption:
+            raise interruption
+        self.signals.poll()
         return state
 
     def _log_interval(self, done: int, learning_rate: float, waited: float) -> float:
         """Log what happened since the last line; the mean training loss."""
         self.meter.flush()
         values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size, waited)}
+        values["batch_hash"] = self.batch_hash
         self.log.train(done, self.last_step, self.batch_size, self.epoch(done), values)
-        self.workdir.write_status("running", done, saved=done == self.saved_step)
+        self.workdir.write_status("running", done, self.saved_step)
         self.meter.reset(waited)
         return values["train_loss"]
-
-    def _evaluate_unless_stopped(self, state):
-        """The state after evaluation, and whether the evaluation is still due because a signal came."""
-        try:
-            with self.meter.paused():
-                self.meter.flush()
-                return self._evaluate(state), False
-        except Stop:
-            return state, True
 
     def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
         """A detector that has seen the losses of earlier starts; None for a loss without that plateau."""
@@ -211,11 +272,14 @@ class Training:
                 detector.feed(line["step"], line["train_loss"])
         return detector
 
-    def _batch(self, step: int) -> batches.Batch:
-        return batches.batch(
-            self.dataset.splits["train"], step,
-            batch_size=self.batch_size, seed=self.spec.seed, shuffle=self.spec.data.shuffle,
+    def _positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        return batches.positions(
+            step, batch_size=self.batch_size, num_examples=self.examples, seed=self.spec.seed,
+            shuffle=self.spec.data.shuffle,
         )  # fmt: skip
+
+    def _batch(self, step: int) -> batches.Batch:
+        return batches.batch(self.dataset.splits["train"], *self._positions(step))
 
     def _rates(self, step: int, state) -> schedule.Rates:
         return schedule.rates(self.spec, self.epoch(step), state.schedule, self.spec.train.epochs)
@@ -243,12 +307,35 @@ class Training:
             self._eval_steps[view], state.params, state.batch_stats, self.mesh
         )
         size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.size)
-        return evaluate.predictions(predict, self.dataset.splits[name], size, self.signals.poll)
+        self.watchdog.beat(SLOW)
+
+        def poll() -> None:
+            faults.point("evaluate.batch")
+            self.signals.poll()
+
+        def watched(images):
+            probabilities = np.asarray(predict(images))
+            self.watchdog.beat()
+            return probabilities
+
+        return evaluate.predictions(watched, self.dataset.splits[name], size, poll)
 
     def _save(self, state, *, evaluation_due: bool) -> None:
+        """Commit a checkpoint, tell status.json of it, and only then delete old ones.
+
+        Raises DivergedError rather than save what is not finite, and StorageError.
+        """
+        self.watchdog.beat(SLOW)
         with self.meter.paused():
             self.meter.flush()
             self.log.flush()
+            state = jax.device_get(state)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
+                if not np.isfinite(leaf).all():
+                    raise DivergedError(
+                        f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite after step "
+                        f"{self.step}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
+                    )
             meta = {
                 "config": json.loads(configs.to_json(self.config_dict)),
                 "class_names": list(self.dataset.class_names),
@@ -256,11 +343,19 @@ class Training:
                 "evaluation_due": evaluation_due,
                 "meter": self.meter.saved,
                 "val_error": self.val_error,
+                "batch_hash": self.batch_hash,
                 "seconds": self.seconds,
             }
             checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
-            checkpoint.prune(self.workdir.checkpoints, self.spec.train.keep_every)
-        self.saved_step = int(state.step)
+            self.saved_step = self.step
+            self.workdir.write_status("running", self.step, self.saved_step)
+            faults.point("save.status")
+            self._prune()
+            self.watchdog.beat()
+
+    def _prune(self) -> None:
+        folder = self.workdir.checkpoints
+        checkpoint.prune(folder, checkpoint.kept_steps(folder, self.spec.train.keep_every))
 
     @property
     def seconds(self) -> float:
@@ -279,6 +374,7 @@ class Training:
         batch = self._batch(step)
         return {
             "step": step,
+            "batch_hash": batches.chain("", batch.labels, batch.indices, batch.epochs),
             "indices": batch.indices.tolist(),
             "epochs": batch.epochs.tolist(),
             "learning_rate": float(self._rates(step, state).weights),
@@ -296,18 +392,21 @@ class Training:
                 splits[name][view] = evaluate.record(
                     self.workdir.path, name, view, step, probabilities, labels
                 )
+        faults.point("finish.evaluated")
         checkpoint.verify(self.workdir.checkpoints, step)
         results = {
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
             "seconds": seconds, "images_per_second": step * self.batch_size / seconds,
         }  # fmt: skip
-        self.workdir.write("results.json", results)
         first, row = self.spec.model.convs[0]
         figures = [
             curves.plot(self.workdir.path),
             filters.plot(jax.device_get(state.params[first]["kernel"]), self.spec.model.towers,
                          self.workdir.path / "figures" / "filters.png"),
         ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
+        faults.point("finish.figures")
+        self.workdir.write("results.json", results)  # last: what has it, is finished
+        faults.point("finish.results")
         self.log.say(summary(results))
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
         return results
@@ -317,3 +416,9 @@ def last_step(spec: Config, examples: int) -> int:
     """The step at which the run is finished."""
     steps = math.ceil(spec.train.epochs * examples / spec.train.batch_size)
     return min(steps, spec.train.max_steps or steps)
+
+
+def _nearest(batch_size: int, divisor: int) -> str:
+    """In words, the nearest multiples of `divisor`."""
+    above = parallel.round_up(batch_size, divisor)
+    return f"{above - divisor} or {above}" if above > divisor else str(above)

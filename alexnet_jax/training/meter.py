@@ -1,6 +1,8 @@
 """What happened since the last line of the log: losses, errors, speed, and a watch on their being finite."""
 
+import logging
 import math
+import statistics
 import time
 from collections import deque
 from contextlib import contextmanager
@@ -8,6 +10,11 @@ from contextlib import contextmanager
 import jax
 
 from alexnet_jax.errors import DivergedError
+
+_SPIKE = 10
+"""A gradient this many times the median is worth a warning."""
+
+log = logging.getLogger(__name__)
 
 
 class Meter:
@@ -20,6 +27,7 @@ class Meter:
         self._sums = saved or {"loss": 0.0, "top1_errors": 0, "steps": 0}
         self._pending: tuple[int, dict] | None = None
         self.recent: deque[dict] = deque(maxlen=20)
+        self._norms: deque[float] = deque(maxlen=128)
         self._clock, self._timed, self._waited = time.monotonic(), 0, 0.0
 
     def add(self, step: int, metrics: dict) -> None:
@@ -47,6 +55,12 @@ class Meter:
                 f"the {what} of step {step} is not finite; the update was not made. Lower "
                 "config.schedule.weights.learning_rate, or see diverged.json in the run folder"
             )
+        if len(self._norms) >= 16:
+            median = statistics.median(self._norms)
+            if grad_norm > _SPIKE * median:
+                log.warning("step %d: the gradient's norm is %.3g, %.0f times the median of the last %d steps",
+                            step, grad_norm, grad_norm / max(median, 1e-30), len(self._norms))  # fmt: skip
+        self._norms.append(grad_norm)
         self._sums["loss"] += loss
         self._sums["top1_errors"] += int(values["top1_errors"])
         self._sums["steps"] += 1

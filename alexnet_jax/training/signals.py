@@ -2,23 +2,35 @@
 
 import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_SAME_SECONDS = 0.1
+"""Schedulers signal a process and its group: what comes within this time of the first is the same request."""
 
 
-class Stop(Exception):
-    """Raised by a loop that saw the flag, to leave an evaluation that can be repeated."""
+class Stop(BaseException):
+    """Leaves a loop that saw the flag. Not an Exception, so that no library takes it for an error of its own."""
 
 
 class Signals:
-    """A context in which the first signal is only noted; a second one leaves at once, saving nothing more."""
+    """A context in which the first signal is only noted; a second one leaves at once, saving nothing more.
+
+    A signal that the process was started to ignore (nohup, a background job of a shell) stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._since = 0.0
+        self._at_once = False
         self._previous: dict = {}
 
     def __enter__(self) -> "Signals":
-        self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_) -> None:
@@ -30,6 +42,16 @@ class Signals:
         if self.received:
             raise Stop(self.received.name)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, a signal raises Stop wherever the program is: for work that leaves nothing to save."""
+        self.poll()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     @property
     def exit_code(self) -> int:
         """130 for Ctrl-C, 75 ("try again") for the signals of schedulers."""
@@ -37,5 +59,9 @@ class Signals:
 
     def _note(self, number: int, _frame) -> None:
         if self.received:
-            os._exit(143)
-        self.received = signal.Signals(number)
+            if time.monotonic() - self._since > _SAME_SECONDS:
+                os._exit(143)
+            return
+        self.received, self._since = signal.Signals(number), time.monotonic()
+        if self._at_once:
+            self.poll()

@@ -167,7 +167,7 @@ def _step(
 def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, loss, errors):
     """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
     norm = _norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = _is_finite(loss, norm)
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
     updates, velocity = optimizer.build(spec.optimizer).update(
         gradient, state.velocity, state.params, rates=rates
@@ -176,6 +176,11 @@ def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, los
     batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm, "finite": finite}
     return State(state.step + 1, params, velocity, batch_stats, state.schedule), metrics
+
+
+def _is_finite(loss, norm):
+    """Any infinity or NaN of the gradient is in its norm."""
+    return jnp.isfinite(loss) & jnp.isfinite(norm)
 
 
 def _norm(gradient):

@@ -27,6 +27,7 @@ def data_spec():
         shuffle="epoch",
         threads=2,
         prefetch=2,
+        placement="host",
     )
 
     def make(source, path=None, **changes):

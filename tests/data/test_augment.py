@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alexnet_jax import parallel
 from alexnet_jax.data import augment
 from alexnet_jax.data.statistics import Statistics
 
@@ -94,6 +95,7 @@ def test_without_flip_nothing_is_mirrored(images, statistics, augment_spec):
     assert (center == [2, 2, 0]).all()
 
 
+@pytest.mark.fault("D2")
 @pytest.mark.parametrize("changes", [{}, dict(crop_chunk=4, mean="pixel", color_std=0.1)])
 def test_draws_do_not_depend_on_the_rest_of_the_batch(images, statistics, augment_spec, changes):
     spec = augment_spec(**changes)
@@ -181,6 +183,50 @@ def test_jitting_changes_nothing(images, statistics, augment_spec):
     spec = augment_spec(crop_chunk=16, color_std=0.1, color_rescale=True, mean="pixel", scale=0.5)
     compiled = run(images, statistics, spec, epoch=2, step=3, jit=True)
     assert np.allclose(compiled, run(images, statistics, spec, epoch=2, step=3), atol=1e-4)
+
+
+@pytest.mark.fault("F15")
+@pytest.mark.fault("D2")
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [
+        (dict(mean="pixel", color_std=0.1, color_rescale=True, scale=0.5), 0),
+        (dict(mean="image_center", color_std=0.1, color_basis="eigenvalue", crop_chunk=4), 0),
+        (dict(mean="channel", resize=12, crop_size=8), 0),
+        # Its sums over the pixels of an image differ in their last bits.
+        (dict(mean="standardize"), 1e-5),
+    ],
+)
+def test_devices_make_the_same_images(images, statistics, augment_spec, changes, tolerance):
+    spec = augment_spec(**changes)
+    generator = np.random.default_rng(3)
+    noisy = generator.integers(0, 256, images.shape, dtype=np.uint8)
+    indices = generator.permutation(1000)[:COUNT].astype(np.int32)
+    epochs = np.repeat(np.array([3, 4], np.int32), COUNT // 2)
+    one, two, four = (on_devices(n, noisy, indices, epochs, statistics, spec) for n in (1, 2, 4))
+    assert np.abs(one - two).max() <= tolerance and np.abs(one - four).max() <= tolerance
+
+
+def on_devices(number, images, indices, epochs, statistics, spec):
+    """What train_images gives for a batch spread over `number` devices, as the train step does it."""
+
+    def function(images, indices, epochs):
+        share = len(images)
+        return augment.train_images(
+            images,
+            statistics,
+            spec,
+            seed_key=KEY,
+            indices=indices,
+            epochs=epochs,
+            step=jnp.int32(5),
+            positions=jax.lax.axis_index(parallel.DATA) * share + jnp.arange(share),
+            color_std=jnp.float32(spec.color_std),
+        )
+
+    mesh, split = parallel.data_mesh(jax.devices()[:number]), jax.P(parallel.DATA)
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    return np.asarray(jax.jit(mapped)(images, indices, epochs))
 
 
 def test_training_draws_are_pinned(images, statistics, augment_spec):

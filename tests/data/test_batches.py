@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from alexnet_jax.data import batches
+from alexnet_jax.data import batches, folders, image_files
 from alexnet_jax.data.splits import Split
 
 positions = functools.partial(
@@ -72,8 +73,8 @@ def test_huge_steps_and_any_seed_are_fine():
 def test_a_batch_holds_the_examples_of_its_step():
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     split = Split(images, np.arange(10, dtype=np.int32) * 2)
-    made = batches.batch(split, 2, batch_size=4, seed=3, shuffle="epoch")
     indices, epochs = positions(2)
+    made = batches.batch(split, indices, epochs)
     assert np.array_equal(made.indices, indices) and np.array_equal(made.epochs, epochs)
     assert np.array_equal(made.labels, indices * 2)
     assert np.array_equal(made.images[:, 0, 0, 0], indices) and made.images.dtype == np.uint8
@@ -83,6 +84,7 @@ def prefetch_threads():
     return [t for t in threading.enumerate() if t.name == "prefetch"]
 
 
+@pytest.mark.fault("D1")
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_prefetching_gives_the_steps_in_order(depth):
     with batches.prefetch(lambda step: step * step, 5, 12, depth) as made:
@@ -148,3 +150,39 @@ def test_the_time_spent_waiting_is_counted():
         time.sleep(0.1)
         list(made)
         assert made.wait_seconds < 0.05
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory):
+    """A folder of 36 JPEG files of many sizes, in three classes."""
+    root, generator = tmp_path_factory.mktemp("jpegs"), np.random.default_rng(0)
+    for i in range(36):
+        folder = root / "train" / f"class{i % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+        size = tuple(int(side) for side in generator.integers(20, 90, 2))
+        Image.fromarray(pixels).resize(size).save(folder / f"{i:02}.jpg", quality=80)
+    return root
+
+
+@pytest.mark.fault("D1")
+def test_neither_threads_nor_prefetching_nor_the_cache_change_a_byte(jpegs, data_spec, monkeypatch):
+    def stream(threads, depth):
+        spec = data_spec("folder", jpegs, threads=threads, image_size=24)
+        split = folders.folder(spec).splits["train"]
+
+        def make(step):
+            places = batches.positions(
+                step, batch_size=14, num_examples=len(split.labels), seed=5, shuffle="epoch"
+            )
+            return batches.batch(split, *places)
+
+        with batches.prefetch(make, 1, 8, depth) as made:
+            return [tuple(part.tobytes() for part in batch) for _, batch in made]
+
+    cached = stream(1, 0)
+    assert len(cached) == 7 and len({images for images, *_ in cached}) == 7
+    monkeypatch.setattr(image_files, "CACHE_LIMIT_BYTES", 0)  # each batch decodes its own
+    for threads in (1, 2, 4):
+        for depth in (0, 1, 4):
+            assert stream(threads, depth) == cached

@@ -1,4 +1,6 @@
+import errno
 import logging
+import os
 import shutil
 
 import numpy as np
@@ -44,6 +46,7 @@ def test_only_train_is_needed(root, data_spec):
     assert set(sources.open_dataset(data_spec("folder", root), 0).splits) == {"train"}
 
 
+@pytest.mark.fault("F28")
 def test_hidden_and_foreign_files_do_not_count(root, data_spec, caplog):
     before = sources.open_dataset(data_spec("folder", root), 0)
     (root / "train" / ".git").mkdir()
@@ -94,6 +97,8 @@ def test_classes_are_chosen_and_numbered_in_order(root, data_spec):
         sources.open_dataset(data_spec("folder", root, classes=("cat",)), 0)
 
 
+@pytest.mark.fault("F21")
+@pytest.mark.fault("F28")
 def test_what_is_missing_is_named(root, data_spec):
     def fault(path=root):
         with pytest.raises(DataError) as caught:
@@ -120,10 +125,11 @@ def test_archives_and_stores_in_the_place_of_folders_say_what_to_do(tmp_path, da
     with pytest.raises(DataError, match=f"data.prepare --from {tmp_path} --out STORE"):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
     (tmp_path / "index.json").touch()
-    with pytest.raises(DataError, match="is a prepared store"):
+    with pytest.raises(DataError, match=r"say --config\.data\.source=store"):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
 
 
+@pytest.mark.fault("F28")
 def test_class_folders_that_a_split_lacks_are_named(root, data_spec):
     shutil.rmtree(root / "test" / "ant")
     with pytest.raises(DataError, match="train has ant, which test has not"):
@@ -147,3 +153,18 @@ def test_a_val_folder_becomes_test_where_val_is_carved(root, data_spec):
     assert dataset.splits["val"].labels.tolist() == [0, 1, 2]
     both = levels(dataset.splits["train"]) + levels(dataset.splits["val"])
     assert sorted(both) == [10, 11, 12, 20, 21, 22, 30, 31, 32]
+
+
+@pytest.mark.fault("F21")
+def test_a_folder_that_cannot_be_read_is_not_left_out(root, data_spec, monkeypatch):
+    (root / "train" / "bee" / "more").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):
+        if os.fspath(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"cannot read .*train/bee/more: Permission denied"):
+        sources.open_dataset(data_spec("folder", root), 0)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import image_files
+from alexnet_jax.data import batches, image_files
 from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import DataError
 
 COUNT, SIZE = 40, 16
@@ -31,6 +32,7 @@ def open_files(paths, *, threads=2, identity=None, reads=None):
     return ImageFiles(read, len(paths), SIZE, threads=threads, identity=identity)
 
 
+@pytest.mark.fault("D1")
 def test_pixels_do_not_depend_on_the_number_of_threads(paths):
     order = np.random.default_rng(1).permutation(COUNT)
     one, three = open_files(paths, threads=1), open_files(paths, threads=3)
@@ -74,6 +76,7 @@ def test_sets_over_the_limit_are_decoded_for_every_batch(paths, cache_folder, mo
     assert sorted(reads) == [5, 5, 6] and not list(cache_folder.iterdir())
 
 
+@pytest.mark.fault("F22")
 def test_a_bad_image_is_named_and_leaves_nothing_behind(paths, cache_folder):
     for i in (30, 12):
         paths[i].write_bytes(b"junk")
@@ -81,6 +84,31 @@ def test_a_bad_image_is_named_and_leaves_nothing_behind(paths, cache_folder):
         with pytest.raises(DataError, match=r"012\.jpg is not an image"):
             open_files(paths, threads=threads, identity="set")[np.array([0])]
     assert not list(cache_folder.iterdir())
+
+
+@pytest.mark.fault("F22")
+@pytest.mark.parametrize("depth", [0, 2])
+def test_an_image_damaged_during_training_ends_it_at_its_step_by_name(paths, depth):
+    split = Split(open_files(paths), np.zeros(COUNT, np.int32))
+
+    def make(step):
+        return batches.batch(
+            split,
+            *batches.positions(
+                step, batch_size=8, num_examples=len(split.labels), seed=0, shuffle="epoch"
+            ),
+        )
+
+    broken = int(make(3).indices[5])
+    whole = paths[broken].read_bytes()
+    paths[broken].write_bytes(whole[: len(whole) // 2])
+    with batches.prefetch(make, 0, None, depth) as made:
+        assert [next(made)[0] for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(DataError, match=f"{paths[broken]}") as caught:
+            next(made)
+    assert caught.value.exit_code == 3
+    paths[broken].write_bytes(whole)
+    assert int(make(3).indices[5]) == broken  # the order of the others never changed
 
 
 @pytest.mark.parametrize("fault", ["full", "a file"])

@@ -1,5 +1,9 @@
+import io
+import zipfile
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax.data import sources
 from alexnet_jax.errors import DataError
@@ -116,6 +120,7 @@ def test_gray_arrays_and_other_sizes_are_fitted(tmp_path, data_spec, content):
     assert np.array_equal(reduced, np.rint(means))
 
 
+@pytest.mark.fault("F21")
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
@@ -139,6 +144,8 @@ def test_gray_arrays_and_other_sizes_are_fitted(tmp_path, data_spec, content):
         (dict(train_images=np.zeros((6, 8, 8, 3))), "train_images is float64"),
         (dict(train_images=np.zeros((6, 8, 8, 4), np.uint8)), r"uint8 \[6, 8, 8, 4\], not uint8"),
         (dict(train_labels=np.array([None] * 6)), "Python objects are not loaded"),
+        (dict(train_images=np.zeros((6, 0, 8, 3), np.uint8)), r"uint8 \[6, 0, 8, 3\], not uint8"),
+        (dict(class_names=np.array("x")), r"class_names has the shape \[\]"),
         (
             dict(test_images=np.zeros((0, 8, 8, 3), np.uint8), test_labels=np.zeros(0, int)),
             "no images",
@@ -153,6 +160,162 @@ def test_faults_of_arrays_are_named(tmp_path, data_spec, content, changes, fault
     assert "a.npz" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("F29")
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("label", [-1, 3, 3 + 5])
+def test_a_label_that_no_class_has_is_refused(tmp_path, data_spec, content, split, label):
+    content[f"{split}_labels"] = np.array([*content[f"{split}_labels"][:-1], label])
+    np.savez(tmp_path / "a.npz", class_names=np.array(["x", "y", "z"]), **content)
+    with pytest.raises(DataError, match=rf"a\.npz: .*{label}") as caught:
+        sources.open_dataset(data_spec("arrays", tmp_path / "a.npz"), 0)
+    assert caught.value.exit_code == 3
+
+
+def write_images(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+
+
+def write_members(path, **members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(f"{name}.npy", member)
+
+
+def array_header(*shape):
+    file = io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+TREE = r"train/CLASS/\*\.jpg"
+BINARY = "data_batch_1.bin"
+ARRAYS = "train_images, train_labels"
+# What makes the layout below a folder; then the path and the expected layout that the error names.
+LAYOUTS = {
+    "folder: nothing there": (lambda root: None, "data", TREE),
+    "folder: a file": (lambda root: (root / "data").write_text("x"), "data", TREE),
+    "folder: empty": (lambda root: (root / "data").mkdir(), "data", TREE),
+    "folder: no split": (
+        lambda root: write_images(root / "data/a/1.png", root / "data/b/1.png"), "data", TREE,
+    ),
+    "folder: no classes": (lambda root: write_images(root / "data/train/1.png"), "train", TREE),
+    "folder: an empty class": (
+        lambda root: (write_images(root / "data/train/a/1.png"), (root / "data/train/b").mkdir()),
+        "train/b", TREE,
+    ),
+    "folder: a class without images": (
+        lambda root: (
+            write_images(root / "data/train/a/1.png", root / "data/train/b/1.png"),
+            (root / "data/train/b/1.png").rename(root / "data/train/b/1.txt"),
+        ),
+        "train/b", TREE,
+    ),
+    "folder: other classes in val": (
+        lambda root: write_images(
+            *(root / "data" / name for name in ("train/a/1.png", "train/b/1.png", "val/c/1.png"))
+        ),
+        "val has c", TREE,
+    ),
+    "folder: a class that only train has": (
+        lambda root: write_images(
+            *(root / "data" / name for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png"))
+        ),
+        "train has b", TREE,
+    ),
+    "folder: one class": (lambda root: write_images(root / "data/train/a/1.png"), "data", "two"),
+    "folder: a link to nothing": (
+        lambda root: (
+            write_images(root / "data/train/a/1.png", root / "data/train/b/1.png"),
+            (root / "data/train/b/2.png").symlink_to("gone.png"),
+        ),
+        "train/b/2.png", "No such file",
+    ),
+    "cifar10: nothing there": (lambda root: None, "data", BINARY),
+    "cifar10: empty": (lambda root: (root / "data").mkdir(), "data", BINARY),
+    "cifar10: a file": (lambda root: (root / "data").write_text("x"), "data", BINARY),
+    "cifar10: pickles": (
+        lambda root: (root / "data/cifar-10-batches-py").mkdir(parents=True), "data", "binary",
+    ),
+    "cifar10: one file": (
+        lambda root: ((root / "data").mkdir(), (root / "data" / BINARY).write_bytes(bytes(3073))),
+        "data_batch_2.bin", BINARY,
+    ),
+    "cifar10: an empty file": (
+        lambda root: ((root / "data").mkdir(), (root / "data" / BINARY).write_bytes(b"")),
+        BINARY, "3,073 bytes",
+    ),
+    "cifar10: label 10": (
+        lambda root: (
+            (root / "data").mkdir(),
+            (root / "data" / BINARY).write_bytes(bytes([10]) + bytes(3072)),
+        ),
+        BINARY, "label 10, but the classes are 0 to 9",
+    ),
+    "cifar10: label 255": (
+        lambda root: (
+            (root / "data").mkdir(),
+            (root / "data" / BINARY).write_bytes(bytes([255]) + bytes(3072)),
+        ),
+        BINARY, "label 255",
+    ),
+    "arrays: nothing there": (lambda root: None, "data", ARRAYS),
+    "arrays: a folder": (lambda root: (root / "data").mkdir(), "data", ARRAYS),
+    "arrays: empty": (lambda root: (root / "data").write_bytes(b""), "data", ARRAYS),
+    "arrays: text": (lambda root: (root / "data").write_text("a,b\n1,2"), "data", ARRAYS),
+    "arrays: no array": (lambda root: write_members(root / "data"), "data", ARRAYS),
+    "arrays: other names": (
+        lambda root: write_members(root / "data", x=array_header(0)), "data", ARRAYS,
+    ),
+    "arrays: no arrays": (
+        lambda root: write_members(root / "data", train_images=b"x", train_labels=b"y"),
+        "data", "not uint8",
+    ),
+    "arrays: a header cut off": (
+        lambda root: write_members(root / "data", train_images=array_header(9)[:40]), "data", ARRAYS,
+    ),
+    "arrays: a header of nonsense": (
+        lambda root: write_members(root / "data", train_images=b"\x93NUMPY\1\0\5\0{'((("),
+        "data", ARRAYS,
+    ),
+    "arrays: more than there is": (
+        lambda root: write_members(root / "data", train_images=array_header(9) + b"12"),
+        "data", ARRAYS,
+    ),
+    "arrays: a petabyte": (
+        lambda root: write_members(root / "data", train_images=array_header(2**50) + b"12"),
+        "data", ARRAYS,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.fault("F21")
+@pytest.mark.fault("F28")
+@pytest.mark.fault("F29")
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_a_broken_layout_is_named_with_the_one_expected(tmp_path, data_spec, case):
+    make, place, expected = LAYOUTS[case]
+    make(tmp_path)
+    with pytest.raises(DataError, match=expected) as caught:
+        sources.open_dataset(data_spec(case.split(":")[0], tmp_path / "data"), 0)
+    assert caught.value.exit_code == 3
+    assert place in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.fault("F21")
+def test_a_file_larger_than_the_memory_is_not_read(tmp_path, data_spec, content, monkeypatch):
+    np.savez(tmp_path / "a.npz", **content)
+    monkeypatch.setattr(sources, "_memory_bytes", lambda: 1000)
+    with pytest.raises(
+        DataError, match=r"a\.npz holds [0-9,]+ bytes of arrays, more than the memory"
+    ):
+        sources.open_dataset(data_spec("arrays", tmp_path / "a.npz"), 0)
+
+
+@pytest.mark.fault("F21")
 def test_files_that_are_no_arrays_are_named(tmp_path, data_spec, content):
     path = tmp_path / "a.npz"
     with pytest.raises(DataError, match=r"no file .*a\.npz.*train_images, train_labels"):

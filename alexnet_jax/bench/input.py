@@ -1,0 +1,232 @@
+"""How many images a second get in, on one core or a few, next to loaders that people know.
+
+    python -m alexnet_jax.bench.input --from PICTURES
+    python -m alexnet_jax.bench.input --from PICTURES --threads 2 --json input.json
+
+PICTURES is what data.prepare takes; a JPEG and a raw store are made of it in a temporary folder, and their images
+are read in shuffled batches. The programs take turns, each on the same cores:
+
+  store jpeg, raw     what training does: order, hash, records, decoding, batch
+  simplejpeg          nothing but decoding the same JPEG records
+  pil                 torch.utils.data.DataLoader over files of the same JPEGs, Pillow's decoder
+  pil originals       the same over the original files, resized and cropped as torchvision's transforms do
+  prepare             originals to a JPEG store; pil prepare: the same with Pillow alone
+"""
+
+import contextlib
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import cli
+from alexnet_jax.bench.step import machine
+from alexnet_jax.data import batches, layouts, prepare, store
+from alexnet_jax.errors import ConfigError
+
+BATCH = 128
+RATIOS = {
+    "store jpeg": ("simplejpeg", "pil", "pil originals"),
+    "store raw": ("pil", "pil originals"),
+    "prepare": ("pil prepare",),
+}
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--from", required=True, dest="source", metavar="PICTURES")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="and cores, and processes of the peers"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="each measures every program once")
+    parser.add_argument("--images", type=int, default=1024, help="in a measurement")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= options.threads <= len(cores):
+        raise ConfigError(f"--threads {options.threads}: there are {len(cores)} cores")
+    os.sched_setaffinity(0, cores[: options.threads])
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(options, Path(folder))
+    print(table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def measure(options, folder: Path) -> dict:
+    """Images a second of every program and round."""
+    for kind in ("jpeg", "raw"):
+        _prepare(options, folder / kind, kind)
+    programs = _programs(options, folder)
+    rates: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(options.rounds):
+        for name in list(programs)[:: 1 if number % 2 else -1]:
+            begin = time.perf_counter()
+            count = programs[name]()
+            rates[name].append(count / (time.perf_counter() - begin))
+    return {"machine": machine(), "threads": options.threads, "images": options.images,
+            "order_and_hash_seconds": _order_and_hash(), "rates": rates}  # fmt: skip
+
+
+def _prepare(options, out: Path, kind: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        prepare.main(["--from", options.source, "--out", str(out), "--format", kind, "--subset",
+                      "--jobs", str(options.threads)])  # fmt: skip
+
+
+def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
+    index = store.read_index(folder / "jpeg")
+    total = sum(shard.count for shard in index.splits["train"])
+    encoded = store.JpegShards(
+        [folder / "jpeg" / s.file for s in index.splits["train"]],
+        [s.count for s in index.splits["train"]],
+    )
+    jpegs = [encoded.one(i) for i in range(total)]
+    files = folder / "files"
+    files.mkdir()
+    for i, content in enumerate(jpegs):
+        (files / f"{i}.jpg").write_bytes(content)
+    paths = [files / f"{i}.jpg" for i in range(total)]
+    originals: list = [
+        image for _, image in layouts.find(options.source, folder / "work").splits["train"]
+    ]
+
+    def ours(kind: str) -> Callable[[], int]:
+        opened = store.read_index(folder / kind)
+        images = store.images(
+            folder / kind, opened, "train", opened.size, options.threads, keep=False
+        )
+        labels = store.read_labels(folder / kind, opened, "train", total)
+        return lambda: _read(images, labels, options.images)
+
+    def bare() -> int:
+        import simplejpeg
+
+        for i in range(options.images):
+            simplejpeg.decode_jpeg(jpegs[i % total], colorspace="RGB")
+        return options.images
+
+    def again() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            _prepare(options, Path(place) / "store", "jpeg")
+        return total
+
+    def with_pillow() -> int:
+        for image in originals:
+            square = _resized_and_cropped(image.read())
+            square.save(io.BytesIO(), "JPEG", quality=95)
+        return total
+
+    programs = {"store jpeg": ours("jpeg"), "store raw": ours("raw")}
+    if options.threads == 1:
+        programs["simplejpeg"] = bare
+    if util.find_spec("torch") is not None:
+        programs["pil"] = _torch_loader([path.read_bytes for path in paths], _decoded, options)
+        programs["pil originals"] = _torch_loader(
+            [image.read for image in originals], _resized_and_cropped, options
+        )
+    programs["prepare"] = again
+    if options.threads == 1:
+        programs["pil prepare"] = with_pillow
+    return programs
+
+
+def _read(images, labels: np.ndarray, count: int) -> int:
+    """`count` images in shuffled batches, as the training loop takes them."""
+    hashed = ""
+    for step in range(count // BATCH):
+        indices, epochs = batches.positions(
+            step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
+        )
+        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+        _ = images[indices]
+    return count // BATCH * BATCH
+
+
+def _order_and_hash() -> float:
+    """Seconds a batch of ImageNet's 1,281,167 images takes for what is not reading, its share of an epoch's order."""
+    labels, steps = np.zeros(1_281_167, np.int32), 10_009
+    begin = time.perf_counter()
+    hashed = ""
+    for step in range(steps):
+        indices, epochs = batches.positions(
+            step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
+        )
+        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+    return (time.perf_counter() - begin) / steps
+
+
+def _decoded(content: bytes):
+    from PIL import Image
+
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def _resized_and_cropped(content: bytes):
+    """Resize(256) and CenterCrop(256) as torchvision does them to Pillow's images."""
+    from PIL import Image
+
+    image = _decoded(content)
+    scale = 256 / min(image.size)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
+    )
+    left, top = (image.width - 256) // 2, (image.height - 256) // 2
+    return image.crop((left, top, left + 256, top + 256))
+
+
+def _torch_loader(readers: list, decode: Callable, options) -> Callable[[], int]:
+    import torch
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return options.images // BATCH * BATCH
+
+        def __getitem__(self, i: int):
+            pixels = np.asarray(decode(readers[i * 7 % len(readers)]()))
+            return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), i
+
+    def run() -> int:
+        workers = options.threads if options.threads > 1 else 0
+        torch.set_num_threads(options.threads)
+        loader = torch.utils.data.DataLoader(Pictures(), batch_size=BATCH, num_workers=workers)
+        return sum(len(numbers) for _, numbers in loader)
+
+    return run
+
+
+def table(report: dict) -> str:
+    """A line a program: median rate, spread, and how much faster ours is, by the median of each round's ratio."""
+    rates, threads = report["rates"], report["threads"]
+    lines = [
+        f"Images a second on {threads} core(s) of {report['machine']}, {len(next(iter(rates.values())))} rounds",
+        "",
+        "| program | images/s, median | least to most | store jpeg is faster by | store raw | prepare |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, values in rates.items():
+        cells = []
+        for ours in ("store jpeg", "store raw", "prepare"):
+            pairs = [a / b for a, b in zip(rates[ours], values, strict=True)]
+            cells.append(f"{statistics.median(pairs):.2f}x" if name in RATIOS[ours] else "")
+        lines.append(
+            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} | "
+            + " | ".join(cells) + " |"
+        )  # fmt: skip
+    share = report["order_and_hash_seconds"] * statistics.median(rates["store jpeg"]) / BATCH
+    fastest = report["order_and_hash_seconds"] * statistics.median(rates["store raw"]) / BATCH
+    lines.append(f"\nOrder and hash of ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us a batch of {BATCH}, "
+                 f"{share:.1%} of the time from the JPEG store, {fastest:.1%} from the raw one")  # fmt: skip
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,71 @@
+"""Ends a run whose steps stop coming: a hung device, disk or network would hold its machine for ever."""
+
+import collections
+import statistics
+import threading
+import time
+from collections.abc import Callable
+
+SLOW = 3600.0
+"""Seconds that a beat allows where a program is compiled, or a checkpoint written, before the next one."""
+_HEARTBEAT = 60.0
+
+
+class Watchdog:
+    """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds.
+
+    The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a
+    minute, whatever the run is doing. Use it as a context: it watches from the first beat to the end.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        on_stall: Callable[[float], None],
+        on_heartbeat: Callable[[], None],
+    ) -> None:
+        self._seconds, self._on_stall, self._on_heartbeat = seconds, on_stall, on_heartbeat
+        self._steps: collections.deque[float] = collections.deque(maxlen=64)
+        self._last = time.monotonic()
+        self._allowed = SLOW
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def beat(self, allow: float = 0.0, *, step: bool = False) -> None:
+        """Something came to its end: a `step`, or anything else that shows life.
+
+        `allow`: seconds that the next thing may take, where that is more than the limit.
+        """
+        now = time.monotonic()
+        if step and not self._allowed:  # a step that was compiled says nothing about the others
+            self._steps.append(now - self._last)
+        self._last, self._allowed = now, allow
+
+    @property
+    def limit(self) -> float:
+        """Seconds after which the run counts as stalled."""
+        median = statistics.median(self._steps) if self._steps else 0.0
+        return max(self._seconds, 20 * median, self._allowed)
+
+    def _watch(self) -> None:
+        pause = min(1.0, self._seconds / 4)
+        woke = heartbeat = time.monotonic()
+        while not self._end.wait(pause):
+            now = time.monotonic()
+            if now - woke > 10 * pause:  # the whole process was stopped: that is not a stall
+                self._last = now
+            woke = now
+            if now - self._last > self.limit:
+                self._on_stall(now - self._last)
+                return
+            if now - heartbeat > _HEARTBEAT:
+                heartbeat = now
+                self._on_heartbeat()

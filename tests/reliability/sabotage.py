@@ -1,0 +1,102 @@
+"""Ways to break a start: the negative controls, which the comparison of runs must notice, and faults from outside."""
+
+import numpy as np
+
+
+def lose_data_position() -> None:
+    """A resumed run begins with the first batch again."""
+    from alexnet_jax.training import loop
+
+    positions = loop.Training._positions
+    loop.Training._positions = lambda self, step: positions(self, step - self.saved_at_start)
+    restored = loop.Training._restore
+
+    def restore(self, state, step, meta):
+        self.saved_at_start = step
+        return restored(self, state, step, meta)
+
+    loop.Training.saved_at_start = 0
+    loop.Training._restore = restore
+
+
+def lose_random_streams() -> None:
+    """A resumed run draws other dropout masks and crops."""
+    from alexnet_jax.training import step
+
+    stream = step.stream
+    step.stream = lambda seed, name: stream(seed + 1, name)
+
+
+def lose_momentum() -> None:
+    """A resumed run begins with zero velocity."""
+    _restore_with(lambda state, like: state._replace(velocity=like.velocity))
+
+
+def lose_best_metric() -> None:
+    """A resumed run does not know the best validation error so far."""
+    _restore_with(lambda state, like: state._replace(schedule=like.schedule))
+
+
+def lose_commit_check() -> None:
+    """Damaged checkpoints are taken for good ones."""
+    import json
+
+    from alexnet_jax.training import checkpoint
+
+    def verify(folder, step):
+        return json.loads((folder / str(step) / "meta.json").read_text())
+
+    checkpoint.verify = verify
+
+
+def _restore_with(change) -> None:
+    from alexnet_jax.training import checkpoint
+
+    restore = checkpoint.restore
+    checkpoint.restore = lambda folder, step, like: change(restore(folder, step, like), like)
+
+
+def not_finite_at_17() -> None:
+    """The images of step 17 hold infinities."""
+    from alexnet_jax.training import loop
+
+    rates = loop.Training._rates
+
+    def infinite(self, step, state):
+        found = rates(self, step, state)
+        return found._replace(color_std=np.float32(np.inf)) if step == 17 else found
+
+    loop.Training._rates = infinite
+
+
+def retry_at_once() -> None:
+    """No pauses between attempts to save."""
+    from alexnet_jax.training import checkpoint
+
+    checkpoint.RETRY_SECONDS = (0.0, 0.0, 0.0)
+
+
+def kill_reader() -> None:
+    """The thread that reads ahead ends without a word."""
+    from alexnet_jax.data import batches
+
+    produce = batches._produce
+
+    def half(make, steps, made, end):
+        import itertools
+
+        produce(make, itertools.islice(steps, 20), made, end)
+
+    def silent(made, item, end, put=batches._put):
+        return item[1] is not None or put(made, item, end)
+
+    batches._put, batches._produce = silent, half
+
+
+def clock_goes_back() -> None:
+    """The clock jumps a day back at every look."""
+    import time
+
+    now = time.time
+    jumps = iter(range(10**9))
+    time.time = lambda: now() - 86400 * next(jumps)

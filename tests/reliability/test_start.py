@@ -1,0 +1,224 @@
+"""Who may use a run folder, what of a config may change, and on which machine a run goes on."""
+
+import json
+import shutil
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+
+from alexnet_jax import config, workdir
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.training import checkpoint
+from tests.reliability.compare import differences, snapshot
+
+
+def stamp(seconds_ago: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago))
+
+
+@pytest.fixture(scope="module")
+def killed(starter, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    assert starter.run(folder, fault="train.step:15:kill").code == -9
+    return folder
+
+
+@pytest.fixture
+def run(killed, tmp_path):
+    """A run that was killed after step 14, with a checkpoint of step 12."""
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+@pytest.mark.fault("F16")
+def test_the_second_of_two_starts_is_refused_and_the_first_not_disturbed(
+    starter, golden, run, status
+):
+    first = starter.start(run, fault="train.step:3:sleep=3")
+    first.wait_for("continuing from step 12")
+    second = starter.run(run)
+    assert second.code == 6
+    assert f"in use by process {status(run)['pid']} on {socket.gethostname()}" in second.err
+    assert first.wait().code == 0
+    assert differences(golden, snapshot(run)) == []
+
+
+@pytest.mark.full
+@pytest.mark.fault("F16")
+def test_the_folder_of_a_killed_owner_is_taken_over(starter, run):
+    first = starter.start(run, fault="train.step:3:sleep=30")
+    first.wait_for("continuing from step 12")
+    first.signal(signal.SIGKILL)
+    first.wait()
+    assert starter.run(run).code == 0
+
+
+@pytest.mark.full
+@pytest.mark.fault("F16")
+def test_another_host_decides_by_its_heartbeat(starter, run, status):
+    said = status(run) | {"host": "elsewhere", "pid": 7, "state": "running"}
+    for age, arguments, code, words in (
+        (100, [], 6, "in use by process 7 on elsewhere, alive"),
+        (100, ["--steal"], 6, "in use by process 7 on elsewhere, alive"),
+        (1000, [], 6, "--steal takes it over"),
+        (1000, ["--steal"], 0, ""),
+    ):
+        (run / "status.json").write_text(json.dumps(said | {"heartbeat": stamp(age)}))
+        outcome = starter.run(run, *arguments)
+        assert outcome.code == code, outcome.err
+        assert words in outcome.err
+
+
+@pytest.mark.fault("F17")
+def test_a_folder_with_something_else_is_refused_or_renamed(starter, tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("precious")
+    outcome = starter.run(folder)
+    assert outcome.code == 6 and "--overwrite" in outcome.err
+    assert [p.name for p in folder.iterdir()] == ["thesis.tex"]
+    assert starter.run(folder, "--overwrite", "--config.train.max_steps=2").code == 0
+    (old,) = tmp_path.glob("thesis.old-*")
+    assert (old / "thesis.tex").read_text() == "precious"
+    assert (folder / "results.json").exists()
+
+
+@pytest.mark.full
+@pytest.mark.fault("F17")
+def test_overwrite_keeps_the_old_run(starter, run, tmp_path):
+    before = snapshot(run)
+    assert (
+        starter.run(run, "--overwrite", "--config.seed=5", "--config.train.max_steps=2").code == 0
+    )
+    (old,) = tmp_path.glob("run.old-*")
+    assert differences(before, snapshot(old)) == []
+
+
+def leaf_keys(tree: dict, prefix: str = "") -> list[str]:
+    return sorted(workdir._flat(tree, prefix))
+
+
+@pytest.mark.fault("F14")
+def test_every_key_of_a_config_is_harmless_or_refused():
+    for name in ("configs/paper.py", "configs/krizhevsky2012.py", "tests/tiny.py"):
+        tree = json.loads(config.to_json(config.load(name, [])))
+        keys = leaf_keys(tree)
+        assert len(keys) > 80
+        assert set(workdir.HARMLESS) <= set(keys)
+        for key in keys:
+            changed = json.loads(json.dumps(tree))
+            node = changed
+            *sections, last = key.split(".")
+            for section in sections:
+                node = node[section]
+            node[last] = "changed"
+            if key in workdir.HARMLESS:
+                assert list(workdir.check_same(tree, changed, "W")) == [key]
+            else:
+                with pytest.raises(ConfigError, match=rf"{key}: .* -> 'changed'"):
+                    workdir.check_same(tree, changed, "W")
+                assert list(workdir.check_same(tree, changed, "W", [key])) == [key]
+
+
+@pytest.mark.fault("F14")
+def test_a_changed_key_is_refused_allowed_and_remembered(starter, run):
+    refused = starter.run(run, "--config.train.epochs=5.0")
+    assert refused.code == 2
+    assert (
+        "train.epochs: 4.0 -> 5.0" in refused.err
+        and "--override-resume=train.epochs" in refused.err
+    )
+    typo = starter.run(run, "--config.train.epochs=5.0", "--override-resume=train.epoch")
+    assert typo.code == 2 and "no such key" in typo.err
+    allowed = starter.run(
+        run,
+        "--config.train.epochs=5.0",
+        "--override-resume=train.epochs",
+        "--config.train.log_every=10",
+    )
+    assert allowed.code == 0
+    assert "continuing from step 12" in allowed.out
+    last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
+    assert last["changes"] == {"train.epochs": [4.0, 5.0], "train.log_every": [4, 10]}
+    assert checkpoint.committed_steps(run / "checkpoints")[-1] == 60
+
+
+@pytest.mark.full
+@pytest.mark.fault("F13")
+def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp_path):
+    begin = ["--init-from", str(golden_folder), "--config.train.max_steps=2"]
+    assert starter.run(tmp_path / "a", *begin).code == 0
+    log = (tmp_path / "a" / "log.txt").read_text()
+    assert "began from tiny, step 48: 8 of 8 arrays" in log
+    wider = [*begin, "--config.model.fcs.fc6.features=32"]
+    refused = starter.run(tmp_path / "b", *wider)
+    assert refused.code == 5 and "params/fc6/kernel is" in refused.err
+    assert starter.run(tmp_path / "c", *wider, "--allow-partial").code == 0
+    log = (tmp_path / "c" / "log.txt").read_text()
+    assert "5 of 8 arrays; not taken: params/fc6/bias" in log
+
+
+@pytest.mark.fault("F15")
+def test_a_run_goes_on_with_other_numbers_of_devices(starter, golden, tmp_path, figures):
+    for devices, steps in ((1, 9), (2, 20), (4, 33), (1, 48)):
+        arguments = [f"--config.train.max_steps={steps}"]
+        outcome = starter.run(tmp_path / "run", *arguments, devices=devices)
+        assert outcome.code == 0, outcome.err
+        assert steps == 9 or "equal up to rounding: devices" in outcome.out
+    end = snapshot(tmp_path / "run")
+    assert end["48/batch_hash"] == golden["48/batch_hash"]
+    hashes = [value["batch_hash"] for name, value in golden.items() if name.startswith("metrics")]
+    assert hashes == [v["batch_hash"] for n, v in end.items() if n.startswith("metrics")]
+
+
+@pytest.mark.full
+@pytest.mark.fault("F15")
+def test_numbers_of_devices_differ_by_rounding_alone(starter, golden_folder, tmp_path, figures):
+    one = checkpoint.load_variables(golden_folder / "checkpoints", 48)["params"]
+    for devices in (2, 4):
+        assert starter.run(tmp_path / str(devices), devices=devices).code == 0
+        other = checkpoint.load_variables(tmp_path / str(devices) / "checkpoints", 48)["params"]
+        difference = max(
+            float(np.abs(one[name][kind] - other[name][kind]).max() / np.abs(one[name][kind]).max())
+            for name in one
+            for kind in one[name]
+        )
+        assert difference < 1e-4
+        key = "devices 1, 2, 4: largest relative difference of parameters after 48 steps"
+        figures[key] = max(figures[key], difference)
+
+
+@pytest.mark.full
+@pytest.mark.fault("F19")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"TZ": "Pacific/Kiritimati", "LC_ALL": "C"},
+        pytest.param({"LC_ALL": "de_DE.UTF-8"}, marks=pytest.mark.full),
+    ],
+)
+def test_clocks_and_languages_change_nothing(starter, golden, tmp_path, environment):
+    folder = tmp_path / "run"
+    assert starter.run(folder, fault="train.step:15:kill", **environment).code == -9
+    assert starter.run(folder, sabotage="clock_goes_back", **environment).code == 0
+    assert differences(golden, snapshot(folder)) == []
+
+
+@pytest.mark.fault("F30")
+def test_changed_images_are_refused(starter, tmp_path):
+    def images(seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        arrays = dict(train_images=draw.integers(0, 255, (256, 16, 16), np.uint8),
+                      train_labels=np.arange(256) % 10)  # fmt: skip
+        np.savez(tmp_path / "data.npz", **arrays)
+
+    data = ["--config.data.source=arrays", f"--config.data.path={tmp_path / 'data.npz'}"]
+    images(0)
+    assert starter.run(tmp_path / "run", *data, "--config.train.max_steps=7").code == 0
+    images(1)
+    outcome = starter.run(tmp_path / "run", *data)
+    assert outcome.code == 2 and "the images changed" in outcome.err
+    images(0)
+    assert starter.run(tmp_path / "run", *data).code == 0
