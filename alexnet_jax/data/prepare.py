@@ -419,17 +419,18 @@ def _convert(pending: list[Task], jobs: int) -> Generator[tuple[Task | None, int
             yield task, 0
         return
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    # A number for each shard and no lock: one that a killed process holds would never come free.
+    done = context.RawArray("q", len(pending))
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
-        min(jobs, len(pending)), context, initializer=_start_worker, initargs=(counter,)
+        min(jobs, len(pending)), context, initializer=_start_worker, initargs=(done,)
     )
     try:
-        running = {pool.submit(_work, task): task for task in pending}
+        running = {pool.submit(_work, i, task): task for i, task in enumerate(pending)}
         seen = 0
         while running:
             finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            seen, before = counter.value, seen
+            seen, before = sum(done), seen
             yield None, seen - before
             for future in finished:
                 future.result()
@@ -445,12 +446,12 @@ def _convert(pending: list[Task], jobs: int) -> Generator[tuple[Task | None, int
             child.terminate()
 
 
-_counter: Any = None
+_done: Any = None
 
 
-def _start_worker(counter) -> None:
-    global _counter
-    _counter = counter
+def _start_worker(done) -> None:
+    global _done
+    _done = done
     leave_signals_to_the_parent()
 
 
@@ -464,10 +465,9 @@ def leave_signals_to_the_parent() -> None:
         os._exit(1)
 
 
-def _work(task: Task) -> None:
+def _work(place: int, task: Task) -> None:
     def count(number: int) -> None:
-        with _counter.get_lock():
-            _counter.value += number
+        _done[place] += number
 
     write_shard(task, count)
 
