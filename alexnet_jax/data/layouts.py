@@ -376,9 +376,13 @@ def _tree(root: pathlib.Path, unpacked: _Unpacked) -> Found:
         for entry in entries:
             path = pathlib.Path(entry.path)
             if entry.is_dir():
+                try:
+                    files = folders.class_files(folder, entry.name, 0)
+                except OSError as error:
+                    raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
                 kinds[entry.name] = [
                     File(os.path.join(folder, file.name), file.size, file.modified)
-                    for file in folders.class_files(folder, entry.name, 0)
+                    for file in files
                 ]
             elif archives.is_archive(entry.name):
                 name = re.sub(r"\.(tar\.gz|tgz|tar|zip)$", "", entry.name, flags=re.IGNORECASE)

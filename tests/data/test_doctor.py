@@ -198,6 +198,11 @@ def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"no folder or archive .*absent"):
         doctor.main([str(tmp_path / "absent")])
+    imagenet_tars.folders(tmp_path / "source", TRAIN, VAL)
+    link = tmp_path / "source" / "train" / SYNSETS[0] / "gone.jpg"
+    link.symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(DataError, match=f"cannot read {link}: No such file"):
+        doctor.main([str(tmp_path / "source")])
     with pytest.raises(ConfigError, match="--jobs 0"):
         doctor.main([str(stored), "--jobs", "0"])
     with pytest.raises(StorageError, match=r"cannot write .*say --sheet"):
