@@ -10,6 +10,7 @@ are read in shuffled batches. The programs take turns, each on the same cores:
   simplejpeg          nothing but decoding the same JPEG records
   pil                 torch.utils.data.DataLoader over files of the same JPEGs, Pillow's decoder
   pil originals       the same over the original files, resized and cropped as torchvision's transforms do
+  tf.data             decode_jpeg over the same JPEGs, where TensorFlow is installed
   prepare             originals to a JPEG store; pil prepare: the same with Pillow alone
 """
 
@@ -33,7 +34,7 @@ from alexnet_jax.errors import ConfigError
 
 BATCH = 128
 RATIOS = {
-    "store jpeg": ("simplejpeg", "pil", "pil originals"),
+    "store jpeg": ("simplejpeg", "pil", "pil originals", "tf.data"),
     "store raw": ("pil", "pil originals"),
     "prepare": ("pil prepare",),
 }
@@ -133,6 +134,8 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
         programs["pil originals"] = _torch_loader(
             [image.read for image in originals], _resized_and_cropped, options
         )
+    if util.find_spec("tensorflow") is not None:
+        programs["tf.data"] = _tf_data([str(path) for path in paths], options)
     programs["prepare"] = again
     if options.threads == 1:
         programs["pil prepare"] = with_pillow
@@ -184,7 +187,7 @@ def _resized_and_cropped(content: bytes):
 
 
 def _torch_loader(readers: list, decode: Callable, options) -> Callable[[], int]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -201,6 +204,23 @@ def _torch_loader(readers: list, decode: Callable, options) -> Callable[[], int]
         return sum(len(numbers) for _, numbers in loader)
 
     return run
+
+
+def _tf_data(paths: list[str], options) -> Callable[[], int]:
+    import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
+
+    count = options.images // BATCH * BATCH
+    numbers = [i * 7 % len(paths) for i in range(count)]
+    settings = tf.data.Options()
+    settings.threading.private_threadpool_size = options.threads
+
+    def decoded(path):
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+
+    dataset = tf.data.Dataset.from_tensor_slices([paths[i] for i in numbers])
+    dataset = dataset.map(decoded, num_parallel_calls=options.threads).batch(BATCH)
+    dataset = dataset.with_options(settings)
+    return lambda: sum(len(batch) for batch in dataset.as_numpy_iterator())
 
 
 def table(report: dict) -> str:
