@@ -160,6 +160,7 @@ def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp
     assert "5 of 8 arrays; not taken: params/fc6/bias" in log
 
 
+@pytest.mark.full
 @pytest.mark.fault("F15")
 def test_a_run_goes_on_with_other_numbers_of_devices(starter, golden, tmp_path, figures):
     for devices, steps in ((1, 9), (2, 20), (4, 33), (1, 48)):
@@ -206,6 +207,7 @@ def test_clocks_and_languages_change_nothing(starter, golden, tmp_path, environm
     assert differences(golden, snapshot(folder)) == []
 
 
+@pytest.mark.full
 @pytest.mark.fault("F30")
 def test_changed_images_are_refused(starter, tmp_path):
     def images(seed: int) -> None:

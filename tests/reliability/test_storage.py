@@ -149,6 +149,7 @@ def test_a_disk_that_cannot_be_written_is_refused_before_jax_is_imported(tmp_pat
     assert not [line for line in done.stderr.splitlines() if line.endswith(" jax")]
 
 
+@pytest.mark.full
 @pytest.mark.fault("F18")
 @pytest.mark.parametrize(
     "name",
