@@ -43,7 +43,7 @@ quickstart: $(VENV)/core.stamp
 	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
 
 test: $(VENV)/dev.stamp
-	$(RUN) -m pytest -q -n auto --maxprocesses 4
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .

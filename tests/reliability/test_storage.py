@@ -210,7 +210,7 @@ def test_sinks_that_fail_do_not_stop_a_run(starter, golden, golden_folder, tmp_p
 
 
 @pytest.mark.fault("F12")
-def test_a_checkpoint_of_the_first_schema_is_read_to_the_bit(golden):
+def test_a_checkpoint_of_the_first_schema_is_read_to_the_bit():
     """Kept in the repository: what later versions must still read."""
     folder = Path(__file__).parent / "schema1"
     step, meta = checkpoint.latest(folder)
