@@ -30,11 +30,7 @@ PHASES = {
     "deleting an old checkpoint": ("prune.trash:2", True),
     "in the final evaluation": ("evaluate.batch:23", True),
 }
-IN_DEFAULT = (
-    "waiting for data",
-    "in an evaluation",
-    "committing a checkpoint",
-)
+IN_DEFAULT = ("in an evaluation", "committing a checkpoint")
 GRACE_SECONDS = 10
 
 
@@ -140,6 +136,7 @@ def test_a_signal_to_the_whole_group_saves_once(starter, tmp_path, status):
     assert checkpoint.committed_steps(tmp_path / "run" / "checkpoints")[-1] == said["step"]
 
 
+@pytest.mark.full
 @pytest.mark.fault("F5")
 def test_ctrl_c_in_a_terminal_saves_and_says_so_in_a_few_lines(tmp_path):
     """The command itself, in a terminal of its own."""

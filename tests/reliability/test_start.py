@@ -71,6 +71,7 @@ def test_another_host_decides_by_its_heartbeat(starter, run, status):
         assert words in outcome.err
 
 
+@pytest.mark.full
 @pytest.mark.fault("F17")
 def test_a_folder_with_something_else_is_refused_or_renamed(starter, tmp_path):
     folder = tmp_path / "thesis"

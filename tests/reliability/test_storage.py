@@ -125,7 +125,8 @@ def test_an_error_of_the_disk_that_passes_changes_nothing(starter, golden, tmp_p
 
 
 @pytest.mark.fault("F10", "F11")
-@pytest.mark.parametrize("kind", [pytest.param("EIO", marks=pytest.mark.full), "ENOSPC"])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["EIO", "ENOSPC"])
 def test_a_last_checkpoint_that_cannot_be_saved_is_never_success(starter, tmp_path, status, kind):
     fault = ",".join(f"save.state:{n}:raise={kind}" for n in range(8, 13))
     outcome = starter.run(tmp_path / "run", fault=fault, sabotage="retry_at_once")
