@@ -2,10 +2,8 @@
 
 import shutil
 
-import numpy as np
 import pytest
 
-from alexnet_jax.training import checkpoint
 from tests.reliability.compare import differences, snapshot
 
 # What is lost -> a name under which the comparison must find it.
@@ -57,38 +55,23 @@ def test_what_a_resumed_run_loses_is_found(
     figures["negative controls caught"] += 1
 
 
-def flip_a_bit_of_an_array(folder, step: int) -> None:
-    """Somewhere in the files of orbax where it is read back as another number, without an error."""
-    good = arrays(folder, step)
-    largest = max((folder / str(step) / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = largest.read_bytes()
-    for place in range(len(content) // 2, len(content), 97):
-        largest.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        try:
-            if arrays(folder, step) != good:
-                return
-        except ValueError:
-            continue  # this one was noticed
-    pytest.fail("orbax noticed every change")
-
-
-def arrays(folder, step: int) -> dict[str, bytes]:
-    found = checkpoint._leaves(checkpoint._read(folder, step))
-    return {path: np.asarray(leaf).tobytes() for path, leaf in found}
-
-
 @pytest.mark.fault("F7")
 def test_without_the_commit_check_damage_is_found_in_the_result(
     starter, with_all_checkpoints, killed, tmp_path, figures
 ):
     shutil.copytree(killed, tmp_path / "run")
-    flip_a_bit_of_an_array(tmp_path / "run" / "checkpoints", 12)
+    # Arrays that orbax reads without a complaint, but of another step.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "12" / "state")
+    shutil.copytree(
+        tmp_path / "run" / "checkpoints" / "6" / "state",
+        tmp_path / "run" / "checkpoints" / "12" / "state",
+    )
     shutil.copytree(tmp_path / "run", tmp_path / "checked")
     blind = starter.run(tmp_path / "run", KEEP_ALL, sabotage="lose_commit_check")
+    assert blind.code == 0
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
-    if blind.code != 4:  # the bit may have made a number so large that the run diverged
-        found = differences(with_all_checkpoints, snapshot(tmp_path / "run"))
-        assert [name for name in found if name.startswith("48/")]
+    found = differences(with_all_checkpoints, snapshot(tmp_path / "run"))
+    assert "48/batch_hash" in found
     assert starter.run(tmp_path / "checked", KEEP_ALL).code == 0
     assert differences(with_all_checkpoints, snapshot(tmp_path / "checked")) == []
     figures["negative controls caught"] += 1
