@@ -68,7 +68,7 @@ def _ours(options):
     settings.train.batch_size = options.batch
     settings.schedule.weights.learning_rate = RATE
     spec = config.parse(settings)
-    mesh = parallel.data_mesh(jax.local_devices()[:1])
+    mesh = parallel.device_mesh(jax.local_devices()[:1])
     model = AlexNet(spec.model)
     nothing = np.zeros((3,), np.float32)
     statistics = Statistics(np.zeros((SIZE, SIZE, 3), np.float32), nothing, np.eye(3), nothing)
