@@ -1,0 +1,67 @@
+"""What XLA makes of the training step, read from the compiled program."""
+
+import pytest
+
+from alexnet_jax.bench import hlo
+
+HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "total", "groups"),
+    [
+        (
+            "%psum.1 = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1},{2,3}}",
+            "all-reduce", 32, ((0, 1), (2, 3)),
+        ),
+        (
+            "ROOT %a = (f32[2,3]{1,0}, /*index=1*/bf16[]) all-reduce(%x, %y), replica_groups={}",
+            "all-reduce", 26, ((0, 1, 2, 3),),
+        ),
+        (
+            "%g = f32[8,4]{1,0:T(8,128)} all-gather(%x), replica_groups=[2,2]<=[4], dimensions={0}",
+            "all-gather", 128, ((0, 1), (2, 3)),
+        ),
+        (
+            "%s = f32[4]{0} reduce-scatter(%x), replica_groups=[2,2]<=[2,2]T(1,0), dimensions={0}",
+            "reduce-scatter", 16, ((0, 2), (1, 3)),
+        ),
+        (
+            "%g = (f32[4]{0}, f32[8]{0}) all-gather-start(%x), replica_groups={{0,1}}",
+            "all-gather", 32, ((0, 1),),
+        ),
+        (
+            "%g = ((bf16[4]{0}, s8[2]{0}), (bf16[8]{0}, s8[4]{0})) all-gather-start(%x, %y), "
+            "replica_groups={{0,1}}",
+            "all-gather", 20, ((0, 1),),
+        ),
+        (
+            "%p = (f32[4]{0}, f32[4]{0}, u32[], u32[]) collective-permute-start(%x), "
+            "source_target_pairs={{0,1},{1,0}}",
+            "collective-permute", 16, ((0, 1), (1, 0)),
+        ),
+    ],
+)  # fmt: skip
+def test_a_collective_is_read_from_its_line(line, kind, total, groups):
+    (found,) = hlo.collectives(f'{HEADER}  {line}, metadata={{op_name="jit(f)/g"}}\n')
+    assert found[:2] == (kind, total) and found.groups == groups and found.op_name == "jit(f)/g"
+
+
+def test_what_only_names_a_collective_is_none():
+    text = HEADER + (
+        "  %d = f32[8]{0} all-reduce-done(%all-reduce-start.1)\n"
+        '  %e = f32[8]{0} get-tuple-element(%all-reduce.1), metadata={op_name="all-reduce(x)"}\n'
+    )
+    assert hlo.collectives(text) == []
+
+
+def test_groups_of_an_unknown_form_are_not_passed_over():
+    with pytest.raises(ValueError, match="unknown form"):
+        hlo.collectives("%a = f32[8]{0} all-reduce(%x), replica_groups=@mesh{x}")
+
+
+def test_bytes_sent_in_a_ring():
+    line = "%a = f32[8]{{0}} {}(%x), replica_groups={{{{0,1,2,3}}}}"
+    sent = {k: hlo.collectives(line.format(k))[0].sent for k in hlo.KINDS[:3]}
+    # Of 32 bytes a quarter each: all-reduce twice 3 of 4; the parts of a reduce-scatter are the results.
+    assert sent == {"all-reduce": 48, "all-gather": 24, "reduce-scatter": 96}
