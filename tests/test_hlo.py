@@ -1,8 +1,10 @@
 """What XLA makes of the training step, read from the compiled program."""
 
+import jax
 import pytest
 
-from alexnet_jax.bench import hlo
+from alexnet_jax import parallel
+from alexnet_jax.bench import hlo, ours
 
 HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
 
@@ -65,3 +67,39 @@ def test_bytes_sent_in_a_ring():
     sent = {k: hlo.collectives(line.format(k))[0].sent for k in hlo.KINDS[:3]}
     # Of 32 bytes a quarter each: all-reduce twice 3 of 4; the parts of a reduce-scatter are the results.
     assert sent == {"all-reduce": 48, "all-gather": 24, "reduce-scatter": 96}
+
+
+@pytest.fixture(scope="module")
+def compiled() -> str:
+    """The step of the paper's net, whole, since sizes decide what XLA does; as each of two devices has it."""
+    spec = ours.load("configs/paper.py", 4, [])
+    return ours.lower(spec, parallel.data_mesh(jax.local_devices()[:2])).compile().as_text()
+
+
+def test_no_pool_is_a_select_and_scatter(compiled):
+    assert "select-and-scatter" not in compiled
+
+
+def test_the_state_is_updated_where_it_lies(compiled):
+    """Step, parameters and velocity come first; all are given away and taken over, none is copied."""
+    shapes = hlo.parameters(compiled)
+    state = set(range(1 + 2 * 16))
+    assert hlo.aliased_parameters(compiled) == state
+    assert shapes[0] == "s32[]" and shapes[len(state)].startswith("u8[2,256,256,3]")
+    entry = compiled[compiled.index("\nENTRY ") :]  # outside of fusions
+    copied = hlo.instructions(entry, "copy")
+    assert copied and max(map(hlo.size, copied)) < 10_000
+
+
+def test_neither_images_nor_large_kernels_are_copied_or_transposed(compiled):
+    moved = hlo.instructions(compiled, "copy") + hlo.instructions(compiled, "transpose")
+    kernels = ("9216,4096", "4096,9216", "4096,4096", "4096,1000", "1000,4096")
+    large = {f"f32[{sides}]" for sides in kernels}
+    assert not [shape for shape in moved if shape in large or shape.startswith("u8")]
+
+
+def test_two_devices_add_all_gradients_at_once(compiled):
+    """One all-reduce of every gradient and the loss; the count of errors, whole numbers, in another."""
+    found = hlo.collectives(compiled)
+    assert {(c.kind, c.groups) for c in found} == {("all-reduce", ((0, 1),))}
+    assert sorted(c.bytes for c in found) == [4, 4 * 60_965_224 + 4]
