@@ -1,5 +1,6 @@
 """Sizes, parameters, multiply-adds and receptive fields of a network, from its specs alone (no JAX)."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -90,3 +91,30 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
         )
         inputs = features
     return rows
+
+
+class Crossing(NamedTuple):
+    """Values of one image that towers on devices of their own send each other (§3.2), in all."""
+
+    name: str
+    """The row that needs the maps or units of all towers."""
+    forward: int
+    backward: int
+
+
+def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> list[Crossing]:
+    """The rows of `model` (a ModelSpec) at which its towers meet: in the paper conv3, fc6, fc7 and fc8.
+
+    Forward each value goes to the other towers; backward each tower sends what it says of their values, but
+    not from the last row, which all compute.
+    """
+    found, rows = [], (*model.convs, *model.fcs)
+    sizes = {layer.name: layer for layer in layers(model, input_size, num_classes, channels)}
+    for (before, _), (name, row) in itertools.pairwise(rows):
+        if row.groups == 1:
+            layer = sizes.get(f"{before}/pool", sizes[before])
+            values = (model.towers - 1) * layer.height**2 * layer.channels
+            found.append(Crossing(name, values, 0 if name == rows[-1][0] else values))
+    if rows[-1][1].groups > 1:  # towers that meet in the softmax only
+        found.append(Crossing("softmax", (model.towers - 1) * num_classes, 0))
+    return found
