@@ -1,90 +1,75 @@
-"""The bench of the training step, without running the big network."""
+"""The forms of the step: each undoes what it says, and computes the same."""
 
-import json
-import subprocess
-import sys
-from importlib import util
-
+import jax
 import pytest
 
-from alexnet_jax.bench import step
-from alexnet_jax.errors import AlexNetError, ConfigError
+from alexnet_jax import backend, parallel
+from alexnet_jax.bench import alternate, forms, ours, step
+
+# Of 'ynnpack' only the options differ.
+TRACED = [form for form in forms.FORMS if form not in ("chosen", "ynnpack")]
 
 
-def report(**seconds):
-    facts = {"version": "jax 0", "parameters": 1}
-    return {
-        "machine": "a processor",
-        "threads": 2,
-        "batch": 32,
-        "steps": 3,
-        "torch_lrn": "shipped",
-        "programs": {name: facts | {"seconds": values} for name, values in seconds.items()},
-    }
+@pytest.fixture(scope="module")
+def spec():
+    return ours.load("tests/tiny.py", 8, ["--config.data.source=folder"])
 
 
-def test_the_table_gives_the_median_of_the_ratios_of_each_round():
-    # A slow second round must not count: medians 1.0 and 2.0, but ratios 2, 1.5 and 3.
-    lines = step.table(report(ours=[1.0, 2.0, 1.0], compile=[2.0, 3.0, 3.0])).splitlines()
-    ours, peer = lines[-2], lines[-1]
-    assert "| 1.000 | 1.000 to 2.000 | 32.0 |" in ours
-    assert "torch.compile" in peer and "2.00x" in peer and "3.000 | 2.000 to 3.000" in peer
+@pytest.fixture(scope="module")
+def chosen(spec):
+    return lowered(spec)
 
 
-def test_without_torch_the_bench_says_so_in_one_line(monkeypatch):
-    monkeypatch.setattr(util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="PyTorch is not installed") as caught:
-        step.main([])
-    assert caught.value.exit_code == 2 and "\n" not in caught.value.line()
+def apply(form, monkeypatch) -> None:
+    for module, name, instead in forms.FORMS[form]:
+        monkeypatch.setattr(module, name, instead(getattr(module, name)))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--rounds", "0"], ["--threads", "100000"], ["--peers", "x"]]
-)
-def test_wrong_arguments_are_refused(arguments):
-    with pytest.raises(ConfigError):
-        step.main(arguments)
+def lowered(spec) -> str:
+    return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:1])).as_text()
 
 
-def test_a_worker_that_ends_early_is_an_error_and_not_a_wait():
-    worker = subprocess.Popen(
-        [sys.executable, "-c", "raise SystemExit(3)"], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        with pytest.raises(AlexNetError, match="ended with code 3"):
-            step._answer("ours", worker)
-    finally:
-        worker.communicate()
+@pytest.mark.parametrize("form", TRACED)
+def test_a_form_changes_the_program(form, spec, chosen, monkeypatch):
+    apply(form, monkeypatch)
+    assert lowered(spec) != chosen
 
 
-def test_every_program_is_measured_once_a_round_and_the_json_holds_all(
-    monkeypatch, tmp_path, capsys
-):
-    code = (
-        'import sys; print(\'{"version": "v", "parameters": 1}\', flush=True)\n'
-        "for line in sys.stdin: print(int(line) / 4, flush=True)"
-    )
+def test_tracing_twice_gives_the_same_program(spec, chosen):
+    assert lowered(spec) == chosen
 
-    def start(name, options):
-        pipe = subprocess.PIPE
-        return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
 
-    closed = []
-    kill = subprocess.Popen.kill
+def test_the_form_on_ynnpack_changes_one_compiler_option(monkeypatch):
+    before = backend.compiler_options("cpu")
+    apply("ynnpack", monkeypatch)
+    after = backend.compiler_options("cpu")
+    assert set(before) - set(after) == {"xla_cpu_experimental_ynn_fusion_type"}
+    assert {**before, **after} == before
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("form", [form for form in forms.FORMS if form != "chosen"])
+def test_a_form_computes_the_same(form, spec, monkeypatch):
+    run, _ = ours.program(spec)
+    before = run(3)
+    apply(form, monkeypatch)
+    run, _ = ours.program(spec)
+    assert run(3) == pytest.approx(before, rel=1e-5)
+
+
+def test_the_bench_starts_each_form_with_what_it_asks_for(monkeypatch):
+    started = {}
     monkeypatch.setattr(
-        subprocess.Popen, "kill", lambda worker: (closed.append(worker), kill(worker))
+        alternate, "report", lambda options, programs_at: started.update(programs_at(8))
     )
-    monkeypatch.setattr(step, "_start", start)
-    path = tmp_path / "step.json"
-    assert (
-        step.main(["--peers", "plain", "--rounds", "2", "--steps", "2", "--json", str(path)]) == 0
-    )
-    for worker in closed:
-        worker.stdin.close()
-        worker.stdout.close()
-    programs = json.loads(path.read_text())["programs"]
-    assert {name: program["seconds"] for name, program in programs.items()} == {
-        "ours": [0.5, 0.5],
-        "plain": [0.5, 0.5],
-    }
-    assert "1.00x" in capsys.readouterr().out
+    settings = "--config.data.source=folder"
+    assert step.main(["--config", "tests/tiny.py", "--dtype", "bfloat16", settings]) == 0
+    assert set(started) == {"chosen", *step.FORMS}
+    assert set(step.FORMS) - {"malloc", "dtype"} == set(forms.FORMS) - {"chosen"}
+    assert [name for name, program in started.items() if not program.kept_memory] == ["malloc"]
+    for name, program in started.items():
+        form, *arguments = program.arguments
+        assert form == ("chosen" if name in ("malloc", "dtype") else name)
+        assert "--batch=8" in arguments and settings in arguments
+        dtype = "float32" if name == "dtype" else "bfloat16"
+        assert arguments[-1] == f"--config.model.compute_dtype={dtype}"

@@ -17,10 +17,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax import cli, config, parallel
-from alexnet_jax.bench.step import machine
+from alexnet_jax import cli, parallel
+from alexnet_jax.bench import ours
+from alexnet_jax.bench.hardware import machine
 from alexnet_jax.data import batches
-from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.training import checkpoint, schedule, state, step
 from alexnet_jax.training.meter import Meter
@@ -37,9 +37,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", help="where the checkpoints go; default: the temporary folder")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
-    overrides = [f"--config.train.batch_size={options.batch}", "--config.data.path=unused"]
-    spec = config.parse(config.load(options.config, overrides + cli.config_overrides(rest)))
-    spec = config.with_classes(spec, spec.model.num_classes or 1000)
+    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
     report = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
               "config": spec.name, "batch": options.batch}  # fmt: skip
     report["step"] = measure_step(spec, options.rounds, options.steps)
@@ -54,14 +52,14 @@ def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds a step of every round, with the checks of a run and without."""
     mesh, model = parallel.device_mesh(), AlexNet(spec.model)
     replicated = jax.NamedSharding(mesh, jax.P(parallel.DATA))
-    batch = _batch(spec)
+    batch = ours.examples(spec)
     on_device = jax.device_put(batch, replicated)
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
-    checked = step.make_train_step(spec, model, _statistics(spec), mesh)
+    checked = step.make_train_step(spec, model, ours.statistics(spec), mesh)
     is_finite, step._is_finite = step._is_finite, lambda loss, norm: np.True_
     try:
-        bare = step.make_train_step(spec, model, _statistics(spec), mesh)
+        bare = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         current, _ = bare(current, on_device, rates)  # compiled while the check is out
     finally:
         step._is_finite = is_finite
@@ -104,7 +102,7 @@ def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
         for number in range(rounds):
             place = Path(temporary) / str(number)
             host = jax.device_get(current)
-            seconds = checkpoint.save(place, host, _statistics(spec), {"val_error": None})
+            seconds = checkpoint.save(place, host, ours.statistics(spec), {"val_error": None})
             begin = time.perf_counter()
             checkpoint.verify(place, 0)
             verified = time.perf_counter()
@@ -138,18 +136,6 @@ def table(report: dict) -> str:
         title = f"checkpoint of {saved['bytes'] / 1e6:,.0f} MB: {part}"
         lines.append(f"| {title} | {seconds:.4f} | {share} |")
     return "\n".join(lines)
-
-
-def _batch(spec) -> batches.Batch:
-    draw, count, size = np.random.default_rng(0), spec.train.batch_size, spec.data.image_size
-    numbers = np.arange(count, dtype=np.int32)
-    images = draw.integers(0, 256, (count, size, size, 3), np.uint8)
-    return batches.Batch(images, numbers % spec.model.num_classes, numbers, 0 * numbers)
-
-
-def _statistics(spec) -> Statistics:
-    mean = np.full((spec.data.image_size, spec.data.image_size, 3), 120, np.float32)
-    return Statistics(mean, mean[0, 0], np.eye(3, dtype=np.float32), np.ones(3, np.float32))
 
 
 if __name__ == "__main__":

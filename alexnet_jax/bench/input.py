@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.bench.step import machine
+from alexnet_jax.bench.hardware import machine
 from alexnet_jax.data import batches, layouts, prepare, store
 from alexnet_jax.errors import ConfigError
 

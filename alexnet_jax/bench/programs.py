@@ -1,18 +1,16 @@
-"""The programs that bench/step.py compares, each run in a process of its own.
+"""The programs that bench/peers.py compares, each run in a process of its own.
 
-    python -m alexnet_jax.bench.programs NAME --batch 32 --threads 2 --torch-lrn shipped
+    python -m alexnet_jax.bench.programs NAME --batch 32 --threads 2
 
-prints one JSON line when it is ready, then one for each number of steps that it reads: the seconds a
-step took. All compute the paper's network (§3.5) in float32 and update it as §5 says: groups, response
-normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images.
+answers bench/alternate.py. All compute the paper's network (§3.5) in float32 and update it as §5 says: groups,
+response normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images.
 """
 
 import argparse
-import json
-import os
-import sys
-import time
+import functools
 from typing import Any
+
+from alexnet_jax.bench import alternate
 
 CLASSES, SIZE = 1000, 224
 RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # a low rate: random images teach nothing and may diverge
@@ -23,22 +21,8 @@ def main() -> None:
     parser.add_argument("name", choices=PROGRAMS)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--torch-lrn", choices=("shipped", "written"), required=True)
     options = parser.parse_args()
-    # What the libraries print goes to standard error; the answers alone to standard output.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    run, facts = PROGRAMS[options.name](options)
-    begun = time.perf_counter()
-    facts["first_loss"] = run(1)
-    facts["first_step_seconds"] = time.perf_counter() - begun
-    run(2)
-    print(json.dumps(facts), file=answers, flush=True)
-    for line in sys.stdin:
-        steps = int(line)
-        begun = time.perf_counter()
-        run(steps)
-        print(json.dumps((time.perf_counter() - begun) / steps), file=answers, flush=True)
+    alternate.serve(lambda: PROGRAMS[options.name](options))
 
 
 def _examples(batch: int):
@@ -52,41 +36,22 @@ def _examples(batch: int):
 
 def _ours(options):
     """alexnet_jax as `main` runs it, but for the crops: images come at the size of the network."""
-    import jax
-    import numpy as np
+    from alexnet_jax.bench import ours
 
-    from alexnet_jax import config, parallel
-    from alexnet_jax.data.batches import Batch
-    from alexnet_jax.data.statistics import Statistics
-    from alexnet_jax.model.alexnet import AlexNet
-    from alexnet_jax.training import schedule, state, step
-    from configs import paper
-
-    settings = paper.get_config()
-    settings.data.update(path="unused", image_size=SIZE)
-    settings.augment.update(crop="center", flip=False, mean="none", scale=1 / 255, color_std=0.0)
-    settings.train.batch_size = options.batch
-    settings.schedule.weights.learning_rate = RATE
-    spec = config.parse(settings)
-    mesh = parallel.device_mesh(jax.local_devices()[:1])
-    model = AlexNet(spec.model)
-    nothing = np.zeros((3,), np.float32)
-    statistics = Statistics(np.zeros((SIZE, SIZE, 3), np.float32), nothing, np.eye(3), nothing)
-    images, labels = _examples(options.batch)
-    numbers = np.arange(options.batch, dtype=np.int32)
-    batch = jax.device_put(Batch(images, labels.astype(np.int32), numbers, 0 * numbers))
-    train_step = step.make_train_step(spec, model, statistics, mesh)
-    current = state.create(spec, model, 0, mesh=mesh)
-    rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
-
-    def run(steps):
-        nonlocal current
-        for _ in range(steps):
-            current, metrics = train_step(current, batch, rates)
-        jax.block_until_ready(current)
-        return float(metrics["loss"])
-
-    return run, _jax_facts(current.params)
+    spec = ours.load(
+        "configs/paper.py",
+        options.batch,
+        [
+            f"--config.data.image_size={SIZE}",
+            "--config.augment.crop=center",
+            "--config.augment.flip=False",
+            "--config.augment.mean=none",
+            f"--config.augment.scale={1 / 255}",
+            "--config.augment.color_std=0.0",
+            f"--config.schedule.weights.learning_rate={RATE}",
+        ],
+    )
+    return ours.program(spec)
 
 
 def _plain(options):
@@ -151,29 +116,25 @@ def _plain(options):
         jax.block_until_ready(current)
         return float(value)
 
-    return run, _jax_facts(params)
-
-
-def _jax_facts(params):
-    import jax
-
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return {"version": f"jax {jax.__version__}", "parameters": count}
+    return run, {"version": f"jax {jax.__version__}", "parameters": count}
 
 
-def _eager(options):
+def _torch(options, *, compiled: bool, written: bool):
     from alexnet_jax.bench import torch_step
 
-    return torch_step.build(options, *_examples(options.batch), compiled=False)
+    examples = _examples(options.batch)
+    return torch_step.build(options.threads, *examples, compiled=compiled, written=written)
 
 
-def _compile(options):
-    from alexnet_jax.bench import torch_step
-
-    return torch_step.build(options, *_examples(options.batch), compiled=True)
-
-
-PROGRAMS = {"ours": _ours, "plain": _plain, "eager": _eager, "compile": _compile}
+PROGRAMS = {
+    "ours": _ours,
+    "eager": functools.partial(_torch, compiled=False, written=False),
+    "eager-written": functools.partial(_torch, compiled=False, written=True),
+    "compile": functools.partial(_torch, compiled=True, written=False),
+    "compile-written": functools.partial(_torch, compiled=True, written=True),
+    "plain": _plain,
+}
 
 if __name__ == "__main__":
     main()

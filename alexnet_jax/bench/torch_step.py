@@ -7,11 +7,11 @@ from torch import nn
 from alexnet_jax.bench import programs
 
 
-def build(options, images, labels, *, compiled: bool):
+def build(threads, images, labels, *, compiled: bool, written: bool):
     """(run(steps) -> the last loss, facts). The images are padded beforehand, at no cost to the step."""
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    normalize = TowerNormalization if options.torch_lrn == "shipped" else WrittenNormalization
+    normalize = WrittenNormalization if written else TowerNormalization
     model = network(normalize).to(memory_format=torch.channels_last).train()
     inputs = F.pad(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, (0, 3, 0, 3))
     inputs = inputs.contiguous(memory_format=torch.channels_last)

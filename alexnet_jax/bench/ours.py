@@ -1,0 +1,67 @@
+"""Our training step on made-up images, for the benches."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from alexnet_jax import config, parallel
+from alexnet_jax.data.batches import Batch
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.specs import Config
+from alexnet_jax.training import schedule, state, step
+
+
+def load(name: str, batch: int, overrides: list[str]) -> Config:
+    """The config at that batch, which needs no data: 1000 classes unless it says how many."""
+    made_up = [f"--config.train.batch_size={batch}", "--config.data.path=unused"]
+    spec = config.parse(config.load(name, made_up + overrides))
+    return config.with_classes(spec, spec.model.num_classes or 1000)
+
+
+def examples(spec: Config) -> Batch:
+    """A batch of noise, on the host."""
+    draw, count, size = np.random.default_rng(0), spec.train.batch_size, spec.data.image_size
+    numbers = np.arange(count, dtype=np.int32)
+    images = draw.integers(0, 256, (count, size, size, 3), np.uint8)
+    return Batch(images, numbers % (spec.model.num_classes or 1000), numbers, 0 * numbers)
+
+
+def statistics(spec: Config) -> Statistics:
+    """Of images that are gray on average."""
+    mean = np.full((spec.data.image_size, spec.data.image_size, 3), 120, np.float32)
+    return Statistics(mean, mean[0, 0], np.eye(3, dtype=np.float32), np.ones(3, np.float32))
+
+
+def program(spec: Config) -> tuple[Callable[[int], float], dict]:
+    """(run(steps) -> the last loss, facts), on one device."""
+    mesh, model = parallel.device_mesh(jax.local_devices()[:1]), AlexNet(spec.model)
+    batch = jax.device_put(examples(spec))
+    current = state.create(spec, model, 0, mesh=mesh)
+    rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
+    train_step = step.make_train_step(spec, model, statistics(spec), mesh)
+
+    def run(steps: int) -> float:
+        nonlocal current
+        for _ in range(steps):
+            current, metrics = train_step(current, batch, rates)
+        jax.block_until_ready(current)
+        return float(metrics["loss"])
+
+    count = sum(leaf.size for leaf in jax.tree.leaves(current.params))
+    return run, {"version": f"jax {jax.__version__}", "parameters": count}
+
+
+def lower(spec: Config, mesh) -> jax.stages.Lowered:
+    """The step on `mesh`, from shapes alone."""
+    model = AlexNet(spec.model)
+    start = jax.eval_shape(lambda: state.create(spec, model, 0)._replace(schedule=None))
+    rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)
+    constants = (
+        step.resized_statistics(statistics(spec), spec),
+        *(state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT)),
+    )
+    stop = np.zeros(mesh.shape[parallel.DATA], np.float32)
+    jitted = step.jit_train_step(spec, model, mesh)
+    return jitted.lower(start, examples(spec), rates, stop, constants)
