@@ -28,7 +28,7 @@ help:
 	@echo 'make quickstart   train a small AlexNet on embedded images; ends with its accuracy and two figures'
 	@echo 'make test         run the tests'
 	@echo 'make lint         check style and types'
-	@echo 'make bench        measure the training step'
+	@echo 'make bench        measure the training step; BENCH=step, layers, ... as the README lists'
 	@echo 'make reliability  kill runs, fill disks, damage files, and record what came of it'
 	@echo 'make lock         choose the pinned versions anew (requirements*.lock)'
 	@echo 'make clean        remove the virtual environment and caches; runs/ stays'
@@ -50,10 +50,10 @@ lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 
-# Where torch is installed: make bench BENCH='--peers eager compile'
-BENCH ?= --peers plain
+# One of alexnet_jax/bench and its arguments, such as BENCH='step --batch 32 128'; BENCH=peers needs torch.
+BENCH ?= peers --peers plain
 bench: $(VENV)/core.stamp
-	$(RUN) -m alexnet_jax.bench.step $(BENCH)
+	$(RUN) -m alexnet_jax.bench.$(BENCH)
 
 # About half an hour. Writes docs/results/reliability*.json and the table of the README.
 reliability: $(VENV)/dev.stamp

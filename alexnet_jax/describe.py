@@ -156,9 +156,9 @@ def _text(description: dict) -> str:
     lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
     if crossings := description["crossings"]:
         header = ("crosses before", "values forward", "values backward")
-        rows = [(c["name"], f"{c['forward']:,}", f"{c['backward']:,}") for c in crossings]
-        sums = [sum(c[way] for c in crossings) for way in ("forward", "backward")]
-        rows.append(("all", *(f"{total:,}" for total in sums)))
+        ways = ("forward", "backward")
+        rows = [(c["name"], *(f"{c[way]:,}" for way in ways)) for c in crossings]
+        rows.append(("all", *(f"{sum(c[way] for c in crossings):,}" for way in ways)))
         lines += [
             "",
             "between towers on devices of their own (train.split_towers), for each image:",

@@ -58,6 +58,11 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="take over a run folder whose owner on another host has died",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="trace a few steps of this start into WORKDIR/profile",
+    )
     options, rest = parser.parse_known_args(arguments)
     if options.allow_partial and not options.init_from:
         raise ConfigError("--allow-partial belongs to --init-from")
@@ -99,7 +104,8 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
                 return 0
             ours = workdir if processes.leads() else Bystander(workdir.path)
             training = loop.Training(spec, dataset, statistics, ours, config_dict,
-                                     begin=begin, partial=options.allow_partial)  # fmt: skip
+                                     begin=begin, partial=options.allow_partial,
+                                     profile=options.profile and processes.leads())  # fmt: skip
             training.notes += notes
             try:
                 with Watchdog(

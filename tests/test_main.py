@@ -1,5 +1,6 @@
 """The command that trains: what it writes, how it goes on, and what it says when something is wrong."""
 
+import gzip
 import json
 import os
 import signal
@@ -68,6 +69,21 @@ def test_results_follow_the_schema_and_it_learned(finished):
             assert set(errors) == {"count", "top1_error", "top5_error", "nll"}
             assert errors["count"] == count
             assert errors["top1_error"] < 0.7  # chance: 0.9
+
+
+def test_a_profile_is_a_trace_of_a_few_steps_and_changes_nothing(finished, tmp_path):
+    """Of a start with fewer steps than it waits for, and of one that goes on; the numbers stay the same bits."""
+    folder = tmp_path / "run"
+    assert train(folder, "--profile", "--config.train.max_steps=3") == 0
+    assert train(folder, "--profile", "--override-resume=train.max_steps") == 0
+    said = (folder / "log.txt").read_text()
+    assert "profile of steps 3 to 3 in" in said and "profile of steps 8 to 13 in" in said
+    traces = [
+        gzip.decompress(path.read_bytes())
+        for path in folder.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
+    ]
+    assert len(traces) == 2 and all(b"fusion" in trace for trace in traces)
+    assert leaves(folder, 48) == leaves(finished, 48)
 
 
 def test_metrics_steps_strictly_increase(finished):

@@ -26,10 +26,9 @@ def placed(
     CPU, where it gains nothing. The batches are the same. Raises ConfigError if 'device' cannot be.
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
+    images: Callable = functools.partial(sent, split.images, mesh)
     if on_device(split, mesh, placement):
         images = _gatherer(split, mesh)
-    else:
-        images = functools.partial(sent, split.images, mesh)
 
     def make(indices: np.ndarray, epochs: np.ndarray) -> Batch:
         others = (split.labels[indices], indices, epochs)
@@ -43,16 +42,17 @@ def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     if sharding.is_fully_addressable:
         return jax.device_put(images[indices], sharding)
-    rows = sharding.addressable_devices_indices_map(indices.shape).values()
-    first = min(row.start or 0 for (row,) in rows)  # the devices of a process are neighbors
-    last = max(len(indices) if row.stop is None else row.stop for (row,) in rows)
+    count, places = len(indices), sharding.addressable_devices_indices_map(indices.shape)
+    rows = [index[0].indices(count) for index in places.values() if index is not None]
+    # The devices of a process are neighbors.
+    first, last = min(row[0] for row in rows), max(row[1] for row in rows)
     mine = images[indices[first:last]]
 
     def of_device(index) -> np.ndarray:
-        start, stop, _ = index[0].indices(len(indices))
+        start, stop, _ = index[0].indices(count)
         return mine[start - first : stop - first]
 
-    return jax.make_array_from_callback((len(indices), *mine.shape[1:]), sharding, of_device)
+    return jax.make_array_from_callback((count, *mine.shape[1:]), sharding, of_device)
 
 
 def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:

@@ -20,6 +20,7 @@ from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
 from alexnet_jax.training.log import Log, Silence, duration, summary
 from alexnet_jax.training.meter import Meter
+from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.training.watchdog import SLOW, Watchdog
@@ -71,9 +72,9 @@ def _towers_apart(spec: Config) -> int:
 class Training:
     """The objects of one run. `run` trains to the end.
 
-    begin: a net whose parameters a new run takes over; with `partial`, those that fit. `run` polls `signals` in
-    every loop and tells `watchdog` of every step; it raises Stop after a signal (the state is then saved),
-    DivergedError, StorageError and DataError.
+    begin: a net whose parameters a new run takes over; with `partial`, those that fit. profile: trace a few steps.
+    `run` polls `signals` in every loop and tells `watchdog` of every step; it raises Stop after a signal (the state
+    is then saved), DivergedError, StorageError and DataError.
     """
 
     def __init__(
@@ -86,10 +87,12 @@ class Training:
         *,
         begin: Run | None = None,
         partial: bool = False,
+        profile: bool = False,
     ) -> None:
         self.spec, self.dataset, self.statistics = spec, dataset, image_statistics
         self.workdir, self.config_dict = workdir, config_dict
         self._initial = begin, partial
+        self._profile = profile
         self.notes: list[str] = []
         """Lines to say when it starts."""
         self.mesh = parallel.device_mesh(towers=_towers_apart(spec))
@@ -220,6 +223,7 @@ class Training:
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
         stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
+        profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
             while True:
                 try:
@@ -233,7 +237,11 @@ class Training:
                 self.watchdog.beat(SLOW if step == start else 0)
                 faults.point("train.step")
                 rates = self._rates(step, state)
+                if profiler:
+                    profiler.before(step)
                 state, metrics = train_step(state, batch, rates, bool(self.signals.received))
+                if profiler and (said := profiler.after(step, (state, metrics))):
+                    self.log.say(said)
                 self.batch_hash = batches.chain(self.batch_hash, *examples)
                 self.meter.add(step, metrics)
                 self.step = step + 1
@@ -245,6 +253,8 @@ class Training:
             raise
         finally:
             stream.close()
+            if profiler:
+                profiler.close()
 
     def _after_step(self, state, start: int, rates, detector, waited: float):
         """Log, evaluate, save and stop where it is time for that; the state, which an evaluation may change."""

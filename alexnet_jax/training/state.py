@@ -39,12 +39,14 @@ def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> Sta
     return State(*made, schedule=schedule.create())
 
 
-def partition(spec: Config, model: alexnet.AlexNet, mesh) -> State:
-    """A PartitionSpec for every array: the same on all devices of `mesh`, or split over its towers (§3.2)."""
+def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
+    """A State with a PartitionSpec for every array: whole on all devices of `mesh`, or split over its towers."""
     shapes = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
     if mesh.shape[parallel.TOWER] == 1:
-        return State(*jax.tree.map(lambda _: jax.P(), shapes), schedule=jax.P())
-    return State(*(towers.partition(spec.model, part) for part in shapes), schedule=jax.P())
+        places: Any = jax.tree.map(lambda _: jax.P(), shapes)
+    else:
+        places = [towers.partition(spec.model, part) for part in shapes]
+    return State(*places, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
 def _initial(spec: Config, model: alexnet.AlexNet, key):

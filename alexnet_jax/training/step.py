@@ -59,7 +59,7 @@ def jit_train_step(spec: Config, model: AlexNet, mesh):
 
     The seed and the statistics are arguments, so that runs that differ in them share one compilation.
     """
-    placement = states.partition(spec, model, mesh)._replace(schedule=None)
+    placement = states.partition(spec, model, mesh)
     model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1)
     inputs, outputs = (placement, jax.P(DATA), jax.P(), jax.P(DATA), jax.P()), (placement, jax.P())
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.

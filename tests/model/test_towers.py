@@ -71,9 +71,7 @@ def test_towers_apart_learn_what_towers_together_do(change):
     together, norms, probabilities = trained(spec, 1, 1)
     for devices in (2, 4):
         apart = trained(spec, devices, 2)
-        for one, other in zip(
-            jax.tree.leaves(together), jax.tree.leaves(apart[0]), strict=True
-        ):
+        for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart[0]), strict=True):
             np.testing.assert_allclose(np.asarray(other), np.asarray(one), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(apart[1], norms, rtol=1e-5)
         np.testing.assert_allclose(apart[2], probabilities, atol=1e-5)

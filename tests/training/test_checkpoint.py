@@ -23,7 +23,9 @@ STATISTICS = Statistics(
 @pytest.fixture(scope="module")
 def state():
     spec = config.parse(config.load("tests/tiny.py", []))
-    state = states.create(spec, AlexNet(spec.model), 3, mesh=parallel.device_mesh(jax.devices()[:1]))
+    state = states.create(
+        spec, AlexNet(spec.model), 3, mesh=parallel.device_mesh(jax.devices()[:1])
+    )
     plateau = schedule.update(spec.schedule.weights, state.schedule, 0.5)
     return state._replace(step=state.step + 12, schedule=plateau)
 
