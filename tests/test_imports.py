@@ -24,10 +24,13 @@ OURS = {
     | {"alexnet_jax.cli", "alexnet_jax.provenance"},
     "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
+    "alexnet_jax.processes": SPECS,
     "alexnet_jax.backend": SPECS,
-    "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
+    "alexnet_jax.model": SPECS
+    | {"alexnet_jax.model", "alexnet_jax.backend", "alexnet_jax.parallel"},
     "alexnet_jax.data": SPECS
-    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"},
+    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
+    | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,

@@ -127,7 +127,7 @@ def parts(spec: Config) -> list[Part]:
         for operation, prefix in operations:
             layer = _Alone(
                 model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                operation=operation, prefix=prefix,
+                part=False, apart=False, operation=operation, prefix=prefix,
             )  # fmt: skip
             x = jnp.asarray(draw.normal(size=shape), dtype)
             flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
@@ -214,8 +214,9 @@ def _update(spec: Config) -> Part:
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
 
     def update(current, gradient, rates):
-        zero = jnp.float32(0)
-        return step._update(spec, current, rates, gradient, current.batch_stats, zero, zero)[0]
+        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient))
+        metrics = {"loss": jnp.float32(0), "grad_norm": norm}
+        return step._update(spec, current, rates, gradient, current.batch_stats, metrics)[0]
 
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
