@@ -322,6 +322,8 @@ def _check(spec: Config, faults: list[str]) -> None:
         t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
+    if t.split_towers:
+        faults.extend(f"config.train.split_towers: {fault}" for fault in _unsplittable(spec.model))
     for path, rate in (("weights", spec.schedule.weights), ("biases", spec.schedule.biases)):
         if rate is not None:
             require(
@@ -339,6 +341,24 @@ def _check(spec: Config, faults: list[str]) -> None:
         )
     require(spec.schedule.biases is None or spec.schedule.biases.kind != "plateau",
             "config.schedule.biases cannot be 'plateau': leave it None to follow the weights")  # fmt: skip
+
+
+def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
+    """Why the towers of `model` cannot lie on devices of their own."""
+    towers, rows = model.towers, (*model.convs, *model.fcs)
+    if towers < 2:
+        yield f"the net has {towers} tower; set config.model.towers"
+    for name, row in rows:
+        # The last row is computed on each device, unless it has towers of its own.
+        whole = name == rows[-1][0] and row.groups == 1
+        if row.groups > 1 and row.groups % towers:
+            yield f"row {name} has {row.groups} groups, which is not a multiple of {towers} towers"
+        if not whole and (row.features or model.num_classes or towers) % towers:
+            yield f"row {name} has {row.features or model.num_classes} features, which {towers} towers do not divide"
+        if not whole and row.groups == 1 and "batch_norm" in getattr(row, "before", ()):
+            yield f"row {name} normalizes what all towers see; put batch_norm after a row"
+    if rows[0][1].groups > 1:
+        yield f"row {rows[0][0]} has groups, but every tower sees the whole image"
 
 
 def _rises(epochs: typing.Sequence[float]) -> bool:

@@ -47,6 +47,7 @@ def describe(spec: Config) -> dict:
     classes = spec.model.num_classes or ASSUMED_CLASSES
     layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
     operations = _operations(spec.model)
+    crossings = geometry.crossings(spec.model, spec.augment.crop_size, classes)
     return {
         "name": spec.name,
         "input": spec.augment.crop_size,
@@ -54,6 +55,9 @@ def describe(spec: Config) -> dict:
         "layers": [layer._asdict() | {"then": operations[layer.name]} for layer in layers],
         "parameters": sum(layer.parameters for layer in layers),
         "multiply_adds": sum(layer.multiply_adds for layer in layers),
+        "crossings": [crossing._asdict() for crossing in crossings]
+        if spec.model.towers > 1
+        else [],
     }
 
 
@@ -150,6 +154,17 @@ def _text(description: dict) -> str:
     )
     lines = [title, "", *_table([header, *rows, total], right=(1, 2, 3, 4, 5))]
     lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
+    if crossings := description["crossings"]:
+        header = ("crosses before", "values forward", "values backward")
+        ways = ("forward", "backward")
+        rows = [(c["name"], *(f"{c[way]:,}" for way in ways)) for c in crossings]
+        rows.append(("all", *(f"{sum(c[way] for c in crossings):,}" for way in ways)))
+        lines += [
+            "",
+            "between towers on devices of their own (train.split_towers), for each image:",
+            "",
+        ]
+        lines += _table([header, *rows], right=(1, 2))
     if "differences" in description:
         found = description["differences"]
         header = ("key", description["name"], description["diff"], "source")

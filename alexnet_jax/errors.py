@@ -9,7 +9,7 @@ EXIT_CODES = {
     5: "storage or checkpoint",
     6: "working directory busy or not ours",
     7: "out of memory",
-    8: "stalled: no step came to its end in time",
+    8: "stalled: no step came to its end in time, or another process of the run was lost",
     75: "stopped by a signal, state saved: run the same command again",
     130: "stopped by Ctrl-C, state saved: run the same command again",
     143: "stopped at once by a second signal",
@@ -70,6 +70,6 @@ class OutOfMemoryError(AlexNetError):
 
 
 class StalledError(AlexNetError):
-    """No step came to its end for longer than config.train.stall_seconds."""
+    """No step came to its end for longer than config.train.stall_seconds, or another process was lost."""
 
     exit_code, name = 8, "E_STALLED"

@@ -8,6 +8,7 @@ Every value of the config can be set on the command line; the three switches of 
 Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDER/train/<class>/*.jpg, FOLDER/val/...)
 """
 
+import contextlib
 import errno
 import faulthandler
 import functools
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 
-from alexnet_jax import cli, config
+from alexnet_jax import cli, config, processes
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.errors import (
     AlexNetError,
@@ -26,7 +27,7 @@ from alexnet_jax.errors import (
     StorageError,
 )
 from alexnet_jax.specs import Config
-from alexnet_jax.workdir import Workdir
+from alexnet_jax.workdir import Bystander, Workdir
 
 
 def main(arguments: list[str]) -> int:
@@ -68,7 +69,8 @@ def main(arguments: list[str]) -> int:
     config_dict = config.load(options.config, cli.config_overrides(rest))
     spec = config.parse(config_dict)
     workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
-    workdir.check()
+    if processes.leads():
+        workdir.check()
     try:
         return _train(options, config_dict, spec, workdir)
     except Exception as error:
@@ -81,10 +83,11 @@ def main(arguments: list[str]) -> int:
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
     from alexnet_jax.training import loop
-    from alexnet_jax.training.log import summary
     from alexnet_jax.training.signals import Signals, Stop
     from alexnet_jax.training.watchdog import Watchdog
 
+    processes.connect()
+    processes.check_same(config=config.digest(config_dict))
     with Signals() as signals:
         try:
             with signals.at_once():
@@ -93,41 +96,53 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
         except Stop:
             print("stopped before the first step: there is nothing to save", file=sys.stderr)
             return signals.exit_code
-        with workdir:
-            workdir.begin()
-            changes = workdir.changes(config_dict, options.override_resume)
-            last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
-            if finished := workdir.finished(last_step):
-                print(summary(finished), "\nalready finished: nothing to do")
+        last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
+        with workdir if processes.leads() else contextlib.nullcontext():
+            start = functools.partial(_start, options, config_dict, spec, workdir, last_step)
+            notes = processes.lead(start)
+            if notes is None:
                 return 0
-            before, now = workdir.environment(), environment()
-            workdir.adopt(config_dict, " ".join(sys.argv), changes)
-            workdir.write("run.json", now)
-            training = loop.Training(spec, dataset, statistics, workdir, config_dict,
+            ours = workdir if processes.leads() else Bystander(workdir.path)
+            training = loop.Training(spec, dataset, statistics, ours, config_dict,
                                      begin=begin, partial=options.allow_partial,
-                                     profile=options.profile)  # fmt: skip
-            training.notes += _moved(before, now)
+                                     profile=options.profile and processes.leads())  # fmt: skip
+            training.notes += notes
             try:
                 with Watchdog(
                     spec.train.stall_seconds,
-                    functools.partial(_end_stalled, workdir, training),
-                    workdir.write_heartbeat,
+                    functools.partial(_end_stalled, ours, training),
+                    ours.write_heartbeat,
                 ) as watchdog:
                     training.run(signals, watchdog)
             except Stop:
-                return _stopped(workdir, training, signals.exit_code)
+                return _stopped(ours, training, signals.exit_code)
             except BaseException as error:
                 known = _known(error, spec)
                 code = known.exit_code if known else 1
-                workdir.write_traceback(error)
-                _write_last_status(workdir, training, "diverged" if code == 4 else "failed", code,
+                ours.write_traceback(error)
+                _write_last_status(ours, training, "diverged" if code == 4 else "failed", code,
                                    str(known or repr(error)))  # fmt: skip
                 raise
-            workdir.write_status("finished", training.step, training.saved_step, code=0)
+            ours.write_status("finished", training.step, training.saved_step, code=0)
     return 0
 
 
-def _stopped(workdir: Workdir, training, code: int) -> int:
+def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int) -> list | None:
+    """Make the run folder this run's; what to say of it, or None where the run is finished."""
+    from alexnet_jax.training.log import summary
+
+    workdir.begin()
+    changes = workdir.changes(config_dict, options.override_resume)
+    if finished := workdir.finished(last_step):
+        print(summary(finished), "\nalready finished: nothing to do")
+        return None
+    before, now = workdir.environment(), environment(spec)
+    workdir.adopt(config_dict, " ".join(sys.argv), changes)
+    workdir.write("run.json", now)
+    return _moved(before, now)
+
+
+def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:
     step, saved = training.step, training.saved_step
     _write_last_status(workdir, training, "interrupted", code, "signal")
     where = f"saved step {saved:,}" if saved else "there is nothing to save yet"
@@ -135,7 +150,9 @@ def _stopped(workdir: Workdir, training, code: int) -> int:
     return code
 
 
-def _write_last_status(workdir: Workdir, training, state: str, code: int, reason: str) -> None:
+def _write_last_status(
+    workdir: Workdir | Bystander, training, state: str, code: int, reason: str
+) -> None:
     """Best effort: the reason why the run ends may be the disk."""
     try:
         workdir.write_status(state, training.step, training.saved_step, code=code, reason=reason)
@@ -143,7 +160,7 @@ def _write_last_status(workdir: Workdir, training, state: str, code: int, reason
         workdir.write_traceback(error)
 
 
-def _end_stalled(workdir: Workdir, training, seconds: float) -> None:
+def _end_stalled(workdir: Workdir | Bystander, training, seconds: float) -> None:
     """Leave from the watchdog's thread, whatever the others are waiting for."""
     error = StalledError(
         f"no sign of life for {seconds:.0f} s at step {training.step}; {workdir.path / 'log.txt'} says where each "
@@ -168,12 +185,16 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
     if isinstance(error, AlexNetError):
         return error
     text = " ".join(str(error).split()) or type(error).__name__
+    if processes.lost_peer(error):
+        return StalledError(
+            f"lost another process of this run, which says why ({text[:120]}); the same command continues"
+        )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         import jax
 
         batch, parts = spec.train.batch_size, spec.train.accumulate
         return OutOfMemoryError(
-            f"{text[:300]}; the batch of {batch} goes through {jax.local_device_count()} device(s) in {parts} part(s): "
+            f"{text[:300]}; the batch of {batch} goes through {jax.device_count()} device(s) in {parts} part(s): "
             f"try --config.train.accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
         )
     if isinstance(error, OSError) and error.errno in (
@@ -190,9 +211,18 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
 
 def _moved(before: dict | None, now: dict) -> list[str]:
     """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
-    keys = ("platform", "devices", "cores", "processor", "python", "versions", "commit")
+    keys = (
+        "platform",
+        "devices",
+        "split_towers",
+        "cores",
+        "processor",
+        "python",
+        "versions",
+        "commit",
+    )
     changed = [
-        f"{k}: {before.get(k)} -> {now[k]}" for k in keys if before and before.get(k) != now[k]
+        f"{k}: {before[k]} -> {now[k]}" for k in keys if before and before.get(k, now[k]) != now[k]
     ]
     if not changed:
         return []
@@ -201,7 +231,7 @@ def _moved(before: dict | None, now: dict) -> list[str]:
     ]
 
 
-def environment() -> dict:
+def environment(spec: Config) -> dict:
     """What the numbers of this run depend on besides its config."""
     import platform
     import subprocess
@@ -225,7 +255,9 @@ def environment() -> dict:
         "command": sys.argv,
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain")),
-        "devices": [str(device) for device in jax.local_devices()],
+        "devices": [str(device) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "split_towers": spec.train.split_towers,
         "platform": jax.default_backend(),
         "cores": len(os.sched_getaffinity(0)),
         "processor": platform.processor() or platform.machine(),

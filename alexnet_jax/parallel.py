@@ -1,19 +1,26 @@
-"""The mesh of local devices that a batch is spread over."""
+"""The mesh of devices that training runs on: the batch along one axis, the towers of §3.2 along another."""
 
 import jax
 from jax.sharding import AxisType, Mesh
 
-DATA = "data"
-"""Name of the mesh axis over which a batch is split."""
+DATA, TOWER = "data", "tower"
+"""Names of the mesh axes over which a batch, and a net, are split."""
 
 
-def data_mesh(devices: list | None = None) -> Mesh:
-    """A mesh with one axis, 'data', over all local devices.
+def device_mesh(devices: list | None = None, towers: int = 1) -> Mesh:
+    """A mesh (devices / towers, towers) of all devices, those of other processes too.
 
-    Axis type Auto: the default, Explicit, refuses what flax and optax do.
+    The towers of a net lie on neighboring devices. Axis type Auto: the default, Explicit, refuses what flax
+    and optax do.
     """
-    devices = jax.local_devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    devices = jax.devices() if devices is None else devices
+    shape = (len(devices) // towers, towers)
+    return jax.make_mesh(shape, (DATA, TOWER), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def shardings(mesh: Mesh, places):
+    """`places`, a tree of PartitionSpecs, as shardings over `mesh`."""
+    return jax.tree.map(lambda place: jax.NamedSharding(mesh, place), places)
 
 
 def round_up(batch_size: int, devices: int) -> int:

@@ -200,6 +200,8 @@ class TrainSpec:
     max_steps: Count | None
     batch_size: Count
     accumulate: Count
+    split_towers: bool
+    """§3.2: each tower of the net on a device of its own."""
     loss: typing.Literal["cross_entropy", "mse"]
     log_every: Count
     checkpoint_every: Count

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Keys that may change between two starts of one run: they move no parameter of it.
 HARMLESS = (
     "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
-    "train.checkpoint_every", "train.keep_every", "train.stall_seconds",
+    "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 ALIVE_SECONDS = 300
@@ -276,6 +276,19 @@ class Workdir:
                 file.write(text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
+
+
+class Bystander:
+    """The run folder of a process that does not lead, which writes nothing there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.checkpoints = self.path / "checkpoints"
+
+    def __getattr__(self, name: str):
+        if not name.startswith("write"):
+            raise AttributeError(name)
+        return lambda *_, **__: None
 
 
 def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -> dict:

@@ -122,6 +122,7 @@ def get_config() -> Any:
     train.max_steps = config_dict.placeholder(int)  # end sooner
     train.batch_size = 128  # §5; of all devices together
     train.accumulate = 1  # micro-batches in a step
+    train.split_towers = False  # §3.2: True puts each tower on a device of its own
     train.loss = "cross_entropy"
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps

@@ -26,7 +26,7 @@ def apply(form, monkeypatch) -> None:
 
 
 def lowered(spec) -> str:
-    return ours.lower(spec, parallel.data_mesh(jax.local_devices()[:1])).as_text()
+    return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:1])).as_text()
 
 
 @pytest.mark.parametrize("form", TRACED)

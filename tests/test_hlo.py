@@ -73,7 +73,7 @@ def test_bytes_sent_in_a_ring():
 def compiled() -> str:
     """The step of the paper's net, whole, since sizes decide what XLA does; as each of two devices has it."""
     spec = ours.load("configs/paper.py", 4, [])
-    return ours.lower(spec, parallel.data_mesh(jax.local_devices()[:2])).compile().as_text()
+    return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:2])).compile().as_text()
 
 
 def test_no_pool_is_a_select_and_scatter(compiled):
@@ -99,7 +99,29 @@ def test_neither_images_nor_large_kernels_are_copied_or_transposed(compiled):
 
 
 def test_two_devices_add_all_gradients_at_once(compiled):
-    """One all-reduce of every gradient and the loss; the count of errors, whole numbers, in another."""
-    found = hlo.collectives(compiled)
-    assert {(c.kind, c.groups) for c in found} == {("all-reduce", ((0, 1),))}
-    assert sorted(c.bytes for c in found) == [4, 4 * 60_965_224 + 4]
+    """One all-reduce of every gradient, with the loss, the count of errors and the request to stop."""
+    (found,) = hlo.collectives(compiled)
+    assert found.kind == "all-reduce" and found.groups == ((0, 1),)
+    assert found.bytes == 4 * (60_965_224 + 3)
+
+
+def test_towers_cross_where_the_paper_has_them_cross():
+    """Before conv3, fc6, fc7 and fc8, and back from the first three; a pair shares its images."""
+    spec = ours.load("configs/paper.py", 8, [])
+    mesh = parallel.device_mesh(jax.local_devices(), towers=2)
+    found = hlo.collectives(ours.lower(spec, mesh).compile().as_text())
+    pairs, images = ((0, 1), (2, 3)), 4
+    gathered = [c for c in found if c.kind == "all-gather"]
+    maps = [13 * 13 * 256, 6 * 6 * 256, 4096, 4096]
+    assert [c.bytes for c in gathered] == [4 * images * values for values in maps]
+    scattered = [c for c in found if c.kind == "reduce-scatter"]
+    assert sorted(c.bytes for c in scattered) == sorted(2 * images * v for v in maps[:3])
+    assert {c.groups for c in gathered + scattered} == {pairs}
+    rest = [c for c in found if c not in gathered + scattered]
+    # The gradients of a tower over the data, and the norm over the towers.
+    last = 4096 * 1000 + 1000
+    half = (60_965_224 - last) // 2 + last
+    assert sorted((c.kind, c.groups, c.bytes) for c in rest) == [
+        ("all-reduce", pairs, 4),
+        ("all-reduce", ((0, 2), (1, 3)), 4 * (half + 3)),
+    ]

@@ -36,7 +36,7 @@ def statistics(spec: Config) -> Statistics:
 
 def program(spec: Config) -> tuple[Callable[[int], float], dict]:
     """(run(steps) -> the last loss, facts), on one device."""
-    mesh, model = parallel.data_mesh(jax.local_devices()[:1]), AlexNet(spec.model)
+    mesh, model = parallel.device_mesh(jax.local_devices()[:1]), AlexNet(spec.model)
     batch = jax.device_put(examples(spec))
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
@@ -62,4 +62,6 @@ def lower(spec: Config, mesh) -> jax.stages.Lowered:
         step.resized_statistics(statistics(spec), spec),
         *(state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT)),
     )
-    return step.jit_train_step(spec, model, mesh).lower(start, examples(spec), rates, constants)
+    stop = np.zeros(mesh.shape[parallel.DATA], np.float32)
+    jitted = step.jit_train_step(spec, model, mesh)
+    return jitted.lower(start, examples(spec), rates, stop, constants)

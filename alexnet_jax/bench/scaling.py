@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
 
 
 def data_parallel(spec: Config, devices: int) -> list[Transfer]:
-    """What a step sends with the batch over `devices`: every gradient, once; a few numbers of the metrics apart."""
+    """What a step sends with the batch over `devices`: every gradient, once; a few numbers of the metrics with them."""
     return _all_reduce(_parameters(spec), devices)
 
 
@@ -201,10 +201,14 @@ def check(spec: Config) -> int:
     from alexnet_jax.bench import ours
 
     wrong = []
-    for devices in (1, 2, 4):
-        mesh = parallel.data_mesh(jax.local_devices()[:devices])
+    for devices, towers in ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2)):
+        if towers not in (1, spec.model.towers):
+            continue
+        mesh = parallel.device_mesh(jax.local_devices()[:devices], towers)
         text = ours.lower(spec, mesh).compile().as_text() or ""
-        wrong += compared(f"{devices} device(s)", text, data_parallel(spec, devices))
+        images = spec.train.batch_size * towers / devices
+        split = two_towers(spec, devices, images) if towers > 1 else data_parallel(spec, devices)
+        wrong += compared(f"{devices} device(s), {towers} tower(s) apart", text, split)
     if wrong:
         raise AlexNetError("the model is wrong about " + "; ".join(wrong))
     return 0

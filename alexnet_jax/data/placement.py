@@ -1,13 +1,14 @@
 """From examples to a batch on the devices: sent with each step, or gathered from images that are all there."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import parallel
-from alexnet_jax.data.batches import Batch, batch
+from alexnet_jax import parallel, processes
+from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import ConfigError
 
@@ -25,23 +26,41 @@ def placed(
     CPU, where it gains nothing. The batches are the same. Raises ConfigError if 'device' cannot be.
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
-    if not on_device(split, mesh, placement):
-        return lambda indices, epochs: jax.device_put(batch(split, indices, epochs), sharding)
-    gather = _gatherer(split, mesh)
+    images: Callable = functools.partial(sent, split.images, mesh)
+    if on_device(split, mesh, placement):
+        images = _gatherer(split, mesh)
 
-    def gathered(indices: np.ndarray, epochs: np.ndarray) -> Batch:
-        labels, numbers, used = jax.device_put((split.labels[indices], indices, epochs), sharding)
-        return Batch(gather(indices), labels, numbers, used)
+    def make(indices: np.ndarray, epochs: np.ndarray) -> Batch:
+        others = (split.labels[indices], indices, epochs)
+        return Batch(images(indices), *processes.to_devices(others, sharding))
 
-    return gathered
+    return make
+
+
+def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
+    """`images[indices]`, split over the data axis of `mesh`; each process reads those of its own devices only."""
+    sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
+    if sharding.is_fully_addressable:
+        return jax.device_put(images[indices], sharding)
+    count, places = len(indices), sharding.addressable_devices_indices_map(indices.shape)
+    rows = [index[0].indices(count) for index in places.values() if index is not None]
+    # The devices of a process are neighbors.
+    first, last = min(row[0] for row in rows), max(row[1] for row in rows)
+    mine = images[indices[first:last]]
+
+    def of_device(index) -> np.ndarray:
+        start, stop, _ = index[0].indices(count)
+        return mine[start - first : stop - first]
+
+    return jax.make_array_from_callback((count, *mine.shape[1:]), sharding, of_device)
 
 
 def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
     """Whether `placed` puts all images of `split` on the devices. Raises ConfigError."""
     if placement == "host":
         return False
-    each = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.size
-    statistics = mesh.devices.flat[0].memory_stats() or {}  # CPUs have none
+    each = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.shape[parallel.DATA]
+    statistics = mesh.local_devices[0].memory_stats() or {}  # CPUs have none
     limit = statistics.get("bytes_limit")
     if placement == "auto":
         return limit is not None and each <= AUTO_SHARE * limit
@@ -55,14 +74,10 @@ def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
 
 def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
     """f(indices [b]) -> uint8 [b s s 3] split over the devices, each of which holds a share of all images."""
-    devices = mesh.size
+    devices = mesh.shape[parallel.DATA]
     share = -(-len(split.labels) // devices)
-    first = split.images[np.arange(1)]
-    pool = np.zeros((share * devices, *first.shape[1:]), np.uint8)
-    for start in range(0, len(split.labels), 4096):
-        numbers = np.arange(start, min(start + 4096, len(split.labels)))
-        pool[numbers] = split.images[numbers]
-    pool = jax.device_put(pool, jax.NamedSharding(mesh, jax.P(parallel.DATA)))
+    everything = np.minimum(np.arange(share * devices), len(split.labels) - 1)
+    pool = sent(split.images, mesh, everything)
 
     def gather(pool, indices):
         if devices == 1:
@@ -83,4 +98,4 @@ def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
         )
     )
     replicated = jax.NamedSharding(mesh, jax.P())
-    return lambda indices: mapped(pool, jax.device_put(indices, replicated))
+    return lambda indices: mapped(pool, processes.to_devices(indices, replicated))

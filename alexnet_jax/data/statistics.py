@@ -31,6 +31,12 @@ class Statistics(NamedTuple):
     """[3]: standard deviations along the columns, ascending; squared, they are the eigenvalues."""
 
 
+def zeros(size: int) -> Statistics:
+    """What those of square images of `size` pixels look like."""
+    shapes = ((size, size, 3), (3,), (3, 3), (3,))
+    return Statistics(*(np.zeros(shape, np.float32) for shape in shapes))
+
+
 def compute(split: Split) -> Statistics:
     """Over every pixel of every image of `split`, or of an even sample of a large one.
 

@@ -4,7 +4,6 @@ python -m alexnet_jax.evaluation.evaluate --workdir W [--split val] [--views cen
 """
 
 import argparse
-import functools
 import json
 from pathlib import Path
 
@@ -18,16 +17,16 @@ from alexnet_jax.evaluation import errors
 def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
     """Class probabilities [n classes] of every image of `split`, in order.
 
-    `predict` maps uint8 images [batch_size h w 3] to probabilities [batch_size classes]; the last batch is filled
-    up with copies of its first image, whose predictions are dropped. `poll` is called before each batch and may
-    raise to leave.
+    `predict(images, indices)` gives the probabilities [batch_size classes] of `images[indices]`; the last batch is
+    filled up with copies of its first image, whose predictions are dropped. `poll` is called before each batch and
+    may raise to leave.
     """
     parts = []
     for start in range(0, len(split.labels), batch_size):
         poll()
         indices = np.arange(start, min(start + batch_size, len(split.labels)))
         padded = np.concatenate([indices, np.full(batch_size - len(indices), start)])
-        parts.append(np.asarray(predict(split.images[padded]))[: len(indices)])
+        parts.append(np.asarray(predict(split.images, padded))[: len(indices)])
     return np.concatenate(parts)
 
 
@@ -38,8 +37,19 @@ def predictor(eval_step, params, batch_stats, mesh):
     """
     import jax
 
-    variables = jax.device_put((params, batch_stats), jax.NamedSharding(mesh, jax.P()))
-    return functools.partial(eval_step, *variables)
+    from alexnet_jax import processes
+    from alexnet_jax.data import placement
+
+    if not isinstance(jax.tree.leaves(params)[0], jax.Array):
+        whole = jax.NamedSharding(mesh, jax.P())
+        params, batch_stats = jax.device_put((params, batch_stats), whole)
+
+    def predict(images, indices):
+        return processes.to_host(
+            eval_step(params, batch_stats, placement.sent(images, mesh, indices))
+        )
+
+    return predict
 
 
 def main(arguments: list[str]) -> None:
@@ -64,7 +74,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     from alexnet_jax import workdir
     from alexnet_jax.data import sources
     from alexnet_jax.model.alexnet import AlexNet
-    from alexnet_jax.parallel import data_mesh, round_up
+    from alexnet_jax.parallel import device_mesh, round_up
     from alexnet_jax.training.step import make_eval_step
 
     run = workdir.load(options.workdir, options.step)
@@ -80,7 +90,7 @@ def evaluate(options: argparse.Namespace) -> dict:
         raise DataError(
             f"{data.path or data.source} has no split {options.split!r}; it has {', '.join(dataset.splits)}"
         )
-    mesh = data_mesh()
+    mesh = device_mesh()
     batch_size = round_up(spec.evaluation.batch_size, mesh.size)
     report: dict = {"step": run.step, "config": spec.name, "splits": {}}
     for view in (options.views,) if options.views else spec.evaluation.final_views:

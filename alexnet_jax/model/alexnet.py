@@ -10,7 +10,7 @@ from jax import lax
 from alexnet_jax.backend import materialized
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.geometry import conv_size
-from alexnet_jax.model import convolution, ops
+from alexnet_jax.model import convolution, ops, towers
 from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
 
 
@@ -18,10 +18,12 @@ class AlexNet(nn.Module):
     """The network of `spec` (switches applied, num_classes filled in).
 
     `axis_name`: mesh axis over which batch-normalization statistics are averaged, if any.
+    `split`: inside shard_map, each device of the mesh axis 'tower' has one tower and its parameters (§3.2).
     """
 
     spec: ModelSpec
     axis_name: str | None = None
+    split: bool = False
 
     @nn.compact
     def __call__(self, images, *, train: bool, example_keys=None):
@@ -30,24 +32,26 @@ class AlexNet(nn.Module):
         Features are named "conv1/linear", "conv1/act", ..., and "conv1" is the row's last one;
         `before` operations "fc6/before/dropout". `example_keys` [b], needed in training with
         dropout: the mask of an example depends on its key and the place in the network only, not
-        on the batch around it or the number of devices.
+        on the batch around it or the number of devices. With `split`, features are this tower's,
+        logits whole.
         """
         x = images.astype(self.spec.compute_dtype)
         features: dict[str, jax.Array] = {}
         dropout_keys = _DropoutKeys(example_keys)
         rows = (*self.spec.convs, *self.spec.fcs)
+        apart = False  # whether x holds the maps of this tower only
         for name, row in rows:
-            if isinstance(row, FCSpec) and x.ndim > 2:
-                if x.shape[-1] % row.groups:
-                    raise ConfigError(
-                        f"model.fcs.{name}: groups={row.groups} must divide the {x.shape[-1]} maps "
-                        f"that it sees"
-                    )
-                x = convolution.flatten(x, row.groups)
-            layer = _Row(self.spec, row, self.axis_name, name == rows[-1][0], name=name)
+            last = name == rows[-1][0]
+            if apart and row.groups == 1:  # the crossings of Figure 2
+                x, apart = (towers.gather_for_all if last else towers.gather)(x), False
+            part = self.split and not (last and row.groups == 1)
+            layer = _Row(self.spec, row, self.axis_name, last, part, apart, name=name)
             outputs = layer(x, train=train, dropout_keys=dropout_keys)
             features |= {f"{name}/{operation}": output for operation, output in outputs}
-            x = features[name] = outputs[-1][1]
+            x, apart = outputs[-1][1], part
+            features[name] = x
+        if apart:  # towers that never met
+            x = towers.gather_for_all(x)
         logits = features[rows[-1][0]] = x.astype(jnp.float32)
         return logits, features
 
@@ -79,11 +83,22 @@ class _Row(nn.Module):
     row: ConvSpec | FCSpec
     axis_name: str | None
     last: bool
+    part: bool = False
+    """Whether only this tower's part of the row is computed here."""
+    apart: bool = False
+    """Whether the inputs are this tower's only."""
 
     @nn.compact
     def __call__(self, x, *, train: bool, dropout_keys):
         """[(operation, its output)] in order."""
         outputs = []
+        if isinstance(self.row, FCSpec) and x.ndim > 2:
+            if x.shape[-1] % self._groups:
+                raise ConfigError(
+                    f"model.fcs.{self.name}: groups={self.row.groups} must divide the {x.shape[-1]} "
+                    f"maps that it sees"
+                )
+            x = convolution.flatten(x, self._groups)
         for operation in getattr(self.row, "before", ()):
             x = materialized(self._operate(operation, x, train, dropout_keys, prefix="before_"))
             outputs.append((f"before/{operation}", x))
@@ -96,30 +111,44 @@ class _Row(nn.Module):
 
     def _linear(self, x):
         """§3.5: kernel * x + bias."""
-        row, inputs = self.row, x.shape[-1]
+        row, inputs, features = self.row, x.shape[-1], self._features
         if isinstance(row, FCSpec):
-            features = self.model.num_classes if row.features is None else row.features
-            if features is None:
-                raise ConfigError("model.num_classes is not filled in")
             shape: tuple[int, ...] = (inputs, features)
             if row.groups > 1:
-                shape = (row.groups, inputs // row.groups, features // row.groups)
+                shape = (self._groups, inputs // self._groups, features // self._groups)
             kernel, bias = self._weights(shape, (features,), shape[:-2], x.dtype)
             # Logits stay float32: rounding them to bfloat16 would show in the loss.
-            result = jnp.float32 if self.last else x.dtype
-            y = convolution.grouped_dense(x, kernel, row.groups, result)
+            y = convolution.dense(x, kernel, jnp.float32 if self.last else x.dtype)
         elif row.kind == "local":
             places = tuple(conv_size(s, row.kernel, row.stride, row.pad) for s in x.shape[1:3])
-            shape = (*places, row.kernel, row.kernel, inputs, row.features)
-            kernel, bias = self._weights(shape, (*places, row.features), places, x.dtype)
+            shape = (*places, row.kernel, row.kernel, inputs, features)
+            kernel, bias = self._weights(shape, (*places, features), places, x.dtype)
             y = convolution.locally_connected(x, kernel, stride=row.stride, pad=row.pad)
         else:
-            shape = (row.kernel, row.kernel, inputs // row.groups, row.features)
-            kernel, bias = self._weights(shape, (row.features,), (), x.dtype)
+            shape = (row.kernel, row.kernel, inputs // self._groups, features)
+            kernel, bias = self._weights(shape, (features,), (), x.dtype)
             y = convolution.convolution(
-                x, kernel, stride=row.stride, pad=row.pad, groups=row.groups
+                x, kernel, stride=row.stride, pad=row.pad, groups=self._groups
             )
         return convolution.add_bias(y, bias)
+
+    @property
+    def _parts(self) -> int:
+        """Over how many devices the row is split."""
+        return self.model.towers if self.part else 1
+
+    @property
+    def _groups(self) -> int:
+        """Of the row, here."""
+        return max(self.row.groups // self._parts, 1)
+
+    @property
+    def _features(self) -> int:
+        """Of the row, here."""
+        features = self.model.num_classes if self.row.features is None else self.row.features
+        if features is None:
+            raise ConfigError("model.num_classes is not filled in")
+        return features // self._parts
 
     def _weights(self, kernel_shape, bias_shape, repeated, dtype):
         """float32 parameters, as `dtype`; the leading `repeated` axes of the kernel hold copies."""
@@ -136,7 +165,7 @@ class _Row(nn.Module):
             case "lrn":
                 c = model.lrn_constants
                 return ops.local_response_normalization(
-                    x, k=c.k, n=c.n, alpha=c.alpha, beta=c.beta, towers=model.towers
+                    x, k=c.k, n=c.n, alpha=c.alpha, beta=c.beta, towers=model.towers // self._parts
                 )
             case "spatial_norm":
                 s = model.spatial_norm
@@ -150,7 +179,8 @@ class _Row(nn.Module):
             case "batch_norm":
                 return self._batch_norm(x, train, prefix)
             case "dropout":
-                return _dropout(x, model.dropout, train, dropout_keys)
+                apart = self.apart if prefix else self.part
+                return _dropout(x, model.dropout, train, dropout_keys, apart)
         raise ConfigError(f"unknown operation {operation!r}")
 
     def _batch_norm(self, x, train, prefix):
@@ -177,14 +207,20 @@ class _Row(nn.Module):
         return x if self.axis_name is None else lax.pmean(x, self.axis_name)
 
 
-def _dropout(x, dropout, train, keys):
-    """§4.2: zero with probability `rate`; made up for by a factor, at test time or at once."""
+def _dropout(x, dropout, train, keys, apart=False):
+    """§4.2: zero with probability `rate`; made up for by a factor, at test time or at once.
+
+    apart: x is a tower's part; the mask is that part of the mask of all.
+    """
     keep = 1 - dropout.rate
     if dropout.rate == 0:
         return x
     if not train:
         return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
-    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, x.shape[1:]))(keys.next())
+    width = x.shape[-1] * (lax.axis_size(towers.TOWER) if apart else 1)
+    shape = (*x.shape[1:-1], width)
+    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape))(keys.next())
+    mask = towers.own(mask) if apart else mask
     factor = 1.0 if dropout.scale_at == "test" else 1 / keep
     return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
 

@@ -52,16 +52,16 @@ def locally_connected(x, kernel, *, stride, pad):
     return jnp.einsum("bhwpc,hwpcf->bhwf", patches, kernel)
 
 
-def grouped_dense(x, kernel, groups=1, result=None):
+def dense(x, kernel, result=None):
     """[b inputs] -> [b features]; kernel [inputs features], or with groups
     [groups inputs/groups features/groups]: each part of the outputs sees its part of the inputs.
 
     `result`: type of the outputs, where it is not that of `x` (sums are always float32).
     """
     multiply = functools.partial(jnp.matmul, preferred_element_type=result)
-    if groups == 1:
+    if kernel.ndim == 2:
         return multiply(x, kernel)
-    parts = zip(_split(x, groups), kernel, strict=True)
+    parts = zip(_split(x, len(kernel)), kernel, strict=True)
     return jnp.concatenate([multiply(part, weights) for part, weights in parts], axis=-1)
 
 

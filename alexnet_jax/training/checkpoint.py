@@ -26,7 +26,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax import faults
+from alexnet_jax import faults, processes
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.training.state import State
@@ -88,7 +88,7 @@ def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: 
         shutil.rmtree(target)
     target.mkdir(parents=True)
     faults.point("save.folder")
-    with _quiet_absl(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _quiet_absl(), _checkpointer() as checkpointer:
         checkpointer.save(target / "state", args=ocp.args.PyTreeSave(_nested(_flat(state))))
     faults.point("save.state")
     np.savez(target / "statistics.npz", **statistics._asdict())
@@ -227,15 +227,20 @@ def restore(folder: Path, step: int, like: State) -> State:
 
     Raises CheckpointError naming the first leaves that do not match.
     """
+    saved = processes.lead_arrays(lambda: _matching(folder, step, like), like)
+    faults.point("resume.restored")
+    return jax.tree.map(_place, saved, like)
+
+
+def _matching(folder: Path, step: int, like: State) -> State:
+    """The saved arrays in the tree of `like`. Raises CheckpointError."""
     saved, wanted = dict(_leaves(_read(folder, step))), _flat(like)
     wrong = mismatches(saved, wanted)
     if wrong:
         raise CheckpointError(
             f"{Path(folder) / str(step)} does not fit the model: {', '.join(wrong[:10])}"
         )
-    leaves = [_place(saved[key], leaf) for key, leaf in wanted.items()]
-    faults.point("resume.restored")
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), [saved[key] for key in wanted])
 
 
 def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[str]]:
@@ -348,7 +353,7 @@ def _read(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict
     import orbax.checkpoint as ocp
 
     path = Path(folder).absolute() / str(step) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree
         tree = {name: node for name, node in tree.items() if parts is None or name in parts}
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
@@ -359,8 +364,21 @@ def _read(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict
         )
 
 
+def _checkpointer():
+    """Of this process alone: orbax would wait for all, and only the leader writes."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _place(saved: np.ndarray, like):
-    return jax.device_put(saved, like.sharding) if isinstance(like, jax.Array) else saved
+    return processes.to_devices(saved, like.sharding) if isinstance(like, jax.Array) else saved
 
 
 def _commit(step: int, files: dict) -> str:

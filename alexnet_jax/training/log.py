@@ -111,6 +111,13 @@ class Log:
                 sink.close()
 
 
+class Silence:
+    """The log of a process that does not lead: the leader's says it all."""
+
+    def __getattr__(self, _name: str):
+        return lambda *_, **__: None
+
+
 class _Board:
     """Scalars for TensorBoard, written at once.
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import faults, parallel
+from alexnet_jax import faults, parallel, processes
 from alexnet_jax.analysis import curves, filters
 from alexnet_jax.data import batches, placement, sources, statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError, DivergedError
@@ -18,13 +18,13 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
-from alexnet_jax.training.log import Log, duration, summary
+from alexnet_jax.training.log import Log, Silence, duration, summary
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.training.watchdog import SLOW, Watchdog
-from alexnet_jax.workdir import Run, Workdir, read_metrics
+from alexnet_jax.workdir import Bystander, Run, Workdir, read_metrics
 
 
 def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistics]:
@@ -33,13 +33,7 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
     Before anything is written: images that fit the cache are all decoded here, so that an unreadable one shows
     now. Raises ConfigError and DataError.
     """
-    devices = len(jax.local_devices())
-    batch_size, parts = spec.train.batch_size, spec.train.accumulate
-    if batch_size % (parts * devices):
-        raise ConfigError(
-            f"config.train.batch_size={batch_size} in {parts} part(s) is not divisible over {devices} devices; "
-            f"use {_nearest(batch_size, parts * devices)}"
-        )
+    check_devices(spec)
     faults.point("data.open")
     dataset = sources.open_dataset(spec.data, spec.seed)
     spec = configs.with_classes(spec, len(dataset.class_names))
@@ -50,11 +44,33 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
         )
     for split in dataset.splits.values():
         split.images[np.arange(1)]
-    return spec, dataset, statistics.load(dataset)
+    processes.check_same(images=dataset.fingerprint)
+    like = statistics.zeros(spec.data.image_size)
+    return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
+
+
+def check_devices(spec: Config) -> None:
+    """Raises ConfigError where towers or batch do not divide over the devices."""
+    devices, towers = len(jax.devices()), _towers_apart(spec)
+    if devices % towers:
+        raise ConfigError(
+            f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, and there are {devices}"
+        )
+    batch_size, parts, shares = spec.train.batch_size, spec.train.accumulate, devices // towers
+    if batch_size % (parts * shares):
+        raise ConfigError(
+            f"config.train.batch_size={batch_size} in {parts} part(s) is not divisible over {shares} devices"
+            f"{' for each tower' if towers > 1 else ''}; use {_nearest(batch_size, parts * shares)}"
+        )
+
+
+def _towers_apart(spec: Config) -> int:
+    """Devices that one copy of the net takes."""
+    return spec.model.towers if spec.train.split_towers else 1
 
 
 class Training:
-    """The objects of one run. `run` trains to the end and returns what results.json holds.
+    """The objects of one run. `run` trains to the end.
 
     begin: a net whose parameters a new run takes over; with `partial`, those that fit. profile: trace a few steps.
     `run` polls `signals` in every loop and tells `watchdog` of every step; it raises Stop after a signal (the state
@@ -66,7 +82,7 @@ class Training:
         spec: Config,
         dataset: sources.Dataset,
         image_statistics: statistics.Statistics,
-        workdir: Workdir,
+        workdir: Workdir | Bystander,
         config_dict,
         *,
         begin: Run | None = None,
@@ -79,7 +95,7 @@ class Training:
         self._profile = profile
         self.notes: list[str] = []
         """Lines to say when it starts."""
-        self.mesh = parallel.data_mesh()
+        self.mesh = parallel.device_mesh(towers=_towers_apart(spec))
         self.model = AlexNet(spec.model)
         self.batch_size = spec.train.batch_size
         self.examples = len(dataset.splits["train"].labels)
@@ -98,25 +114,24 @@ class Training:
         """Passes over the training images made in `step` steps."""
         return step * self.batch_size / self.examples
 
-    def run(self, signals: Signals, watchdog: Watchdog) -> dict:
+    def run(self, signals: Signals, watchdog: Watchdog) -> None:
         self.signals, self.watchdog = signals, watchdog
-        found = checkpoint.recover(self.workdir.checkpoints, self.notes.append)
-        if found is None and (before := (self.workdir.status() or {}).get("saved_step", 0)):
-            raise CheckpointError(
-                f"{self.workdir.checkpoints} is empty, but status.json says that step {before} was saved: bring it "
-                "back, or begin anew with --overwrite"
-            )
+        found = processes.lead(self._recover)
         self.watchdog.beat(SLOW)
         state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
         if found:
-            self._prune()  # a start that was killed between its last save and that left one too many
+            if processes.leads():
+                self._prune()  # a start that was killed between its last save and that left one too many
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
             state = self._initialize(state)
-        checkpoint.check_room(self.workdir.checkpoints, state)
         self.step = start = self.saved_step = int(state.step)
-        self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
+        if processes.leads():
+            checkpoint.check_room(self.workdir.checkpoints, state)
+            self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
+        else:
+            self.log = Silence()
         try:
             self.workdir.write_status("running", start, start)
             for line in self.notes:
@@ -125,9 +140,19 @@ class Training:
             if evaluation_due:
                 state = self._evaluate(state)
             state = self._train(state, start)
-            return self._finish(state)
+            self._finish(state)
         finally:
             self.log.close()
+
+    def _recover(self) -> tuple[int, dict] | None:
+        """Step and meta.json to go on from. Raises CheckpointError."""
+        found = checkpoint.recover(self.workdir.checkpoints, self.notes.append)
+        if found is None and (before := (self.workdir.status() or {}).get("saved_step", 0)):
+            raise CheckpointError(
+                f"{self.workdir.checkpoints} is empty, but status.json says that step {before} was saved: bring it "
+                "back, or begin anew with --overwrite"
+            )
+        return found
 
     def _initialize(self, state):
         begin, partial = self._initial
@@ -149,7 +174,9 @@ class Training:
             raise ConfigError(
                 f"the images changed since {self.workdir.path} was begun; choose another --workdir"
             )
-        self.statistics = checkpoint.load_statistics(self.workdir.checkpoints, step)
+        self.statistics = processes.lead_arrays(
+            lambda: checkpoint.load_statistics(self.workdir.checkpoints, step), self.statistics
+        )
         self.meter = Meter(meta["meter"])
         self.val_error, self._earlier_seconds = meta["val_error"], meta["seconds"]
         self.batch_hash = meta["batch_hash"]
@@ -191,13 +218,11 @@ class Training:
             indices, epochs = self._positions(step)
             return (split.labels[indices], indices, epochs), placed(indices, epochs)
 
-        self.signals.poll()
+        self._poll()
         faults.point("train.compile")
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
-        stream = batches.prefetch(
-            make, start, self.last_step, self.spec.data.prefetch, self.signals.poll
-        )
+        stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
         profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
             while True:
@@ -206,7 +231,7 @@ class Training:
                 except StopIteration:
                     return state
                 except (Stop, DataError):  # between two steps: nothing of them is lost
-                    if self.step > self.saved_step:
+                    if self.step > self.saved_step and not processes.several():
                         self._save(state, evaluation_due=False)
                     raise
                 self.watchdog.beat(SLOW if step == start else 0)
@@ -214,7 +239,7 @@ class Training:
                 rates = self._rates(step, state)
                 if profiler:
                     profiler.before(step)
-                state, metrics = train_step(state, batch, rates)
+                state, metrics = train_step(state, batch, rates, bool(self.signals.received))
                 if profiler and (said := profiler.after(step, (state, metrics))):
                     self.log.say(said)
                 self.batch_hash = batches.chain(self.batch_hash, *examples)
@@ -245,20 +270,31 @@ class Training:
         if done == start + 1:  # compiled: what follows takes what a step takes
             self.meter.restart_clock(waited)
         due = done % self.evaluate_every == 0
-        if due and not self.signals.received:
+        if due and not self._stopping:
             try:
                 with self.meter.paused():
                     self.meter.flush()
                     state, due = self._evaluate(state), False
             except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
                 interruption = error
-        stopping = self.signals.received or interruption
+        stopping = self._stopping or interruption
         if done == self.last_step or done % spec.checkpoint_every == 0 or stopping:
             self._save(state, evaluation_due=due)
         if interruption:
             raise interruption
-        self.signals.poll()
+        if self._stopping:
+            raise Stop
         return state
+
+    @property
+    def _stopping(self) -> bool:
+        """Whether to stop after this step: several processes agree on it in a step, and read that one step late."""
+        return self.meter.stop if processes.several() else bool(self.signals.received)
+
+    def _poll(self) -> None:
+        """Raises Stop at any time, where this process need not agree with others."""
+        if not processes.several():
+            self.signals.poll()
 
     def _log_interval(self, done: int, learning_rate: float, waited: float) -> float:
         """Log what happened since the last line; the mean training loss."""
@@ -277,7 +313,7 @@ class Training:
         detector = diagnosis.PlateauDetector(
             len(self.dataset.class_names), self.examples // self.batch_size
         )
-        for line in read_metrics(self.workdir.path):
+        for line in processes.lead(lambda: read_metrics(self.workdir.path)):
             if "train_loss" in line:
                 detector.feed(line["step"], line["train_loss"])
         return detector
@@ -316,15 +352,16 @@ class Training:
         predict = evaluate.predictor(
             self._eval_steps[view], state.params, state.batch_stats, self.mesh
         )
-        size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.size)
+        size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.shape[parallel.DATA])
         self.watchdog.beat(SLOW)
 
         def poll() -> None:
             faults.point("evaluate.batch")
-            self.signals.poll()
+            if processes.any_of(bool(self.signals.received)):
+                raise Stop
 
-        def watched(images):
-            probabilities = np.asarray(predict(images))
+        def watched(images, indices):
+            probabilities = predict(images, indices)
             self.watchdog.beat()
             return probabilities
 
@@ -339,29 +376,33 @@ class Training:
         with self.meter.paused():
             self.meter.flush()
             self.log.flush()
-            state = jax.device_get(state)
+            state = processes.to_host(state)
             for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
                 if not np.isfinite(leaf).all():
                     raise DivergedError(
                         f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite after step "
                         f"{self.step}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
                     )
-            meta = {
-                "config": json.loads(configs.to_json(self.config_dict)),
-                "class_names": list(self.dataset.class_names),
-                "dataset": self.dataset.fingerprint,
-                "evaluation_due": evaluation_due,
-                "meter": self.meter.saved,
-                "val_error": self.val_error,
-                "batch_hash": self.batch_hash,
-                "seconds": self.seconds,
-            }
-            checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
+            if processes.leads():
+                self._commit(state, evaluation_due)
             self.saved_step = self.step
-            self.workdir.write_status("running", self.step, self.saved_step)
-            faults.point("save.status")
-            self._prune()
             self.watchdog.beat()
+
+    def _commit(self, state, evaluation_due: bool) -> None:
+        meta = {
+            "config": json.loads(configs.to_json(self.config_dict)),
+            "class_names": list(self.dataset.class_names),
+            "dataset": self.dataset.fingerprint,
+            "evaluation_due": evaluation_due,
+            "meter": self.meter.saved,
+            "val_error": self.val_error,
+            "batch_hash": self.batch_hash,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
+        self.workdir.write_status("running", self.step, self.step)
+        faults.point("save.status")
+        self._prune()
 
     def _prune(self) -> None:
         folder = self.workdir.checkpoints
@@ -391,15 +432,22 @@ class Training:
             "recent": list(self.meter.recent),
         }
 
-    def _finish(self, state) -> dict:
+    def _finish(self, state) -> None:
         """Final errors of every held-out split and view, figures, results.json."""
         step, seconds = int(state.step), self.seconds
         splits: dict = {name: {} for name in self.held_out}
         for name in self.held_out:
             for view in self.spec.evaluation.final_views:
-                probabilities = self._probabilities(state, name, view)
-                labels = self.dataset.splits[name].labels
-                splits[name][view] = evaluate.record(
+                splits[name][view] = self._probabilities(state, name, view)
+        params = processes.to_host(state.params)
+        if processes.leads():
+            self._report(step, seconds, splits, params)
+
+    def _report(self, step: int, seconds: float, splits: dict, params) -> None:
+        for name, views in splits.items():
+            labels = self.dataset.splits[name].labels
+            for view, probabilities in views.items():
+                views[view] = evaluate.record(
                     self.workdir.path, name, view, step, probabilities, labels
                 )
         faults.point("finish.evaluated")
@@ -411,7 +459,7 @@ class Training:
         first, row = self.spec.model.convs[0]
         figures = [
             curves.plot(self.workdir.path),
-            filters.plot(jax.device_get(state.params[first]["kernel"]), self.spec.model.towers,
+            filters.plot(params[first]["kernel"], self.spec.model.towers,
                          self.workdir.path / "figures" / "filters.png"),
         ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
         faults.point("finish.figures")
@@ -419,7 +467,6 @@ class Training:
         faults.point("finish.results")
         self.log.say(summary(results))
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
-        return results
 
 
 def last_step(spec: Config, examples: int) -> int:

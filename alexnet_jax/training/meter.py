@@ -29,6 +29,8 @@ class Meter:
         self.recent: deque[dict] = deque(maxlen=20)
         self._norms: deque[float] = deque(maxlen=128)
         self._clock, self._timed, self._waited = time.monotonic(), 0, 0.0
+        self.stop = False
+        """Whether a process of the run asked to stop, in a step that was read."""
 
     def add(self, step: int, metrics: dict) -> None:
         """Take the metrics (device arrays) of a step that was just dispatched.
@@ -48,6 +50,7 @@ class Meter:
     def _read(self, step: int, metrics: dict) -> None:
         values = jax.device_get(metrics)
         loss, grad_norm = float(values["loss"]), float(values["grad_norm"])
+        self.stop |= bool(values["stop"])
         self.recent.append({"step": step, "loss": loss, "grad_norm": grad_norm})
         if not values["finite"]:
             what = "loss" if not math.isfinite(loss) else "gradient"

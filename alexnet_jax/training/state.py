@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model import alexnet
+from alexnet_jax import parallel
+from alexnet_jax.model import alexnet, towers
 from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer, schedule
 
 # One stream of random draws each; a draw is a function of (seed, stream, place in the run), so no key is kept.
 INIT, AUGMENT, DROPOUT = range(3)
+RANDOM = "threefry2x32"
+"""By name: its draws are the same on 1, 2 and 4 devices."""
 
 
 class State(NamedTuple):
@@ -26,20 +29,34 @@ class State(NamedTuple):
 
 
 def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> State:
-    """The state before the first step, made in one jit; replicated over `mesh` if there is one."""
-    model = model.clone(axis_name=None)  # there are no examples to average over yet
-    replicated = None if mesh is None else jax.NamedSharding(mesh, jax.P())
+    """The state before the first step, made in one jit; placed as `partition` says if there is a mesh."""
+    init = functools.partial(_initial, spec, model)
+    if mesh is None:
+        made = jax.jit(init)(stream(seed, INIT))
+    else:
+        places = parallel.shardings(mesh, partition(spec, model, mesh)[:-1])
+        made = jax.jit(init, out_shardings=places)(stream(seed, INIT))
+    return State(*made, schedule=schedule.create())
 
-    @functools.partial(jax.jit, out_shardings=replicated)
-    def init(key):
-        variables = alexnet.init(model, key, spec.augment.crop_size)
-        params = variables["params"]
-        velocity = optimizer.build(spec.optimizer).init(params)
-        return jnp.int32(0), params, velocity, variables.get("batch_stats", {})
 
-    return State(*init(stream(seed, INIT)), schedule=schedule.create())
+def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
+    """A State with a PartitionSpec for every array: whole on all devices of `mesh`, or split over its towers."""
+    shapes = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
+    if mesh.shape[parallel.TOWER] == 1:
+        places: Any = jax.tree.map(lambda _: jax.P(), shapes)
+    else:
+        places = [towers.partition(spec.model, part) for part in shapes]
+    return State(*places, schedule=None)  # pyright: ignore[reportArgumentType]
+
+
+def _initial(spec: Config, model: alexnet.AlexNet, key):
+    # All of it in one place, with no examples to average over yet.
+    variables = alexnet.init(model.clone(axis_name=None, split=False), key, spec.augment.crop_size)
+    params = variables["params"]
+    velocity = optimizer.build(spec.optimizer).init(params)
+    return jnp.int32(0), params, velocity, variables["batch_stats"]
 
 
 def stream(seed: int, name: int) -> jax.Array:
-    """The key of one of the streams. Threefry by name: its draws are the same on 1, 2 and 4 devices."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), name)
+    """The key of one of the streams."""
+    return jax.random.fold_in(jax.random.key(seed, impl=RANDOM), name)

@@ -5,64 +5,75 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from alexnet_jax import backend
+from alexnet_jax import backend, parallel, processes
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.parallel import DATA
+from alexnet_jax.parallel import DATA, TOWER
 from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer
+from alexnet_jax.training import state as states
 from alexnet_jax.training.schedule import Rates
-from alexnet_jax.training.state import AUGMENT, DROPOUT, State, stream
+from alexnet_jax.training.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
 
 def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
-    """f(state, batch, rates) -> (state, metrics); `state` is given away and must not be used again.
+    """f(state, batch, rates, stop=False) -> (state, metrics); `state` is given away and must not be used again.
 
     Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
-    gradient, all parameters together) and `finite`. When the loss or the norm is not finite, parameters,
-    velocity and batch statistics stay as they were; the step still counts.
+    gradient, all parameters together), `finite`, and `stop`: whether any process said so. When the loss or the
+    norm is not finite, parameters, velocity and batch statistics stay as they were; the step still counts.
     With `train.accumulate` the batch goes through in that many parts; batch normalization then sees a part
     at a time. Parts save activations, not gradients: XLA on CPU keeps those of all parts until the end.
-    The batch must divide over devices and parts, as training.loop.prepare checks.
+    The batch must divide over devices and parts, as training.loop.check_devices checks.
     """
     jitted = jit_train_step(spec, model, mesh)
-    keys = (stream(spec.seed, AUGMENT), stream(spec.seed, DROPOUT))
-    constants = jax.device_put(
-        (resized_statistics(statistics, spec), *keys), jax.NamedSharding(mesh, jax.P())
-    )
+    everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
+    keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
+    constants = jax.jit(
+        lambda statistics, keys: (statistics, *jax.random.wrap_key_data(keys, impl=RANDOM)),
+        out_shardings=everywhere,
+    )(jax.device_get(resized_statistics(statistics, spec)), np.asarray(keys))
+    flags = [
+        processes.to_devices(np.full(mesh.shape[DATA], flag, np.float32), shared) for flag in (0, 1)
+    ]
 
-    def train_step(state: State, batch: Batch, rates: Rates) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(
+        state: State, batch: Batch, rates: Rates, stop: bool = False
+    ) -> tuple[State, dict[str, jax.Array]]:
         # The schedule stays on the host, where rates are decided: reading it never waits for the device.
-        on_device, metrics = jitted(state._replace(schedule=None), batch, rates, constants)
+        arguments = (state._replace(schedule=None), batch, rates, flags[stop], constants)
+        on_device, metrics = jitted(*arguments)
         return on_device._replace(schedule=state.schedule), metrics
 
     return train_step
 
 
 def jit_train_step(spec: Config, model: AlexNet, mesh):
-    """The jitted f(state without schedule, batch, rates, (statistics, augment key, dropout key)).
+    """The jitted f(state without schedule, batch, rates, stop [data devices], (statistics, two keys)).
 
     The seed and the statistics are arguments, so that runs that differ in them share one compilation.
     """
-    model = model.clone(axis_name=DATA)
+    placement = states.partition(spec, model, mesh)
+    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1)
+    inputs, outputs = (placement, jax.P(DATA), jax.P(), jax.P(DATA), jax.P()), (placement, jax.P())
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
     mapped = jax.shard_map(
-        functools.partial(_step, spec, model, mesh.shape[DATA]),
+        functools.partial(_step, spec, model, mesh.shape[DATA], placement.params),
         mesh=mesh,
-        in_specs=(jax.P(), jax.P(DATA), jax.P(), jax.P()),
-        out_specs=(jax.P(), jax.P()),
+        in_specs=inputs,
+        out_specs=outputs,
         check_vma=False,
     )
-    replicated, split = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
     return jax.jit(
         mapped,
-        in_shardings=(replicated, split, replicated, replicated),
-        out_shardings=(replicated, replicated),
+        in_shardings=parallel.shardings(mesh, inputs),
+        out_shardings=parallel.shardings(mesh, outputs),
         donate_argnums=0,
         compiler_options=backend.compiler_options(mesh.devices.flat[0].platform),
     )
@@ -75,6 +86,9 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
     CPU is slow with convolutions inside a loop, so lower evaluation.batch_size where memory is short.
     """
 
+    model = model.clone(split=mesh.shape[TOWER] > 1)
+    placement = states.partition(spec, model, mesh)
+
     def predict(params, batch_stats, images, statistics):
         seen = views.views(images, statistics, spec.augment, view)
         flat = seen.reshape(-1, *seen.shape[2:])
@@ -82,21 +96,19 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
         probabilities = jax.nn.softmax(logits).reshape(*seen.shape[:2], -1)
         return probabilities.mean(axis=1)
 
-    replicated, split = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
+    inputs = (placement.params, placement.batch_stats, jax.P(DATA), jax.P())
     mapped = jax.shard_map(
-        predict,
-        mesh=mesh,
-        in_specs=(jax.P(), jax.P(), jax.P(DATA), jax.P()),
-        out_specs=jax.P(DATA),
-        check_vma=False,
+        predict, mesh=mesh, in_specs=inputs, out_specs=jax.P(DATA), check_vma=False
     )
     jitted = jax.jit(
         mapped,
-        in_shardings=(replicated, replicated, split, replicated),
-        out_shardings=split,
+        in_shardings=parallel.shardings(mesh, inputs),
+        out_shardings=parallel.shardings(mesh, jax.P(DATA)),
         compiler_options=backend.compiler_options(mesh.devices.flat[0].platform),
     )
-    statistics = jax.device_put(resized_statistics(statistics, spec), replicated)
+    statistics = processes.to_devices(
+        jax.device_get(resized_statistics(statistics, spec)), parallel.shardings(mesh, jax.P())
+    )
     return lambda params, batch_stats, images: jitted(params, batch_stats, images, statistics)
 
 
@@ -110,9 +122,11 @@ def _step(
     spec: Config,
     model: AlexNet,
     num_devices: int,
+    placement,
     state: State,
     batch: Batch,
     rates: Rates,
+    stop,
     constants,
 ):
     """What each device does with its share of the batch."""
@@ -158,24 +172,28 @@ def _step(
         )
         sums = (gradient, loss, errors)
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    gradient, loss, errors = total
+    # Counts as float32, so that XLA sends everything together.
+    total = (gradient, loss, errors.astype(jnp.float32), stop.sum())
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
-    gradient, loss, errors = total
-    return _update(spec, state, rates, gradient, batch_stats, loss, errors)
+    gradient, loss, errors, stop = total
+    norm = _norm(gradient, placement)
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm, "stop": stop > 0}
+    return _update(spec, state, rates, gradient, batch_stats, metrics)
 
 
-def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, loss, errors):
+def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, metrics):
     """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
-    norm = _norm(gradient)
-    finite = _is_finite(loss, norm)
+    finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
     updates, velocity = optimizer.build(spec.optimizer).update(
         gradient, state.velocity, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
-    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm, "finite": finite}
-    return State(state.step + 1, params, velocity, batch_stats, state.schedule), metrics
+    after = State(state.step + 1, params, velocity, batch_stats, state.schedule)
+    return after, metrics | {"finite": finite}
 
 
 def _is_finite(loss, norm):
@@ -183,9 +201,13 @@ def _is_finite(loss, norm):
     return jnp.isfinite(loss) & jnp.isfinite(norm)
 
 
-def _norm(gradient):
-    """Root of the sum of all squares."""
-    return jnp.sqrt(sum(_sum_of_squares(leaf) for leaf in jax.tree.leaves(gradient)))
+def _norm(gradient, placement):
+    """Root of the sum of all squares, of all towers where `placement` splits an array over them."""
+    sums = {False: jnp.float32(0), True: jnp.float32(0)}
+    for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
+        sums[TOWER in where] += _sum_of_squares(leaf)
+    split = any(TOWER in where for where in jax.tree.leaves(placement))
+    return jnp.sqrt(sums[False] + (jax.lax.psum(sums[True], TOWER) if split else 0))
 
 
 def _sum_of_squares(x):

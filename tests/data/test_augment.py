@@ -224,7 +224,7 @@ def on_devices(number, images, indices, epochs, statistics, spec):
             color_std=jnp.float32(spec.color_std),
         )
 
-    mesh, split = parallel.data_mesh(jax.devices()[:number]), jax.P(parallel.DATA)
+    mesh, split = parallel.device_mesh(jax.devices()[:number]), jax.P(parallel.DATA)
     mapped = jax.shard_map(function, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
     return np.asarray(jax.jit(mapped)(images, indices, epochs))
 

@@ -33,13 +33,13 @@ class Fake:
     """Devices that say how much memory they have."""
 
     def __init__(self, limit):
-        self.size, self.devices = 2, np.array([self, self])
+        self.shape, self.local_devices = {parallel.DATA: 2}, [self, self]
         self.memory_stats = lambda: None if limit is None else {"bytes_limit": limit}
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_batches_are_the_same_wherever_the_images_are(devices):
-    mesh = parallel.data_mesh(jax.devices()[:devices])
+    mesh = parallel.device_mesh(jax.devices()[:devices])
     for _ in range(3):
         indices = DRAW.integers(0, 101, 8).astype(np.int32)
         epochs = np.arange(8, dtype=np.int32)

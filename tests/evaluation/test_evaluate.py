@@ -16,9 +16,9 @@ def test_every_image_is_counted_exactly_once_whatever_the_batch(batch_size):
     images = np.arange(101, dtype=np.uint8).reshape(101, 1, 1, 1).repeat(3, axis=3)
     split = Split(images, np.zeros(101, np.int32))
 
-    def predict(batch):
-        assert len(batch) == batch_size
-        return batch[:, 0, 0, :2].astype(np.float32)
+    def predict(images, indices):
+        assert len(indices) == batch_size
+        return images[indices][:, 0, 0, :2].astype(np.float32)
 
     probabilities = evaluate.predictions(predict, split, batch_size)
     assert np.array_equal(probabilities[:, 0], np.arange(101))
@@ -42,7 +42,7 @@ def test_devices_and_batches_count_the_same_101_images(network):
     split = Split(test.images[:101], test.labels[:101])
     counts, alone = set(), None
     for number in (1, 2, 4):
-        mesh = parallel.data_mesh(jax.devices()[:number])
+        mesh = parallel.device_mesh(jax.devices()[:number])
         eval_step = step.make_eval_step(spec, model, means, mesh, "center")
         predict = evaluate.predictor(eval_step, params, batch_stats, mesh)
         for batch_size in (1, 7, 64):
@@ -62,5 +62,5 @@ def test_a_poll_that_raises_leaves_the_evaluation():
     split = Split(np.zeros((8, 1, 1, 3), np.uint8), np.zeros(8, np.int32))
     with pytest.raises(KeyboardInterrupt):
         evaluate.predictions(
-            lambda x: x[:, 0, 0], split, 4, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+            lambda x, i: x[i, 0, 0], split, 4, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt)
         )

@@ -120,8 +120,8 @@ def test_grouped_dense_equals_a_block_diagonal_matrix():
     x, kernel = normal(3, 8), normal(2, 4, 5, seed=1)
     dense = np.zeros((8, 10), np.float32)
     dense[:4, :5], dense[4:, 5:] = kernel
-    np.testing.assert_allclose(convolution.grouped_dense(x, kernel, 2), x @ dense, **CLOSE)
-    np.testing.assert_allclose(convolution.grouped_dense(x, dense), x @ dense, **CLOSE)
+    np.testing.assert_allclose(convolution.dense(x, kernel), x @ dense, **CLOSE)
+    np.testing.assert_allclose(convolution.dense(x, dense), x @ dense, **CLOSE)
 
 
 def test_flatten_keeps_the_maps_of_a_tower_together():

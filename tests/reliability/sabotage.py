@@ -100,3 +100,11 @@ def clock_goes_back() -> None:
     now = time.time
     jumps = iter(range(10**9))
     time.time = lambda: now() - 86400 * next(jumps)
+
+
+def other_images() -> None:
+    """This process finds other images than the others do."""
+    from alexnet_jax.data import sources
+
+    opened = sources.open_dataset
+    sources.open_dataset = lambda *arguments: opened(*arguments)._replace(fingerprint="else")

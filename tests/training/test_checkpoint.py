@@ -23,7 +23,9 @@ STATISTICS = Statistics(
 @pytest.fixture(scope="module")
 def state():
     spec = config.parse(config.load("tests/tiny.py", []))
-    state = states.create(spec, AlexNet(spec.model), 3, mesh=parallel.data_mesh(jax.devices()[:1]))
+    state = states.create(
+        spec, AlexNet(spec.model), 3, mesh=parallel.device_mesh(jax.devices()[:1])
+    )
     plateau = schedule.update(spec.schedule.weights, state.schedule, 0.5)
     return state._replace(step=state.step + 12, schedule=plateau)
 
@@ -48,7 +50,7 @@ def test_restored_state_is_bit_identical(folder, state):
 
 @pytest.mark.fault("F15")
 def test_checkpoint_of_one_device_restores_to_four(folder, state):
-    replicated = jax.NamedSharding(parallel.data_mesh(jax.devices()[:4]), jax.P())
+    replicated = jax.NamedSharding(parallel.device_mesh(jax.devices()[:4]), jax.P())
     like = jax.tree.map(
         lambda x: jax.device_put(x, replicated) if isinstance(x, jax.Array) else x, state
     )

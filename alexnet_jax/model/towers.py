@@ -1,0 +1,61 @@
+"""§3.2: each tower on a device of its own, and what crosses between them.
+
+Inside `jax.shard_map`, where the maps or units of an array are split over the mesh axis of the towers.
+"""
+
+import functools
+
+import jax
+from jax import lax
+
+from alexnet_jax.parallel import TOWER
+from alexnet_jax.specs import FCSpec, ModelSpec
+
+
+def gather(x):
+    """Own maps [... c/towers] -> those of all towers [... c], for a row of which each tower computes a part.
+
+    Backward, each tower receives the sum of what all towers' parts say about its own maps.
+    """
+    return lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
+
+
+@jax.custom_vjp
+def gather_for_all(x):
+    """The same, for what every tower computes whole: all have the same gradient, so nothing crosses back."""
+    return gather(x)
+
+
+def _gather_backward(_, gradient):
+    return (own(gradient),)
+
+
+gather_for_all.defvjp(lambda x: (gather(x), None), _gather_backward)
+
+
+def own(x):
+    """This tower's part of the last axis."""
+    part = x.shape[-1] // lax.axis_size(TOWER)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(TOWER) * part, part, axis=x.ndim - 1)
+
+
+def partition(model: ModelSpec, tree):
+    """A PartitionSpec for every array of `tree`: parameters, or what has the same rows and names inside.
+
+    Maps and units, the last axis, are split over the towers. The last row is whole on each, as both towers see
+    all of fc8's inputs, unless its towers do not meet.
+    """
+    last = dict(model.fcs)[model.fcs[-1][0]] if model.fcs else None
+    return jax.tree_util.tree_map_with_path(functools.partial(_partition, model, last), tree)
+
+
+def _partition(model: ModelSpec, last, path, array):
+    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+    if not names or array.ndim == 0:  # a count of the optimizer
+        return jax.P()
+    row = dict((*model.convs, *model.fcs))[names[0]]
+    if row is last and row.groups == 1:
+        return jax.P()
+    if isinstance(row, FCSpec) and row.groups > 1 and names[1] == "kernel":
+        return jax.P(TOWER)  # [groups inputs/groups features/groups]
+    return jax.P(*[None] * (array.ndim - 1), TOWER)

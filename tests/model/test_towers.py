@@ -1,0 +1,128 @@
+"""§3.2 on devices of their own: the same net, to rounding, as both towers on one."""
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import config, geometry, parallel
+from alexnet_jax.bench import ours
+from alexnet_jax.data.batches import Batch
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import checkpoint, schedule, state, step
+from tests import tiny
+
+BATCH, STEPS = 32, 10
+
+
+def paper_rule(net):
+    pass
+
+
+def batch_norm(net):
+    net.model.convs.conv1.then = ("act", "batch_norm", "pool")
+    net.model.fcs.fc6.update(then=("act", "batch_norm", "dropout"))
+
+
+def adam(net):
+    net.optimizer.kind = "adam"
+
+
+def no_communication(net):
+    """Not even in the last row, whose classes are divided."""
+    net.model.fcs.fc6.groups = 2
+    net.model.fcs.fc7.groups = 2
+
+
+def dropout_before(net):
+    net.model.fcs.fc6.update(before=("dropout",), then=("act",))
+    net.model.fcs.fc7.update(before=("dropout",))
+
+
+def grouped_dropout_before(net):
+    no_communication(net)
+    dropout_before(net)
+
+
+def trained(spec, devices, towers):
+    """State, gradient norms and last probabilities of some steps."""
+    mesh, model = parallel.device_mesh(jax.devices()[:devices], towers), AlexNet(spec.model)
+    train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
+    now, norms = state.create(spec, model, 0, mesh=mesh), []
+    rates = schedule.rates(spec, 0.0, now.schedule, 1.0)
+    images = None
+    for i in range(STEPS):
+        draw, numbers = np.random.default_rng(i), np.arange(BATCH, dtype=np.int32)
+        images = draw.integers(0, 256, (BATCH, 16, 16, 3), np.uint8)
+        now, metrics = train_step(now, Batch(images, numbers % 10, numbers, 0 * numbers), rates)
+        norms.append(float(metrics["grad_norm"]))
+    predict = step.make_eval_step(spec, model, ours.statistics(spec), mesh, "center")
+    return now, norms, np.asarray(predict(now.params, now.batch_stats, images))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [paper_rule, batch_norm, adam, no_communication, dropout_before, grouped_dropout_before],
+)
+def test_towers_apart_learn_what_towers_together_do(change):
+    net = tiny.get_config()
+    change(net)
+    spec = config.parse(net)
+    together, norms, probabilities = trained(spec, 1, 1)
+    for devices in (2, 4):
+        apart = trained(spec, devices, 2)
+        for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart[0]), strict=True):
+            np.testing.assert_allclose(np.asarray(other), np.asarray(one), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(apart[1], norms, rtol=1e-5)
+        np.testing.assert_allclose(apart[2], probabilities, atol=1e-5)
+
+
+def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row():
+    spec = config.parse(tiny.get_config())
+    mesh = parallel.device_mesh(jax.devices()[:2], 2)
+    made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)
+    for tree in (made.params, made.velocity):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            part = leaf.addressable_shards[0].data.size
+            assert part * (1 if "fc7" in str(path) else 2) == leaf.size
+
+
+def test_a_checkpoint_goes_on_in_either_form(tmp_path):
+    spec = config.parse(tiny.get_config())
+    model, statistics = AlexNet(spec.model), ours.statistics(spec)
+    apart = parallel.device_mesh(jax.devices()[:2], 2)
+    saved = state.create(spec, model, 3, mesh=apart)
+    meta = {"val_error": None}
+    checkpoint.save(tmp_path, jax.device_get(saved), statistics, meta)
+    for mesh in (apart, parallel.device_mesh(jax.devices()[:1])):
+        like = state.create(spec, model, 4, mesh=mesh)
+        restored = checkpoint.restore(tmp_path, 0, like)
+        for one, other, place in zip(*map(jax.tree.leaves, (restored, saved, like)), strict=True):
+            assert np.array_equal(np.asarray(one), np.asarray(other))
+            assert getattr(one, "sharding", None) == getattr(place, "sharding", None)
+
+
+def test_crossings_of_the_paper():
+    spec = config.parse(config.load("configs/paper.py", ["--config.data.path=unused"]))
+    found = geometry.crossings(spec.model, 224, 1000)
+    assert found == [
+        ("conv3", 13 * 13 * 256, 13 * 13 * 256),
+        ("fc6", 6 * 6 * 256, 6 * 6 * 256),
+        ("fc7", 4096, 4096),
+        ("fc8", 4096, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--config.model.towers=1", "--config.model.convs.conv2.groups=1"], "the net has 1 tower"),
+        (["--config.model.convs.conv2.groups=4", "--config.model.towers=8"], "4 groups"),
+        (["--config.model.fcs.fc6.features=15"], "row fc6 has 15 features"),
+        (["--config.model.fcs.fc6.before=('batch_norm',)"], "row fc6 normalizes"),
+    ],
+)
+def test_nets_without_towers_to_put_apart_are_refused(arguments, said):
+    arguments = ["--config.train.split_towers=True", *arguments]
+    with pytest.raises(ConfigError, match=f"config.train.split_towers: .*{said}"):
+        config.parse(config.load("tests/tiny.py", arguments))
