@@ -322,6 +322,10 @@ def _check(spec: Config, faults: list[str]) -> None:
         t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
+    require(
+        t.label_smoothing == 0 or t.loss == "cross_entropy",
+        "config.train.label_smoothing is for the loss cross_entropy",
+    )
     for path, rate in (("weights", spec.schedule.weights), ("biases", spec.schedule.biases)):
         if rate is not None:
             require(

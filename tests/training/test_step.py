@@ -266,7 +266,7 @@ def test_mean_squared_error_is_of_probabilities_over_classes():
     logits, labels = np.array([[2.0, 0.0, -1.0]]), np.array([0])
     probabilities = np.exp(logits) / np.exp(logits).sum()
     expected = np.mean((probabilities - np.array([[1.0, 0, 0]])) ** 2)
-    np.testing.assert_allclose(step.LOSSES["mse"](logits, labels), [expected], rtol=1e-6)
+    np.testing.assert_allclose(step.LOSSES["mse"](logits, labels, 0.0), [expected], rtol=1e-6)
     _, _, metrics = train(2, 1, train={"loss": "mse"})
     assert 0 < metrics[0]["loss"] < 0.5
 
