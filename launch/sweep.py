@@ -39,16 +39,44 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="at the same time; default: one a GPU, or one a core"
     )
+    _add_slurm(parser)
     options, rest = parser.parse_known_args(arguments)
     every = expand(options, cli.config_overrides(rest))
+    if options.local or options.slurm:
+        require_data(options, every)
     if options.local:
         from launch import local
 
-        require_data(options, every)
         return local.carry_out(every, to_run(every, options.retry_failed), options.jobs)
+    if options.slurm:
+        return submit(options, every)
     for run in unique(every):
         print(command(run))
     return 0
+
+
+def _add_slurm(parser) -> None:
+    group = parser.add_argument_group("with --slurm, what a job asks for")
+    group.add_argument("--partition")
+    group.add_argument(
+        "--time",
+        metavar="HH:MM:SS",
+        help="the limit; a run that needs longer goes on in another job",
+    )
+    group.add_argument("--cpus", type=int, metavar="N", help="of each process")
+    group.add_argument("--gpus", type=int, metavar="N", help="of each node")
+    group.add_argument("--memory", metavar="SIZE", help="of each node, such as 16G")
+    group.add_argument("--nodes", type=int, default=1, metavar="N")
+    group.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="on each node, started by srun"
+    )
+    group.add_argument(
+        "--sbatch",
+        metavar="OPTION",
+        action="append",
+        default=[],
+        help="another option of sbatch, such as --sbatch=--account=me",
+    )
 
 
 def expand(options, changes: list[str]) -> list[Run]:
@@ -83,9 +111,25 @@ def require_data(options, every: list[Run]) -> None:
         raise ConfigError(f"--data PATH is missing: the images of the scale {options.scale}")
 
 
+def submit(options, every: list[Run]) -> int:
+    """Submit what is to be run and not in the queue yet, and show the states of all."""
+    from launch import slurm, table
+
+    states = slurm.queued(every)
+    todo = [run for run in to_run(every, options.retry_failed) if run.identity not in states]
+    if todo:
+        asked = slurm.Options(
+            options.partition, options.cpus, options.gpus, options.memory, options.time, options.nodes,
+            options.processes, options.jobs, tuple(options.sbatch),
+        )  # fmt: skip
+        print(f"submitted {len(todo)} runs as job {slurm.submit(todo, asked)}")
+    table.console().print(table.table(every, slurm.queued(every)))
+    return 0
+
+
 def unique(every: list[Run]) -> list[Run]:
-    """Without those that another one stands for."""
-    return list({run.identity: run for run in every}.values())
+    """Without those that an earlier one stands for."""
+    return list({run.identity: run for run in reversed(every)}.values())[::-1]
 
 
 def to_run(every: list[Run], retry_failed: bool) -> list[Run]:
