@@ -65,16 +65,22 @@ def flowers17(config):
 
 
 def cifar10(config):
-    """50,000 pictures of 32x32 in ten classes, cut to 24x24; BUDGET"""
+    """50,000 pictures of 32x32 in ten classes, cut to 24x24: 1.9 million multiply-adds, 7 epochs.
+
+    BUDGET
+    """
     config.model.num_classes = 10
-    _narrow(config.model, convs=3 / 16, fcs=1 / 16, kernels=dict(conv1=5))
+    _narrow(config.model, convs=1 / 8, fcs=1 / 16, kernels=dict(conv1=5))
     config.model.convs.conv1.update(stride=1, pad=(1, 2))
+    config.model.dropout.rate = 0.2  # few units and few epochs: 0.5 underfits
     config.data.source = "cifar10"
     config.data.image_size = 32
     config.augment.crop_size = 24
-    _hasten(config, 6.0, drops=(4.0, 5.4))
+    _hasten(config, 7.0, drops=(5.0, 6.3))
+    config.train.batch_size = 64
+    config.train.log_every = 100
     config.evaluation.batch_size = 500
-    config.evaluation.every_epochs = 2.0
+    config.evaluation.every_epochs = 1.0
     config.evaluation.final_views = ("center",)
 
 

@@ -80,17 +80,28 @@ class Cluster:
         key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
-        text = CONFIG.format(folder=self.folder, user=getpass.getuser(), port=_port(), node_port=_port())
+        text = CONFIG.format(
+            folder=self.folder, user=getpass.getuser(), port=_port(), node_port=_port()
+        )
         (self.folder / "slurm.conf").write_text(text)
         munge = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
         options = [f"--{option}={munge[name]}" for option, name in
                    (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))]  # fmt: skip
         try:
-            self._start("munged", "--foreground", "--force", f"--key-file={key}", "--origin=127.0.0.1", *options)
+            self._start(
+                "munged",
+                "--foreground",
+                "--force",
+                f"--key-file={key}",
+                "--origin=127.0.0.1",
+                *options,
+            )
             self._until(munge["socket"].exists, "munged")
             self._start("slurmctld", "-D", "-i")
             self._start("slurmd", "-D", "-N", "node1")
-            self._until(lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T", fails=True), "the node")
+            self._until(
+                lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T", fails=True), "the node"
+            )
         except BaseException:
             self.__exit__()
             raise
@@ -120,7 +131,11 @@ class Cluster:
 
     def _start(self, *command: str) -> None:
         # Slurm binds to the address of the host's own name: where that is not loopback, under the name localhost.
-        prefix = [] if _name_is_loopback() else ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+        prefix = (
+            []
+            if _name_is_loopback()
+            else ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+        )
         with open(self.folder / f"{command[0]}.out", "w") as output:
             self._daemons.append(
                 subprocess.Popen([*prefix, *command], env=os.environ | self.environment, stdin=subprocess.DEVNULL,
