@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> int:
         return local.carry_out(every, to_run(every, options.retry_failed), options.jobs)
     if options.slurm:
         return submit(options, every)
+    if options.collect:
+        return show(options, every)
     for run in unique(every):
         print(command(run))
     return 0
@@ -124,6 +126,18 @@ def submit(options, every: list[Run]) -> int:
         )  # fmt: skip
         print(f"submitted {len(todo)} runs as job {slurm.submit(todo, asked)}")
     table.console().print(table.table(every, slurm.queued(every)))
+    return 0
+
+
+def show(options, every: list[Run]) -> int:
+    """Write the results of what is finished, and print the table."""
+    from launch import collect, figure1
+
+    written = (figure1 if options.name == "figure1" else collect).collect(
+        every, f"{options.name} {options.scale}"
+    )
+    print(written[0].read_text(encoding="utf-8"))
+    print("written:", *written)
     return 0
 
 
