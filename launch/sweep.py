@@ -143,7 +143,10 @@ def show(options, every: list[Run]) -> int:
 
 def unique(every: list[Run]) -> list[Run]:
     """Without those that an earlier one stands for."""
-    return list({run.identity: run for run in reversed(every)}.values())[::-1]
+    first: dict[str, Run] = {}
+    for run in every:
+        first.setdefault(run.identity, run)
+    return list(first.values())
 
 
 def to_run(every: list[Run], retry_failed: bool) -> list[Run]:
