@@ -112,16 +112,17 @@ def test_six_members_of_which_five_fail_end_in_six_states_and_two_go_on(tmp_path
 @pytest.mark.full
 @pytest.mark.fault("F47")
 def test_a_killed_launcher_leaves_no_process_and_a_new_one_goes_on(tmp_path):
-    launcher = launch(tmp_path, "--only", "good", "--config.train.epochs=400.0")
-    wait_until(lambda: list(tmp_path.glob("*/checkpoints/*")))
+    long = ("--only", "good", "--config.train.epochs=4000.0")
+    launcher = launch(tmp_path, *long)
+    wait_until(lambda: list(tmp_path.glob("*/checkpoints/[1-9]*")))
     assert len(processes_of(tmp_path)) == 1
     launcher.kill()
     finish(launcher)
     wait_until(lambda: not processes_of(tmp_path), 5)
-    launcher = launch(tmp_path, "--only", "good", "--config.train.epochs=400.0")
+    launcher = launch(tmp_path, *long)
     out = folder(tmp_path, "good")
     wait_until(lambda: "continuing from step" in (out / "log.txt").read_text())
-    second = finish(launch(tmp_path, "--only", "good", "--config.train.epochs=400.0"))
+    second = finish(launch(tmp_path, *long))
     assert "started" not in second[1] and states(second[1])["good"][0] == "running"
     launcher.send_signal(signal.SIGTERM)
     code, said = finish(launcher)
