@@ -1,4 +1,4 @@
-"""Published numbers as data: the paper, the authors' experiment log, Caffe, torchvision, cuda-convnet2.
+"""Published numbers as data: the paper (§6, Tables 1 and 2), the authors' log, Caffe, torchvision, cuda-convnet2.
 
 The log is the comments of layers/layer-params-*.cfg in the authors' release of 2025. Errors are fractions, as logged.
 `table` prints the numbers that belong side by side; `python -m alexnet_jax.reference` writes it into the README.

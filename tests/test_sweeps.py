@@ -68,9 +68,9 @@ def test_a_scale_keeps_what_the_net_is_made_of(scale):
         )
         fan_ins = [row.kernel**2 * (1 if name == "conv1" else share) for row, share in
                    ((ours, small.model.convs[0][1].features / 96), (theirs, 1))]  # fmt: skip
-        gains = [
-            row.init_std * fan_in**0.5 for row, fan_in in zip((ours, theirs), fan_ins, strict=True)
-        ]
+        pixels = small.augment.scale if name == "conv1" else 1
+        stds = (ours.init_std * pixels, theirs.init_std)
+        gains = [std * fan_in**0.5 for std, fan_in in zip(stds, fan_ins, strict=True)]
         assert gains[0] == pytest.approx(gains[1]), name
     assert small.model.towers == 2 and small.optimizer == full.optimizer
     factor = small.train.epochs / full.train.epochs
