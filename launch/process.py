@@ -1,5 +1,6 @@
 """A training process that does not outlive whoever started it."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -44,5 +45,5 @@ def start(
 
 def stop(process: subprocess.Popen) -> None:
     """Ask a run to save and end."""
-    if process.poll() is None:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

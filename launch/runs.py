@@ -151,8 +151,8 @@ def begin(run: Run) -> None:
     write_record(run, starts=[*read_record(run).get("starts", []), start])
 
 
-def end(run: Run, code: int) -> State:
-    """Note how the start ended that `begin` noted: `code` as subprocess has it. The new state."""
+def end(run: Run, code: int) -> None:
+    """Note how the start ended that `begin` noted: `code` as subprocess has it."""
     starts = read_record(run)["starts"]
     status = workdir.Workdir(run.folder).status() or {}
     starts[-1] |= {
@@ -160,7 +160,6 @@ def end(run: Run, code: int) -> State:
         "saved_step": status.get("saved_step", 0),
     }
     write_record(run, starts=starts)
-    return state(run)
 
 
 @contextlib.contextmanager
@@ -182,19 +181,25 @@ def take_lock(run: Run):
         file = open(path, "a")  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        return None
-    return file
+    for _ in range(5):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError:  # maybe another launcher that only looks
+            time.sleep(0.02)
+    file.close()
+    return None
 
 
 def _is_locked(run: Run) -> bool:
     if not run.record.with_suffix(".lock").exists():
         return False
-    with locked(run) as free:
-        return not free
+    with open(run.record.with_suffix(".lock")) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 # cred_expire is also how long a requeued job waits.
-AuthInfo=socket={folder}/munge.socket,cred_expire=2
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
