@@ -67,7 +67,8 @@ def flowers17(config):
 def cifar10(config):
     """50,000 pictures of 32x32 in ten classes, cut to 24x24: 1.9 million multiply-adds, 7 epochs.
 
-    Some 4.5 minutes of one core of an AMD EPYC, its start and evaluations included.
+    A run takes 4.7 minutes of one core of an AMD EPYC (AVX2), start and evaluations included; one
+    with seed 0 ended at 39.6 % test error, of images that were JPEG of quality 75 once (2026-11-22).
     """
     config.model.num_classes = 10
     _narrow(config.model, convs=1 / 8, fcs=1 / 16, kernels=dict(conv1=5))

@@ -33,25 +33,25 @@ def members(sweep, scale):
 
 
 def figure1(scale):
-    """§3.1, Figure 1: ReLU and tanh, each at several rates, of which the fastest counts."""
+    """§3.1, Figure 1: ReLU and tanh, each at several rates, of which the fastest counts.
+
+    At cifar10 224 epochs of 50,000 images in all, with 12 million multiply-adds each.
+    """
     if scale not in ("cifar10", "digits"):
         raise ValueError("the sweep figure1 is of a net for CIFAR-10: --scale cifar10, or digits")
-    settings = {}
+    epochs, settings = dict(relu=16.0, tanh=40.0), {"evaluation.every_epochs": 8.0}
     if scale == "digits":
-        settings = {"data.source": "digits", "train.epochs": 20.0, "train.log_every": 22,
-                    "evaluation.every_epochs": 20.0, "evaluation.batch_size": 359}  # fmt: skip
+        epochs = dict(relu=10.0, tanh=20.0)
+        settings |= {"data.source": "digits", "train.log_every": 11, "evaluation.batch_size": 359}
     return [
         Member(
             f"{activation}_{rate}",
             f"configs/figure1.py:{activation}",
-            settings | {"schedule.weights.learning_rate": rate},
+            settings | {"train.epochs": epochs[activation], "schedule.weights.learning_rate": rate},
             seeds=1,
         )
-        for activation, rates in (
-            ("relu", (0.0005, 0.001, 0.002, 0.004)),
-            ("tanh", (0.0005, 0.001, 0.002, 0.004)),
-        )
-        for rate in rates
+        for activation in epochs
+        for rate in (0.0005, 0.001, 0.002, 0.004)
     ]
 
 
