@@ -9,8 +9,13 @@ from alexnet_jax.specs import Config
 from configs import ablations, ladder, scales, sweeps
 
 ROOT = pathlib.Path(__file__).parents[1]
-CASES = [(sweep, scale) for sweep in sweeps.SWEEPS for scale in scales.SCALES
-         if sweep != "figure1" or scale in ("cifar10", "digits")]  # fmt: skip
+QUICK = ("cifar10", "digits")
+CASES = [
+    pytest.param(sweep, scale, marks=[] if scale in QUICK else [pytest.mark.full])
+    for sweep in sweeps.SWEEPS
+    for scale in scales.SCALES
+    if sweep != "figure1" or scale in QUICK
+]
 
 
 @pytest.fixture(autouse=True)
