@@ -68,6 +68,15 @@ def load_config(path: str | Path) -> Config:
     return configs.parse(_read_config(Path(path)))
 
 
+def identity(config) -> str:
+    """SHA-256 of all of a config (a ConfigDict) that moves the numbers of its run, its length included."""
+    tree = json.loads(configs.to_json(config))
+    for key in set(HARMLESS) - {"train.max_steps"}:
+        section, _, name = key.rpartition(".")
+        (tree[section] if section else tree).pop(name, None)
+    return configs.digest(tree)
+
+
 def read_metrics(path: str | Path) -> list[dict]:
     """The lines of a run folder's metrics.jsonl; a last one cut short (by a kill, or still being written) is left out.
 

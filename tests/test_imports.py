@@ -32,6 +32,8 @@ OURS = {
     | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
     | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
+    "alexnet_jax.evaluation.compare": SPECS,
+    "alexnet_jax.reference": set(),
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
     "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
@@ -55,7 +57,9 @@ OTHERS = {
     "alexnet_jax.model": {"jax", "flax", "numpy"},
     "alexnet_jax.training.schedule": {"jax", "numpy"},
     "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
+    "alexnet_jax.evaluation.compare": {"numpy", "scipy"},
     "alexnet_jax.evaluation.errors": {"numpy"},
+    "alexnet_jax.reference": set(),
 }
 
 # Slow to import, or not always installed: only inside the functions that need them.
