@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_jax import config as configs
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError, WorkdirError
 from alexnet_jax.specs import Config
 
@@ -99,19 +100,6 @@ def read_metrics(path: str | Path) -> list[dict]:
     return rows
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` so that a reader, or a crash, sees the old text or the new one whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
-
-
 class Workdir:
     """Exclusive use of a run folder, for as long as the context lasts.
 
@@ -139,7 +127,7 @@ class Workdir:
                 )
         elif os.path.lexists(self.path):
             raise WorkdirError(f"{self.path} is not a folder; choose another --workdir")
-        existing = next(p for p in (self.path, *self.path.parents) if p.exists())
+        existing = files.existing_parent(self.path)
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write to {existing}; choose another --workdir")
         if (self.path / ".lock").exists():
@@ -275,7 +263,7 @@ class Workdir:
 
     def _replace(self, name: str, text: str) -> None:
         try:
-            write_atomically(self.path / name, text)
+            files.write_atomically(self.path / name, text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from alexnet_jax import reference
 from alexnet_jax.evaluation import compare
+from alexnet_jax.files import write_atomically
 from alexnet_jax.reference import Claim
-from alexnet_jax.workdir import write_atomically
 from launch import runs
 from launch.runs import Run
 

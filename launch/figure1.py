@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax import workdir
-from alexnet_jax.workdir import write_atomically
+from alexnet_jax.files import write_atomically
 from launch import runs
 from launch.runs import Run
 

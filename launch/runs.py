@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax import config as configs
-from alexnet_jax import workdir
+from alexnet_jax import files, workdir
 from alexnet_jax.errors import ConfigError, StorageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,7 @@ def write_record(run: Run, **changes) -> None:
     }
     try:
         run.record.parent.mkdir(parents=True, exist_ok=True)
-        workdir.write_atomically(run.record, json.dumps(content | changes, indent=1) + "\n")
+        files.write_atomically(run.record, json.dumps(content | changes, indent=1) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {run.record}: {error.strerror}") from None
 
