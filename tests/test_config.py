@@ -265,7 +265,7 @@ OUT_OF_RANGE = {
     ),
     ("train", specs.TrainSpec): dict(
         epochs=ZERO, max_steps=COUNT, batch_size=COUNT, accumulate=COUNT, log_every=COUNT,
-        checkpoint_every=COUNT, keep_every=COUNT, stall_seconds=ZERO,
+        checkpoint_every=COUNT, keep_every=COUNT, stall_seconds=ZERO, label_smoothing=(-0.1, 1.0),
     ),
     ("evaluation", specs.EvaluationSpec): dict(every_epochs=ZERO, batch_size=COUNT),
     ("", specs.Config): dict(seed=(-1, 2**32, 2**64)),
