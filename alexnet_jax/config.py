@@ -324,6 +324,10 @@ def _check(spec: Config, faults: list[str]) -> None:
     )
     if t.split_towers:
         faults.extend(f"config.train.split_towers: {fault}" for fault in _unsplittable(spec.model))
+    require(
+        t.label_smoothing == 0 or t.loss == "cross_entropy",
+        "config.train.label_smoothing is for the loss cross_entropy",
+    )
     for path, rate in (("weights", spec.schedule.weights), ("biases", spec.schedule.biases)):
         if rate is not None:
             require(

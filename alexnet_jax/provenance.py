@@ -9,10 +9,12 @@ from fnmatch import fnmatchcase
 def source(name: str, key: str) -> str:
     """Where config `name` has its value of `key` ("model.convs.conv1.pad") from; "" if not known.
 
-    A variant says what it changes itself, then its file, then the config that file begins from.
+    A variant says what it changes itself, then its file, then its scale ("ablations:no_lrn,cifar10"), then the
+    config that file begins from.
     """
+    name, _, scale = name.partition(",")
     family = name.partition(":")[0]
-    for entry in (name, family):
+    for entry in (name, family, "scales") if scale else (name, family):
         for pattern, note in SOURCES.get(entry, {}).items():
             if fnmatchcase(key, pattern):
                 return note
@@ -23,6 +25,8 @@ def source(name: str, key: str) -> str:
 BASES = {
     "krizhevsky2012": "paper",
     "ablations": "krizhevsky2012",
+    "scales": "krizhevsky2012",
+    "ladder": "krizhevsky2012",
     "cuda_convnet2": "krizhevsky2012",
     "caffe": "paper",
     "torchvision": "paper",
@@ -77,6 +81,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "train.epochs": "paper §5: roughly 90 cycles",
         "train.batch_size": "paper §5",
         "train.loss": "paper §5",
+        "train.label_smoothing": "paper §5",
         "evaluation.final_views": "paper §4.1: ten patches",
     },
     "krizhevsky2012": {
@@ -120,6 +125,31 @@ SOURCES: dict[str, dict[str, str]] = {
     "ablations:no_conv4": {"model.convs.conv4.*": "paper §7"},
     "ablations:no_conv5": {"model.convs.conv[45].*": "paper §7; the pool moves to conv4"},
     "ablations:init_001": {"model.convs.*.init_std": "paper §5: 0.01 everywhere"},
+    "scales": {
+        "model.num_classes": "the set",
+        "model.*.init_std": "layers-145.cfg, times the root of the lost inputs",
+        "model.*": _OURS,
+        "data.*": _OURS,
+        "augment.color_off_epoch": "layer-params-145.cfg: off at 67 of 91, in proportion",
+        "augment.*": _OURS,
+        "schedule.layer_factors.conv1": "layer-params-145.cfg: at 67 and 72 of 91, in proportion",
+        "schedule.*": _OURS,
+        "train.*": _OURS,
+        "evaluation.*": _OURS,
+    },
+    "ladder": {
+        "model.init": "He et al. (2015)",
+        "model.*.bias": "He et al. (2015)",
+        "model.convs.conv5.pool*": "Lin et al. (2014): global average pooling",
+        "model.convs.*.then": "Ioffe and Szegedy (2015): batch normalization",
+        "model.towers": "one GPU",
+        "model.convs.*.groups": "one GPU",
+        "model.fcs.*": "Lin et al. (2014): no hidden rows",
+        "schedule.weights*": "Loshchilov and Hutter (2017): cosine",
+        "schedule.*": _OURS,
+        "augment.color_off_epoch": _OURS,
+        "train.label_smoothing": "Szegedy et al. (2016), section 7",
+    },
     "cuda_convnet2": {
         "model.*": "layers-imagenet-1gpu.cfg (2014)",
         "augment.crop_chunk": _KNOWN,

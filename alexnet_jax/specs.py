@@ -171,9 +171,10 @@ class RateSpec:
         `min_improvement` for `patience` evaluations.
     epochs: times `factor` when each of `drops` epochs has passed; no drops means constant.
     exp, dexp, linear: the 2012 program's lr.cu; `target` is the total reduction, `plateaus` the levels of dexp.
+    cosine: half a cosine, down to 0 at the end (Loshchilov and Hutter, 2017, without restarts).
     """
 
-    kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear"]
+    kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear", "cosine"]
     learning_rate: NotNegative
     factor: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.1
     max_drops: NaturalNumber = 3
@@ -207,6 +208,8 @@ class TrainSpec:
     checkpoint_every: Count
     keep_every: Count | None
     stall_seconds: Positive
+    label_smoothing: Share = 0.0
+    """Of cross_entropy: the target is 1 - this for the label, plus this / classes for each class."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from alexnet_jax import config as configs
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError, WorkdirError
 from alexnet_jax.specs import Config
 
@@ -68,6 +69,15 @@ def load_config(path: str | Path) -> Config:
     return configs.parse(_read_config(Path(path)))
 
 
+def identity(config) -> str:
+    """SHA-256 of all of a config (a ConfigDict) that moves the numbers of its run, its length included."""
+    tree = json.loads(configs.to_json(config))
+    for key in set(HARMLESS) - {"train.max_steps"}:
+        section, _, name = key.rpartition(".")
+        (tree[section] if section else tree).pop(name, None)
+    return configs.digest(tree)
+
+
 def read_metrics(path: str | Path) -> list[dict]:
     """The lines of a run folder's metrics.jsonl; a last one cut short (by a kill, or still being written) is left out.
 
@@ -88,19 +98,6 @@ def read_metrics(path: str | Path) -> list[dict]:
                     f"{file}: line {number + 1} is damaged; delete it and draw again"
                 ) from None
     return rows
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` so that a reader, or a crash, sees the old text or the new one whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    os.fsync(directory)
-    os.close(directory)
 
 
 class Workdir:
@@ -130,7 +127,7 @@ class Workdir:
                 )
         elif os.path.lexists(self.path):
             raise WorkdirError(f"{self.path} is not a folder; choose another --workdir")
-        existing = next(p for p in (self.path, *self.path.parents) if p.exists())
+        existing = files.existing_parent(self.path)
         if not os.access(existing, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write to {existing}; choose another --workdir")
         if (self.path / ".lock").exists():
@@ -266,7 +263,7 @@ class Workdir:
 
     def _replace(self, name: str, text: str) -> None:
         try:
-            write_atomically(self.path / name, text)
+            files.write_atomically(self.path / name, text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
 

@@ -2,7 +2,8 @@
 
 Command: python -m alexnet_jax.main --config configs/ablations.py:no_lrn --workdir runs/no_lrn \
              --config.data.path=/data/imagenet
-         The names are the functions below.
+         The names are the functions below; no_lrn,cifar10 is the same on a scale of
+         configs/scales.py.
 Cost:    91 epochs of 1,281,167 images each, as configs/krizhevsky2012.py.
 Expect:  the effect that each docstring reports, in points of ten-view error, top-1 / top-5.
 
@@ -12,17 +13,20 @@ runs were annealed by hand at slightly different epochs, which moves results by 
 here every ablation keeps the schedule of its base.
 """
 
-from configs import krizhevsky2012, paper
+from configs import krizhevsky2012, paper, scales
 
 
-def get_config(name=""):
+def get_config(arg=""):
+    name, _, scale = arg.partition(",")
     if name not in ABLATIONS:
         raise ValueError(
             f"configs/ablations.py:NAME needs one of {', '.join(ABLATIONS)}, not {name!r}"
         )
     config = krizhevsky2012.get_config()
     ABLATIONS[name](config)
-    config.name = f"ablations:{name}"
+    if scale:
+        scales.shrink(config, scale)
+    config.name = f"ablations:{arg}"
     return config
 
 

@@ -124,6 +124,7 @@ def get_config() -> Any:
     train.accumulate = 1  # micro-batches in a step
     train.split_towers = False  # §3.2: True puts each tower on a device of its own
     train.loss = "cross_entropy"
+    train.label_smoothing = 0.0  # share of each label that goes to all classes alike
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides

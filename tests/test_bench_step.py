@@ -1,10 +1,14 @@
 """The forms of the step: each undoes what it says, and computes the same."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import backend, parallel
 from alexnet_jax.bench import alternate, forms, ours, step
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import schedule, state
+from alexnet_jax.training import step as training_step
 
 # Of 'ynnpack' only the options differ.
 TRACED = [form for form in forms.FORMS if form not in ("chosen", "ynnpack")]
@@ -55,6 +59,38 @@ def test_a_form_computes_the_same(form, spec, monkeypatch):
     apply(form, monkeypatch)
     run, _ = ours.program(spec)
     assert run(3) == pytest.approx(before, rel=1e-5)
+
+
+def velocity(spec):
+    """After the first step: minus the rate times gradient and decay, array by array."""
+    mesh, model = parallel.device_mesh(jax.local_devices()[:1]), AlexNet(spec.model)
+    first = state.create(spec, model, 0, mesh=mesh)
+    train_step = training_step.make_train_step(spec, model, ours.statistics(spec), mesh)
+    rates = schedule.rates(spec, 0.0, first.schedule, 1.0)
+    after, metrics = train_step(first, ours.examples(spec), rates)
+    return jax.tree.leaves(after.velocity), float(metrics["loss"])
+
+
+def largest_error(these, others):
+    """Of an array's root mean square, over all arrays."""
+    return max(
+        float(jnp.sqrt(jnp.mean((one - other) ** 2) / jnp.mean(one**2)))
+        for one, other in zip(these, others, strict=True)
+    )
+
+
+def test_fast_forms_have_the_values_and_gradients_of_plain_ones(spec, monkeypatch):
+    """All at once against none: float32 to 1e-5; bfloat16 to 5 %."""
+    fast, loss = velocity(spec)
+    narrow = ours.load("tests/tiny.py", 8, ["--config.model.compute_dtype=bfloat16"])
+    fast_narrow, _ = velocity(narrow)
+    for form in TRACED:
+        if form not in ("undonated", "derived-pool"):  # the pool is plain by reduce-window-pool
+            apply(form, monkeypatch)
+    plain, plain_loss = velocity(spec)
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    assert largest_error(plain, fast) < 1e-5
+    assert largest_error(plain, fast_narrow) < 0.05
 
 
 def test_the_bench_starts_each_form_with_what_it_asks_for(monkeypatch):

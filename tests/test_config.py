@@ -319,6 +319,12 @@ def test_values_that_do_not_go_together_are_refused(path, value, message):
     assert message in refusal(changed(tree("configs/paper.py"), tuple(path.split(".")), value))
 
 
+def test_smoothed_labels_are_for_cross_entropy():
+    assert parse("--config.train.label_smoothing=0.1").train.label_smoothing == 0.1
+    with pytest.raises(ConfigError, match="label_smoothing is for the loss cross_entropy"):
+        parse("--config.train.label_smoothing=0.1", "--config.train.loss=mse")
+
+
 def test_a_config_that_is_no_section_is_refused():
     for broken in (None, [], 3, "paper"):
         with pytest.raises(ConfigError, match="config"):

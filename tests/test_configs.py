@@ -12,7 +12,17 @@ from alexnet_jax import config, describe, geometry, provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config
-from configs import ablations, caffe, cifar10, figure1, flowers17, krizhevsky2012, tiny_imagenet
+from configs import (
+    ablations,
+    caffe,
+    cifar10,
+    figure1,
+    flowers17,
+    krizhevsky2012,
+    ladder,
+    scales,
+    tiny_imagenet,
+)
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -23,10 +33,14 @@ VARIANTS = {
     "figure1": figure1.LEARNING_RATES,
     "flowers17": flowers17.VARIANTS,
     "krizhevsky2012": ("", *krizhevsky2012.VARIANTS),
+    "ladder": ladder.STEPS,
+    "scales": scales.SCALES,
     "tiny_imagenet": tiny_imagenet.VARIANTS,
 }
 
-FILES = sorted(path.stem for path in CONFIGS.glob("*.py") if path.stem != "__init__")
+FILES = sorted(
+    path.stem for path in CONFIGS.glob("*.py") if path.stem not in ("__init__", "sweeps")
+)
 
 NAMES = [f"{file}:{variant}".rstrip(":") for file in FILES for variant in VARIANTS.get(file, ("",))]
 

@@ -9,11 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = {"alexnet_jax.specs", "alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.faults"}
+SPECS |= {"alexnet_jax.files"}
 
 # Module or package -> all that it may import of this repository.
 OURS = {
     "configs": {"configs"},
     "alexnet_jax.errors": set(),
+    "alexnet_jax.files": set(),
     "alexnet_jax.faults": {"alexnet_jax.errors"},
     "alexnet_jax.cli": {"alexnet_jax.errors"},
     "alexnet_jax.geometry": {"alexnet_jax.errors"},
@@ -24,11 +26,16 @@ OURS = {
     | {"alexnet_jax.cli", "alexnet_jax.provenance"},
     "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
+    "alexnet_jax.processes": SPECS,
     "alexnet_jax.backend": SPECS,
-    "alexnet_jax.model": SPECS | {"alexnet_jax.model", "alexnet_jax.backend"},
+    "alexnet_jax.model": SPECS
+    | {"alexnet_jax.model", "alexnet_jax.backend", "alexnet_jax.parallel"},
     "alexnet_jax.data": SPECS
-    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"},
+    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
+    | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
+    "alexnet_jax.evaluation.compare": SPECS,
+    "alexnet_jax.reference": set(),
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
     "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
@@ -41,6 +48,7 @@ OURS = {
 OTHERS = {
     "configs": {"ml_collections"},
     "alexnet_jax.errors": set(),
+    "alexnet_jax.files": set(),
     "alexnet_jax.faults": set(),
     "alexnet_jax.cli": set(),
     "alexnet_jax.geometry": set(),
@@ -52,7 +60,9 @@ OTHERS = {
     "alexnet_jax.model": {"jax", "flax", "numpy"},
     "alexnet_jax.training.schedule": {"jax", "numpy"},
     "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
+    "alexnet_jax.evaluation.compare": {"numpy", "scipy"},
     "alexnet_jax.evaluation.errors": {"numpy"},
+    "alexnet_jax.reference": set(),
 }
 
 # Slow to import, or not always installed: only inside the functions that need them.

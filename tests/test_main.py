@@ -194,7 +194,7 @@ def test_batch_that_does_not_divide_over_devices_is_refused_before_writing(tmp_p
 def test_the_next_batch_that_divides_is_named(monkeypatch, devices, batch_size, use):
     import jax
 
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:devices])
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices()[:devices])
     overrides = [f"--config.train.batch_size={batch_size}"]
     spec = config.parse(config.load("tests/tiny.py", overrides))
     if use is None:

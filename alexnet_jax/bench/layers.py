@@ -128,7 +128,7 @@ def parts(spec: Config) -> list[Part]:
         for operation, prefix in operations:
             layer = _Alone(
                 model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                operation=operation, prefix=prefix,
+                part=False, apart=False, operation=operation, prefix=prefix,
             )  # fmt: skip
             x = jnp.asarray(draw.normal(size=shape), dtype)
             flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
@@ -141,8 +141,8 @@ def parts(spec: Config) -> list[Part]:
 class _Alone(alexnet._Row):
     """One operation of a row of the model, with the model's own code."""
 
-    operation: str = ""
-    prefix: str = ""
+    operation: str
+    prefix: str
 
     @nn.compact
     def __call__(self, x, keys):
@@ -215,11 +215,11 @@ def _update(spec: Config) -> Part:
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
 
     def update(current, gradient, rates):
-        metrics = {"loss": jnp.float32(0), "grad_norm": step._norm(gradient, places)}
+        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient))
+        metrics = {"loss": jnp.float32(0), "grad_norm": norm}
         return step._update(spec, current, rates, gradient, current.batch_stats, metrics)[0]
 
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
-    places = jax.tree.map(lambda _: jax.P(), current.params)
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
     read, kept = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (
         gradient, (current.params, current.velocity)

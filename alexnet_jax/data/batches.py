@@ -19,7 +19,9 @@ _POLL_SECONDS = 0.2
 
 
 class Batch(NamedTuple):
-    images: np.ndarray
+    """Of NumPy arrays, or on the devices."""
+
+    images: Any
     """uint8 [b s s 3]"""
     labels: np.ndarray
     """int32 [b]"""

@@ -43,6 +43,7 @@ from alexnet_jax.errors import (
     StorageError,
     WorkdirError,
 )
+from alexnet_jax.files import sha256_of, sync_folder
 
 VERSION = 1
 """Raise it when the same source gives other bytes: parts of older versions are not used again."""
@@ -157,7 +158,7 @@ def prepare(options: argparse.Namespace) -> None:
                 return
             index = _build(listing, asked, options, work)
             os.rename(work / "store", out)
-            _sync(out.parent)
+            sync_folder(out.parent)
             shutil.rmtree(work)
     except OSError as error:
         path = str(error.filename or work)
@@ -321,7 +322,7 @@ def _finished(task: Task) -> dict | None:
         path = task.folder / f"{task.stem}{store.SUFFIXES[task.options.format]}"
         if result["key"] != task.key:
             return None
-        if result["count"] and store.sha256_of(path) != result["sha256"]:
+        if result["count"] and sha256_of(path) != result["sha256"]:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -502,7 +503,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
     if labels:
         with open(part, "rb") as file:
             os.fsync(file.fileno())
-        result |= {"size": part.stat().st_size, "sha256": store.sha256_of(part)}
+        result |= {"size": part.stat().st_size, "sha256": sha256_of(part)}
         os.replace(part, task.folder / name)
     else:
         part.unlink()
@@ -730,13 +731,13 @@ def _complete(
     _save(folder / store.STATISTICS, lambda file: np.savez(file, **found._asdict()))
     rest = [f"{split}-labels.npy" for split in splits]
     for name in (*rest, store.REFUSED, DUPLICATES, store.STATISTICS):
-        files[name] = ((folder / name).stat().st_size, store.sha256_of(folder / name))
+        files[name] = ((folder / name).stat().st_size, sha256_of(folder / name))
     report["bytes"] = sum(size for size, _ in files.values())
     index = index._replace(fingerprint=store.fingerprint(index))
     temporary = folder / f"part.{store.INDEX}"
     store.write_index(temporary, index)
     os.replace(temporary, folder / store.INDEX)
-    _sync(folder)
+    sync_folder(folder)
     return index
 
 
@@ -792,15 +793,6 @@ def _save(path: pathlib.Path, write: Callable) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: pathlib.Path) -> None:
-    """Makes the names in a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from alexnet_jax.data.splits import Dataset, Split
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
 """Larger sets are represented by an even sample: a mean of 20,000 is good to half a gray level."""
 _CHUNK_BYTES = 4 * 2**20
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
+"""What reading a file that is missing, damaged or something else raises."""
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,13 @@ def compute(split: Split) -> Statistics:
     )
 
 
+def read(path: pathlib.Path) -> Statistics:
+    """From an .npz with their names. Raises one of UNREADABLE."""
+    with open(path, "rb") as file:
+        kept = np.load(file, allow_pickle=False)
+        return Statistics(**{name: kept[name] for name in Statistics._fields})
+
+
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     """Of the train split of `dataset`; computed once, then read from the cache folder."""
     if dataset.statistics is not None:
@@ -77,10 +86,8 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     key = hashlib.sha256(f"{dataset.fingerprint} {len(train.images)} 1".encode()).hexdigest()[:32]
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
-        with open(path, "rb") as file:
-            kept = np.load(file, allow_pickle=False)
-            return Statistics(**{name: kept[name] for name in Statistics._fields})
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+        return read(path)
+    except UNREADABLE:
         pass
     statistics = compute(train)
     try:

@@ -14,15 +14,16 @@ import json
 import os
 import pathlib
 import threading
-import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.data import statistics
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
+from alexnet_jax.files import sha256_of
 from alexnet_jax.specs import DataSpec
 
 SCHEMA = 1
@@ -321,19 +322,12 @@ def damaged_files(folder: pathlib.Path, index: Index):
         yield name, size, None if found == sha256 else "its SHA-256 is not that of the index"
 
 
-def sha256_of(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_statistics(folder: pathlib.Path) -> Statistics:
     """Raises DataError."""
     path = folder / STATISTICS
     try:
-        with open(path, "rb") as file:
-            kept = np.load(file, allow_pickle=False)
-            return Statistics(**{name: kept[name] for name in Statistics._fields})
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        return statistics.read(path)
+    except statistics.UNREADABLE as error:
         raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
 
 

@@ -83,9 +83,9 @@ class _Row(nn.Module):
     row: ConvSpec | FCSpec
     axis_name: str | None
     last: bool
-    part: bool = False
+    part: bool
     """Whether only this tower's part of the row is computed here."""
-    apart: bool = False
+    apart: bool
     """Whether the inputs are this tower's only."""
 
     @nn.compact
@@ -207,7 +207,7 @@ class _Row(nn.Module):
         return x if self.axis_name is None else lax.pmean(x, self.axis_name)
 
 
-def _dropout(x, dropout, train, keys, apart=False):
+def _dropout(x, dropout, train, keys, apart):
     """§4.2: zero with probability `rate`; made up for by a factor, at test time or at once.
 
     apart: x is a tower's part; the mask is that part of the mask of all.

@@ -26,7 +26,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax import faults, processes
+from alexnet_jax import faults, files, processes
+from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.training.state import State
@@ -98,18 +99,18 @@ def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: 
     faults.point("save.meta")
     times.append(time.perf_counter())
     names = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
-    files = _sums(target, names, sync=True)
+    sums = _sums(target, names, sync=True)
     times.append(time.perf_counter())
     faults.point("save.hashed")
     with open(target / "COMMIT.json", "w", encoding="utf-8") as file:
-        file.write(_commit(step, files))
+        file.write(_commit(step, sums))
         file.flush()
         os.fsync(file.fileno())
     for inside in (p for p in (target, *target.rglob("*")) if p.is_dir()):
-        _sync(inside)
+        files.sync_folder(inside)
     faults.point("save.committed")
     os.rename(target, folder / str(step))
-    _sync(folder)
+    files.sync_folder(folder)
     faults.point("save.renamed")
     times.append(time.perf_counter())
     return {
@@ -288,8 +289,7 @@ def load_variables(folder: Path, step: int) -> dict:
 
 def load_statistics(folder: Path, step: int) -> Statistics:
     """The input statistics a checkpoint was trained with."""
-    with np.load(Path(folder) / str(step) / "statistics.npz", allow_pickle=False) as arrays:
-        return Statistics(**{name: arrays[name] for name in Statistics._fields})
+    return statistics.read(Path(folder) / str(step) / "statistics.npz")
 
 
 def kept_steps(folder: Path, keep_every: int | None) -> list[int]:
@@ -399,16 +399,8 @@ def _sums(folder: Path, names: Iterable[str], *, sync: bool = False) -> dict[str
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def _sync(folder: Path) -> None:
-    """Make the names in a folder last through a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
 def _free(folder: Path) -> int:
-    existing = next(p for p in (Path(folder), *Path(folder).parents) if p.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(files.existing_parent(Path(folder))).free
 
 
 def _error_number(error: BaseException | None) -> int | None:

@@ -42,7 +42,9 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
                 example_keys=keys,
                 mutable=["batch_stats"],
             )
-            return LOSSES[spec.train.loss](logits, labels).mean(), features
+            return LOSSES[spec.train.loss](
+                logits, labels, spec.train.label_smoothing
+            ).mean(), features
 
         gradient, features = jax.grad(loss, has_aux=True)(params)
         rows = {"input": {"output_rms": _rms(inputs), "example_rms": _example_rms(inputs)}}

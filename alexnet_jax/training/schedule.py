@@ -1,5 +1,6 @@
 """Learning rates over time (§5: divided by 10 when the validation error stalls; the 2012 lr.cu). Host only."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -108,10 +109,16 @@ def _linear(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> 
     return 1 + (1 / spec.target - 1) * done
 
 
+def _cosine(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    """Half a cosine from 1 to 0."""
+    return (1 + math.cos(math.pi * done)) / 2
+
+
 SCHEDULES = {
     "plateau": _plateau,
     "epochs": _epochs,
     "exp": _exp,
     "dexp": _dexp,
     "linear": _linear,
+    "cosine": _cosine,
 }

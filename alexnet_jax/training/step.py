@@ -158,7 +158,8 @@ def _step(
             mutable=["batch_stats"],
         )
         # Divided by the whole batch here, so that summing over parts and devices makes the mean gradient.
-        loss = LOSSES[spec.train.loss](logits, examples.labels).sum() / (share * num_devices)
+        losses = LOSSES[spec.train.loss](logits, examples.labels, spec.train.label_smoothing)
+        loss = losses.sum() / (share * num_devices)
         return loss, (top1_errors(logits, examples.labels), changed.get("batch_stats", batch_stats))
 
     batch_stats = state.batch_stats
@@ -225,13 +226,20 @@ def top1_errors(logits, labels) -> jax.Array:
     return jnp.sum(~(own > others))
 
 
-def _cross_entropy(logits, labels):
-    """§5's multinomial logistic loss, [b]."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def _cross_entropy(logits, labels, smoothing: float):
+    """§5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing == 0:
+        return loss
+    uniform = -jax.nn.log_softmax(logits).mean(axis=1)
+    return (1 - smoothing) * loss + smoothing * uniform
 
 
-def _mean_squared_error(logits, labels):
-    """Mean over the classes of (probability - one-hot label)^2, [b], as Keras has it after a softmax."""
+def _mean_squared_error(logits, labels, smoothing: float):
+    """Mean over the classes of (probability - one-hot label)^2, [b], as Keras has it after a softmax.
+
+    config.parse refuses smoothing here.
+    """
     error = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1])
     return jnp.mean(error**2, axis=1)
 

@@ -127,3 +127,12 @@ def test_color_noise_ends_at_its_epoch():
     ]
     assert noise == [float(np.float32(0.1)), 0.0]
     assert schedule.rates(spec_with(), 89, schedule.create(), 90).color_std == np.float32(0.1)
+
+
+def test_cosine_falls_slowly_at_both_ends_and_ends_at_zero():
+    spec = spec_with(RateSpec("cosine", 0.01))
+    weights = [
+        float(schedule.rates(spec, epoch, schedule.create(), 90).weights)
+        for epoch in (0, 30, 45, 90, 99)
+    ]
+    np.testing.assert_allclose(weights, [0.01, 0.0075, 0.005, 0, 0], atol=1e-9)

@@ -267,9 +267,18 @@ def test_mean_squared_error_is_of_probabilities_over_classes():
     logits, labels = np.array([[2.0, 0.0, -1.0]]), np.array([0])
     probabilities = np.exp(logits) / np.exp(logits).sum()
     expected = np.mean((probabilities - np.array([[1.0, 0, 0]])) ** 2)
-    np.testing.assert_allclose(step.LOSSES["mse"](logits, labels), [expected], rtol=1e-6)
+    np.testing.assert_allclose(step.LOSSES["mse"](logits, labels, 0.0), [expected], rtol=1e-6)
     _, _, metrics = train(2, 1, train={"loss": "mse"})
     assert 0 < metrics[0]["loss"] < 0.5
+
+
+def test_smoothed_labels_are_the_cross_entropy_with_the_smoothed_target():
+    logits, labels = np.array([[2.0, 0.0, -1.0]]), np.array([0])
+    log_probabilities = logits - np.log(np.exp(logits).sum())
+    target = 0.9 * np.array([[1.0, 0, 0]]) + 0.1 / 3
+    expected = -(target * log_probabilities).sum(axis=1)
+    found = step.LOSSES["cross_entropy"](logits, labels, 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_ties_and_nan_are_top1_errors():

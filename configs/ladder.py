@@ -1,0 +1,85 @@
+"""From 2012 to today: the authors' net with one modern change after the other, all of them kept.
+
+Command: python -m alexnet_jax.main --config configs/ladder.py:batch_norm,cifar10 \
+             --workdir runs/batch_norm --config.data.path=/data/cifar10
+         The names are the functions below; each stands for itself and all before it. Without a
+         scale of configs/scales.py it is the net for ImageNet.
+Cost:    as the scale; from one_tower on, convolutions have up to twice the multiply-adds.
+Expect:  no published figure for these steps of this net.
+
+What each change replaces is what 2012 had in its place. Rates are not tuned anew at each step.
+"""
+
+from configs import krizhevsky2012, scales
+
+
+def get_config(arg="he_init"):
+    name, _, scale = arg.partition(",")
+    if name not in STEPS:
+        raise ValueError(f"configs/ladder.py:NAME needs one of {', '.join(STEPS)}, not {name!r}")
+    config = krizhevsky2012.get_config()
+    names = list(STEPS)
+    for step in names[: names.index(name) + 1]:
+        STEPS[step](config)
+    if scale:
+        scales.shrink(config, scale)
+    config.name = f"ladder:{arg}"
+    return config
+
+
+def he_init(config):
+    """He et al. (2015): variance 2 / inputs, biases of 0."""
+    config.model.init = "he"
+    for row in (*config.model.convs.values(), *config.model.fcs.values()):
+        row.bias = 0.0
+
+
+def batch_norm(config):
+    """Ioffe and Szegedy (2015): after each convolution, instead of both response normalizations."""
+    for row in config.model.convs.values():
+        row.then = ("batch_norm", *(o for o in row.then if o not in ("lrn", "spatial_norm")))
+
+
+def one_tower(config):
+    """One GPU is enough: all maps see all maps."""
+    config.model.towers = 1
+    for row in config.model.convs.values():
+        row.groups = 1
+
+
+def equal_rates(config):
+    """Biases learn as weights do, and the first row to the end; color noise stays on."""
+    config.schedule.biases = None
+    del config.schedule.layer_factors.conv1
+    config.augment.color_off_epoch = config.train.epochs
+
+
+def cosine(config):
+    """Loshchilov and Hutter (2017): half a cosine instead of drops."""
+    config.schedule.weights.kind = "cosine"
+
+
+def global_pooling(config):
+    """Lin et al. (2014): the last maps are averaged; both hidden rows go, and dropout with them."""
+    del config.model.fcs.fc6, config.model.fcs.fc7
+    config.model.convs.conv5.then = ("batch_norm", "act", "pool")
+    config.model.convs.conv5.pool = dict(kind="average", window=13, stride=13, rounding="ceil")
+
+
+def label_smoothing(config):
+    """Szegedy et al. (2016): a tenth of each label goes to all classes alike."""
+    config.train.label_smoothing = 0.1
+
+
+STEPS = {
+    function.__name__: function
+    for function in (
+        he_init,
+        batch_norm,
+        one_tower,
+        equal_rates,
+        cosine,
+        global_pooling,
+        label_smoothing,
+    )
+}

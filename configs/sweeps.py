@@ -1,0 +1,181 @@
+"""Sweeps by name: what is trained, on a scale of configs/scales.py, to answer one question.
+
+Command: python -m launch.sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10
+         The names are the functions below. It prints the commands; --local and --slurm run them,
+         --collect makes the tables.
+Cost:    that of the scale, times the members, times their seeds.
+Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/reference.py).
+
+Not a config itself. The first member of a sweep is what the others are compared with; a member that
+two sweeps have in common is trained once.
+"""
+
+from typing import NamedTuple
+
+from configs import ablations, ladder, scales
+
+
+class Member(NamedTuple):
+    name: str
+    config: str
+    """As --config takes it."""
+    overrides: dict
+    """Key of the config -> value."""
+    seeds: int = 3
+
+
+def members(sweep, scale):
+    """The members of SWEEPS[sweep] at a scale, the base first. Raises ValueError."""
+    for kind, name, known in (("sweep", sweep, SWEEPS), ("scale", scale, scales.SCALES)):
+        if name not in known:
+            raise ValueError(f"the {kind} is one of {', '.join(known)}, not {name!r}")
+    return SWEEPS[sweep](scale)
+
+
+def figure1(scale):
+    """§3.1, Figure 1: ReLU and tanh, each at several rates, of which the fastest counts.
+
+    At cifar10 224 epochs of 50,000 images in all, with 12 million multiply-adds each.
+    """
+    if scale not in ("cifar10", "digits"):
+        raise ValueError("the sweep figure1 is of a net for CIFAR-10: --scale cifar10, or digits")
+    epochs, settings = dict(relu=16.0, tanh=40.0), {"evaluation.every_epochs": 8.0}
+    if scale == "digits":
+        epochs = dict(relu=10.0, tanh=20.0)
+        settings |= {"data.source": "digits", "train.log_every": 11, "evaluation.batch_size": 359}
+    return [
+        Member(
+            f"{activation}_{rate}",
+            f"configs/figure1.py:{activation}",
+            settings | {"train.epochs": epochs[activation], "schedule.weights.learning_rate": rate},
+            seeds=1,
+        )
+        for activation in epochs
+        for rate in (0.0005, 0.001, 0.002, 0.004)
+    ]
+
+
+def ablations_of_the_paper(scale):
+    """Everything of configs/ablations.py."""
+    return [_base(scale), *(_ablation(name, scale) for name in ablations.ABLATIONS)]
+
+
+def normalisation(scale):
+    """§3.3: which of the normalizations does it, with which constants, in which order?"""
+    return [
+        _base(scale),
+        _ablation("no_lrn", scale),
+        _ablation("lrn_layer1_only", scale),
+        _changed("no_spatial", scale, {"convs.conv2.then": ("act", "lrn", "pool")}),
+        _changed("spatial_only", scale, {
+            "convs.conv1.then": ("pool", "act"), "convs.conv2.then": ("act", "spatial_norm", "pool"),
+        }),
+        _changed("alpha_of_the_paper", scale, {"lrn_constants.alpha": 1e-4}),
+        _changed("alpha_times_25", scale, {"lrn_constants.alpha": 5e-4}),
+        _changed("k_1", scale, {"lrn_constants.k": 1.0}),
+        _changed("n_3", scale, {"lrn_constants.n": 3}),
+        _changed("n_9", scale, {"lrn_constants.n": 9}),
+        _changed("act_lrn_pool", scale, {"convs.conv1.then": ("act", "lrn", "pool")}),
+        _changed("act_pool_lrn", scale, {
+            "convs.conv1.then": ("act", "pool", "lrn"),
+            "convs.conv2.then": ("act", "pool", "lrn", "spatial_norm"),
+        }),
+        _changed("batch_norm", scale, {
+            "convs.conv1.then": ("batch_norm", "pool", "act"),
+            "convs.conv2.then": ("batch_norm", "act", "pool"),
+        }),
+    ]  # fmt: skip
+
+
+def init(scale):
+    """§5: standard deviations of 0.01, of 0.03 in conv3 to conv5, or of He, by biases of 1, 0.1, 0."""
+    rows = ("convs.conv2", "convs.conv4", "convs.conv5", "fcs.fc6", "fcs.fc7")
+    found = []
+    for name, config, overrides in (
+        ("003", f"configs/scales.py:{scale}", {}),
+        ("001", f"configs/ablations.py:init_001,{scale}", {}),
+        ("he", f"configs/scales.py:{scale}", {"model.init": "he"}),
+    ):
+        for bias in (1.0, 0.1, 0.0):
+            biases = {f"model.{row}.bias": bias for row in rows} if bias < 1 else {}
+            found.append(Member(f"std_{name}_bias_{bias:g}", config, overrides | biases))
+    return found
+
+
+def pooling(scale):
+    """§3.4: overlap, size and kind of the pools."""
+    pools = [f"convs.{name}.pool" for name in ("conv1", "conv2", "conv5")]
+    return [
+        _base(scale),
+        _ablation("non_overlapping_pooling", scale),
+        _changed("window_2", scale, {f"{pool}.window": 2 for pool in pools}),
+        _changed("window_4", scale, {f"{pool}.window": 4 for pool in pools}),
+        _changed("average", scale, {f"{pool}.kind": "average" for pool in pools}),
+    ]
+
+
+def towers(scale):
+    """§3.2: two towers that meet in conv3, never, everywhere, or only one."""
+    joined = {f"convs.{name}.groups": 1 for name in ("conv2", "conv4", "conv5")}
+    return [
+        _base(scale),
+        _ablation("one_tower", scale),
+        _ablation("no_communication", scale),
+        _changed("joined", scale, joined),
+        _changed("joined_and_lrn_across", scale, joined | {"towers": 1}),
+        _changed("lrn_across", scale, {"towers": 1}),
+    ]
+
+
+def schedule(scale):
+    """§5: rates lowered at given epochs, on a plateau, or by a formula of the 2012 program."""
+    epochs = scales.get_config(scale).train.epochs
+    kind, weights = "schedule.weights.kind", "schedule.weights."
+    plateau = {kind: "plateau", "evaluation.every_epochs": epochs / 30}
+    if scale != "imagenet":  # as the authors, who looked at the validation images there
+        plateau["data.validation"] = 0.1
+    dexp = {kind: "dexp", weights + "target": 250.0, weights + "plateaus": 4}  # experiment #170
+    biases = {"schedule.biases.kind": "dexp", "schedule.biases.target": 10.0,
+              "schedule.biases.plateaus": 2}  # fmt: skip
+    base = f"configs/scales.py:{scale}"
+    return [
+        _base(scale),
+        Member("constant", base, {weights + "drops": ()}),
+        Member("plateau", base, plateau),
+        Member("dexp", base, dexp | biases),
+        Member("exp", base, {kind: "exp", weights + "target": 1000.0}),
+        Member("linear", base, {kind: "linear", weights + "target": 1000.0}),
+        Member("cosine", base, {kind: "cosine"}),
+    ]
+
+
+def from_2012_to_today(scale):
+    """Everything of configs/ladder.py, each step on top of those before."""
+    steps = [Member(name, f"configs/ladder.py:{name},{scale}", {}) for name in ladder.STEPS]
+    return [_base(scale), *steps]
+
+
+def _base(scale):
+    return Member("base", f"configs/scales.py:{scale}", {})
+
+
+def _ablation(name, scale):
+    return Member(name, f"configs/ablations.py:{name},{scale}", {})
+
+
+def _changed(name, scale, overrides):
+    """The base with values below config.model changed."""
+    changes = {f"model.{key}": value for key, value in overrides.items()}
+    return Member(name, f"configs/scales.py:{scale}", changes)
+
+
+SWEEPS = {
+    "figure1": figure1,
+    "ablations": ablations_of_the_paper,
+    "normalisation": normalisation,
+    "init": init,
+    "pooling": pooling,
+    "towers": towers,
+    "schedule": schedule,
+    "ladder": from_2012_to_today,
+}

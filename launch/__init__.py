@@ -1,0 +1,1 @@
+"""Commands that start runs; none of them imports JAX."""

@@ -1,0 +1,171 @@
+"""The results of a sweep beside what was published: DIR/NAME-SCALE.md, .csv and .png."""
+
+import csv
+import io
+import json
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax import reference
+from alexnet_jax.evaluation import compare
+from alexnet_jax.files import write_atomically
+from alexnet_jax.reference import Claim
+from launch import runs
+from launch.runs import Run
+
+NOTES = """\
+Error: top-1 / top-5 in percent, mean over seeds, with the standard deviation where there are two seeds or more.
+Difference: of the top-1 error from the first row's, in points. Its 95 % interval is a bootstrap over test images (the
+same for both nets) and over seeds: it says how far another set of images, and other seeds, could move the difference.
+With one seed it knows nothing of seeds; with two or three it is somewhat too narrow. p: McNemar's exact test on the
+images, nets of the same seed paired (for several seeds twice the mean of their p, valid under any dependence), then
+adjusted by Holm for the {count} comparisons of this table. A small p says that these very nets differ, and nets that
+differ by their seed alone often do; that the change did it, is for the interval to say.
+"""
+
+
+class Row(NamedTuple):
+    """A member with all its finished seeds."""
+
+    member: str
+    wanted: int
+    """Seeds."""
+    top1: tuple[float, ...]
+    """Fractions, by seed."""
+    top5: tuple[float, ...]
+    """Empty with fewer than six classes."""
+    difference: compare.Difference | None
+    p: float | None
+    """Adjusted."""
+    claim: Claim | None
+
+
+class Finished(NamedTuple):
+    seed: int
+    top1: float
+    top5: float | None
+    wrong: np.ndarray
+
+
+def collect(every: list[Run], title: str) -> list[Path]:
+    """Write the three files for the runs of a sweep, its base first; their paths. Raises DataError, StorageError."""
+    found = rows(every)
+    stem = every[0].out / title.replace(" ", "-")
+    text = markdown(found, title)
+    write_atomically(stem.with_suffix(".md"), text)
+    write_atomically(stem.with_suffix(".csv"), as_csv(found))
+    draw(found, title, stem.with_suffix(".png"))
+    return [stem.with_suffix(suffix) for suffix in (".md", ".csv", ".png")]
+
+
+def rows(every: list[Run]) -> list[Row]:
+    """One row a member, in order."""
+    members: dict[str, list[Run]] = {}
+    for run in every:
+        members.setdefault(run.member, []).append(run)
+    finished = {name: list(filter(None, map(read, some))) for name, some in members.items()}
+    base = finished[every[0].member]
+    differences, ps = {}, {}
+    for name, nets in finished.items():
+        if nets and base and name != every[0].member:
+            ours, theirs = np.array([n.wrong for n in base]), np.array([n.wrong for n in nets])
+            differences[name] = compare.bootstrap(ours, theirs)
+            paired = [(a.wrong, b.wrong) for a in base for b in nets if a.seed == b.seed]
+            if paired:
+                ps[name] = compare.mcnemar_of_seeds(*map(np.array, zip(*paired, strict=True)))
+    adjusted = dict(zip(ps, compare.holm(list(ps.values())), strict=True))
+    return [
+        Row(
+            name, len(members[name]), tuple(n.top1 for n in nets),
+            tuple(n.top5 for n in nets if n.top5 is not None),
+            differences.get(name), adjusted.get(name), reference.CLAIMS.get(name),
+        )
+        for name, nets in finished.items()
+    ]  # fmt: skip
+
+
+def read(run: Run) -> Finished | None:
+    """The final errors of a run on its last held-out split, by its last views; None while it is not finished."""
+    if runs.state(run).name != "finished":
+        return None
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    split, views = list(results["splits"].items())[-1]
+    view, errors = list(views.items())[-1]
+    predictions = compare.load(run.folder, split, view, results["step"])
+    return Finished(run.seed, errors["top1_error"], errors.get("top5_error"), predictions.wrong())
+
+
+def markdown(found: list[Row], title: str) -> str:
+    """The table and what it means."""
+    header = (
+        "member",
+        "seeds",
+        "error",
+        "difference",
+        "95 % interval",
+        "p",
+        "paper",
+        "2012 log",
+        "caution",
+    )
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    for row in found:
+        d, claim = row.difference, row.claim or Claim("", "")
+        cells = [
+            row.member, f"{len(row.top1)} of {row.wanted}", _errors(row),
+            f"{100 * d.mean:+.2f}" if d else "", f"{100 * d.low:+.2f} to {100 * d.high:+.2f}" if d else "",
+            "" if row.p is None else f"{row.p:.2g}", claim.paper, claim.log, claim.caution,
+        ]  # fmt: skip
+        lines.append(" | ".join(cells))
+    table = "\n".join(f"| {line} |" for line in lines)
+    count = sum(row.p is not None for row in found)
+    return f"# {title}\n\n{table}\n\n{NOTES.format(count=count)}"
+
+
+def _errors(row: Row) -> str:
+    """'32.10 ± 0.21 / 2.80'."""
+    if not row.top1:
+        return ""
+    text = f"{100 * statistics.mean(row.top1):.2f}"
+    if len(row.top1) > 1:
+        text += f" ± {100 * statistics.stdev(row.top1):.2f}"
+    return text + (f" / {100 * statistics.mean(row.top5):.2f}" if row.top5 else "")
+
+
+def as_csv(found: list[Row]) -> str:
+    """A line a member; errors and differences are fractions."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("member", "seeds", "top1_error", "top1_sd", "top5_error", "difference", "low", "high",
+                     "p_holm", "paper", "log", "caution"))  # fmt: skip
+    for row in found:
+        top1, top5, d, claim = row.top1, row.top5, row.difference, row.claim or Claim("", "")
+        writer.writerow((
+            row.member, len(top1), statistics.mean(top1) if top1 else "",
+            statistics.stdev(top1) if len(top1) > 1 else "", statistics.mean(top5) if top5 else "",
+            *((d.mean, d.low, d.high) if d else ("", "", "")), "" if row.p is None else row.p, *claim,
+        ))  # fmt: skip
+    return file.getvalue()
+
+
+def draw(found: list[Row], title: str, path: Path) -> None:
+    """The differences from the base with their intervals."""
+    from matplotlib.figure import Figure
+
+    shown = [(row.member, row.difference) for row in found if row.difference]
+    figure = Figure(figsize=(7, 1.2 + 0.3 * max(1, len(shown))), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, d) in enumerate(shown):
+        axes.plot([100 * d.low, 100 * d.high], [place, place], color="C0", lw=2)
+        axes.plot(100 * d.mean, place, "o", color="C0")
+    axes.axvline(0, color="gray", lw=1)
+    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"top-1 error less that of {found[0].member} (points, 95 % interval)")
+    axes.set_title(title)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)

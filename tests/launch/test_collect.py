@@ -1,0 +1,117 @@
+"""From finished runs to tables: run folders as the training command leaves them, with answers made up."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alexnet_jax.evaluation import evaluate
+from configs import sweeps
+from launch import collect, figure1, runs
+
+IMAGES = 2000
+
+
+def finished(run: runs.Run, error: float, seed: int) -> runs.Run:
+    """`run` with about `error` of its answers wrong; hard images are hard for all nets."""
+    hard = np.random.default_rng(0).random(IMAGES)
+    luck = np.random.default_rng(seed).normal(0, 0.1, IMAGES)
+    score = hard + luck
+    wrong = score > np.quantile(score, 1 - error)
+    labels = np.arange(IMAGES) % 10
+    answers = np.where(wrong, (labels + 1) % 10, labels)
+    probabilities = np.full((IMAGES, 10), 0.01, np.float32)
+    probabilities[np.arange(IMAGES), answers] = 0.91
+    run.folder.mkdir(parents=True)
+    errors = evaluate.record(run.folder, "test", "center", 90, probabilities, labels)
+    results = {"step": 90, "splits": {"test": {"center": errors}}}
+    (run.folder / "results.json").write_text(json.dumps(results))
+    status = {"state": "finished", "code": 0, "saved_step": 90}
+    (run.folder / "status.json").write_text(json.dumps(status))
+    return run
+
+
+@pytest.fixture
+def every(tmp_path):
+    """Three seeds of a base, of one better by nothing and one worse by 6 points; one member not finished."""
+    found = []
+    for number, (member, error) in enumerate((("base", 0.3), ("k_1", 0.3), ("no_lrn", 0.36))):
+        for seed in range(3):
+            run = runs.run(
+                member, "configs/scales.py:digits", {"train.epochs": number + 1.0}, seed, tmp_path
+            )
+            found.append(finished(run, error, 100 * number + seed))
+    return [*found, runs.run("tanh", "configs/ablations.py:tanh,digits", {}, 0, tmp_path)]
+
+
+def test_differences_come_with_intervals_and_what_was_published(every):
+    base, same, worse, missing = collect.rows(every)
+    assert base.difference is None and base.p is None
+    assert base.top1 == pytest.approx([0.3] * 3) and len(base.top5) == 3
+    assert same.difference and same.difference.low < 0 < same.difference.high
+    assert worse.difference and worse.difference.mean == pytest.approx(0.06)
+    assert worse.difference.low > 0.03
+    assert worse.p is not None and same.p is not None and worse.p < 0.01 < same.p
+    assert missing.top1 == () and missing.wanted == 1
+    assert worse.claim and worse.claim.paper == "+1.4 / +1.2 (§3.3)"
+
+
+def test_the_three_files_say_the_same(every, tmp_path):
+    markdown, table, figure = collect.collect(every, "normalisation digits")
+    text = markdown.read_text()
+    assert "| no_lrn | 3 of 3 | 36.00 ± 0.00 / " in text
+    assert "+6.00" in text and "#148" in text and "Holm for the 2 comparisons" in text
+    rows = {row["member"]: row for row in csv.DictReader(table.read_text().splitlines())}
+    assert float(rows["no_lrn"]["difference"]) == pytest.approx(0.06)
+    assert rows["tanh"]["top1_error"] == "" and rows["tanh"]["seeds"] == "0"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_says_so_and_nothing_finished_is_a_table_too(every):
+    rows = collect.rows([every[0], every[6], every[9]])
+    assert "1 of 1 | 30.00 / " in collect.markdown(rows, "t")
+    assert rows[1].difference
+    assert collect.rows(every[9:])[0].difference is None
+
+
+def curve(activation: str, rate: float, target: float | None) -> figure1.Curve:
+    epochs = [float(i) for i in range(1, 13)]
+    errors = [0.2 if target and epoch >= target else 0.5 - epoch / 100 for epoch in epochs]
+    return figure1.Curve(f"{activation}_{rate}", activation, rate, epochs, errors)
+
+
+def test_figure_1_takes_the_fastest_rate_of_each(tmp_path):
+    curves = [
+        curve("relu", 0.001, 4),
+        curve("relu", 0.002, 2),
+        curve("tanh", 0.001, 11),
+        curve("tanh", 0.002, None),
+    ]
+    best = figure1.fastest(curves)
+    assert (best["relu"].rate, best["tanh"].rate) == (0.002, 0.001)
+    assert figure1.ratio(curves) == "5.5 times"
+    assert figure1.ratio(curves[:2]) == "not all of relu and tanh are finished"
+    assert figure1.ratio([curves[1], curves[3]]) == "more than 6.0 times: tanh did not reach 25%"
+    text = figure1.markdown(curves, "figure1 cifar10")
+    assert "| tanh | 0.002 | not in 12 | 38.0% |" in text and "six" in text
+    path = tmp_path / "figure.png"
+    figure1.draw(curves, "figure1", path)
+    assert Path(path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_1_reads_the_curve_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    from alexnet_jax import config
+
+    member = sweeps.members("figure1", "digits")[-1]
+    run = runs.run(member.name, member.config, member.overrides, 0, tmp_path)
+    run.folder.mkdir()
+    loaded = config.load(run.config, list(run.overrides))
+    (run.folder / "config.json").write_text(config.to_json(loaded))
+    lines = [{"step": 1, "epoch": 0.5, "train_top1_error": 0.4}, {"step": 1, "eval_test_center_top1_error": 0.3},
+             {"step": 2, "epoch": 1.0, "train_top1_error": 0.24}]  # fmt: skip
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = figure1.read(run)
+    assert (read.activation, read.epochs_to_target) == ("tanh", 1.0)
