@@ -96,14 +96,14 @@ def _plain(options):
         optax.sgd(RATE, MOMENTUM),
     )
 
-    def loss(params, key):
+    def loss(params, images, labels, key):
         logits: Any = model.apply(params, images, rngs={"dropout": key})
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     @jax.jit
-    def step(params, velocity, key):
+    def step(params, velocity, key, images, labels):
         key, dropout_key = jax.random.split(key)
-        value, gradient = jax.value_and_grad(loss)(params, dropout_key)
+        value, gradient = jax.value_and_grad(loss)(params, images, labels, dropout_key)
         updates, velocity = optimizer.update(gradient, velocity, params)
         return optax.apply_updates(params, updates), velocity, key, value
 
@@ -112,7 +112,7 @@ def _plain(options):
     def run(steps):
         nonlocal current
         for _ in range(steps):
-            *current, value = step(*current)
+            *current, value = step(*current, images, labels)
         jax.block_until_ready(current)
         return float(value)
 
