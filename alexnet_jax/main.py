@@ -211,16 +211,7 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
 
 def _moved(before: dict | None, now: dict) -> list[str]:
     """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
-    keys = (
-        "platform",
-        "devices",
-        "split_towers",
-        "cores",
-        "processor",
-        "python",
-        "versions",
-        "commit",
-    )
+    keys = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit")  # fmt: skip
     changed = [
         f"{k}: {before[k]} -> {now[k]}" for k in keys if before and before.get(k, now[k]) != now[k]
     ]

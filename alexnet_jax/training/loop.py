@@ -222,7 +222,11 @@ class Training:
         faults.point("train.compile")
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
-        stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
+        depth = self.spec.data.prefetch
+        # Devices that gather images together must do so between the same steps in every process.
+        if processes.several() and placement.on_device(split, self.mesh, self.spec.data.placement):
+            depth = 0
+        stream = batches.prefetch(make, start, self.last_step, depth, self._poll)
         profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
             while True:

@@ -64,6 +64,13 @@ def test_two_processes_with_two_devices_compute_what_one_with_four_does(starter,
 
 
 @pytest.mark.full
+def test_images_on_the_devices_of_two_processes_make_the_same_batches(starter, pair, tmp_path):
+    apart = start(starter, tmp_path / "run", "--config.data.placement=device")
+    assert [outcome.code for outcome in ends(apart)] == [0, 0]
+    assert differences(snapshot(tmp_path / "run"), snapshot(pair)) == ["42/config", "48/config"]
+
+
+@pytest.mark.full
 @pytest.mark.fault("F43")
 def test_a_signal_to_one_process_stops_all_at_one_step_and_costs_nothing(starter, pair, tmp_path):
     folder = tmp_path / "run"
