@@ -197,16 +197,16 @@ def _cropping(spec: Config) -> Part:
 
 def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
     """Value and gradient of the loss by the logits, and the count of errors."""
-    labels = jnp.asarray(ours.examples(spec).labels)
+    labels, train = jnp.asarray(ours.examples(spec).labels), spec.train
     logits = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
     def loss(logits, labels):
         value, gradient = jax.value_and_grad(
-            lambda logits: step.LOSSES[spec.train.loss](logits, labels).mean()
+            lambda logits: step.LOSSES[train.loss](logits, labels, train.label_smoothing).mean()
         )(logits)
         return value, gradient, step.top1_errors(logits, labels)
 
-    return Part("loss", spec.train.loss, "", loss, (logits, labels), 0.0, 2.0 * logits.nbytes)
+    return Part("loss", train.loss, "", loss, (logits, labels), 0.0, 2.0 * logits.nbytes)
 
 
 def _update(spec: Config) -> Part:
