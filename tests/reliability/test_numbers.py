@@ -58,7 +58,9 @@ def test_too_high_a_rate_ends_with_code_4_and_finite_checkpoints(starter, tmp_pa
 def test_a_spike_of_the_gradient_is_said(caplog):
     meter = Meter()
     for step, norm in enumerate([1.0] * 20 + [25.0, 1.0]):
-        metrics = {"loss": 1.0, "grad_norm": norm, "top1_errors": 0, "finite": True}
+        metrics = {
+            "loss": 1.0, "grad_norm": norm, "top1_errors": 0, "finite": True, "stop": False,
+        }  # fmt: skip
         meter.add(step, {name: np.asarray(value) for name, value in metrics.items()})
     meter.flush()
     assert [r.message for r in caplog.records] == [

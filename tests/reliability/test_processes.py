@@ -55,6 +55,7 @@ def assert_close(one, other):
             )
 
 
+@pytest.mark.full
 @pytest.mark.fault("D2")
 def test_two_processes_with_two_devices_compute_what_one_with_four_does(starter, pair, tmp_path):
     assert starter.run(tmp_path / "run", devices=4).code == 0

@@ -50,7 +50,7 @@ PreemptMode=REQUEUE
 JobRequeue=1
 EnforcePartLimits=ALL
 KillWait=5
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node_port} CPUs=4 RealMemory=1000000
+NodeName=localhost NodeHostname=localhost NodeAddr=127.0.0.1 Port={node_port} CPUs=4 RealMemory=1000000
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=60
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
 """
@@ -98,7 +98,7 @@ class Cluster:
             )
             self._until(munge["socket"].exists, "munged")
             self._start("slurmctld", "-D", "-i")
-            self._start("slurmd", "-D", "-N", "node1")
+            self._start("slurmd", "-D", "-N", "localhost")
             self._until(
                 lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T", fails=True), "the node"
             )

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"SLURM is not installed: no {missing()}"),
     pytest.mark.xdist_group("slurm"),
 ]
-SECONDS = 120
+SECONDS = 240
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +124,13 @@ def test_slurm_preempts_signals_and_cancels(cluster, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.fault("F48")
-def test_srun_starts_the_processes(cluster, tmp_path):
-    """One process a node; the run itself does not use more than one yet."""
+def test_srun_starts_processes_that_find_each_other(cluster, tmp_path):
     every = [runs.run("good", "tests/launch/faulty.py:good", {}, 0, tmp_path)]
     runs.write_record(every[0])
     command = [sys.executable, "-m", "launch.member", str(tmp_path), every[0].identity, "--srun"]
-    cluster.ask(
-        "sbatch", f"--chdir={runs.ROOT}", "--output=/dev/null", f"--wrap={' '.join(command)}"
-    )
+    cluster.ask("sbatch", f"--chdir={runs.ROOT}", "--output=/dev/null", "--ntasks=2",
+                "--export=ALL,JAX_NUM_CPU_DEVICES=1", f"--wrap={' '.join(command)}")  # fmt: skip
     wait(lambda: not cluster.ask("squeue", "-h"))
     assert runs.state(every[0]).name == "finished"
+    environment = json.loads((folder(tmp_path, "good") / "run.json").read_text())
+    assert environment["processes"] == len(environment["devices"]) == 2
