@@ -1,7 +1,7 @@
 """What depends on the backend, in one place: compiler options, and what keeps XLA:CPU from overdoing it.
 
-Measured on two cores of an AMD EPYC (AVX2), batch 32, float32, jax 0.10.2; processor time of both cores
-on a shared machine, so that ratios say more than times.
+Measured on two cores of an AMD EPYC (AVX2), batch 32, float32, jax 0.10.2. `python -m alexnet_jax.bench.step`
+measures the whole step with each choice undone; docs/results/2026-11-22-speed.md has what it said.
 """
 
 import jax
@@ -15,7 +15,8 @@ def compiler_options(backend: str | None = None) -> dict[str, str]:
     return {
         # XLA:CPU gives float32 convolutions to YNNPACK by default. Against XLA's own (Eigen) code that is
         # 0.9 to 1.2 times the time forward, and 2 to 7 times for the gradients of the kernels.
-        # YNNPACK keeps the matrix products: the input gradient of fc6 takes 43 ms, with Eigen 179.
+        # The whole step is 1.72 times slower with it. YNNPACK keeps the matrix products: the input gradient of
+        # fc6 takes 43 ms, with Eigen 179.
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
         # This pass would remove `materialized` before fusion.
         "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -27,7 +28,6 @@ def materialized(x):
 
     XLA:CPU copies cheap-looking producers into each of their consumers: it computed the pool of conv1
     four times, twice of them in a transposed order that misses the caches, and summed bias gradients
-    over a recomputed normalization. The whole step is 1.10 times slower without this (median of 10
-    paired rounds).
+    over a recomputed normalization. The whole step is 1.10 times slower without this.
     """
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
