@@ -162,16 +162,21 @@ def _write_last_status(
 
 def _end_stalled(workdir: Workdir | Bystander, training, seconds: float) -> None:
     """Leave from the watchdog's thread, whatever the others are waiting for."""
+    leads = processes.leads()
     error = StalledError(
-        f"no sign of life for {seconds:.0f} s at step {training.step}; {workdir.path / 'log.txt'} says where each "
-        "thread is; the same command continues from the last checkpoint"
+        f"no sign of life for {seconds:.0f} s at step {training.step}; "
+        f"{workdir.path / 'log.txt' if leads else 'the lines above'} says where each thread is; "
+        "the same command continues from the last checkpoint"
     )
+    if not leads:
+        faulthandler.dump_traceback()
     print(error.line(), file=sys.stderr, flush=True)
 
     def record() -> None:
-        with open(workdir.path / "log.txt", "a") as file:
-            faulthandler.dump_traceback(file)
-        _write_last_status(workdir, training, "failed", error.exit_code, str(error))
+        if leads:
+            with open(workdir.path / "log.txt", "a") as file:
+                faulthandler.dump_traceback(file)
+            _write_last_status(workdir, training, "failed", error.exit_code, str(error))
 
     # The disk may be what hangs.
     thread = threading.Thread(target=record, daemon=True)
