@@ -800,6 +800,7 @@ def many(tmp_path_factory):
     return root
 
 
+@pytest.mark.full
 @pytest.mark.fault("F1")
 def test_killed_again_and_again_the_store_is_the_same(many, tmp_path):
     out = tmp_path / "store"

@@ -64,10 +64,15 @@ def trained(spec, devices, towers):
     "change",
     [
         paper_rule,
-        no_communication,
         *(
             pytest.param(change, marks=pytest.mark.full)
-            for change in (batch_norm, adam, dropout_before, grouped_dropout_before)
+            for change in (
+                no_communication,
+                batch_norm,
+                adam,
+                dropout_before,
+                grouped_dropout_before,
+            )
         ),
     ],
 )

@@ -15,6 +15,8 @@ CONTROLS = {
 }
 KEEP_ALL = "--config.train.keep_every=6"
 
+pytestmark = pytest.mark.full
+
 
 @pytest.fixture(scope="module")
 def with_all_checkpoints(starter, tmp_path_factory):
@@ -37,13 +39,7 @@ def test_without_sabotage_the_runs_are_equal(starter, with_all_checkpoints, kill
     assert differences(with_all_checkpoints, snapshot(tmp_path / "run")) == []
 
 
-@pytest.mark.parametrize(
-    "sabotage",
-    [
-        pytest.param(n, marks=pytest.mark.full) if n == "lose_random_streams" else n
-        for n in CONTROLS
-    ],
-)
+@pytest.mark.parametrize("sabotage", CONTROLS)
 @pytest.mark.fault("F1")
 def test_what_a_resumed_run_loses_is_found(
     starter, with_all_checkpoints, killed, tmp_path, sabotage, figures

@@ -68,6 +68,7 @@ def test_a_spike_of_the_gradient_is_said(caplog):
     ]
 
 
+@pytest.mark.full
 @pytest.mark.fault("F40")
 def test_a_full_device_is_one_line_with_what_to_do(starter, tmp_path, status):
     outcome = starter.run(tmp_path / "run", fault="train.step:15:raise=MEMORY")

@@ -30,7 +30,7 @@ PHASES = {
     "deleting an old checkpoint": ("prune.trash:2", True),
     "in the final evaluation": ("evaluate.batch:23", True),
 }
-IN_DEFAULT = ("in an evaluation", "committing a checkpoint")
+IN_DEFAULT = ("committing a checkpoint",)
 GRACE_SECONDS = 10
 
 

@@ -37,6 +37,7 @@ def in_own_mounts(script: str, timeout: float = 90) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.full
 @pytest.mark.fault("F7", "F1")
 def test_a_run_walks_back_past_damage_and_ends_with_the_same_bits(starter, golden, tmp_path):
     assert starter.run(tmp_path / "run", fault="train.step:33:kill").code == -9
@@ -66,6 +67,7 @@ def test_no_run_begins_from_scratch_where_a_checkpoint_was(starter, tmp_path):
     assert outcome.code == 5 and "no intact checkpoint" in last_line(outcome)
 
 
+@pytest.mark.full
 @pytest.mark.fault("F9")
 def test_a_disk_too_small_is_refused_at_the_start(tmp_path):
     script = f"mount -t tmpfs -o size=40M tmpfs {tmp_path}; exec {' '.join(TRAIN)} {tmp_path}/run"
