@@ -353,8 +353,7 @@ def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
     if towers < 2:
         yield f"the net has {towers} tower; set config.model.towers"
     for name, row in rows:
-        # The last row is computed on each device, unless it has towers of its own.
-        whole = name == rows[-1][0] and row.groups == 1
+        whole = geometry.whole_on_each(model, name)
         if row.groups > 1 and row.groups % towers:
             yield f"row {name} has {row.groups} groups, which is not a multiple of {towers} towers"
         if not whole and (row.features or model.num_classes or towers) % towers:

@@ -102,6 +102,11 @@ class Crossing(NamedTuple):
     backward: int
 
 
+def whole_on_each(model, name: str) -> bool:
+    """Whether towers on devices of their own each compute all of a row: the last, fc8, if it joins them (§3.2)."""
+    return any(name == last and row.groups == 1 for last, row in model.fcs[-1:])
+
+
 def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> list[Crossing]:
     """The rows of `model` (a ModelSpec) at which its towers meet: in the paper conv3, fc6, fc7 and fc8.
 
@@ -114,7 +119,7 @@ def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> li
         if row.groups == 1:
             layer = sizes.get(f"{before}/pool", sizes[before])
             values = (model.towers - 1) * layer.height**2 * layer.channels
-            found.append(Crossing(name, values, 0 if name == rows[-1][0] else values))
+            found.append(Crossing(name, values, 0 if whole_on_each(model, name) else values))
     if rows[-1][1].groups > 1:  # towers that meet in the softmax only
         found.append(Crossing("softmax", (model.towers - 1) * num_classes, 0))
     return found

@@ -87,7 +87,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     from alexnet_jax.training.watchdog import Watchdog
 
     processes.connect()
-    processes.check_same(config=config.digest(config_dict))
+    processes.check_same("config", config.digest(config_dict))
     with Signals() as signals:
         try:
             with signals.at_once():

@@ -148,24 +148,19 @@ def any_of(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
 
-def check_same(**facts: str) -> None:
-    """Raises ConfigError in all processes unless each has the same `facts`."""
+def check_same(what: str, fact: str) -> None:
+    """Raises ConfigError in all processes unless each has the same `fact`, a text of up to 256 bytes."""
     if not several():
         return
     from jax.experimental import multihost_utils
 
-    size = 256
-    mine = np.zeros((len(facts), size), np.uint8)
-    for row, text in zip(mine, facts.values(), strict=True):
-        encoded = text.encode()[:size]
-        row[: len(encoded)] = list(encoded)
-    everyone = multihost_utils.process_allgather(mine)
-    for name, of_all in zip(facts, np.swapaxes(everyone, 0, 1), strict=True):
-        for number, one in enumerate(of_all):
-            if not np.array_equal(one, of_all[0]):
-                raise ConfigError(
-                    f"process {number} has another {name} than process 0: {_text(one)}, not {_text(of_all[0])}"
-                )
+    mine = np.frombuffer(fact.encode()[:256].ljust(256, b"\0"), np.uint8)
+    first, *others = map(_text, multihost_utils.process_allgather(mine))
+    for number, other in enumerate(others, 1):
+        if other != first:
+            raise ConfigError(
+                f"process {number} has another {what} than process 0: {other}, not {first}"
+            )
 
 
 def to_host(tree: Any) -> Any:

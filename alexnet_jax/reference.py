@@ -271,21 +271,15 @@ def result(net: str, data: str, views: str) -> Result:
     raise KeyError((net, data, views))
 
 
-def percent(found: Result | None) -> str:
-    """'40.66 / 18.21'; what is not recorded is empty."""
-    if found is None:
-        return ""
-    return f"{100 * found.top1:.2f} / {100 * (found.top5 or 0):.2f}"
-
-
 def table() -> str:
     """Top-1 / top-5 errors in percent of single nets trained on ILSVRC-2012 alone, as Markdown."""
 
     def one(net: str, views: str) -> str:
-        found = [
-            r for r in (*PAPER, *LOG, *PEERS) if (r.net, r.data, r.views) == (net, VAL12, views)
-        ]
-        return percent(found[0]) if found else ""
+        try:
+            found = result(net, VAL12, views)
+        except KeyError:  # not recorded
+            return ""
+        return f"{100 * found.top1:.2f} / {100 * (found.top5 or 0):.2f}"
 
     rows = [
         ("the paper, Table 2", one("1 CNN", "center"), one("1 CNN", "ten")),

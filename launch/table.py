@@ -1,6 +1,7 @@
 """Runs and their states, as a table that a terminal keeps up to date."""
 
 import json
+import time
 
 from launch import runs
 from launch.runs import Run
@@ -61,8 +62,6 @@ class Live:
             self._console.print(table(self._every))
 
     def refresh(self) -> None:
-        import time
-
         if self._live and time.monotonic() >= self._next:
             self._live.update(table(self._every), refresh=True)
             self._next = time.monotonic() + _SECONDS

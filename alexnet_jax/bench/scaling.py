@@ -257,8 +257,8 @@ def _parameters(spec: Config) -> int:
 
 def _tower_parameters(spec: Config) -> int:
     """Those on each device: half of all, but the whole last layer, unless its towers do not meet."""
-    last, (_, row) = _layers(spec)[-1].parameters, spec.model.fcs[-1]
-    whole = last if row.groups == 1 else 0
+    layers = _layers(spec)
+    whole = sum(x.parameters for x in layers if geometry.whole_on_each(spec.model, x.name))
     return (_parameters(spec) - whole) // spec.model.towers + whole
 
 

@@ -9,7 +9,7 @@ from jax import lax
 
 from alexnet_jax.backend import materialized
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.geometry import conv_size
+from alexnet_jax.geometry import conv_size, whole_on_each
 from alexnet_jax.model import convolution, ops, towers
 from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
 
@@ -41,10 +41,10 @@ class AlexNet(nn.Module):
         rows = (*self.spec.convs, *self.spec.fcs)
         apart = False  # whether x holds the maps of this tower only
         for name, row in rows:
-            last = name == rows[-1][0]
+            last, whole = name == rows[-1][0], whole_on_each(self.spec, name)
             if apart and row.groups == 1:  # the crossings of Figure 2
-                x, apart = (towers.gather_for_all if last else towers.gather)(x), False
-            part = self.split and not (last and row.groups == 1)
+                x, apart = (towers.gather_for_all if whole else towers.gather)(x), False
+            part = self.split and not whole
             layer = _Row(self.spec, row, self.axis_name, last, part, apart, name=name)
             outputs = layer(x, train=train, dropout_keys=dropout_keys)
             features |= {f"{name}/{operation}": output for operation, output in outputs}

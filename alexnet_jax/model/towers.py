@@ -8,6 +8,7 @@ import functools
 import jax
 from jax import lax
 
+from alexnet_jax.geometry import whole_on_each
 from alexnet_jax.parallel import TOWER
 from alexnet_jax.specs import FCSpec, ModelSpec
 
@@ -45,17 +46,16 @@ def partition(model: ModelSpec, tree):
     Maps and units, the last axis, are split over the towers. The last row is whole on each, as both towers see
     all of fc8's inputs, unless its towers do not meet.
     """
-    last = dict(model.fcs)[model.fcs[-1][0]] if model.fcs else None
-    return jax.tree_util.tree_map_with_path(functools.partial(_partition, model, last), tree)
+    return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
 
 
-def _partition(model: ModelSpec, last, path, array):
+def _partition(model: ModelSpec, path, array):
     names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
     if not names or array.ndim == 0:  # a count of the optimizer
         return jax.P()
-    row = dict((*model.convs, *model.fcs))[names[0]]
-    if row is last and row.groups == 1:
+    if whole_on_each(model, names[0]):
         return jax.P()
+    row = dict((*model.convs, *model.fcs))[names[0]]
     if isinstance(row, FCSpec) and row.groups > 1 and names[1] == "kernel":
         return jax.P(TOWER)  # [groups inputs/groups features/groups]
     return jax.P(*[None] * (array.ndim - 1), TOWER)

@@ -44,7 +44,7 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
         )
     for split in dataset.splits.values():
         split.images[np.arange(1)]
-    processes.check_same(images=dataset.fingerprint)
+    processes.check_same("images", dataset.fingerprint)
     like = statistics.zeros(spec.data.image_size)
     return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
 
