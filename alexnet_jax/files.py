@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` so that a reader, or a crash, sees the old text or the new one whole."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` so that a reader, or a crash, sees the old content or the new one whole."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -35,6 +35,8 @@ class Run(NamedTuple):
     """A trained network as evaluation and analysis take it."""
 
     config: Config
+    config_tree: dict
+    """The same as config.json has it."""
     step: int
     params: dict
     batch_stats: dict
@@ -43,7 +45,16 @@ class Run(NamedTuple):
 
 
 def load(path: str | Path, step: int | None = None) -> Run:
-    """The newest checkpoint of a run folder, or that of `step`; arrays are NumPy. Raises StorageError."""
+    """The newest checkpoint of a run folder, or that of `step`, or a .safetensors file of alexnet_jax.weights.
+
+    Arrays are NumPy. Raises StorageError.
+    """
+    if Path(path).suffix == ".safetensors":
+        from alexnet_jax import weights
+
+        if step is not None:
+            raise ConfigError(f"{path} is one set of weights: it has no other steps")
+        return weights.load(path)
     from alexnet_jax.training import checkpoint
 
     folder = Path(path).absolute() / "checkpoints"
@@ -54,13 +65,14 @@ def load(path: str | Path, step: int | None = None) -> Run:
         )
     step, meta = found
     variables = checkpoint.load_variables(folder, step)
-    spec = configs.with_classes(load_config(path), len(meta["class_names"]))
-    return Run(spec, step, variables["params"], variables["batch_stats"],
+    tree = _read_config(Path(path))
+    spec = configs.with_classes(configs.parse(tree), len(meta["class_names"]))
+    return Run(spec, tree, step, variables["params"], variables["batch_stats"],
                checkpoint.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
 
 
 def load_params(path: str | Path, step: int | None = None) -> dict:
-    """The parameters of a run folder as nested dicts of NumPy arrays: {'conv1': {'kernel': ..., 'bias': ...}, ...}."""
+    """The parameters of what `load` reads: {"conv1": {"kernel": ..., "bias": ...}, ...}, as NumPy arrays."""
     return load(path, step).params
 
 

@@ -67,7 +67,15 @@ OTHERS = {
 
 # Slow to import, or not always installed: only inside the functions that need them.
 HEAVY = {"PIL", "matplotlib", "orbax", "rich", "simplejpeg", "sklearn", "tensorboardX", "torch"}
-HEAVY |= {"array_record", "scipy", "tensorflow", "tensorflow_datasets"}
+HEAVY |= {
+    "array_record",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "scipy",
+    "tensorflow",
+    "tensorflow_datasets",
+}
 # They execute what a file says.
 UNSAFE = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 

@@ -1,0 +1,161 @@
+"""A trained network in three lines of a notebook.
+
+import alexnet_jax as ax
+net = ax.load("runs/mine")            # a run folder, or a .safetensors file
+net.predict(["cat.jpg"])              # probabilities [1 classes]
+net.features(["cat.jpg"], "fc7")      # [1 4096]
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alexnet_jax import backend, workdir
+from alexnet_jax.data import images as image_files
+from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import views
+from alexnet_jax.model import alexnet
+from alexnet_jax.training.step import resized_statistics
+from alexnet_jax.workdir import Run
+
+
+def load(path: str | Path, step: int | None = None) -> "Network":
+    """The network of a run folder (its newest checkpoint, or that of `step`) or of a .safetensors file.
+
+    Raises StorageError where there is none or it is damaged.
+    """
+    return Network(workdir.load(path, step))
+
+
+class Network:
+    """A trained network that answers on the default device; every method takes what `pixels` takes.
+
+    run: its configuration, step, parameters as NumPy arrays, input statistics and names of classes.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.model = alexnet.AlexNet(run.config.model)
+        self._statistics = jax.device_get(resized_statistics(run.statistics, run.config))
+        self._jitted: dict[str, Callable] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.run.class_names
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes, on the default device."""
+        return jax.device_put({"params": self.run.params, "batch_stats": self.run.batch_stats})
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The features by name, in order, with their shapes: {'conv1/linear': (55, 55, 96), ..., 'fc8': (1000,)}."""
+        made = jax.eval_shape(self._all_features, self.variables, self._example)
+        return {name: feature.shape[1:] for name, feature in made.items()}
+
+    def pixels(self, images: Any) -> np.ndarray:
+        """uint8 [n s s 3] as the network was trained on: the central square, at config.data.image_size.
+
+        images: a path, a PIL image or uint8 [h w 3], or [h w] of grays; several of them; or uint8 [n h w 3].
+        Raises DataError.
+        """
+        if _is_one(images):
+            images = [images]
+        made = [self._decoded(image) for image in images]
+        if not made:
+            raise DataError("there are no images")
+        return np.stack(made)
+
+    def inputs(self, pixels, view: str = "center") -> jax.Array:
+        """What the first row sees: float32 [n v c c 3] of uint8 [n s s 3], the v crops of a view of §4.1."""
+        return views.views(pixels, self._statistics, self.run.config.augment, view)
+
+    def predict(self, images, view: str = "center") -> np.ndarray:
+        """Probabilities float32 [n classes], the mean over the crops of `view`: center, ten, nine (§4.1)."""
+        if view not in views.VIEWS:
+            raise ConfigError(f"the view is one of {', '.join(views.VIEWS)}, not {view!r}")
+
+        def probabilities(variables, pixels):
+            seen = self.inputs(pixels, view)
+            logits, _ = self.model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)
+            return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
+
+        return self._in_batches(f"predict {view}", probabilities, self.pixels(images))
+
+    def features(self, images, name: str) -> np.ndarray:
+        """The outputs [n ...] of a row such as 'fc7', or of a step of one such as 'conv1/linear', for center crops.
+
+        They are what the network computes at test time, in float32 or in its bfloat16 made float32.
+        """
+        if name not in self.shapes:
+            raise ConfigError(
+                f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
+            )
+
+        def features(variables, pixels):
+            return self._all_features(variables, pixels)[name].astype(np.float32)
+
+        return self._in_batches(f"features {name}", features, self.pixels(images))
+
+    def top(self, images, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
+        """For each image its `k` most probable classes, [(name, probability), ...]."""
+        probabilities = self.predict(images, view)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+        return [
+            [(self.class_names[index], float(row[index])) for index in order]
+            for row, order in zip(probabilities, best, strict=True)
+        ]
+
+    def map_batches(
+        self, function: Callable, pixels: np.ndarray, batch_size: int | None = None
+    ) -> Iterable[np.ndarray]:
+        """`function(variables, pixels)` of all of uint8 [n s s 3], part after part.
+
+        The parts have one size, for which a jitted function is compiled once: what fills up the last is dropped.
+        """
+        most = batch_size or self.run.config.evaluation.batch_size
+        size = min(most, 1 << (len(pixels) - 1).bit_length())
+        for start in range(0, len(pixels), size):
+            part = np.asarray(pixels[np.arange(start, min(start + size, len(pixels)))])
+            padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
+            yield np.asarray(function(self.variables, padded))[: len(part)]
+
+    def _in_batches(self, name: str, function: Callable, pixels: np.ndarray) -> np.ndarray:
+        if name not in self._jitted:
+            options = backend.compiler_options(jax.default_backend())
+            self._jitted[name] = jax.jit(function, compiler_options=options)
+        return np.concatenate(list(self.map_batches(self._jitted[name], pixels)))
+
+    def _all_features(self, variables, pixels) -> dict[str, jax.Array]:
+        outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)
+        return outputs[1]
+
+    def _decoded(self, image) -> np.ndarray:
+        size = self.run.config.data.image_size
+        if hasattr(image, "convert"):  # of PIL
+            image = np.asarray(image.convert("RGB"))
+        if isinstance(image, np.ndarray) and (
+            image.dtype != np.uint8 or (image.ndim != 2 and image.shape[2:] != (3,))
+        ):
+            raise DataError(
+                f"pixels are uint8 [h w 3] from 0 to 255, not {image.dtype} {list(image.shape)}"
+            )
+        return image_files.decode(image, size)
+
+    @property
+    def _example(self) -> np.ndarray:
+        size = self.run.config.data.image_size
+        return np.zeros((1, size, size, 3), np.uint8)
+
+
+def _is_one(images) -> bool:
+    """Whether `images` is one path, PIL image or array of pixels, and not several."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 2 or images.shape[2:] == (3,)
+    return isinstance(images, str | os.PathLike) or hasattr(images, "convert")

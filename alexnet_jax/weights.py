@@ -1,0 +1,158 @@
+"""A trained network as one .safetensors file: its parameters, its input statistics and its configuration.
+
+Unlike a run folder it holds nothing of training, executes nothing when it is read, and other programs can read it.
+Tensors are named params/conv1/kernel, batch_stats/..., statistics/mean_image; the metadata hold the config, the
+names of the classes and the step, as JSON. Shapes are Flax's: kernels [kh kw in out], dense ones [in out].
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alexnet_jax import config as configs
+from alexnet_jax import files
+from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from alexnet_jax.workdir import Run
+
+SCHEMA = "1"
+
+
+def save(path: str | Path, run: "Run") -> Path:
+    """Write the network of `run` to `path`, the same bytes for the same network. Raises StorageError."""
+    import safetensors.numpy
+
+    trees = {"params": run.params, "batch_stats": run.batch_stats, "statistics": run.statistics._asdict()}  # fmt: skip
+    metadata = {
+        "format": "alexnet_jax",
+        "schema": SCHEMA,
+        "config": json.dumps(run.config_tree, sort_keys=True),
+        "class_names": json.dumps(run.class_names),
+        "step": str(run.step),
+    }
+    # safetensors writes what an array's memory holds, and so must be given it in order.
+    tensors = {name: np.ascontiguousarray(array) for name, array in _flat(trees).items()}
+    encoded = _with_sorted_metadata(safetensors.numpy.save(tensors), metadata)
+    try:
+        files.write_atomically(Path(path), encoded)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from None
+    return Path(path)
+
+
+def load(path: str | Path) -> "Run":
+    """The network of a file that `save` wrote; arrays are NumPy.
+
+    Raises CheckpointError unless it has every tensor that its configuration asks for, in its shape, and no other.
+    """
+    from alexnet_jax.data.statistics import Statistics
+    from alexnet_jax.workdir import Run
+
+    tensors, metadata = read(path)
+    if metadata.get("format") != "alexnet_jax":
+        raise CheckpointError(
+            f"{path} holds weights of another program: python -m alexnet_jax.interop.import_weights reads them"
+        )
+    if metadata.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {metadata.get('schema')!r}; this version reads {SCHEMA!r}"
+        )
+    try:
+        tree, names = json.loads(metadata["config"]), json.loads(metadata["class_names"])
+        step = int(metadata["step"])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("class_names is not a list of names")
+        spec = configs.with_classes(configs.parse(tree), len(names))
+    except (KeyError, ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
+    expected = _expected(spec)
+    check_shapes(path, tensors, expected)
+    found = _nested(tensors)
+    statistics = Statistics(**found["statistics"])
+    return Run(
+        spec, tree, step, found["params"], found.get("batch_stats", {}), statistics, tuple(names)
+    )
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """All tensors of a .safetensors file, and its metadata. Raises CheckpointError."""
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path}") from None
+    except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def check_shapes(path: str | Path, tensors: dict, expected: dict[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError unless `tensors` are float32, finite, and just those of `expected`, name -> shape."""
+    for name in sorted(expected.keys() - tensors.keys()):
+        raise CheckpointError(f"{path} has no tensor {name}")
+    for name, array in tensors.items():
+        if name not in expected:
+            raise CheckpointError(f"{path} has a tensor {name}, which its network has not")
+        if array.shape != expected[name]:
+            raise CheckpointError(
+                f"{path}: {name} has shape {array.shape}, but its network has {expected[name]}"
+            )
+        if array.dtype != np.float32:
+            raise CheckpointError(f"{path}: {name} is {array.dtype}, not float32")
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} is not finite")
+
+
+def shapes(spec) -> dict[str, tuple[int, ...]]:
+    """'params/conv1/kernel' -> shape, of every parameter and running average of the network of a Config."""
+    import jax
+
+    from alexnet_jax.model import alexnet
+
+    init = functools.partial(
+        alexnet.init, alexnet.AlexNet(spec.model), input_size=spec.augment.crop_size
+    )
+    return {
+        name: leaf.shape for name, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()
+    }
+
+
+def _expected(spec) -> dict[str, tuple[int, ...]]:
+    from alexnet_jax.data import statistics
+
+    arrays = statistics.zeros(spec.data.image_size)._asdict()
+    return shapes(spec) | {f"statistics/{name}": array.shape for name, array in arrays.items()}
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _nested(flat: dict) -> dict:
+    tree: dict = {}
+    for name, value in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def _with_sorted_metadata(encoded: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata in a fixed order: the library's own order changes from run to run."""
+    size = int.from_bytes(encoded[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(encoded[8 : 8 + size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + encoded[8 + size :]

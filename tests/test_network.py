@@ -1,0 +1,173 @@
+import json
+import os
+import pickle
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import alexnet_jax
+from alexnet_jax import config, parallel, weights, workdir
+from alexnet_jax.data import statistics
+from alexnet_jax.errors import CheckpointError, ConfigError, DataError, StorageError
+from alexnet_jax.evaluation import views
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import state, step
+
+NAMES = tuple(f"class {number}" for number in range(10))
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The tiny net with random weights, large enough that its answers differ."""
+    tree = config.load("tests/tiny.py", [])
+    spec = config.with_classes(config.parse(tree), 10)
+    made = state.create(spec, AlexNet(spec.model), 0)
+    params = jax.tree.map(lambda leaf: 4 * np.asarray(leaf), made.params)
+    means = statistics.zeros(16)
+    means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
+    tree = json.loads(config.to_json(tree))
+    return workdir.Run(spec, tree, 7, params, {}, means, NAMES)
+
+
+@pytest.fixture(scope="module")
+def path(run, tmp_path_factory):
+    return weights.save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", run)
+
+
+@pytest.fixture(scope="module")
+def net(path):
+    return alexnet_jax.load(path)
+
+
+def pictures(count, size=16):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_a_weights_file_holds_the_network_and_is_the_same_bytes_each_time(run, path, net, tmp_path):
+    assert net.class_names == NAMES and net.run.step == 7 and net.run.config == run.config
+    assert jax.tree.all(jax.tree.map(np.array_equal, net.run.params, run.params))
+    assert np.array_equal(net.run.statistics.mean_image, run.statistics.mean_image)
+    again = weights.save(tmp_path / "again.safetensors", net.run)
+    assert again.read_bytes() == path.read_bytes()
+    assert safetensors.numpy.load_file(again).keys() == safetensors.numpy.load_file(path).keys()
+
+
+@pytest.mark.parametrize("view", ["center", "ten"])
+def test_predictions_are_those_of_evaluation(run, net, view):
+    pixels = pictures(13)
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    evaluate = step.make_eval_step(run.config, net.model, run.statistics, mesh, view)
+    expected = evaluate(run.params, {}, pixels)
+    np.testing.assert_allclose(net.predict(pixels, view), expected, rtol=1e-5)
+    assert net.predict(pixels).shape == (13, 10)
+
+
+def test_features_are_what_the_network_computes_from_the_center_crop(run, net):
+    pixels = pictures(3)
+    seen = views.views(pixels, run.statistics, run.config.augment, "center")[:, 0]
+    _, features = net.model.apply({"params": run.params}, seen, train=False)
+    assert set(net.shapes) == set(features) and {"conv1/lrn", "fc6", "fc7/linear"} <= set(features)
+    for name in ("conv1/linear", "conv2", "fc6"):
+        assert net.features(pixels, name).shape == (3, *net.shapes[name])
+        np.testing.assert_allclose(net.features(pixels, name), features[name], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="no features 'conv9'; it has conv1, conv1/act"):
+        net.features(pixels, "conv9")
+
+
+def test_images_come_as_paths_pictures_and_arrays(net, tmp_path):
+    pixels = pictures(1)[0]
+    file = tmp_path / "one.png"
+    Image.fromarray(pixels).save(file)
+    expected = net.predict(pixels[None])
+    for images in (file, str(file), [file], Image.fromarray(pixels), pixels, [pixels]):
+        assert np.array_equal(net.predict(images), expected)
+    assert net.predict([file, pictures(1, 40)[0], pixels[..., 0]]).shape == (3, 10)
+    assert net.pixels(pictures(1, 40)[0, :, :, 0]).shape == (1, 16, 16, 3)
+    [[(name, probability), second]] = net.top(file, k=2)
+    assert name == NAMES[expected[0].argmax()] and probability == expected.max() > second[1]
+
+
+NO_IMAGES = [[], np.zeros((2, 16, 16, 3), np.float32), [np.zeros((16, 16, 4), np.uint8)]]
+
+
+@pytest.mark.parametrize("images", NO_IMAGES)
+def test_what_is_no_image_is_refused(net, images):
+    with pytest.raises(DataError, match=r"no images|pixels are uint8"):
+        net.predict(images)
+
+
+def edit(path, folder, change):
+    """A copy of a weights file whose header `change` has edited."""
+    encoded = path.read_bytes()
+    size = int.from_bytes(encoded[:8], "little")
+    header = json.loads(encoded[8 : 8 + size])
+    change(header)
+    text = json.dumps(header).encode()
+    copy = folder / "changed.safetensors"
+    copy.write_bytes(len(text).to_bytes(8, "little") + text + encoded[8 + size :])
+    return copy
+
+
+def overflowing(path, folder):
+    tensors, metadata = weights.read(path)
+    tensors["params/fc6/bias"] = tensors["params/fc6/bias"] + np.inf
+    copy = folder / "changed.safetensors"
+    copy.write_bytes(safetensors.numpy.save(tensors, metadata))
+    return copy
+
+
+def metadata(key, value):
+    return lambda path, folder: edit(path, folder, lambda h: h["__metadata__"].update({key: value}))
+
+
+HOSTILE = {
+    "is not a readable safetensors file": [
+        lambda path, folder: (folder / "x.safetensors").write_bytes(path.read_bytes()[:-5]),
+        lambda path, folder: (folder / "x.safetensors").write_bytes(b"\xff" * 7 + b"\x7f" + b"{" * 99),
+        lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(data_offsets=[0, 2**60])),
+        lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(shape=[2**40])),
+        lambda path, folder: (folder / "x.safetensors").write_bytes(pickle.dumps(os.getcwd)),
+    ],
+    "holds weights of another program": [metadata("format", "pt")],
+    "has schema '9'": [metadata("schema", "9")],
+    "its metadata are damaged": [
+        metadata("config", "{"), metadata("config", "[" * 10**5), metadata("config", "{}"),
+        metadata("class_names", "3"), metadata("class_names", '["one"]'), metadata("step", "x"),
+    ],
+    "has no tensor params/fc6/bias": [
+        lambda path, folder: edit(path, folder, lambda h: h.update(more=h.pop("params/fc6/bias"))),
+    ],
+    "params/fc6/bias has shape": [
+        lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(shape=[4, 4])),
+    ],
+    "params/fc6/bias is int32": [
+        lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(dtype="I32")),
+    ],
+    "params/fc6/bias is not finite": [overflowing],
+}  # fmt: skip
+
+
+@pytest.mark.fault("F49")
+@pytest.mark.parametrize(
+    ("said", "damage"), [(said, damage) for said, some in HOSTILE.items() for damage in some]
+)
+def test_a_hostile_weights_file_is_refused_in_one_line(path, tmp_path, said, damage):
+    damage(path, tmp_path)
+    [file] = tmp_path.glob("*.safetensors")
+    with pytest.raises(CheckpointError, match=said) as raised:
+        alexnet_jax.load(file)
+    assert str(file) in str(raised.value) and "\n" not in raised.value.line()
+
+
+def test_what_is_not_there_says_so(path, tmp_path):
+    with pytest.raises(CheckpointError, match="there is no file"):
+        alexnet_jax.load(tmp_path / "none.safetensors")
+    with pytest.raises(StorageError, match="no checkpoint"):
+        alexnet_jax.load(tmp_path)
+    with pytest.raises(ConfigError, match="no other steps"):
+        alexnet_jax.load(path, step=3)
+    with pytest.raises(ConfigError, match="the view is one of center"):
+        alexnet_jax.load(path).predict(pictures(1), "dense-ish")
