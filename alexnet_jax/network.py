@@ -6,6 +6,7 @@ net.predict(["cat.jpg"])              # probabilities [1 classes]
 net.features(["cat.jpg"], "fc7")      # [1 4096]
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import backend, workdir
+from alexnet_jax import backend, weights, workdir
 from alexnet_jax.data import images as image_files
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import views
@@ -23,13 +24,21 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.training.step import resized_statistics
 from alexnet_jax.workdir import Run
 
+log = logging.getLogger(__name__)
+
 
 def load(path: str | Path, step: int | None = None) -> "Network":
     """The network of a run folder (its newest checkpoint, or that of `step`) or of a .safetensors file.
 
-    Raises StorageError where there is none or it is damaged.
+    Warns of a network that claims to be trained and does not look it. Raises StorageError where there is none or it is
+    damaged.
     """
-    return Network(workdir.load(path, step))
+    run = workdir.load(path, step)
+    if run.step > 0:
+        for name, row in run.config.model.convs[:1]:
+            if row.kind == "conv" and weights.looks_untrained(run.params[name]["kernel"]):
+                log.warning("%s: %s looks as before training, like random numbers", path, name)
+    return Network(run)
 
 
 class Network:

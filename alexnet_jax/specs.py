@@ -210,6 +210,8 @@ class TrainSpec:
     stall_seconds: Positive
     label_smoothing: Share = 0.0
     """Of cross_entropy: the target is 1 - this for the label, plus this / classes for each class."""
+    keep_powers_of_two: bool = False
+    """Save, and keep, the checkpoints of steps 0, 1, 2, 4, 8 ...: how a net comes to be what it is."""
 
 
 @dataclass(frozen=True)

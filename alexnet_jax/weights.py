@@ -27,10 +27,13 @@ def save(path: str | Path, run: "Run") -> Path:
     import safetensors.numpy
 
     trees = {"params": run.params, "batch_stats": run.batch_stats, "statistics": run.statistics._asdict()}  # fmt: skip
+    config_tree = run.config_tree
+    if where := config_tree["data"]["path"]:  # its name alone: the rest is of one machine
+        config_tree = config_tree | {"data": config_tree["data"] | {"path": Path(where).name}}
     metadata = {
         "format": "alexnet_jax",
         "schema": SCHEMA,
-        "config": json.dumps(run.config_tree, sort_keys=True),
+        "config": json.dumps(config_tree, sort_keys=True),
         "class_names": json.dumps(run.class_names),
         "step": str(run.step),
     }
@@ -107,6 +110,22 @@ def check_shapes(path: str | Path, tensors: dict, expected: dict[str, tuple[int,
             raise CheckpointError(f"{path}: {name} is {array.dtype}, not float32")
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} is not finite")
+
+
+def looks_untrained(kernel: np.ndarray) -> bool:
+    """Whether first-layer kernels [kh kw c n] look like independent random numbers, as initial weights are.
+
+    Those of trained nets are smooth: weights that are neighbors in a row or column correlate by 0.3 and more.
+    Independent ones correlate by chance, by 1 / root of their number.
+    """
+    centered = kernel - kernel.mean()
+    pairs = [(centered[1:], centered[:-1]), (centered[:, 1:], centered[:, :-1])]
+    number = sum(a.size for a, _ in pairs)
+    if number == 0:  # kernels of one pixel
+        return False
+    products = sum(float((a * b).sum()) for a, b in pairs)
+    energy = sum(float(np.sqrt((a**2).sum() * (b**2).sum())) for a, b in pairs)
+    return products <= max(0.1, 4 / number**0.5) * energy
 
 
 def shapes(spec) -> dict[str, tuple[int, ...]]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HARMLESS = (
     "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
+    "train.keep_powers_of_two",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 ALIVE_SECONDS = 300

@@ -128,6 +128,7 @@ def get_config() -> Any:
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides
+    train.keep_powers_of_two = False  # save and keep those of steps 0, 1, 2, 4, 8 ...
     train.stall_seconds = (
         300.0  # without the end of a step for so long (or 20 steps), the run ends with code 8
     )

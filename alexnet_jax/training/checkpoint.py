@@ -292,8 +292,8 @@ def load_statistics(folder: Path, step: int) -> Statistics:
     return statistics.read(Path(folder) / str(step) / "statistics.npz")
 
 
-def kept_steps(folder: Path, keep_every: int | None) -> list[int]:
-    """The last two steps, the best by validation error, and each k-th."""
+def kept_steps(folder: Path, keep_every: int | None, keep_powers_of_two: bool = False) -> list[int]:
+    """The last two steps, the best by validation error, each k-th, and 0, 1, 2, 4, 8 ... if they are asked for."""
     steps = committed_steps(folder)
     errors = {}
     for step in steps:
@@ -307,7 +307,13 @@ def kept_steps(folder: Path, keep_every: int | None) -> list[int]:
     keep = set(steps[-2:])
     if errors:
         keep.add(min(errors, key=lambda step: (errors[step], step)))
-    return sorted(keep | {step for step in steps if keep_every and step % keep_every == 0})
+    keep |= {step for step in steps if keep_every and step % keep_every == 0}
+    return sorted(keep | {step for step in steps if keep_powers_of_two and is_power_of_two(step)})
+
+
+def is_power_of_two(step: int) -> bool:
+    """Whether `step` is 0, 1, 2, 4, 8 ..."""
+    return step & (step - 1) == 0
 
 
 def prune(folder: Path, keep: list[int]) -> None:

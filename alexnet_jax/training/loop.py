@@ -139,6 +139,8 @@ class Training:
             self._announce(state, start)
             if evaluation_due:
                 state = self._evaluate(state)
+            if not found and self.spec.train.keep_powers_of_two:
+                self._save(state, evaluation_due=False)
             state = self._train(state, start)
             self._finish(state)
         finally:
@@ -282,7 +284,8 @@ class Training:
             except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
                 interruption = error
         stopping = self._stopping or interruption
-        if done == self.last_step or done % spec.checkpoint_every == 0 or stopping:
+        of_series = spec.keep_powers_of_two and checkpoint.is_power_of_two(done)
+        if done == self.last_step or done % spec.checkpoint_every == 0 or of_series or stopping:
             self._save(state, evaluation_due=due)
         if interruption:
             raise interruption
@@ -410,7 +413,9 @@ class Training:
 
     def _prune(self) -> None:
         folder = self.workdir.checkpoints
-        checkpoint.prune(folder, checkpoint.kept_steps(folder, self.spec.train.keep_every))
+        keep = self.spec.train
+        kept = checkpoint.kept_steps(folder, keep.keep_every, keep.keep_powers_of_two)
+        checkpoint.prune(folder, kept)
 
     @property
     def seconds(self) -> float:
