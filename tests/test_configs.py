@@ -22,6 +22,7 @@ from configs import (
     ladder,
     scales,
     tiny_imagenet,
+    transfer,
 )
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
@@ -36,6 +37,9 @@ VARIANTS = {
     "ladder": ladder.STEPS,
     "scales": scales.SCALES,
     "tiny_imagenet": tiny_imagenet.VARIANTS,
+    "transfer": [
+        f"{name},{scale}" for name in transfer.TRANSFERS for scale in ("cifar10", "imagenet")
+    ],
 }
 
 FILES = sorted(

@@ -1,0 +1,49 @@
+"""What one set of pictures taught, put to use on another: fine-tuning and linear probes.
+
+Command: python -m alexnet_jax.main --config configs/transfer.py:finetune,cifar10 --workdir runs/tuned \
+             --init-from runs/base --allow-partial --config.data.path=/data/flowers
+         runs/base is a run of configs/scales.py:cifar10, or a .safetensors file; NAME,SCALE is one
+         of the functions below and a scale of configs/scales.py. The data are class folders. The
+         last row does not fit other classes: --allow-partial leaves it as it is initialized.
+Cost:    60 epochs of your images.
+Expect:  at the scale cifar10, from CIFAR-10 to 1,088 flowers of 32x32: docs/results/.
+
+A rate of a row is that of the schedule times its factor. Factors for rows that have been trained
+are our choice; a tenth is what Caffe's example of fine-tuning has.
+--config.schedule.layer_factors.conv1="((0.0, 0.0),)" freezes one more row, ((10.0, 1.0),) lets it go
+after ten epochs.
+"""
+
+from ml_collections import config_dict
+
+from configs import scales
+
+
+def get_config(arg="finetune,cifar10"):
+    name, _, scale = arg.partition(",")
+    if name not in TRANSFERS:
+        raise ValueError(
+            f"configs/transfer.py:NAME,SCALE, such as finetune,cifar10, needs one of "
+            f"{', '.join(TRANSFERS)}, not {name!r}"
+        )
+    config = scales.get_config(scale or "cifar10")
+    config.name = f"transfer:{arg}"
+    config.model.num_classes = config_dict.placeholder(int)  # counted
+    config.data.source = "folder"
+    config.augment.color_off_epoch = config_dict.placeholder(float)
+    config.schedule.weights.drops = (40.0, 54.0)
+    config.train.epochs = 60.0
+    config.train.batch_size = 32
+    config.train.log_every = 17
+    config.evaluation.every_epochs = 10.0
+    config.evaluation.batch_size = 68
+    *trained, last = (*config.model.convs, *config.model.fcs)
+    factors = config.schedule.layer_factors
+    for row in trained:
+        factors[row] = ((0.0, TRANSFERS[name]),)
+    factors[last] = ((0.0, 1.0),)
+    return config
+
+
+TRANSFERS = {"finetune": 0.1, "probe": 0.0, "scratch": 1.0}
+"""The factor of all rows but the last. scratch is for a net without --init-from: what the others are compared with."""
