@@ -24,8 +24,6 @@ SCHEMA = "1"
 
 def save(path: str | Path, run: "Run") -> Path:
     """Write the network of `run` to `path`, the same bytes for the same network. Raises StorageError."""
-    import safetensors.numpy
-
     trees = {"params": run.params, "batch_stats": run.batch_stats, "statistics": run.statistics._asdict()}  # fmt: skip
     config_tree = run.config_tree
     if where := config_tree["data"]["path"]:  # its name alone: the rest is of one machine
@@ -37,13 +35,7 @@ def save(path: str | Path, run: "Run") -> Path:
         "class_names": json.dumps(run.class_names),
         "step": str(run.step),
     }
-    # safetensors writes what an array's memory holds, and so must be given it in order.
-    tensors = {name: np.ascontiguousarray(array) for name, array in _flat(trees).items()}
-    encoded = _with_sorted_metadata(safetensors.numpy.save(tensors), metadata)
-    try:
-        files.write_atomically(Path(path), encoded)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from None
+    write(Path(path), flat(trees), metadata)
     return Path(path)
 
 
@@ -74,11 +66,24 @@ def load(path: str | Path) -> "Run":
         raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
     expected = _expected(spec)
     check_shapes(path, tensors, expected)
-    found = _nested(tensors)
+    found = nested(tensors)
     statistics = Statistics(**found["statistics"])
     return Run(
         spec, tree, step, found["params"], found.get("batch_stats", {}), statistics, tuple(names)
     )
+
+
+def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """A .safetensors file, the same bytes for the same tensors and metadata. Raises StorageError."""
+    import safetensors.numpy
+
+    # safetensors writes what an array's memory holds, and so must be given it in order.
+    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    encoded = _with_sorted_metadata(safetensors.numpy.save(tensors), metadata)
+    try:
+        files.write_atomically(path, encoded)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from None
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -130,16 +135,23 @@ def looks_untrained(kernel: np.ndarray) -> bool:
 
 def shapes(spec) -> dict[str, tuple[int, ...]]:
     """'params/conv1/kernel' -> shape, of every parameter and running average of the network of a Config."""
+    return dict(_shapes(spec.model, spec.augment.crop_size))
+
+
+@functools.cache
+def _shapes(model, input_size: int) -> dict[str, tuple[int, ...]]:
+    return dict(_shapes(spec.model, spec.augment.crop_size))
+
+
+@functools.cache
+def _shapes(model, input_size: int) -> dict[str, tuple[int, ...]]:
     import jax
 
     from alexnet_jax.model import alexnet
 
-    init = functools.partial(
-        alexnet.init, alexnet.AlexNet(spec.model), input_size=spec.augment.crop_size
-    )
-    return {
-        name: leaf.shape for name, leaf in _flat(jax.eval_shape(init, jax.random.key(0))).items()
-    }
+    init = functools.partial(alexnet.init, alexnet.AlexNet(model), input_size=input_size)
+    made = jax.eval_shape(init, jax.random.key(0))
+    return {name: leaf.shape for name, leaf in flat(made).items()}
 
 
 def _expected(spec) -> dict[str, tuple[int, ...]]:
@@ -149,17 +161,19 @@ def _expected(spec) -> dict[str, tuple[int, ...]]:
     return shapes(spec) | {f"statistics/{name}": array.shape for name, array in arrays.items()}
 
 
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
+def flat(tree: dict, prefix: str = "") -> dict:
+    """{'params/conv1/kernel': array, ...} of nested dicts."""
+    found = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return flat
+        found |= flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
+    return found
 
 
-def _nested(flat: dict) -> dict:
+def nested(tensors: dict) -> dict:
+    """The inverse of `flat`."""
     tree: dict = {}
-    for name, value in flat.items():
+    for name, value in tensors.items():
         *parents, last = name.split("/")
         node = tree
         for parent in parents:

@@ -1,0 +1,214 @@
+"""Caffe's networks: .caffemodel files, of its old layers (V1LayerParameter) and its later ones, and .binaryproto means.
+
+Field numbers are those of caffe.proto. Caffe's images are B, G, R from 0 to 255 minus the mean, and its maps are
+flattened channel first; its LRN, pools and dropout are those of configs/caffe.py.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from alexnet_jax import config as configs
+from alexnet_jax import weights
+from alexnet_jax.data import statistics
+from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.errors import CheckpointError, ConfigError
+from alexnet_jax.interop import layout, protobuf
+from alexnet_jax.interop.protobuf import BYTES, VARINT
+from alexnet_jax.specs import Config
+from alexnet_jax.workdir import Run
+
+MEAN = (123.0, 117.0, 104.0)
+"""Of R, G, B over ILSVRC-2012: the mean_value that Caffe's models have where they have no mean image."""
+LARGEST_FILE = 2**31
+"""Bytes; a message of protocol buffers cannot be longer."""
+MOST_LAYERS, MOST_BLOBS, MOST_AXES, LONGEST_NAME = 1000, 10, 10, 200
+
+# Types by the names of LayerParameter and by the numbers of V1LayerParameter -> operations of our rows.
+OPERATIONS = {
+    "ReLU": "act", "LRN": "lrn", "Pooling": "pool", "Dropout": "dropout",
+    18: "act", 15: "lrn", 17: "pool", 6: "dropout",
+}  # fmt: skip
+
+
+class Layer(NamedTuple):
+    name: str
+    type: str | int
+    blobs: list[np.ndarray]
+    """float32: weights and biases."""
+
+
+def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None) -> Run:
+    """The network of a .caffemodel; `spec` and `tree` are its config, `mean` a .binaryproto, or None for MEAN.
+
+    Raises CheckpointError naming the tensor that is missing, unknown, of another shape, or not finite.
+    """
+    layout.refuse_local(spec.model, "Caffe")
+    layers = read_layers(path)
+    _check_order(path, spec, layers)
+    tensors = {
+        f"params/{layer.name}/{('kernel', 'bias')[i] if i < 2 else i}": blob
+        for layer in layers
+        for i, blob in enumerate(layer.blobs)
+    }
+    if spec.model.num_classes is None:
+        last = tensors.get(f"params/{spec.model.fcs[-1][0]}/bias", np.zeros(2))
+        spec = configs.with_classes(spec, last.size)
+    shapes = weights.shapes(spec)
+    if any(name.rpartition("/")[2] not in ("kernel", "bias") for name in shapes):
+        raise ConfigError(f"{path}: batch normalization is not read from Caffe's files")
+    expected = layout.shapes_channels_first(shapes)
+    for name, shape in expected.items():
+        while name in tensors and tensors[name].ndim > len(shape) and len(tensors[name]) == 1:
+            tensors[name] = tensors[name][0]  # of old, everything had four axes
+    weights.check_shapes(path, tensors, expected)
+    params = weights.nested(layout.from_channels_first(path, spec, tensors))["params"]
+    if spec.model.convs:
+        first = params[spec.model.convs[0][0]]
+        first["kernel"] = layout.swap_red_and_blue(first["kernel"])
+    names = tuple(map(str, range(spec.model.num_classes or 0)))
+    return Run(spec, tree, 0, params, {}, _statistics(spec, mean), names)
+
+
+def read_layers(path: str | Path) -> list[Layer]:
+    """The layers of a .caffemodel. Raises CheckpointError. Takes about twice the memory of the file at most."""
+    layers: list[Layer] = []
+    with _naming(path):
+        for field in protobuf.fields(_content(path)):
+            if field.type == BYTES and field.number in (
+                2,
+                100,
+            ):  # layers, as they were of old; layer
+                layers.append(_layer(field.data, old=field.number == 2))
+            if len(layers) > MOST_LAYERS:
+                raise CheckpointError(f"it has more than {MOST_LAYERS} layers")
+        names = [layer.name for layer in layers if layer.blobs]
+        if not names:
+            raise CheckpointError("it has no layer with weights")
+        if len(set(names)) < len(names):
+            raise CheckpointError("two of its layers with weights have the same name")
+    return layers
+
+
+def read_mean(path: str | Path) -> np.ndarray:
+    """The mean image float32 [h w 3] of a .binaryproto, R, G, B. Raises CheckpointError."""
+    with _naming(path):
+        blob = _blob(_content(path))
+        if blob.ndim == 4 and len(blob) == 1:
+            blob = blob[0]
+        if blob.ndim != 3 or len(blob) != 3:
+            raise CheckpointError(f"a mean has the shape (3, height, width), not {blob.shape}")
+        if not np.isfinite(blob).all():
+            raise CheckpointError("the mean is not finite")
+    return blob[::-1].transpose(1, 2, 0)
+
+
+def _layer(message: memoryview, old: bool) -> Layer:
+    name_field, type_field, blobs_field = (4, 5, 6) if old else (1, 2, 7)
+    name, type_, blobs = "", "", []
+    for field in protobuf.fields(message):
+        if old and field.number == 1:
+            raise CheckpointError(
+                "it has Caffe's first format: Caffe's upgrade_net_proto_binary makes a newer one of it"
+            )
+        if field.number == name_field:
+            name = _text(field.data)
+        elif field.number == type_field:
+            type_ = field.integer if field.type == VARINT else _text(field.data)
+        elif field.number == blobs_field:
+            blobs.append(_blob(field.data))
+        if len(blobs) > MOST_BLOBS:
+            raise CheckpointError(f"a layer has more than {MOST_BLOBS} blobs")
+    return Layer(name, type_, blobs)
+
+
+def _blob(message: memoryview) -> np.ndarray:
+    """A BlobProto: its data, or its double_data, as float32 in its shape."""
+    old, shape = {1: 0, 2: 0, 3: 0, 4: 0}, None  # num, channels, height, width
+    data = {5: bytearray(), 8: bytearray()}
+    for field in protobuf.fields(message):
+        if field.number == 7:
+            shape = _shape(field.data)
+        elif field.number in old:
+            old[field.number] = field.integer
+        elif field.number in data:
+            data[field.number] += field.data  # packed, or one by one
+    encoded, dtype = (data[5], np.dtype("<f4")) if data[5] else (data[8], np.dtype("<f8"))
+    count, rest = divmod(len(encoded), dtype.itemsize)
+    shape = list(old.values()) if shape is None else shape
+    size = 1
+    for length in shape:  # of whole numbers, which do not overflow
+        size *= length
+    if rest or not count or size != count:
+        raise CheckpointError(f"a blob of shape {shape} has {len(encoded)} bytes")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+        return np.frombuffer(encoded, dtype).astype(np.float32, copy=False).reshape(shape)
+
+
+def _shape(message: memoryview) -> list[int]:
+    lengths: list[int] = []
+    for field in protobuf.fields(message):
+        if field.number == 1 and field.type == VARINT:
+            lengths.append(field.integer)
+        elif field.number == 1:  # packed
+            place = 0
+            while place < len(field.data) and len(lengths) <= MOST_AXES:
+                length, place = protobuf.varint(field.data, place)
+                lengths.append(length)
+        if len(lengths) > MOST_AXES:
+            raise CheckpointError(f"a blob has more than {MOST_AXES} axes")
+    return lengths
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value[:LONGEST_NAME]).decode(errors="replace")
+
+
+def _check_order(path, spec: Config, layers: list[Layer]) -> None:
+    """Refuses a net whose operations come in another order than the config's, which shapes do not show."""
+    order: dict[str, list] = {}
+    last: list = []
+    for layer in layers:
+        if layer.blobs:
+            last = order[layer.name] = []
+        elif layer.type in OPERATIONS:
+            last.append(OPERATIONS[layer.type])
+    if not any(order.values()):  # weights alone
+        return
+    for name, row in (*spec.model.convs, *spec.model.fcs):
+        if name in order and order[name] != list(row.then):
+            raise CheckpointError(
+                f"{path}: {name} is followed by {', '.join(order[name]) or 'nothing'}, in the config by "
+                f"{', '.join(row.then) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
+            )
+
+
+def _statistics(spec: Config, path: str | Path | None) -> Statistics:
+    means = statistics.zeros(spec.data.image_size)
+    mean = np.asarray([[MEAN]], np.float32) if path is None else read_mean(path)
+    if mean.shape not in ((1, 1, 3), means.mean_image.shape):
+        raise CheckpointError(
+            f"{path} is the mean of {mean.shape[0]}x{mean.shape[1]} images, but config.data.image_size "
+            f"is {spec.data.image_size}"
+        )
+    mean_image = np.broadcast_to(mean, means.mean_image.shape)
+    return means._replace(mean_image=mean_image, channel_mean=mean.mean((0, 1)))
+
+
+def _content(path: str | Path) -> memoryview:
+    try:
+        if Path(path).stat().st_size >= LARGEST_FILE:
+            raise CheckpointError("it has 2 GiB or more, which no file of Caffe has")
+        return memoryview(Path(path).read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _naming(path: str | Path):
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None

@@ -1,0 +1,42 @@
+"""A trained network -> one file: ours, PyTorch's or ONNX's.
+
+python -m alexnet_jax.interop.export_weights --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
+
+safetensors: what alexnet_jax.load takes, with the config. torchvision: .safetensors with PyTorch's names and layouts.
+onnx: a graph from pixels (float32 [n 3 c c], R, G, B, 0 to 255, center crops) to logits and probabilities.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from alexnet_jax import cli, workdir
+from alexnet_jax.errors import ConfigError
+
+SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx"}
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
+    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    parser.add_argument("--format", required=True, choices=SUFFIXES)
+    parser.add_argument("--out", required=True, metavar="FILE")
+    options = parser.parse_args(arguments)
+    if Path(options.out).suffix != SUFFIXES[options.format]:
+        raise ConfigError(f"--out={options.out} must end in {SUFFIXES[options.format]}")
+    if options.format == "onnx" and not importlib.util.find_spec("onnx"):
+        raise ConfigError(
+            "--format onnx needs the package onnx: .venv/bin/python -m pip install -e '.[onnx]'"
+        )
+    run = workdir.load(options.workdir, options.step)
+
+    from alexnet_jax import weights
+    from alexnet_jax.interop import onnx, torchvision
+
+    writers = {"safetensors": weights.save, "torchvision": torchvision.save, "onnx": onnx.save}
+    writers[options.format](options.out, run)
+    print(f"{options.out}: {run.config.name}, step {run.step}, {len(run.class_names)} classes")
+
+
+if __name__ == "__main__":
+    cli.run(main)

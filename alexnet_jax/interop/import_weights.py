@@ -1,0 +1,65 @@
+"""Weights of torchvision or Caffe -> a .safetensors file that alexnet_jax.load takes.
+
+python -m alexnet_jax.interop.import_weights alexnet.safetensors --format torchvision --out NET.safetensors
+python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format caffe --out NET.safetensors \
+    --mean imagenet_mean.binaryproto
+
+--config says what net it is; --config.key=value changes it, such as --config.model.num_classes=10.
+"""
+
+import json
+from pathlib import Path
+
+from alexnet_jax import cli, config
+from alexnet_jax.errors import ConfigError, DataError
+
+CONFIGS = {"torchvision": "configs/torchvision.py", "caffe": "configs/caffe.py:alexnet"}
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("file", help=".safetensors or .pth of PyTorch, .caffemodel of Caffe")
+    parser.add_argument("--format", required=True, choices=CONFIGS)
+    parser.add_argument("--config", metavar="FILE[:VARIANT]",
+                        help="the net; default: " + ", ".join(CONFIGS.values()))  # fmt: skip
+    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument(
+        "--mean", metavar="FILE", help="Caffe's mean image, a .binaryproto; default: 123, 117, 104"
+    )
+    parser.add_argument("--out", required=True, metavar="NET.safetensors")
+    options, rest = parser.parse_known_args(arguments)
+    if Path(options.out).suffix != ".safetensors":
+        raise ConfigError(f"--out={options.out} must end in .safetensors")
+    if options.mean and options.format != "caffe":
+        raise ConfigError("--mean is for --format caffe")
+    overrides = cli.config_overrides(rest)
+    loaded = config.load(options.config or CONFIGS[options.format], overrides)
+    tree = json.loads(config.to_json(loaded))
+    tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
+    spec = config.parse(tree)
+    names = _class_names(options.classes) if options.classes else None
+
+    from alexnet_jax import weights  # JAX starts here
+    from alexnet_jax.interop import caffe, torchvision
+
+    if options.format == "caffe":
+        run = caffe.load(options.file, spec, tree, options.mean)
+    else:
+        run = torchvision.load(options.file, spec, tree)
+    if names is not None and len(names) != len(run.class_names):
+        raise DataError(
+            f"{options.classes} has {len(names)} names, but the network has {len(run.class_names)} classes"
+        )
+    weights.save(options.out, run._replace(class_names=names or run.class_names))
+    print(f"{options.out}: {spec.name}, {len(run.class_names)} classes")
+
+
+def _class_names(path: str) -> tuple[str, ...]:
+    try:
+        return tuple(Path(path).read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,173 @@
+"""Networks as state dicts of PyTorch, named as torchvision names its alexnet: features.0.weight ... classifier.6.bias.
+
+Names go by position: `features` counts the operations of the convolution rows in the order of the config (conv, relu,
+pool, conv, ...), `classifier` those of the dense rows, just as nn.Sequential does. So configs/torchvision.py has
+torchvision's own names, and every other config follows the same rule.
+
+What the net expects to see stands in the file. Where a config subtracts the mean of each channel, that is torchvision's
+Normalize(mean, std), in the metadata; its division by three std is folded into the first kernel here, which sees
+pixels times one `augment.scale`. Zeros of padding are zeros in both. Where it subtracts a mean image, the net sees
+(pixels - mean_image) * augment.scale, with mean_image [3 s s] as a tensor of its own.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import config as configs
+from alexnet_jax import weights
+from alexnet_jax.data import statistics
+from alexnet_jax.errors import CheckpointError, ConfigError
+from alexnet_jax.interop import layout
+from alexnet_jax.specs import Config, ModelSpec
+from alexnet_jax.workdir import Run
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of R, G, B in [0, 1]: what torchvision's weights were trained with."""
+
+# An operation with tensors -> our tree and name of each, and PyTorch's name.
+TENSORS = {
+    "linear": (("params", "kernel", "weight"), ("params", "bias", "bias")),
+    "batch_norm": (
+        ("params", "scale", "weight"), ("params", "offset", "bias"),
+        ("batch_stats", "mean", "running_mean"), ("batch_stats", "var", "running_var"),
+    ),
+}  # fmt: skip
+
+
+def save(path: str | Path, run: Run) -> None:
+    """Write the state dict of `run` as .safetensors. Raises ConfigError for a local row, StorageError.
+
+    The first kernel of a net with channel means is float64, so that the folding can be undone to the last bit;
+    PyTorch's load_state_dict makes it float32.
+    """
+    spec, means = run.config, run.statistics
+    names = tensor_names(spec.model)
+    ours = weights.flat({"params": run.params, "batch_stats": run.batch_stats})
+    theirs = layout.to_channels_first(spec, ours)
+    tensors = {names[name]: array for name, array in theirs.items()}
+    metadata = {"format": "pt", "class_names": json.dumps(run.class_names)}
+    if spec.augment.mean == "channel":
+        tensors["features.0.weight"] = tensors["features.0.weight"] * _factors(spec, STD)
+        metadata["mean"] = json.dumps([float(mean) / 255 for mean in means.channel_mean])
+        metadata["std"] = json.dumps(STD)
+    elif spec.augment.mean in ("pixel", "image_center"):
+        tensors["mean_image"] = means.mean_image.transpose(2, 0, 1)
+    weights.write(Path(path), tensors, metadata)
+
+
+def load(path: str | Path, spec: Config, tree: dict) -> Run:
+    """The network of a .safetensors file, or of a .pth file where torch is; `spec` and `tree` are its config.
+
+    Raises CheckpointError naming the tensor that is missing, unknown, of another shape or type, or not finite.
+    """
+    tensors, metadata = _read(Path(path))
+    tensors = {n: array for n, array in tensors.items() if not n.endswith(".num_batches_tracked")}
+    names = tensor_names(spec.model)
+    if spec.model.num_classes is None:
+        last = tensors.get(names[f"params/{spec.model.fcs[-1][0]}/bias"], np.zeros(2))
+        spec = configs.with_classes(spec, last.size)
+    shapes = layout.shapes_channels_first(weights.shapes(spec))
+    expected = {names[name]: shape for name, shape in shapes.items()}
+    means = statistics.zeros(spec.data.image_size)
+    if spec.augment.mean == "channel":
+        mean = (255 * _numbers(path, metadata, "mean", MEAN)).astype(np.float32)
+        mean_image = np.broadcast_to(mean, means.mean_image.shape)
+        means = means._replace(mean_image=mean_image, channel_mean=mean)
+        kernel = tensors.get("features.0.weight", np.zeros(0))
+        if kernel.shape == expected["features.0.weight"] and kernel.dtype.kind == "f":
+            factors = _factors(spec, _numbers(path, metadata, "std", STD))
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                tensors["features.0.weight"] = (kernel / factors).astype(np.float32)
+    elif spec.augment.mean in ("pixel", "image_center"):
+        expected["mean_image"] = means.mean_image.transpose(2, 0, 1).shape
+    weights.check_shapes(path, tensors, expected)
+    if "mean_image" in expected:
+        mean_image = tensors["mean_image"].transpose(1, 2, 0)
+        means = means._replace(mean_image=mean_image, channel_mean=mean_image.mean((0, 1)))
+    theirs = {name: tensors[names[name]] for name in names}
+    found = weights.nested(layout.from_channels_first(path, spec, theirs))
+    class_names = _class_names(path, metadata, spec.model)
+    return Run(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names)
+
+
+def tensor_names(model: ModelSpec) -> dict[str, str]:
+    """'params/conv1/kernel' -> 'features.0.weight', for every tensor.
+
+    Raises ConfigError for a local row, and for a net without convolutions.
+    """
+    layout.refuse_local(model, "torchvision")
+    if not model.convs:
+        raise ConfigError("config.model.convs is empty: torchvision's names begin with one")
+    names = {}
+    for sequence, rows in (("features", model.convs), ("classifier", model.fcs)):
+        position = 0
+        for row, spec in rows:
+            before = getattr(spec, "before", ())
+            for i, operation in enumerate((*before, "linear", *spec.then)):
+                prefix = "before_" if i < len(before) else ""
+                for tree, leaf, theirs in TENSORS.get(operation, ()):
+                    names[f"{tree}/{row}/{prefix}{leaf}"] = f"{sequence}.{position}.{theirs}"
+                position += 1
+    return names
+
+
+def _factors(spec: Config, std) -> np.ndarray:
+    """Our inputs over theirs, (pixels / 255 - mean) / std, by channel, for [out 3 kh kw]; float64."""
+    return (255 * spec.augment.scale * np.asarray(std, np.float64))[:, None, None]
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        return weights.read(path)
+    if path.suffix in (".pth", ".pt"):
+        return _read_pth(path), {}
+    raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+
+
+def _read_pth(path: Path) -> dict[str, np.ndarray]:
+    """Read by PyTorch, which with weights_only=True executes nothing of the file; by nothing else."""
+    needed = (
+        f"{path}: a .pth file needs torch 2.10 or newer here. Where torch is, save_file of safetensors.torch makes a "
+        ".safetensors file of torch.load(FILE, weights_only=True)"
+    )
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        raise ConfigError(needed) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
+        raise ConfigError(needed)
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
+    except Exception as error:  # a damaged file makes it raise nearly anything
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is not a readable state dict: {said}") from None
+
+
+def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
+    """Three numbers [3] of the metadata, or torchvision's where there are none."""
+    try:
+        numbers = np.asarray(json.loads(metadata[key]) if key in metadata else default, np.float64)
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        numbers = np.zeros(0)
+    lowest = 1e-6 if key == "std" else -1e6
+    if numbers.shape != (3,) or not ((numbers >= lowest) & (numbers <= 1e6)).all():
+        raise CheckpointError(f"{path}: {key} of its metadata is not three numbers")
+    return numbers
+
+
+def _class_names(path, metadata: dict[str, str], model: ModelSpec) -> tuple[str, ...]:
+    """Those of the metadata, or numbers."""
+    numbers = tuple(map(str, range(model.num_classes or 0)))
+    try:
+        names = json.loads(metadata["class_names"]) if "class_names" in metadata else list(numbers)
+    except (ValueError, RecursionError):
+        names = []
+    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not named or len(names) != len(numbers):
+        raise CheckpointError(f"{path}: class_names of its metadata is not {len(numbers)} names")
+    return tuple(names)
