@@ -1,8 +1,7 @@
 """Weights of torchvision or Caffe -> a .safetensors file that alexnet_jax.load takes.
 
-python -m alexnet_jax.interop.import_weights alexnet.safetensors --format torchvision --out NET.safetensors
-python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format caffe --out NET.safetensors \
-    --mean imagenet_mean.binaryproto
+python -m alexnet_jax.interop.import_weights alexnet.pth --format torchvision --out NET.safetensors
+python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
 
 --config says what net it is; --config.key=value changes it, such as --config.model.num_classes=10.
 """
@@ -11,7 +10,7 @@ import json
 from pathlib import Path
 
 from alexnet_jax import cli, config
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.errors import CheckpointError, ConfigError, DataError
 
 CONFIGS = {"torchvision": "configs/torchvision.py", "caffe": "configs/caffe.py:alexnet"}
 
@@ -33,7 +32,8 @@ def main(arguments: list[str]) -> None:
     if options.mean and options.format != "caffe":
         raise ConfigError("--mean is for --format caffe")
     overrides = cli.config_overrides(rest)
-    loaded = config.load(options.config or CONFIGS[options.format], overrides)
+    chosen = options.config or CONFIGS[options.format]
+    loaded = config.load(chosen, overrides)
     tree = json.loads(config.to_json(loaded))
     tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
     spec = config.parse(tree)
@@ -42,10 +42,13 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax import weights  # JAX starts here
     from alexnet_jax.interop import caffe, torchvision
 
-    if options.format == "caffe":
-        run = caffe.load(options.file, spec, tree, options.mean)
-    else:
-        run = torchvision.load(options.file, spec, tree)
+    try:
+        if options.format == "caffe":
+            run = caffe.load(options.file, spec, tree, options.mean)
+        else:
+            run = torchvision.load(options.file, spec, tree)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (read with --config {chosen})") from None
     if names is not None and len(names) != len(run.class_names):
         raise DataError(
             f"{options.classes} has {len(names)} names, but the network has {len(run.class_names)} classes"

@@ -14,10 +14,12 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 LOCAL = ("cifar10:13pct", "cifar10:11pct")
 HUGE = "cifar10:resized"  # 901 million parameters
-NETS = [  # of what config.model.activation, config.augment.mean and config.model.dropout.scale_at do
-    ("relu", "pixel", "test"), ("scaled_tanh", "standardize", "train"), ("softplus", "channel", "test"),
+# What config.model.activation, config.augment.mean and config.model.dropout.scale_at say.
+NETS = [("relu", "pixel", "test"), ("scaled_tanh", "standardize", "train")]
+MORE = [
+    ("softplus", "channel", "test"), ("tanh", "image_center", "test"), ("sigmoid", "none", "test"),
+    ("abs_tanh", "pixel", "test"),
 ]  # fmt: skip
-MORE = [("tanh", "image_center", "test"), ("sigmoid", "none", "test"), ("abs_tanh", "pixel", "test")]  # fmt: skip
 
 
 def answers(path, crops):
@@ -45,7 +47,7 @@ def difference_of(run, folder, count=3) -> float:
     pixels = nets.pictures(run, count)
     logits, probabilities = answers(path, crops_of(run, pixels))
     ours = nets.logits(run, pixels)
-    assert np.ptp(ours, axis=0).max() > 1e-3 * np.abs(ours).max()  # images are told apart
+    assert np.ptp(ours, axis=0).max() > 1e-4 * np.abs(ours).max()  # images are told apart
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-4, atol=1e-7)

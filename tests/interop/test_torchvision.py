@@ -197,11 +197,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("said", WRONG)
-def test_a_wrong_tensor_is_named(file, tmp_path, said):
+def test_a_wrong_tensor_is_named(run, file, tmp_path, said):
     path = changed(file, tmp_path, WRONG[said])
     with pytest.raises(CheckpointError, match=said):
-        imported(path, tmp_path / "net.safetensors")
-    assert not (tmp_path / "net.safetensors").exists()
+        torchvision.load(path, run.config, run.config_tree)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_hostile_metadata_are_refused(run, file, tmp_path, key, value):
 
 def test_wrong_usage_is_one_line(file, tmp_path):
     out = str(tmp_path / "net.safetensors")
-    start = [str(file), "--format", "torchvision", *NARROW]
+    start = [str(file), "--format", "torchvision", *NARROW[1:]]
     (tmp_path / "classes.txt").write_text("one\ntwo\n")
     for arguments, said in (
         (["--out", "net.npz"], "must end in .safetensors"),
@@ -228,8 +227,8 @@ def test_wrong_usage_is_one_line(file, tmp_path):
         (["--out", out, "--classes", str(tmp_path / "none")], "cannot read"),
         (["--out", out, "--classes", str(tmp_path / "classes.txt")], "has 2 names, but .* 10"),
         (["--out", out, "--config.model.towerz=1"], 'did you mean "towers"'),
-        (["--out", out, "--config", "configs/cifar10.py:11pct"], "unknown key|local"),
-    ):
+        (["--out", out, "--config.model.num_classes=9"], r"shape .*\(read with --config configs/t"),
+    ):  # fmt: skip
         with pytest.raises(AlexNetError, match=said) as raised:
             import_weights.main([*start, *arguments])
         assert "\n" not in raised.value.line()
