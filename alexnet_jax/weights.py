@@ -140,11 +140,6 @@ def shapes(spec) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def _shapes(model, input_size: int) -> dict[str, tuple[int, ...]]:
-    return dict(_shapes(spec.model, spec.augment.crop_size))
-
-
-@functools.cache
-def _shapes(model, input_size: int) -> dict[str, tuple[int, ...]]:
     import jax
 
     from alexnet_jax.model import alexnet

@@ -55,7 +55,7 @@ def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = N
     }
     if spec.model.num_classes is None:
         last = tensors.get(f"params/{spec.model.fcs[-1][0]}/bias", np.zeros(2))
-        spec = configs.with_classes(spec, last.size)
+        spec = configs.with_classes(spec, max(last.size, 2))
     shapes = weights.shapes(spec)
     if any(name.rpartition("/")[2] not in ("kernel", "bias") for name in shapes):
         raise ConfigError(f"{path}: batch normalization is not read from Caffe's files")

@@ -5,6 +5,7 @@ the mean and scales by itself, computes in float32 what the net computes at test
 `probabilities` [n classes]. Operators are those of opset 17.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def model(run: Run):
         ir_version=IR_VERSION,
         producer_name="alexnet_jax",
     )
-    helper.set_model_props(made, {"class_names": "\n".join(run.class_names)})
+    helper.set_model_props(made, {"class_names": json.dumps(run.class_names)})
     onnx.checker.check_model(made, full_check=True)
     return made
 

@@ -4,10 +4,10 @@ Names go by position: `features` counts the operations of the convolution rows i
 pool, conv, ...), `classifier` those of the dense rows, just as nn.Sequential does. So configs/torchvision.py has
 torchvision's own names, and every other config follows the same rule.
 
-What the net expects to see stands in the file. Where a config subtracts the mean of each channel, that is torchvision's
-Normalize(mean, std), in the metadata; its division by three std is folded into the first kernel here, which sees
-pixels times one `augment.scale`. Zeros of padding are zeros in both. Where it subtracts a mean image, the net sees
-(pixels - mean_image) * augment.scale, with mean_image [3 s s] as a tensor of its own.
+What the net expects to see stands in the metadata. Where a config subtracts the mean of each channel, that is
+torchvision's Normalize(mean, std). Our first kernel sees pixels times one `augment.scale` instead, and so the division
+by three std is folded into it; zeros of padding are zeros in both. Any other net sees what its config says: pixels from
+0 to 255, minus mean_image [3 s s], a tensor of its own, if it has one, times `augment.scale`.
 """
 
 import json
@@ -52,7 +52,10 @@ def save(path: str | Path, run: Run) -> None:
         tensors["features.0.weight"] = tensors["features.0.weight"] * _factors(spec, STD)
         metadata["mean"] = json.dumps([float(mean) / 255 for mean in means.channel_mean])
         metadata["std"] = json.dumps(STD)
-    elif spec.augment.mean in ("pixel", "image_center"):
+    else:
+        seen = {key: getattr(spec.augment, key) for key in ("mean", "scale", "crop_size")}
+        metadata["input"] = json.dumps(seen)
+    if spec.augment.mean in ("pixel", "image_center"):
         tensors["mean_image"] = means.mean_image.transpose(2, 0, 1)
     weights.write(Path(path), tensors, metadata)
 
@@ -67,7 +70,7 @@ def load(path: str | Path, spec: Config, tree: dict) -> Run:
     names = tensor_names(spec.model)
     if spec.model.num_classes is None:
         last = tensors.get(names[f"params/{spec.model.fcs[-1][0]}/bias"], np.zeros(2))
-        spec = configs.with_classes(spec, last.size)
+        spec = configs.with_classes(spec, max(last.size, 2))
     shapes = layout.shapes_channels_first(weights.shapes(spec))
     expected = {names[name]: shape for name, shape in shapes.items()}
     means = statistics.zeros(spec.data.image_size)

@@ -143,6 +143,22 @@ def test_a_round_trip_changes_no_bit(name, tmp_path):
     assert np.array_equal(found.statistics.mean_image, run.statistics.mean_image)
 
 
+def test_classes_are_counted_where_the_config_leaves_them_open(tmp_path):
+    overrides = [option for option in NARROW if "num_classes" not in option]
+    run = nets.random_run("configs/folder.py", overrides)
+    assert run.config.model.num_classes == 5
+    torchvision.save(tmp_path / "net.safetensors", run)
+    spec = config.parse(config.load("configs/folder.py", overrides))
+    found = torchvision.load(tmp_path / "net.safetensors", spec, run.config_tree)
+    assert nets.same(found, run) and found.config == run.config
+    _, metadata = weights.read(tmp_path / "net.safetensors")
+    assert json.loads(metadata["input"]) == {"mean": "pixel", "scale": 1.0, "crop_size": 128}
+    emptied = replace("classifier.6.bias", lambda array: array[:0])
+    path = changed(tmp_path / "net.safetensors", tmp_path, emptied)
+    with pytest.raises(CheckpointError, match=r"classifier.6.bias has shape \(0,\)"):
+        torchvision.load(path, spec, run.config_tree)
+
+
 def test_commands_carry_a_net_there_and_back_without_changing_a_bit(run, tmp_path):
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     weights.save(ours, run)
