@@ -24,6 +24,8 @@ MEAN = (123.0, 117.0, 104.0)
 """Of R, G, B over ILSVRC-2012: the mean_value that Caffe's models have where they have no mean image."""
 LARGEST_FILE = 2**31
 """Bytes; a message of protocol buffers cannot be longer."""
+OLD_LAYERS, LAYERS = 2, 100
+"""Fields of NetParameter that hold the V1LayerParameters, and the LayerParameters."""
 MOST_LAYERS, MOST_BLOBS, MOST_AXES, LONGEST_NAME = 1000, 10, 10, 200
 
 # Types by the names of LayerParameter and by the numbers of V1LayerParameter -> operations of our rows.
@@ -77,11 +79,8 @@ def read_layers(path: str | Path) -> list[Layer]:
     layers: list[Layer] = []
     with _naming(path):
         for field in protobuf.fields(_content(path)):
-            if field.type == BYTES and field.number in (
-                2,
-                100,
-            ):  # layers, as they were of old; layer
-                layers.append(_layer(field.data, old=field.number == 2))
+            if field.type == BYTES and field.number in (OLD_LAYERS, LAYERS):
+                layers.append(_layer(field.data, old=field.number == OLD_LAYERS))
             if len(layers) > MOST_LAYERS:
                 raise CheckpointError(f"it has more than {MOST_LAYERS} layers")
         names = [layer.name for layer in layers if layer.blobs]

@@ -275,6 +275,7 @@ WRONG = {
 CASES = [(said, i) for said, some in WRONG.items() for i in range(len(some))]
 
 
+@pytest.mark.fault("F49")
 @pytest.mark.parametrize(("said", "i"), CASES)
 def test_a_wrong_or_hostile_file_is_refused_in_one_line(load, said, i):
     with pytest.raises(CheckpointError, match=said) as raised:
@@ -282,6 +283,7 @@ def test_a_wrong_or_hostile_file_is_refused_in_one_line(load, said, i):
     assert "net.caffemodel" in str(raised.value) and "\n" not in raised.value.line()
 
 
+@pytest.mark.fault("F49")
 def test_no_part_of_a_file_is_taken_for_the_whole(load):
     encoded = caffemodel(random_weights(), ALEXNET)
     load(encoded)
@@ -291,6 +293,7 @@ def test_no_part_of_a_file_is_taken_for_the_whole(load):
             load(encoded[:cut])
 
 
+@pytest.mark.fault("F49")
 def test_a_flipped_byte_never_makes_more_than_an_error(load):
     encoded = caffemodel(random_weights(), ALEXNET)
     draws = np.random.default_rng(0)
@@ -304,6 +307,7 @@ def test_a_flipped_byte_never_makes_more_than_an_error(load):
         assert all(np.isfinite(leaf).all() for row in run.params.values() for leaf in row.values())
 
 
+@pytest.mark.fault("F49")
 def test_what_a_file_claims_costs_no_memory(load):
     nested = b""
     for _ in range(1000):  # each level is one longer message within another

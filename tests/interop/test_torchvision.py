@@ -212,6 +212,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.fault("F49")
 @pytest.mark.parametrize("said", WRONG)
 def test_a_wrong_tensor_is_named(run, file, tmp_path, said):
     path = changed(file, tmp_path, WRONG[said])
@@ -219,6 +220,7 @@ def test_a_wrong_tensor_is_named(run, file, tmp_path, said):
         torchvision.load(path, run.config, run.config_tree)
 
 
+@pytest.mark.fault("F49")
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -289,6 +291,7 @@ class Canary:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.fault("F49")
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".caffemodel"])
 @pytest.mark.parametrize("zipped", [False, True])
 def test_no_file_is_executed(run, tmp_path, suffix, zipped):
