@@ -34,6 +34,9 @@ OURS = {
     | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
     | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
+    "alexnet_jax.evaluation.calibration": SPECS | {"alexnet_jax.evaluation.errors"},
+    "alexnet_jax.evaluation.confusion": SPECS | {"alexnet_jax.evaluation.errors"},
+    "alexnet_jax.evaluation.saved": SPECS | {"alexnet_jax.evaluation.errors"},
     "alexnet_jax.evaluation.compare": SPECS,
     "alexnet_jax.reference": set(),
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
@@ -62,6 +65,9 @@ OTHERS = {
     "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
     "alexnet_jax.evaluation.compare": {"numpy", "scipy"},
     "alexnet_jax.evaluation.errors": {"numpy"},
+    "alexnet_jax.evaluation.calibration": {"numpy"},
+    "alexnet_jax.evaluation.confusion": {"numpy"},
+    "alexnet_jax.evaluation.saved": {"numpy"},
     "alexnet_jax.reference": set(),
 }
 

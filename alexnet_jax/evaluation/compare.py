@@ -3,26 +3,9 @@
 An answer is `wrong` (True) or right. `[s n]` are the answers of s nets, trained alike but for the seed, to n images.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-
-from alexnet_jax.errors import DataError
-
-
-class Predictions(NamedTuple):
-    """What a run keeps in predictions/<split>_<views>_<step>.npz."""
-
-    probabilities: np.ndarray
-    """[n classes]"""
-    labels: np.ndarray
-    """[n]"""
-
-    def wrong(self, top: int = 1) -> np.ndarray:
-        """bool [n]: the label is not among the `top` most probable classes; a tie is not credited."""
-        own = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return (self.probabilities >= own[:, None]).sum(axis=1) > top
 
 
 class McNemar(NamedTuple):
@@ -40,18 +23,6 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
-
-
-def load(workdir: str | Path, split: str, views: str, step: int) -> Predictions:
-    """The predictions of a run. Raises DataError."""
-    path = Path(workdir) / "predictions" / f"{split}_{views}_{step}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Predictions(file["probabilities"], file["labels"])
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}; python -m alexnet_jax.evaluation.evaluate --workdir {workdir} writes it"
-        ) from None
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:

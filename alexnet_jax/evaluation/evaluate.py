@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import errors
+from alexnet_jax.evaluation import errors, saved
 
 
 def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
@@ -107,9 +107,7 @@ def evaluate(options: argparse.Namespace) -> dict:
 
 def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:
     """Keep probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz; their errors."""
-    path = workdir / "predictions" / f"{split}_{view}_{step}.npz"
-    path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, probabilities=probabilities, labels=labels)
+    saved.save(workdir, split, view, step, saved.Predictions(probabilities, labels))
     return errors.summarize(probabilities, labels)
 
 

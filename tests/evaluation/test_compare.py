@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import compare, evaluate
+from alexnet_jax.evaluation import compare
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int):
@@ -59,14 +58,3 @@ def test_holm_as_in_his_example():
     assert compare.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert compare.holm([]) == []
     assert compare.holm([0.9, 0.8]) == [1.0, 1.0]
-
-
-def test_predictions_come_back_and_agree_with_the_errors_of_the_run(tmp_path):
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(10), 50).astype(np.float32)
-    labels = np.arange(50) % 10
-    summary = evaluate.record(tmp_path, "test", "center", 7, probabilities, labels)
-    loaded = compare.load(tmp_path, "test", "center", 7)
-    assert loaded.wrong().mean() == summary["top1_error"]
-    assert loaded.wrong(5).mean() == summary["top5_error"]
-    with pytest.raises(DataError, match="test_ten_7"):
-        compare.load(tmp_path, "test", "ten", 7)
