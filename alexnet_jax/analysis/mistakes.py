@@ -2,8 +2,9 @@
 
 python -m alexnet_jax.analysis.mistakes --workdir W [--split test] [--views center]
 
-Writes confusion.png, calibration.png and hardest.png to figures/, and their numbers as JSON beside each. Saved
-predictions are used where there are; else they are computed, as by alexnet_jax.evaluation.evaluate.
+Writes confusion.png, calibration.png and hardest.png to figures/ of the run, or to --out DIR, and their numbers as
+JSON beside each. Saved predictions are used where there are; else they are computed, as by
+alexnet_jax.evaluation.evaluate.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli
+from alexnet_jax.errors import StorageError
 from alexnet_jax.evaluation import calibration, confusion, errors
 from alexnet_jax.evaluation.calibration import Reliability
 
@@ -34,7 +36,8 @@ def main(arguments: list[str]) -> None:
     split, view = options.split, options.views
     probabilities, labels = one.obtain(split, view)
     images = one.split(split).images
-    folder, names = one.folder / "figures", one.run.class_names
+    folder = Path(options.out) if options.out else one.folder / "figures"
+    names = one.run.class_names
     protocol: dict = {"net": str(one.path), "step": one.run.step, "data": one.data}
     protocol |= {"split": split, "views": view}
     print(plot_confusion(probabilities, labels, names, folder / "confusion.png", protocol))
@@ -217,10 +220,13 @@ def _nulls(values: np.ndarray) -> list[float | None]:
 
 
 def _written(figure, path: Path, numbers: dict) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
     text = json.dumps({"schema": 1} | numbers, allow_nan=False)
-    path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from None
     return path
 
 

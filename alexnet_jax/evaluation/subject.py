@@ -157,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
     parser.add_argument("--source", choices=SOURCES, help="what the images come from; default: as in training")
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now; default: as in training")
-    parser.add_argument("--out", metavar="DIR", help="what is written goes here; default: the run folder")
+    parser.add_argument("--out", metavar="DIR", help="where what is written goes; default: the run folder")
     # fmt: on
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.analysis import mistakes
+from alexnet_jax.errors import StorageError
 
 PROTOCOL = {"step": 7, "split": "test", "views": "ten"}
 
@@ -78,6 +79,12 @@ def test_the_command_draws_all_three_of_a_weights_file(two_nets, tmp_path, capsy
     mistakes.main(["--workdir", str(two_nets[0]), "--out", str(tmp_path)])
     paths = capsys.readouterr().out.splitlines()
     drawn = ["confusion", "calibration", "hardest"]
-    assert paths == [str(tmp_path / "figures" / f"{name}.png") for name in drawn]
-    assert [numbers(tmp_path / "figures" / f"{name}.png")["count"] for name in drawn] == [128] * 3
+    assert paths == [str(tmp_path / f"{name}.png") for name in drawn]
+    assert [numbers(tmp_path / f"{name}.png")["count"] for name in drawn] == [128] * 3
     assert (tmp_path / "predictions" / "test_center_7.npz").exists()
+
+
+def test_a_figure_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "figures").write_text("a file")
+    with pytest.raises(StorageError, match="cannot write"):
+        mistakes.plot_calibration(*answered(5), tmp_path / "figures" / "c.png", PROTOCOL)
