@@ -118,10 +118,10 @@ def _matrix(matrix: np.ndarray, wrong: np.ndarray, names: Sequence[str]):
 
     n = len(names)
     side = max(3.0, 0.42 * n)
-    figure = Figure(figsize=(side + 3.6, side + 1.4), layout="constrained")
+    figure = Figure(figsize=(1.3 * side + 2.0, side + 1.4), layout="constrained")
     cells, bars = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    cells.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    cells.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")  # as high as the bars
     size = 8 if n <= 12 else 5.5
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.005:
@@ -147,14 +147,15 @@ def _lists(wrong: np.ndarray, pairs: Sequence[confusion.Confused], names: Sequen
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(wrong, nan=-1), kind="stable")[:_LISTED]
     named = [_short(names[i]) for i in worst]
-    classes.barh(named, 100 * np.nan_to_num(wrong[worst]), color="C3", alpha=0.7)
-    classes.set_xlabel("error of the class (%)")
     said = [f"{_short(names[one.label])} as {_short(names[one.answer])}" for one in pairs]
-    confused.barh(said, [one.count for one in pairs], color="C0", alpha=0.7)
+    classes.barh(range(len(named)), 100 * np.nan_to_num(wrong[worst]), color="C3", alpha=0.7)
+    confused.barh(range(len(said)), [one.count for one in pairs], color="C0", alpha=0.7)
+    classes.set_xlabel("error of the class (%)")
     confused.set_xlabel("images")
-    for axes in (classes, confused):
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", labelsize=8)
+    confused.xaxis.get_major_locator().set_params(integer=True)
+    for axes, texts in ((classes, named), (confused, said)):
+        axes.set_yticks(range(len(texts)), texts, fontsize=8)
+        axes.set_ylim(max(len(texts), 1) - 0.5, -0.5)
         _plain(axes)
     return figure
 

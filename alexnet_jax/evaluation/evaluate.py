@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli, reference, specs
+from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import calibration, errors, saved
 
 if typing.TYPE_CHECKING:
@@ -34,15 +35,17 @@ def main(arguments: list[str]) -> None:
 def evaluate(subject: "Subject", split: str | None = None, view: str | None = None) -> dict:
     """The errors of a net by split and views; per-image probabilities go to predictions/.
 
-    {"net", "config", "step", "data", "splits": {"test": {"ten": {"count", "top1_error", "top5_error", "nll",
-    "calibration_error", "crops"}}}}, as errors.summarize and calibration have them. split: None takes those of val
-    and test that there are. view: None takes those of the config's final evaluation. Raises ConfigError, DataError,
-    StorageError.
+    {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": {"count", "top1_error", "top5_error",
+    "nll", "calibration_error", "crops"}}}}, as errors.summarize and calibration have them. split: None takes those of
+    val and test that there are. view: None takes those of the config's final evaluation. Raises ConfigError,
+    DataError, StorageError.
     """
     from alexnet_jax.evaluation import views
 
-    run = subject.run
+    run, folder = subject.run, subject.folder
     held_out = [name for name in ("val", "test") if name in subject.dataset.splits]
+    if not split and not held_out:
+        raise DataError(f"{subject.data} has neither val nor test; --split train takes what it has")
     splits: dict = {}
     for name in (split,) if split else held_out:
         for one in (view,) if view else run.config.evaluation.final_views:
@@ -53,7 +56,7 @@ def evaluate(subject: "Subject", split: str | None = None, view: str | None = No
             }
     return {
         "net": str(subject.path), "config": run.config.name, "step": run.step, "data": subject.data,
-        "splits": splits,
+        "predictions": str(folder / "predictions"), "splits": splits,
     }  # fmt: skip
 
 
@@ -121,6 +124,7 @@ def _text(report: dict) -> str:
     return "\n".join([
         f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
         *cli.table(rows, right=(2, 3, 4, 5, 6)), "",
+        f"probabilities of every image: {report['predictions']}", "",
         *published(),
     ])  # fmt: skip
 

@@ -53,7 +53,12 @@ class Subject:
         """With the classes in the order of the net. Raises DataError unless they are the same, by name."""
         from alexnet_jax.data import sources, splits
 
-        names, found = self.run.class_names, sources.open_dataset(self._spec, self.run.config.seed)
+        names = self.run.class_names
+        try:
+            found = sources.open_dataset(self._spec, self.run.config.seed)
+        except DataError as error:
+            where = "" if self._others else "; --data-path PATH says where the images are now"
+            raise DataError(f"{error}{where}") from None
         if set(found.class_names) != set(names):
             lacks = _some(set(names) - set(found.class_names))
             more = _some(set(found.class_names) - set(names))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tm
     assert found["data"] == f"arrays at {file}"
     assert found["splits"]["train"]["center"] == report[0]["splits"]["test"]["center"]
 
+    with pytest.raises(DataError, match="neither val nor test"):
+        evaluate.evaluate(other)
     np.savez(file, **arrays, class_names=[*names[:9], "wolf"])
     with pytest.raises(DataError, match=rf"missing there {names[9]}; not known to the net wolf"):
         evaluate.evaluate(Subject(two_nets[0], None, "arrays", str(file), tmp_path))
@@ -57,6 +60,10 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
     net = str(two_nets[0])
     with pytest.raises(ConfigError, match="--out DIR"):
         evaluate.main(["--workdir", net, "--split", "test"])
+    with pytest.raises(DataError, match=r"no folder /none.*; --data-path PATH says where"):
+        elsewhere = Subject(net, out=tmp_path)
+        elsewhere._spec = dataclasses.replace(elsewhere._spec, source="folder", path="/none")
+        evaluate.evaluate(elsewhere)
     with pytest.raises(DataError, match="no split 'tset'; it has train, test, val"):
         evaluate.main(["--workdir", net, "--split", "tset", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="--source store needs --data-path"):
@@ -79,7 +86,8 @@ def test_the_report_is_a_table_or_json(two_nets, report, tmp_path, capsys):
     arguments = ["--workdir", str(two_nets[0]), "--split", "test", "--views", "center"]
     arguments += ["--out", str(tmp_path)]
     evaluate.main([*arguments, "--json"])
-    assert json.loads(capsys.readouterr().out) == report[0]
+    found = json.loads(capsys.readouterr().out)
+    assert found == report[0] | {"predictions": str(tmp_path / "predictions")}
     evaluate.main(arguments)
     said = capsys.readouterr().out
     error = report[0]["splits"]["test"]["center"]["top1_error"]
