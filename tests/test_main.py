@@ -148,7 +148,8 @@ def test_evaluation_of_an_earlier_step(finished, capsys):
     said = capsys.readouterr().out
     assert f"step {step} of tiny, on synthetic" in said
     rows = [line.split()[:5] for line in said.splitlines() if line.startswith(("val", "test"))]
-    assert rows == [["val", "center,", "1", "crop", "128"]]
+    count = json.loads((finished / "results.json").read_text())["splits"]["val"]["center"]["count"]
+    assert rows == [["val", "center,", "1", "crop", str(count)]]
     assert "of ImageNet with its 1,000 classes, and so not comparable" in said
 
 

@@ -156,7 +156,7 @@ def holm(ps: list[float]) -> list[float]:
 
 def _text(report: dict, nets: list[str]) -> str:
     tops = [top for top in (1, 5) if f"top{top}" in report]
-    rows = [("net", *(f"top-{top} error" for top in tops), "NLL")]
+    rows: list[tuple[str, ...]] = [("net", *(f"top-{top} error" for top in tops), "NLL")]
     for net, found in zip(nets, report["errors"], strict=True):
         rows.append(
             (net, *(f"{found[f'top{top}_error']:.2%}" for top in tops), f"{found['nll']:.4f}")

@@ -94,7 +94,9 @@ def _errors(probabilities: np.ndarray, labels: np.ndarray) -> dict:
 
 def _text(report: dict) -> str:
     weights = report.get("weights")
-    rows = [("", "step", "weight", "top-1 error", "top-5 error", "NLL", "ECE")]
+    rows: list[tuple[str, ...]] = [
+        ("", "step", "weight", "top-1 error", "top-5 error", "NLL", "ECE")
+    ]
     for i, (net, found) in enumerate(zip(report["nets"], report["each"], strict=True)):
         weight = f"{weights[i]:.3f}" if weights else ""
         rows.append((net["net"], f"{net['step']:,}", weight, *_cells(found)))

@@ -114,7 +114,9 @@ def record(workdir: Path, split: str, view: str, step: int, probabilities, label
 
 def _text(report: dict) -> str:
     """Tables of a report of `evaluate`, and of what was published."""
-    rows = [("split", "views", "images", "top-1 error", "top-5 error", "NLL", "ECE")]
+    rows: list[tuple[str, ...]] = [
+        ("split", "views", "images", "top-1 error", "top-5 error", "NLL", "ECE")
+    ]
     for split, views in report["splits"].items():
         for view, found in views.items():
             top5 = f"{found['top5_error']:.2%}" if "top5_error" in found else ""
