@@ -146,7 +146,7 @@ def _lists(wrong: np.ndarray, pairs: Sequence[confusion.Confused], names: Sequen
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(wrong, nan=-1), kind="stable")[:_LISTED]
-    named = [_short(names[i]) for i in worst.tolist()]
+    named = [_short(names[i]) for i in map(int, worst)]
     said = [f"{_short(names[one.label])} as {_short(names[one.answer])}" for one in pairs]
     classes.barh(range(len(named)), 100 * np.nan_to_num(wrong[worst]), color="C3", alpha=0.7)
     confused.barh(range(len(said)), [one.count for one in pairs], color="C0", alpha=0.7)
