@@ -36,6 +36,18 @@ def config_overrides(unknown: list[str]) -> list[str]:
     return overrides
 
 
+def table(rows, right: tuple[int, ...] = ()) -> list[str]:
+    """Lines with the cells of `rows` in columns; those numbered in `right` are flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
 def run(main) -> None:
     """Run `main(arguments)` and exit with its code (None: 0), or with one line and the code of its error."""
     try:

@@ -152,7 +152,7 @@ def _text(description: dict) -> str:
         "",
         "",
     )
-    lines = [title, "", *_table([header, *rows, total], right=(1, 2, 3, 4, 5))]
+    lines = [title, "", *cli.table([header, *rows, total], right=(1, 2, 3, 4, 5))]
     lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
     if crossings := description["crossings"]:
         header = ("crosses before", "values forward", "values backward")
@@ -164,28 +164,17 @@ def _text(description: dict) -> str:
             "between towers on devices of their own (train.split_towers), for each image:",
             "",
         ]
-        lines += _table([header, *rows], right=(1, 2))
+        lines += cli.table([header, *rows], right=(1, 2))
     if "differences" in description:
         found = description["differences"]
         header = ("key", description["name"], description["diff"], "source")
         rows = [(d["key"], _value(d["first"]), _value(d["second"]), d["source"]) for d in found]
-        lines += ["", f"{len(found)} differences", "", *_table([header, *rows])]
+        lines += ["", f"{len(found)} differences", "", *cli.table([header, *rows])]
     return "\n".join(lines)
 
 
 def _value(value: object) -> str:
     return "-" if value is None else json.dumps(value)
-
-
-def _table(rows, right: tuple[int, ...] = ()) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 if __name__ == "__main__":

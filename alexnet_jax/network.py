@@ -86,7 +86,7 @@ class Network:
         return views.views(pixels, self._statistics, self.run.config.augment, view)
 
     def predict(self, images, view: str = "center") -> np.ndarray:
-        """Probabilities float32 [n classes], the mean over the crops of `view`: center, ten, nine (§4.1)."""
+        """Probabilities float32 [n classes], the mean over the crops of `view`: center, ten, nine, dense (§4.1)."""
         if view not in views.VIEWS:
             raise ConfigError(f"the view is one of {', '.join(views.VIEWS)}, not {view!r}")
 
@@ -95,7 +95,8 @@ class Network:
             logits, _ = self.model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)
             return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
 
-        return self._in_batches(f"predict {view}", probabilities, self.pixels(images))
+        most = views.images_at_once(view, self.run.config)
+        return self._in_batches(f"predict {view}", probabilities, self.pixels(images), most)
 
     def features(self, images, name: str) -> np.ndarray:
         """The outputs [n ...] of a row such as 'fc7', or of a step of one such as 'conv1/linear', for center crops.
@@ -135,11 +136,13 @@ class Network:
             padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
             yield np.asarray(function(self.variables, padded))[: len(part)]
 
-    def _in_batches(self, name: str, function: Callable, pixels: np.ndarray) -> np.ndarray:
+    def _in_batches(
+        self, name: str, function: Callable, pixels: np.ndarray, batch_size: int | None = None
+    ) -> np.ndarray:
         if name not in self._jitted:
             options = backend.compiler_options(jax.default_backend())
             self._jitted[name] = jax.jit(function, compiler_options=options)
-        return np.concatenate(list(self.map_batches(self._jitted[name], pixels)))
+        return np.concatenate(list(self.map_batches(self._jitted[name], pixels, batch_size)))
 
     def _all_features(self, variables, pixels) -> dict[str, jax.Array]:
         outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)

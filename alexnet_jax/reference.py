@@ -53,6 +53,8 @@ class Claim(NamedTuple):
 
 
 VAL12, VAL10, TEST10 = "ILSVRC-2012 validation", "ILSVRC-2010 validation", "ILSVRC-2010 test"
+HEADER = (f"{VAL12}, one net", "center crop", "ten views")
+"""Of what `rows` returns."""
 Y2012 = "ILSVRC-2012"
 IN09 = "ImageNet 2009"
 
@@ -271,8 +273,11 @@ def result(net: str, data: str, views: str) -> Result:
     raise KeyError((net, data, views))
 
 
-def table() -> str:
-    """Top-1 / top-5 errors in percent of single nets trained on ILSVRC-2012 alone, as Markdown."""
+def rows() -> list[tuple[str, str, str]]:
+    """(net, center crop, ten views): top-1 / top-5 errors in percent, "" where not recorded.
+
+    Of single nets trained on ILSVRC-2012 alone, on its validation images.
+    """
 
     def one(net: str, views: str) -> str:
         try:
@@ -281,19 +286,24 @@ def table() -> str:
             return ""
         return f"{100 * found.top1:.2f} / {100 * (found.top5 or 0):.2f}"
 
-    rows = [
-        ("the paper, Table 2", one("1 CNN", "center"), one("1 CNN", "ten")),
-        ("2012 log, #145: the paper's net", one("145", "center"), one("145", "ten")),
-        ("2012 log, #145 rewarmed", one("145 rewarmed", "center"), one("145 rewarmed", "ten")),
-        ("2012 log, #170: rates by a formula", one("170", "center"), one("170", "ten")),
-        ("2012 log, #167: LRN in layer 1 alone", one("167", "center"), one("167", "ten")),
-        ("cuda-convnet2, one GPU (2014)", one("cuda-convnet2", "center"), one("cuda-convnet2", "ten")),
-        ("Caffe, CaffeNet", one("CaffeNet", "center"), ""),
-        ("Caffe, AlexNet", one("Caffe AlexNet", "center"), ""),
-        ("torchvision", one("torchvision", "center"), ""),
-    ]  # fmt: skip
-    lines = ["| ILSVRC-2012 validation, one net | center crop | ten views |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+    nets = {
+        "the paper, Table 2": "1 CNN",
+        "2012 log, #145: the paper's net": "145",
+        "2012 log, #145 rewarmed": "145 rewarmed",
+        "2012 log, #170: rates by a formula": "170",
+        "2012 log, #167: LRN in layer 1 alone": "167",
+        "cuda-convnet2, one GPU (2014)": "cuda-convnet2",
+        "Caffe, CaffeNet": "CaffeNet",
+        "Caffe, AlexNet": "Caffe AlexNet",
+        "torchvision": "torchvision",
+    }
+    return [(name, one(net, "center"), one(net, "ten")) for name, net in nets.items()]
+
+
+def table() -> str:
+    """`rows` as Markdown."""
+    lines = [f"| {' | '.join(cells)} |\n" for cells in (HEADER, *rows())]
+    return lines[0] + "|---|---|---|\n" + "".join(lines[1:])
 
 
 def main() -> None:

@@ -33,7 +33,8 @@ NotNegative = typing.Annotated[float, Range(0)]
 Share = typing.Annotated[float, Range(0, 1)]
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
 FCOperation = typing.Literal["act", "batch_norm", "dropout"]
-Views = typing.Literal["center", "ten", "nine"]
+Views = typing.Literal["center", "ten", "nine", "dense"]
+VIEWS: tuple[str, ...] = typing.get_args(Views)
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,7 @@ class TrainSpec:
 class EvaluationSpec:
     every_epochs: Positive
     batch_size: Count
+    """Crops that go through the net together: with ten views, of a tenth as many images."""
     views: Views
     final_views: tuple[Views, ...]
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import reference
-from alexnet_jax.evaluation import compare
+from alexnet_jax.evaluation import compare, saved
 from alexnet_jax.files import write_atomically
 from alexnet_jax.reference import Claim
 from launch import runs
@@ -94,7 +94,7 @@ def read(run: Run) -> Finished | None:
     results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
     split, views = list(results["splits"].items())[-1]
     view, errors = list(views.items())[-1]
-    predictions = compare.load(run.folder, split, view, results["step"])
+    predictions = saved.load(run.folder, split, view, results["step"])
     return Finished(run.seed, errors["top1_error"], errors.get("top5_error"), predictions.wrong())
 
 

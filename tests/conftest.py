@@ -68,3 +68,31 @@ def pytest_sessionfinish(session):
 def figures(request) -> collections.Counter:
     """Figures that go to the record of `make reliability`, by name."""
     return request.config.scoreboard["figures"]
+
+
+@pytest.fixture(scope="session")
+def two_nets(tmp_path_factory) -> tuple[Path, Path]:
+    """Weights files of the tiny net, with random weights so large that the answers differ, of seeds 0 and 1."""
+    import json
+
+    import jax
+    import numpy as np
+
+    from alexnet_jax import config, weights, workdir
+    from alexnet_jax.data import sources, statistics
+    from alexnet_jax.model.alexnet import AlexNet
+    from alexnet_jax.training import state
+
+    folder, paths = tmp_path_factory.mktemp("nets"), []
+    for seed in (0, 1):
+        tree = config.load("tests/tiny.py", [f"--config.seed={seed}"])
+        spec = config.with_classes(config.parse(tree), 10)
+        names = sources.open_dataset(spec.data, seed).class_names
+        params = state.create(spec, AlexNet(spec.model), seed).params
+        params = jax.tree.map(lambda leaf: 4 * np.asarray(leaf), params)
+        means = statistics.zeros(16)
+        means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
+        tree = json.loads(config.to_json(tree))
+        run = workdir.Run(spec, tree, 7, params, {}, means, names)
+        paths.append(weights.save(folder / f"net{seed}.safetensors", run))
+    return paths[0], paths[1]

@@ -34,19 +34,29 @@ OURS = {
     | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
     | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
-    "alexnet_jax.evaluation.compare": SPECS,
+    "alexnet_jax.evaluation.calibration": SPECS | {"alexnet_jax.evaluation.errors"},
+    "alexnet_jax.evaluation.confusion": SPECS | {"alexnet_jax.evaluation.errors"},
+    "alexnet_jax.evaluation.saved": SPECS | {"alexnet_jax.evaluation.errors"},
+    "alexnet_jax.evaluation.subject": SPECS
+    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.parallel"}
+    | {"alexnet_jax.training.checkpoint", "alexnet_jax.training.step", "alexnet_jax.workdir"},
+    "alexnet_jax.evaluation.compare": SPECS | {"alexnet_jax.cli", "alexnet_jax.evaluation"},
+    "alexnet_jax.evaluation.ensemble": SPECS
+    | {"alexnet_jax.cli", "alexnet_jax.evaluation", "alexnet_jax.reference"}
+    | {"alexnet_jax.data.splits"},
     "alexnet_jax.reference": set(),
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
     "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
     "alexnet_jax.training.signals": SPECS,
     "alexnet_jax.training.watchdog": SPECS,
-    "alexnet_jax.analysis": SPECS | {"alexnet_jax.cli", "alexnet_jax.workdir"},
     "alexnet_jax.interop.protobuf": {"alexnet_jax.errors"},
     "alexnet_jax.interop.layout": SPECS,
     "alexnet_jax.interop": SPECS
     | {"alexnet_jax.interop", "alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.data"}
     | {"alexnet_jax.weights", "alexnet_jax.workdir"},
+    "alexnet_jax.analysis": SPECS
+    | {"alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.evaluation"},
 }
 
 # Module or package -> all that it may import of others, besides the standard library.
@@ -67,6 +77,12 @@ OTHERS = {
     "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
     "alexnet_jax.evaluation.compare": {"numpy", "scipy"},
     "alexnet_jax.evaluation.errors": {"numpy"},
+    "alexnet_jax.evaluation.calibration": {"numpy"},
+    "alexnet_jax.evaluation.confusion": {"numpy"},
+    "alexnet_jax.evaluation.saved": {"numpy"},
+    "alexnet_jax.evaluation.subject": {"numpy"},
+    "alexnet_jax.evaluation.ensemble": {"numpy"},
+    "alexnet_jax.analysis.mistakes": {"numpy", "matplotlib"},
     "alexnet_jax.reference": set(),
     "alexnet_jax.interop.protobuf": set(),
     "alexnet_jax.interop.layout": {"numpy"},

@@ -127,9 +127,14 @@ def test_another_config_is_refused_with_the_difference(finished):
 
 
 def test_evaluation_from_the_folder_repeats_the_results(finished, capsys):
-    evaluate.main(["--workdir", str(finished)])
+    evaluate.main(["--workdir", str(finished), "--json"])
     report = json.loads(capsys.readouterr().out)
-    assert report["splits"] == json.loads((finished / "results.json").read_text())["splits"]
+    for name, views in json.loads((finished / "results.json").read_text())["splits"].items():
+        for view, expected in views.items():
+            found = report["splits"][name][view]
+            assert {key: found[key] for key in expected} == expected
+            assert found["crops"] == {"center": 1, "ten": 10}[view]
+            assert 0 <= found["calibration_error"] <= 1
     saved = np.load(finished / "predictions" / "test_ten_48.npz")
     assert saved["probabilities"].shape == (128, 10)
     assert np.allclose(saved["probabilities"].sum(axis=1), 1, atol=1e-5)
@@ -140,9 +145,38 @@ def test_evaluation_of_an_earlier_step(finished, capsys):
     evaluate.main(
         ["--workdir", str(finished), "--step", str(step), "--split", "val", "--views", "center"]
     )
-    report = json.loads(capsys.readouterr().out)
-    assert report["step"] == step
-    assert list(report["splits"]) == ["val"]
+    said = capsys.readouterr().out
+    assert f"step {step} of tiny, on synthetic" in said
+    rows = [line.split()[:5] for line in said.splitlines() if line.startswith(("val", "test"))]
+    count = json.loads((finished / "results.json").read_text())["splits"]["val"]["center"]["count"]
+    assert rows == [["val", "center,", "1", "crop", str(count)]]
+    assert "of ImageNet with its 1,000 classes, and so not comparable" in said
+
+
+def test_predictions_of_other_images_do_not_replace_those_of_the_run(finished, tmp_path):
+    images = np.zeros((20, 16, 16, 3), np.uint8)
+    meta = checkpoint.latest(finished / "checkpoints")
+    assert meta is not None
+    names, labels = np.array(meta[1]["class_names"]), np.arange(20) % 10
+    np.savez(tmp_path / "other.npz", train_images=images, train_labels=labels, class_names=names)
+    other = [
+        "--workdir",
+        str(finished),
+        "--source",
+        "arrays",
+        "--split",
+        "train",
+        "--views",
+        "center",
+    ]
+    with pytest.raises(ConfigError, match="needs --data-path"):
+        evaluate.main(other)
+    other += ["--data-path", str(tmp_path / "other.npz")]
+    with pytest.raises(ConfigError, match="--out DIR"):
+        evaluate.main(other)
+    evaluate.main([*other, "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "predictions" / "train_center_48.npz").exists()
+    assert not (finished / "predictions" / "train_center_48.npz").exists()
 
 
 def test_parameters_load_from_a_run_folder(finished):

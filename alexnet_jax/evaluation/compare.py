@@ -1,28 +1,21 @@
 """Whether two nets differ, from their answers to the same images: the statistics of a difference of errors.
 
-An answer is `wrong` (True) or right. `[s n]` are the answers of s nets, trained alike but for the seed, to n images.
+python -m alexnet_jax.evaluation.compare A B [--split test] [--views center]
+python -m alexnet_jax.evaluation.compare --first A1 A2 A3 --second B1 B2 B3
+
+A and B are run folders or .safetensors files; A1, A2, A3 are trained alike but for the seed. In the functions an
+answer is `wrong` (True) or right; `[s n]` are the answers of s nets, trained alike but for the seed, to n images.
 """
 
-from pathlib import Path
+import json
 from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import DataError
-
-
-class Predictions(NamedTuple):
-    """What a run keeps in predictions/<split>_<views>_<step>.npz."""
-
-    probabilities: np.ndarray
-    """[n classes]"""
-    labels: np.ndarray
-    """[n]"""
-
-    def wrong(self, top: int = 1) -> np.ndarray:
-        """bool [n]: the label is not among the `top` most probable classes; a tie is not credited."""
-        own = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return (self.probabilities >= own[:, None]).sum(axis=1) > top
+from alexnet_jax import cli
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.evaluation import errors
+from alexnet_jax.evaluation.saved import Predictions
 
 
 class McNemar(NamedTuple):
@@ -42,16 +35,57 @@ class Difference(NamedTuple):
     high: float
 
 
-def load(workdir: str | Path, split: str, views: str, step: int) -> Predictions:
-    """The predictions of a run. Raises DataError."""
-    path = Path(workdir) / "predictions" / f"{split}_{views}_{step}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Predictions(file["probabilities"], file["labels"])
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"cannot read {path}: {error}; python -m alexnet_jax.evaluation.evaluate --workdir {workdir} writes it"
-        ) from None
+def main(arguments: list[str]) -> None:
+    from alexnet_jax.evaluation import subject
+
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("nets", nargs="*", metavar="NET", help="two nets, A B")
+    parser.add_argument(
+        "--first", nargs="+", metavar="NET", help="or several, alike but for the seed"
+    )
+    parser.add_argument("--second", nargs="+", metavar="NET", help="and the others")
+    subject.add_protocol(parser)
+    parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    groups = (
+        (options.nets[:1], options.nets[1:]) if options.nets else (options.first, options.second)
+    )
+    if (
+        not all(groups)
+        or len(options.nets) not in (0, 2)
+        or (options.nets and (options.first or options.second))
+    ):
+        raise ConfigError("two nets are compared, A B, or two groups, --first A1 A2 --second B1 B2")
+    split, views = options.split, options.views
+    found = subject.obtain_all([*groups[0], *groups[1]], split, views, options.data_path)
+    nets = [f"{one.path}, step {one.run.step:,}" for one, _ in found]
+    predictions = [answered for _, answered in found]
+    report = {"split": split, "views": views} | compare(
+        predictions[: len(groups[0])], predictions[len(groups[0]) :]
+    )
+    print(json.dumps(report | {"nets": nets}, indent=1) if options.json else _text(report, nets))
+
+
+def compare(first: list[Predictions], second: list[Predictions]) -> dict:
+    """{"count", "errors": [{"top1_error", ...} of each net], "top1": {"difference", "low", "high", "p"}, "top5": ...}.
+
+    Of two groups of nets' predictions of the same images: the error of the second less that of the first, with the
+    interval of `bootstrap`, and p by McNemar's test, of pairs as in `mcnemar_of_seeds`; it is None between groups
+    of unequal size. One net each adds "only_first" and "only_second", as McNemar has them.
+    """
+    count, classes = first[0].probabilities.shape
+    report: dict = {"count": count, "errors": [errors.summarize(*one) for one in (*first, *second)]}
+    for top in (1, 5) if classes > 5 else (1,):
+        groups = [np.array([one.wrong(top) for one in group]) for group in (first, second)]
+        mean, low, high = bootstrap(*groups)
+        paired = len(first) == len(second)
+        found = {"difference": mean, "low": low, "high": high,
+                 "p": mcnemar_of_seeds(*groups) if paired else None}  # fmt: skip
+        if len(first) == len(second) == 1:
+            found |= mcnemar(groups[0][0], groups[1][0])._asdict()
+        report[f"top{top}"] = found
+    return report
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
@@ -118,3 +152,35 @@ def holm(ps: list[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def _text(report: dict, nets: list[str]) -> str:
+    tops = [top for top in (1, 5) if f"top{top}" in report]
+    rows: list[tuple[str, ...]] = [("net", *(f"top-{top} error" for top in tops), "NLL")]
+    for net, found in zip(nets, report["errors"], strict=True):
+        rows.append(
+            (net, *(f"{found[f'top{top}_error']:.2%}" for top in tops), f"{found['nll']:.4f}")
+        )
+    lines = [f"{report['split']}, {report['views']}, {report['count']:,} images", ""]
+    lines += [*cli.table(rows, right=(1, 2, 3)), ""]
+    for top in tops:
+        found = report[f"top{top}"]
+        low, mean, high = (f"{100 * found[key]:+.2f}" for key in ("low", "difference", "high"))
+        lines.append(
+            f"top-{top}: the second less the first {mean} points, 95 % interval {low} to {high}"
+        )
+        if "only_first" in found:
+            lines.append(f"  wrong only in the first {found['only_first']:,}, only in the second "
+                         f"{found['only_second']:,}: McNemar p = {found['p']:.2g}")  # fmt: skip
+        elif found["p"] is not None:
+            lines.append(f"  McNemar, twice the mean p of the pairs: {found['p']:.2g}")
+    if len(nets) == 2:
+        lines += [
+            "",
+            "The interval and p are of these two nets: nets that differ by their seed alone often differ so.",
+        ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,17 +1,63 @@
-"""Evaluation over exactly every image of a split, in training and from a run folder.
+"""Errors over exactly every image of a split, in training and from a run folder or a weights file.
 
-python -m alexnet_jax.evaluation.evaluate --workdir W [--split val] [--views center|ten|nine] [--step N]
+python -m alexnet_jax.evaluation.evaluate --workdir W [--split val] [--views center|ten|nine|dense] [--step N]
+
+Other images of the same classes: --source NAME, --data-path PATH, and --out DIR for their predictions.
 """
 
-import argparse
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import cli
+from alexnet_jax import cli, reference, specs
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import errors
+from alexnet_jax.evaluation import calibration, errors, saved
+
+if typing.TYPE_CHECKING:
+    from alexnet_jax.evaluation.subject import Subject
+
+
+def main(arguments: list[str]) -> None:
+    from alexnet_jax.evaluation import subject
+
+    parser = cli.parser(__doc__ or "")
+    subject.add_arguments(parser)
+    parser.add_argument("--split", help="val, test or train; default: val and test, as there are")
+    parser.add_argument("--views", choices=specs.VIEWS, help="default: the config's final views")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    report = evaluate(subject.from_arguments(options), options.split, options.views)
+    print(json.dumps(report, indent=1) if options.json else _text(report))
+
+
+def evaluate(subject: "Subject", split: str | None = None, view: str | None = None) -> dict:
+    """The errors of a net by split and views; per-image probabilities go to predictions/.
+
+    {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": {"count", "top1_error", "top5_error",
+    "nll", "calibration_error", "crops"}}}}, as errors.summarize and calibration have them. split: None takes those of
+    val and test that there are. view: None takes those of the config's final evaluation. Raises ConfigError,
+    DataError, StorageError.
+    """
+    from alexnet_jax.evaluation import views
+
+    run, folder = subject.run, subject.folder
+    held_out = [name for name in ("val", "test") if name in subject.dataset.splits]
+    if not split and not held_out:
+        raise DataError(f"{subject.data} has neither val nor test; --split train takes what it has")
+    splits: dict = {}
+    for name in (split,) if split else held_out:
+        for one in (view,) if view else run.config.evaluation.final_views:
+            found = subject.compute(name, one)
+            splits.setdefault(name, {})[one] = errors.summarize(*found) | {
+                "calibration_error": calibration.expected_calibration_error(*found),
+                "crops": views.number(one, run.config),
+            }
+    return {
+        "net": str(subject.path), "config": run.config.name, "step": run.step, "data": subject.data,
+        "predictions": str(folder / "predictions"), "splits": splits,
+    }  # fmt: skip
 
 
 def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
@@ -28,6 +74,14 @@ def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarra
         padded = np.concatenate([indices, np.full(batch_size - len(indices), start)])
         parts.append(np.asarray(predict(split.images, padded))[: len(indices)])
     return np.concatenate(parts)
+
+
+def batch_size(spec: specs.Config, view: str, mesh) -> int:
+    """Images in a batch over `mesh`, such that their crops are about `evaluation.batch_size`."""
+    from alexnet_jax import parallel
+    from alexnet_jax.evaluation import views
+
+    return parallel.round_up(views.images_at_once(view, spec), mesh.shape[parallel.DATA])
 
 
 def predictor(eval_step, params, batch_stats, mesh):
@@ -52,65 +106,38 @@ def predictor(eval_step, params, batch_stats, mesh):
     return predict
 
 
-def main(arguments: list[str]) -> None:
-    parser = cli.parser(__doc__ or "")
-    parser.add_argument("--workdir", required=True, help="the run folder")
-    parser.add_argument("--split", help="val or test; default: both, where they exist")
-    parser.add_argument(
-        "--views", choices=("center", "ten", "nine"), help="default: the config's final views"
-    )
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
-    parser.add_argument(
-        "--data-path", help="where the images are now; default: where they were in training"
-    )
-    options = parser.parse_args(arguments)
-    print(json.dumps(evaluate(options), indent=1))
-
-
-def evaluate(options: argparse.Namespace) -> dict:
-    """The errors of a run folder, by split and views; per-image probabilities go to its predictions/ folder."""
-    import dataclasses
-
-    from alexnet_jax import workdir
-    from alexnet_jax.data import sources
-    from alexnet_jax.model.alexnet import AlexNet
-    from alexnet_jax.parallel import device_mesh, round_up
-    from alexnet_jax.training.step import make_eval_step
-
-    run = workdir.load(options.workdir, options.step)
-    spec = run.config
-    data = dataclasses.replace(spec.data, path=options.data_path or spec.data.path)
-    dataset = sources.open_dataset(data, spec.seed)
-    if tuple(dataset.class_names) != run.class_names:
-        raise DataError(
-            f"the classes of {data.path or data.source} are not those the run was trained on"
-        )
-    held_out = [name for name in ("val", "test") if name in dataset.splits]
-    if options.split and options.split not in dataset.splits:
-        raise DataError(
-            f"{data.path or data.source} has no split {options.split!r}; it has {', '.join(dataset.splits)}"
-        )
-    mesh = device_mesh()
-    batch_size = round_up(spec.evaluation.batch_size, mesh.size)
-    report: dict = {"step": run.step, "config": spec.name, "splits": {}}
-    for view in (options.views,) if options.views else spec.evaluation.final_views:
-        step = make_eval_step(spec, AlexNet(spec.model), run.statistics, mesh, view)
-        predict = predictor(step, run.params, run.batch_stats, mesh)
-        for name in (options.split,) if options.split else held_out:
-            split = dataset.splits[name]
-            probabilities = predictions(predict, split, batch_size)
-            report["splits"].setdefault(name, {})[view] = record(
-                Path(options.workdir), name, view, run.step, probabilities, split.labels
-            )
-    return report
-
-
 def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:
     """Keep probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz; their errors."""
-    path = workdir / "predictions" / f"{split}_{view}_{step}.npz"
-    path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(path, probabilities=probabilities, labels=labels)
+    saved.save(workdir, split, view, step, saved.Predictions(probabilities, labels))
     return errors.summarize(probabilities, labels)
+
+
+def _text(report: dict) -> str:
+    """Tables of a report of `evaluate`, and of what was published."""
+    rows: list[tuple[str, ...]] = [
+        ("split", "views", "images", "top-1 error", "top-5 error", "NLL", "ECE")
+    ]
+    for split, views in report["splits"].items():
+        for view, found in views.items():
+            top5 = f"{found['top5_error']:.2%}" if "top5_error" in found else ""
+            crops = "1 crop" if found["crops"] == 1 else f"{found['crops']} crops"
+            rows.append((split, f"{view}, {crops}", f"{found['count']:,}", f"{found['top1_error']:.2%}",
+                         top5, f"{found['nll']:.4f}", f"{found['calibration_error']:.2%}"))  # fmt: skip
+    return "\n".join([
+        f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
+        *cli.table(rows, right=(2, 3, 4, 5, 6)), "",
+        f"probabilities of every image: {report['predictions']}", "",
+        *published(),
+    ])  # fmt: skip
+
+
+def published() -> list[str]:
+    """Lines with the published errors of AlexNet, and what they are of."""
+    return [
+        "Published, of ImageNet with its 1,000 classes, and so not comparable to other images (top-1 / top-5, %):",
+        "",
+        *cli.table([reference.HEADER, *reference.rows()], right=(1, 2)),
+    ]
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ class Training:
         predict = evaluate.predictor(
             self._eval_steps[view], state.params, state.batch_stats, self.mesh
         )
-        size = parallel.round_up(self.spec.evaluation.batch_size, self.mesh.shape[parallel.DATA])
+        size = evaluate.batch_size(self.spec, view, self.mesh)
         self.watchdog.beat(SLOW)
 
         def poll() -> None:

@@ -82,8 +82,8 @@ def jit_train_step(spec: Config, model: AlexNet, mesh):
 def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, view: str):
     """f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], the mean over the views (§4.1).
 
-    b must divide over the devices: the caller pads. All views go through at once (v times b images): XLA on
-    CPU is slow with convolutions inside a loop, so lower evaluation.batch_size where memory is short.
+    b must divide over the devices: the caller pads. All views go through at once (v times b crops): XLA on CPU is
+    slow with convolutions inside a loop, so the caller divides the batch by the views (views.images_at_once).
     """
 
     model = model.clone(split=mesh.shape[TOWER] > 1)

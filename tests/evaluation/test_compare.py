@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
-from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import compare, evaluate
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.evaluation import compare, saved
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int):
@@ -61,12 +63,38 @@ def test_holm_as_in_his_example():
     assert compare.holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_predictions_come_back_and_agree_with_the_errors_of_the_run(tmp_path):
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(10), 50).astype(np.float32)
-    labels = np.arange(50) % 10
-    summary = evaluate.record(tmp_path, "test", "center", 7, probabilities, labels)
-    loaded = compare.load(tmp_path, "test", "center", 7)
-    assert loaded.wrong().mean() == summary["top1_error"]
-    assert loaded.wrong(5).mean() == summary["top5_error"]
-    with pytest.raises(DataError, match="test_ten_7"):
-        compare.load(tmp_path, "test", "ten", 7)
+def test_two_groups_of_nets_are_compared_by_their_errors():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 300)
+    nets = [saved.Predictions(rng.dirichlet(np.ones(7), 300), labels) for _ in range(4)]
+    found = compare.compare(nets[:2], nets[2:])
+    for top in (1, 5):
+        errors = []
+        for net in nets:
+            order = np.argsort(-net.probabilities, axis=1)[:, :top]
+            errors.append(np.mean([y not in row for y, row in zip(labels, order, strict=True)]))
+        difference = (errors[2] + errors[3]) / 2 - (errors[0] + errors[1]) / 2
+        assert found[f"top{top}"]["difference"] == pytest.approx(difference, abs=1e-7)
+        assert found[f"top{top}"]["low"] < difference < found[f"top{top}"]["high"]
+        assert [one[f"top{top}_error"] for one in found["errors"]] == pytest.approx(errors)
+    assert compare.compare(nets[:1], nets[1:])["top1"]["p"] is None
+
+
+def test_the_command_compares_two_weights_files(two_nets, capsys):
+    one, other = map(str, two_nets)
+    compare.main([one, other, "--json"])
+    report = json.loads(capsys.readouterr().out)
+    wrong = [error["top1_error"] * 128 for error in report["errors"]]
+    top1 = report["top1"]
+    assert top1["only_second"] - top1["only_first"] == round(wrong[1] - wrong[0])
+    compare.main(["--first", one, "--second", other])
+    said = capsys.readouterr().out
+    assert "test, center, 128 images" in said and f"McNemar p = {top1['p']:.2g}" in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["A"], ["A", "B", "C"], ["A", "B", "--first", "C"], ["--first", "A"], []]
+)
+def test_what_is_neither_two_nets_nor_two_groups_is_refused(arguments):
+    with pytest.raises(ConfigError, match="two nets are compared"):
+        compare.main(arguments)

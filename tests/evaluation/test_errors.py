@@ -29,3 +29,9 @@ def test_top5_is_absent_below_6_classes():
 
 def test_probability_zero_gives_a_finite_nll():
     assert np.isfinite(errors.summarize(np.eye(6), np.array([1, 1, 1, 1, 1, 1]))["nll"])
+
+
+def test_what_is_not_a_number_is_wrong():
+    probabilities = np.array([[0.7, 0.2, 0.1], [np.nan, np.nan, np.nan]])
+    assert errors.rank(probabilities, np.array([1, 0])).tolist() == [2, 3]
+    assert errors.summarize(probabilities, np.array([0, 0]))["top1_error"] == 0.5

@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from alexnet_jax import config
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
 from alexnet_jax.specs import AugmentSpec
@@ -43,7 +44,9 @@ def made(images, statistics, spec, name):
     return np.asarray(jax.jit(lambda x: views.views(x, statistics, spec, name))(images))
 
 
-@pytest.mark.parametrize(("name", "count"), [("center", 1), ("ten", 10), ("nine", 9)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("center", 1), ("ten", 10), ("nine", 9), ("dense", 50)]
+)
 def test_views_are_distinct_and_equal_for_a_constant_image(images, statistics, name, count):
     output = made(images, statistics, spec(), name)
     assert output.shape == (3, count, CROP, CROP, 3) and output.dtype == np.float32
@@ -67,6 +70,33 @@ def test_nine_views_are_a_grid_without_mirror_images(images, statistics):
     for view in range(9):
         top, left = view // 3 * 2, view % 3 * 2
         assert np.array_equal(output[:, view], images[:, top : top + CROP, left : left + CROP])
+
+
+def test_dense_views_are_a_grid_from_corner_to_corner_and_its_mirror_images(images, statistics):
+    output = made(images, statistics, spec(), "dense")
+    for view in range(25):
+        top, left = divmod(view, 5)
+        part = images[:, top : top + CROP, left : left + CROP]
+        assert np.array_equal(output[:, view], part)
+        assert np.array_equal(output[:, view + 25], part[:, :, ::-1])
+
+
+@pytest.mark.parametrize(("size", "crop"), [(256, 224), (32, 24), (11, 8), (10, 8), (9, 8), (8, 8)])
+def test_dense_views_cover_the_image_without_doubles(size, crop):
+    places = views.dense(size, crop)
+    assert len(set(places)) == len(places) == 2 * min(5, size - crop + 1) ** 2
+    seen = np.zeros((size, size), bool)
+    for top, left, _ in places:
+        assert 0 <= top <= size - crop and 0 <= left <= size - crop
+        seen[top : top + crop, left : left + crop] = True
+    assert seen.all()
+
+
+@pytest.mark.parametrize(("view", "most"), [("center", 32), ("ten", 3), ("dense", 1)])
+def test_a_batch_has_no_more_crops_than_the_config_says(view, most):
+    tiny = config.parse(config.load("tests/tiny.py", []))  # batches of 32, crops of 14 in 16
+    assert views.images_at_once(view, tiny) == most
+    assert views.number(view, tiny) == {"center": 1, "ten": 10, "dense": 18}[view]
 
 
 def test_the_mean_image_is_cropped_and_mirrored_with_the_view(images, statistics):

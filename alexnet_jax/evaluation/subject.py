@@ -1,0 +1,182 @@
+"""What is evaluated: a trained net, and the images that it answers."""
+
+import argparse
+import dataclasses
+import typing
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax import specs
+from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import saved
+
+if typing.TYPE_CHECKING:
+    from alexnet_jax.data.splits import Dataset, Split
+
+SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
+
+
+class Subject:
+    """A trained net and the images that it answers.
+
+    path: a run folder, or a .safetensors file; `step` as for workdir.load. The images are those of the run,
+    wherever they now are with `data_path`, or others of the same classes with `source` and `data_path`.
+    Predictions are kept in `out`, by default in the run folder. Raises StorageError without a net.
+    """
+
+    def __init__(
+        self, path: str | Path, step: int | None = None, source: str | None = None,
+        data_path: str | None = None, out: str | Path | None = None,
+    ):  # fmt: skip
+        from alexnet_jax import workdir
+
+        self.path, self.run = Path(path), workdir.load(path, step)
+        data = self.run.config.data
+        if source not in (None, data.source):
+            if not data_path and source not in ("digits", "synthetic"):
+                raise ConfigError(f"--source {source} needs --data-path, which says where it is")
+            data = dataclasses.replace(data, source=source, path=None, validation=0.0)
+        self._spec = dataclasses.replace(data, path=data_path or data.path)
+        self._others, self._out = bool(source or data_path), out
+        self._predict: dict = {}
+
+    @property
+    def data(self) -> str:
+        """The images, in words."""
+        spec = self._spec
+        return f"{spec.source} at {spec.path}" if spec.path else spec.source
+
+    @cached_property
+    def dataset(self) -> "Dataset":
+        """With the classes in the order of the net. Raises DataError unless they are the same, by name."""
+        from alexnet_jax.data import sources, splits
+
+        names = self.run.class_names
+        try:
+            found = sources.open_dataset(self._spec, self.run.config.seed)
+        except DataError as error:
+            where = "" if self._others else "; --data-path PATH says where the images are now"
+            raise DataError(f"{error}{where}") from None
+        if set(found.class_names) != set(names):
+            lacks = _some(set(names) - set(found.class_names))
+            more = _some(set(found.class_names) - set(names))
+            raise DataError(
+                f"the classes of {self.data} are not those that {self.path} was trained on: "
+                f"missing there {lacks}; not known to the net {more}"
+            )
+        return splits.keep_classes(found, names)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where predictions and figures go. Raises ConfigError where --out has to say it."""
+        from alexnet_jax.training import checkpoint
+
+        if self._out:
+            return Path(self._out)
+        if self._is_file:
+            raise ConfigError(f"{self.path} is no folder: --out DIR says where the results go")
+        if self._others:
+            found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
+            if not found or found[1]["dataset"] != self.dataset.fingerprint:
+                raise ConfigError(
+                    f"{self.data} has not the images that {self.path} was trained with: --out DIR says where the "
+                    "results go, as they must not replace those of the run"
+                )
+        return self.path
+
+    def split(self, name: str) -> "Split":
+        """Raises DataError where there is none."""
+        if name not in self.dataset.splits:
+            raise DataError(
+                f"{self.data} has no split {name!r}; it has {', '.join(self.dataset.splits)}"
+            )
+        return self.dataset.splits[name]
+
+    def compute(self, name: str, view: str) -> saved.Predictions:
+        """The predictions of every image of the split `name`, anew; they are saved."""
+        split, folder = self.split(name), self.folder
+        found = saved.Predictions(self.probabilities(split, view), split.labels)
+        saved.save(folder, name, view, self.run.step, found)
+        return found
+
+    def obtain(self, name: str, view: str) -> saved.Predictions:
+        """The predictions that are saved, or else computed. Those of a file without `out` are not saved."""
+        if self._is_file and not self._out:
+            split = self.split(name)
+            return saved.Predictions(self.probabilities(split, view), split.labels)
+        # What lies in `out` may be of another net.
+        if self._out or not saved.path(self.folder, name, view, self.run.step).exists():
+            return self.compute(name, view)
+        found = saved.load(self.folder, name, view, self.run.step)
+        if found.probabilities.shape[1] != len(self.run.class_names):
+            file = saved.path(self.folder, name, view, self.run.step)
+            raise DataError(f"{file} is of a net with other classes; delete it and try again")
+        return found
+
+    def probabilities(self, split: "Split", view: str) -> np.ndarray:
+        """float32 [n classes] of every image of `split`, on all devices."""
+        from alexnet_jax.evaluation import evaluate
+        from alexnet_jax.model.alexnet import AlexNet
+        from alexnet_jax.parallel import device_mesh
+        from alexnet_jax.training.step import make_eval_step
+
+        run, mesh = self.run, device_mesh()
+        if view not in self._predict:
+            step = make_eval_step(run.config, AlexNet(run.config.model), run.statistics, mesh, view)
+            self._predict[view] = evaluate.predictor(step, run.params, run.batch_stats, mesh)
+        size = evaluate.batch_size(run.config, view, mesh)
+        return evaluate.predictions(self._predict[view], split, size)
+
+    @property
+    def _is_file(self) -> bool:
+        return self.path.suffix == ".safetensors"
+
+
+def obtain_all(
+    paths: typing.Sequence[str | Path], split: str, view: str, data_path: str | None = None
+) -> list[tuple[Subject, saved.Predictions]]:
+    """Several nets and their predictions of the same images.
+
+    Raises DataError unless they have the same classes, in one order, and labels.
+    """
+    found: list[tuple[Subject, saved.Predictions]] = []
+    for path in paths:
+        subject = Subject(path, data_path=data_path)
+        if found and subject.run.class_names != found[0][0].run.class_names:
+            raise DataError(f"{found[0][0].path} and {path} have not the same classes")
+        predictions = subject.obtain(split, view)
+        if found and not np.array_equal(predictions.labels, found[0][1].labels):
+            raise DataError(
+                f"{found[0][0].path} and {path} answered other images: the labels of their {split} differ"
+            )
+        found.append((subject, predictions))
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--workdir, --step, --source, --data-path and --out, of which `from_arguments` makes a Subject."""
+    # fmt: off
+    parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
+    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    parser.add_argument("--source", choices=SOURCES, help="what the images come from; default: as in training")
+    parser.add_argument("--data-path", metavar="PATH", help="where the images are now; default: as in training")
+    parser.add_argument("--out", metavar="DIR", help="where what is written goes; default: the run folder")
+    # fmt: on
+
+
+def from_arguments(options: argparse.Namespace) -> "Subject":
+    """What the arguments of `add_arguments` name. Raises StorageError without a net."""
+    return Subject(options.workdir, options.step, options.source, options.data_path, options.out)
+
+
+def add_protocol(parser: argparse.ArgumentParser) -> None:
+    """--split and --views, where there is one of each."""
+    parser.add_argument("--split", default="test", help="val, test or train; default: test")
+    parser.add_argument("--views", choices=specs.VIEWS, default="center", help="default: center")
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:5]) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
