@@ -10,11 +10,13 @@ protocol, and the SHA-256 of the weights. python -m alexnet_jax.verify checks th
 import json
 import time
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from alexnet_jax import cli, files, workdir
 from alexnet_jax.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from alexnet_jax.evaluation.subject import Subject
 
 
 def main(arguments: list[str]) -> None:
@@ -35,29 +37,30 @@ def main(arguments: list[str]) -> None:
 def release(folder: str | Path, step: int | None, out: Path, data_path: str | None = None) -> Path:
     """Write NAME.safetensors and NAME.json of a checkpoint into `out`; the path of the weights.
 
-    Raises StorageError, and DataError where the images are not those the run was trained on.
+    Raises StorageError, and DataError where the images have not the classes of the run.
     """
-    from alexnet_jax import network, weights
+    from alexnet_jax import weights
+    from alexnet_jax.evaluation.subject import Subject
 
-    net = network.load(folder, step)
-    run = net.run
-    name = f"{run.config.name.replace(':', '-').replace(',', '-')}-seed{run.config.seed}-step{run.step}"
-    results, data = evaluate(net, data_path)
+    subject = Subject(folder, step, data_path=data_path)
+    run = subject.run
+    config = run.config.name.replace(":", "-").replace(",", "-")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path = weights.save(out / f"{name}.safetensors", run)
-        content = card(run, path, Path(folder), results, data)
-        files.write_atomically(path.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+        path = weights.save(out / f"{config}-seed{run.config.seed}-step{run.step}.safetensors", run)
+        content = json.dumps(card(subject, path), indent=1)
+        files.write_atomically(path.with_suffix(".json"), content + "\n")
     except OSError as error:
         raise StorageError(f"cannot write to {out}: {error.strerror}") from None
     return path
 
 
-def card(run: workdir.Run, path: Path, folder: Path, results: dict, data: dict) -> dict:
-    """What a card says of the weights at `path`, from a checkpoint of the run in `folder`."""
+def card(subject: "Subject", path: Path) -> dict:
+    """What a card says of the weights at `path`, which are those of a run folder."""
     import jax
 
-    environment = workdir.Workdir(folder).environment() or {}
+    run, data = subject.run, subject.run.config.data
+    environment = workdir.Workdir(subject.path).environment() or {}
     return {
         "schema": 1,
         "file": path.name,
@@ -72,39 +75,26 @@ def card(run: workdir.Run, path: Path, folder: Path, results: dict, data: dict) 
             key: environment.get(key) for key in ("platform", "processor", "cores", "versions")
         },
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "data": data,
-        "splits": results,
+        "data": {
+            "source": data.source,
+            "name": data.name or (Path(data.path).name if data.path else None),
+            "images": {name: len(split.labels) for name, split in subject.dataset.splits.items()},
+            "fingerprint": subject.dataset.fingerprint,
+        },
+        "splits": errors_of(subject),
     }
 
 
-def evaluate(net, data_path: str | None) -> tuple[dict, dict]:
-    """Errors of the center crop by split, as in results.json, and what the images were."""
-    import dataclasses
-
-    from alexnet_jax.data import sources
-    from alexnet_jax.errors import DataError
+def errors_of(subject: "Subject") -> dict:
+    """{split: {"center": errors}} of the held-out splits, as in results.json."""
     from alexnet_jax.evaluation import errors
 
-    spec = net.run.config
-    data = dataclasses.replace(spec.data, path=data_path or spec.data.path)
-    dataset = sources.open_dataset(data, spec.seed)
-    if tuple(dataset.class_names) != net.class_names:
-        raise DataError(
-            f"the classes of {data.path or data.source} are not those the run was trained on"
-        )
-    results = {}
-    for name in [name for name in ("val", "test") if name in dataset.splits]:
-        split = dataset.splits[name]
-        chunks = np.array_split(np.arange(len(split.labels)), -(-len(split.labels) // 1024))
-        probabilities = np.concatenate([net.predict(split.images[chunk]) for chunk in chunks])
-        results[name] = {"center": errors.summarize(probabilities, split.labels)}
-    described = {
-        "source": data.source,
-        "name": data.name or (Path(data.path).name if data.path else None),
-        "images": {name: len(split.labels) for name, split in dataset.splits.items()},
-        "fingerprint": dataset.fingerprint,
+    held_out = {name: subject.dataset.splits.get(name) for name in ("val", "test")}
+    return {
+        name: {"center": errors.summarize(subject.probabilities(split, "center"), split.labels)}
+        for name, split in held_out.items()
+        if split
     }
-    return results, described
 
 
 def _steps(folder: str, wanted: list[str] | None) -> list[int | None]:

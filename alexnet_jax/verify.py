@@ -31,18 +31,18 @@ def main(arguments: list[str]) -> None:
 def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> str:
     """What was found, in words. Raises CheckpointError where weights and card differ."""
     from alexnet_jax import network, release
+    from alexnet_jax.evaluation.subject import Subject
 
     card = _card(path)
     if card["sha256"] != files.sha256_of(path):
         raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
-    net = network.load(path)  # warns of a conv1 that looks untrained
-    run = net.run
+    run = network.load(path).run  # warns of a conv1 that looks untrained
     for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
     if not evaluate:
         return f"the weights of its card, which says {_errors(card['splits'])}"
-    results, _ = release.evaluate(net, data_path)
+    results = release.errors_of(Subject(path, data_path=data_path))
     for split, views in card["splits"].items():
         for view, said in views.items():
             found = results.get(split, {}).get(view)
