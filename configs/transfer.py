@@ -5,11 +5,13 @@ Command: python -m alexnet_jax.main --config configs/transfer.py:finetune,cifar1
          runs/base is a run of configs/scales.py:cifar10, or a .safetensors file; NAME,SCALE is one
          of the functions below and a scale of configs/scales.py. The data are class folders. The
          last row does not fit other classes: --allow-partial leaves it as it is initialized.
+         Without --init-from, finetune is the training from scratch that it is compared with.
 Cost:    60 epochs of your images.
-Expect:  at the scale cifar10, from CIFAR-10 to 1,088 flowers of 32x32: docs/results/.
+Expect:  at the scale cifar10, from CIFAR-10 to 1,088 flowers of 32x32, 8.5 points less error than
+         from scratch after 10 epochs, and no difference after 60 (docs/results/2026-11-22-transfer.md).
 
-A rate of a row is that of the schedule times its factor. Factors for rows that have been trained
-are our choice; a tenth is what Caffe's example of fine-tuning has.
+A rate of a row is that of the schedule times its factor: for the rows that have been trained as below,
+for the last 1. A tenth is what Caffe's example of fine-tuning has.
 --config.schedule.layer_factors.conv1="((0.0, 0.0),)" freezes one more row, ((10.0, 1.0),) lets it go
 after ten epochs.
 """
@@ -45,5 +47,5 @@ def get_config(arg="finetune,cifar10"):
     return config
 
 
-TRANSFERS = {"finetune": 0.1, "probe": 0.0, "scratch": 1.0}
-"""The factor of all rows but the last. scratch is for a net without --init-from: what the others are compared with."""
+TRANSFERS = {"finetune": 1.0, "slow": 0.1, "probe": 0.0}
+"""The factor of all rows but the last; a probe trains the last row alone."""
