@@ -6,6 +6,7 @@ net.predict(["cat.jpg"])              # probabilities [1 classes]
 net.features(["cat.jpg"], "fc7")      # [1 4096]
 """
 
+import difflib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -56,6 +57,13 @@ class Network:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.run.class_names
+
+    def class_number(self, name: str) -> int:
+        """Of the class `name`. Raises ConfigError with the nearest name."""
+        if name not in self.class_names:
+            near = difflib.get_close_matches(name, self.class_names, 1) or self.class_names[:10]
+            raise ConfigError(f"the network has no class {name!r}; it has {', '.join(near)} ...")
+        return self.class_names.index(name)
 
     @cached_property
     def variables(self) -> dict[str, Any]:

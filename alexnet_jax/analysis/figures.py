@@ -1,20 +1,16 @@
-"""What the figures share: their command line, the images they show, and the two files they write."""
+"""What the figures share: their command line, how images are drawn, and the two files they write."""
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from alexnet_jax import cli, files
-from alexnet_jax.errors import ConfigError, DataError, StorageError
-
-if TYPE_CHECKING:
-    from alexnet_jax.data.splits import Split
-    from alexnet_jax.network import Network
+from alexnet_jax.errors import ConfigError, StorageError
 
 DPI = 120
+RIGHT, WRONG = "#1a7f37", "#b42318"
+"""Colors of a caption: the network is right, or wrong."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -31,13 +27,12 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def folder(options: argparse.Namespace) -> Path:
     """Where the figure goes, made if need be. Raises ConfigError, StorageError."""
-    if options.out is None and Path(options.workdir).suffix == ".safetensors":
-        raise ConfigError(
-            f"{options.workdir} is a file: say with --out which folder the figure goes to"
-        )
-    if options.out is None and not (Path(options.workdir) / "config.json").is_file():
-        raise StorageError(f"{options.workdir} is not a run folder: it has no config.json")
-    path = Path(options.out) if options.out else Path(options.workdir) / "figures"
+    workdir = Path(options.workdir)
+    if options.out is None and workdir.suffix == ".safetensors":
+        raise ConfigError(f"{workdir} is a file: --out DIR says which folder the figure goes to")
+    if options.out is None and not (workdir / "config.json").is_file():
+        raise StorageError(f"{workdir} is not a run folder: it has no config.json")
+    path = Path(options.out) if options.out else workdir / "figures"
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -45,33 +40,19 @@ def folder(options: argparse.Namespace) -> Path:
     return path
 
 
-def load_split(net: "Network", name: str, data_path: str | None = None) -> "Split":
-    """The split `name` of the data that `net` was trained on, wherever they are now. Raises DataError."""
-    import dataclasses
-
-    from alexnet_jax.data import sources
-
-    spec = net.run.config
-    data = dataclasses.replace(spec.data, path=data_path or spec.data.path)
-    where = data.path or data.source
-    dataset = sources.open_dataset(data, spec.seed)
-    if tuple(dataset.class_names) != net.class_names:
-        raise DataError(f"the classes of {where} are not those the network was trained on")
-    if name not in dataset.splits:
-        raise DataError(f"{where} has no split {name!r}; it has {', '.join(dataset.splits)}")
-    return dataset.splits[name]
+def show(axes, image, caption: str = "", color: str = "black", **options) -> None:
+    """An image or map in matplotlib's `axes`: every pixel a sharp square, without ticks, under its caption."""
+    axes.imshow(image, **{"interpolation": "nearest"} | options)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(caption, fontsize=9, color=color)
 
 
-def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
-    """uint8 [n c c 3]: what the center crop shows of uint8 [n s s 3], at the size at which the net sees it."""
-    from alexnet_jax.data import augment
-    from alexnet_jax.evaluation import views
-
-    spec = net.run.config.augment
-    images = np.asarray(augment.resized(pixels, spec))
-    [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
-    cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]
-    return np.clip(np.rint(cropped), 0, 255).astype(np.uint8)
+def short(name: str, width: int = 20) -> str:
+    """A name of a class that fits over an image."""
+    name = name.replace("_", " ")
+    return textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
 
 
 def save(figure, numbers: dict, path: Path) -> Path:

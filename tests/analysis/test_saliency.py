@@ -1,11 +1,13 @@
 """Gradients against finite differences, Grad-CAM against its equations written out."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from alexnet_jax.analysis import figures, saliency
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.analysis import pictures, saliency
+from alexnet_jax.errors import AlexNetError, ConfigError
 
 
 def logits(net, inputs):
@@ -71,9 +73,39 @@ def test_every_feature_can_be_differentiated_by(net, pixels):
 
 
 def test_crops_are_the_middle_of_the_pixels(net, pixels):
-    assert np.array_equal(figures.crops(net, pixels), pixels[:, 1:15, 1:15])
+    assert np.array_equal(pictures.crops(net, pixels), pixels[:, 1:15, 1:15])
 
 
 def test_the_last_maps_are_those_before_the_pool(net):
     assert saliency.last_maps(net) == "conv2/act"
     assert jax.tree.leaves(saliency._perturbations(net, "conv2", 1.0)).count(1.0) == 1
+
+
+def test_the_figure_and_its_numbers(net, weights_file, tmp_path, capsys):
+    command = ["--workdir", str(weights_file), "--out", str(tmp_path), "--count", "3"]
+    saliency.main([*command, "--class", "rows-2"])
+    path = tmp_path / "saliency.png"
+    assert capsys.readouterr().out.strip() == str(path) and path.stat().st_size > 0
+    numbers = json.loads((tmp_path / "saliency.json").read_text())
+    assert numbers["layer"] == "conv2/act" and len(numbers["images"]) == 3
+    assert {row["class"] for row in numbers["images"]} == {"rows-2"}
+    assert np.shape(numbers["images"][0]["grad_cam"]) == net.shapes["conv2"][:2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--class", "rows-9"], "no class 'rows-9'; it has rows-"),
+        (["--count", "0"], "--count is from 1 to the 128 images of test"),
+        (["--images", "none.jpg"], "cannot read none.jpg"),
+        (["--split", "west"], "synthetic has no split 'west'; it has train, test"),
+    ],
+)
+def test_bad_input_is_said(weights_file, tmp_path, arguments, said):
+    with pytest.raises(AlexNetError, match=said):
+        saliency.main(["--workdir", str(weights_file), "--out", str(tmp_path), *arguments])
+
+
+def test_a_weights_file_needs_a_folder_for_its_figures(weights_file):
+    with pytest.raises(ConfigError, match="--out DIR says which folder"):
+        saliency.main(["--workdir", str(weights_file)])
