@@ -83,6 +83,14 @@ class Network:
         made = jax.eval_shape(features, self.variables, self._example)
         return {name: made[name].shape[1:] for name in names}
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a feature. Raises ConfigError."""
+        if name not in self.shapes:
+            raise ConfigError(
+                f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
+            )
+        return self.shapes[name]
+
     def pixels(self, images: Any) -> np.ndarray:
         """uint8 [n s s 3] as the network was trained on: the central square, at config.data.image_size.
 
@@ -119,10 +127,7 @@ class Network:
 
         They are what the network computes at test time, in float32 or in its bfloat16 made float32.
         """
-        if name not in self.shapes:
-            raise ConfigError(
-                f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
-            )
+        self.shape_of(name)
 
         def features(variables, pixels):
             return self._all_features(variables, pixels)[name].astype(np.float32)
@@ -141,9 +146,9 @@ class Network:
     def map_batches(
         self,
         function: Callable,
-        pixels: np.ndarray,
+        pixels: Any,
         batch_size: int | None = None,
-        others: Sequence[np.ndarray] = (),
+        others: Sequence[Any] = (),
     ) -> Iterable[np.ndarray]:
         """`function(variables, pixels, *others)` of all of uint8 [n s s 3] and of `others` [n ...], part after part.
 

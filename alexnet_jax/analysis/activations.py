@@ -3,7 +3,7 @@
 Command: python -m alexnet_jax.analysis.activations --workdir runs/mine --split test
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _sums(net: "Network", images, names: list[str]):
+def _sums(net: "Network", images, names: list[str]) -> tuple[np.ndarray, dict[str, int]]:
     """Of every unit [sum, sum of squares, zeros, largest], float64 [units 4], and {name: places of a unit}."""
     import jax.numpy as jnp
 
@@ -86,7 +86,7 @@ def _sums(net: "Network", images, names: list[str]):
 
     def of_images(variables, pixels):
         inputs = net.inputs(pixels)[:, 0]
-        outputs = net.model.apply(variables, inputs, train=False)[1]
+        outputs: Any = net.model.apply(variables, inputs, train=False)[1]
         made = []
         for name in names:
             x = outputs[name].astype(jnp.float32).reshape(len(pixels), places[name], -1)
@@ -94,7 +94,7 @@ def _sums(net: "Network", images, names: list[str]):
             made.append(jnp.stack(of_unit, axis=-1).astype(jnp.float32))
         return jnp.concatenate(made, axis=1)
 
-    total: np.ndarray | None = None
+    total: Any = None
     for part in net.map_batches(net.jitted(f"sums {names}", of_images), images):
         part = part.astype(np.float64)
         added, largest = part[..., :3].sum(axis=0), part[..., 3:].max(axis=0)
