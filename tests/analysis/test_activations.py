@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from alexnet_jax.analysis import activations
-from alexnet_jax.data import sources
 
 
-def test_the_statistics_are_those_of_all_activations(net, weights_file, tmp_path, capsys):
+def test_the_statistics_are_those_of_all_activations(answers, weights_file, tmp_path, capsys):
     activations.main(["--workdir", str(weights_file), "--out", str(tmp_path)])
     assert (tmp_path / "activations.png").stat().st_size > 0
     assert "conv2/act            2      4" in capsys.readouterr().out
@@ -17,9 +16,8 @@ def test_the_statistics_are_those_of_all_activations(net, weights_file, tmp_path
     assert {feature for feature, _ in found} == {"conv1/act", "conv2/act", "fc6/act", "fc7"}
     assert ("fc7", 1) not in found  # both towers make the logits
 
-    pixels = sources.open_dataset(net.run.config.data, 0).splits["test"].images
     for (feature, tower), row in found.items():
-        units = net.features(pixels, feature)
+        units = answers[feature]
         units = units.reshape(-1, units.shape[-1]).astype(np.float64)
         half = units.shape[-1] // 2
         units = {None: units, 1: units[:, :half], 2: units[:, half:]}[tower]
@@ -31,14 +29,12 @@ def test_the_statistics_are_those_of_all_activations(net, weights_file, tmp_path
     assert found["fc6/act", None]["dead"] > 0 and found["fc6/act", None]["zeros"] > 0.1
 
 
-def test_the_split_in_parts_gives_the_same(net):
-    """The last batch of evaluation is filled up: what fills it does not count."""
-    pixels = sources.open_dataset(net.run.config.data, 0).splits["test"].images
+def test_what_fills_up_the_last_batch_does_not_count(net, splits, answers):
+    pixels = splits["test"].images
     whole, parts = (
         activations.statistics(net, pixels[:40]),
         activations.statistics(net, pixels[:37]),
     )
     assert whole != parts
-    features = net.features(pixels[:37], "fc6/act")
     [row] = [row for row in parts if row["feature"] == "fc6/act" and row["tower"] is None]
-    assert row["mean"] == pytest.approx(features.mean(), rel=1e-4)
+    assert row["mean"] == pytest.approx(answers["fc6/act"][:37].mean(), rel=1e-4)

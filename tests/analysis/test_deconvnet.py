@@ -2,16 +2,13 @@
 
 import itertools
 import json
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
 from alexnet_jax.analysis import deconvnet
-from alexnet_jax.data import sources
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import PoolSpec
 
@@ -69,53 +66,61 @@ def convolution(params, stride, pad, groups):
 
 
 @pytest.fixture(scope="module")
-def way(net):
-    """(inputs, features, x at conv2, what conv2 gives back of it, conv1's way back)."""
-    pixels = np.random.default_rng(3).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+def way(net, forward, pixels):
+    """inputs, features, some x at conv2, and the two convolutions without biases."""
     inputs = net.inputs(pixels)[:, 0]
-    features: Any = net.model.apply(net.variables, inputs, train=False)[1]
+    features = forward(inputs)
     first = convolution(net.run.params["conv1"], 2, (2, 2), 1)
     second = convolution(net.run.params["conv2"], 1, (1, 1), 2)
     x = np.random.default_rng(4).normal(size=features["conv2"].shape).astype(np.float32)
     return inputs, features, x, first, second
 
 
+def back(net, inputs, features, x, rectify=None):
+    def deconvolve(variables, inputs, features, x):
+        return deconvnet.deconvolve(net, variables, inputs, features, "conv2", x, rectify)
+
+    return jax.jit(deconvolve)(net.variables, inputs, features, x)
+
+
 def test_without_rectification_it_is_the_derivative_of_the_linearised_net(net, way):
     inputs, features, x, first, second = way
     where = switches(np.asarray(features["conv1/lrn"]), 3, 2, 3)
-    places = (np.arange(2)[:, None, None, None], where[..., 0], where[..., 1], np.arange(8))
-    _, derivative = jax.vjp(lambda inputs: second(first(inputs)[places]), inputs)
-    made = deconvnet.deconvolve(
-        net, net.variables, inputs, features, "conv2", x, rectify=lambda x: x
-    )
-    np.testing.assert_allclose(made, derivative(x)[0], rtol=1e-4, atol=1e-4)
+    places = (np.arange(5)[:, None, None, None], where[..., 0], where[..., 1], np.arange(8))
+
+    @jax.jit
+    def derivative(inputs, x):
+        return jax.vjp(lambda inputs: second(first(inputs)[places]), inputs)[1](x)[0]
+
+    made = back(net, inputs, features, x, rectify=lambda x: x)
+    np.testing.assert_allclose(made, derivative(inputs, x), rtol=1e-4, atol=1e-4)
 
 
 def test_it_rectifies_where_the_net_does(net, way):
     inputs, features, x, first, second = way
-    _, second_back = jax.vjp(second, features["conv1/pool"])
+
+    def transposed(convolve, at, x):
+        return np.asarray(jax.jit(lambda at, x: jax.vjp(convolve, at)[1](x)[0])(at, x))
+
     unpooled = scattered(
-        np.asarray(second_back(np.maximum(x, 0))[0]),
+        transposed(second, features["conv1/pool"], np.maximum(x, 0)),
         switches(np.asarray(features["conv1/lrn"]), 3, 2, 3),
         features["conv1/lrn"].shape,
     )
-    _, first_back = jax.vjp(first, inputs)
-    expected = first_back(jnp.maximum(unpooled, 0))[0]
-    made = deconvnet.deconvolve(net, net.variables, inputs, features, "conv2", x)
+    expected = transposed(first, inputs, np.maximum(unpooled, 0))
+    made = back(net, inputs, features, x)
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_it_starts_from_the_largest_activation_of_a_map(net, pixels):
+def test_it_starts_from_the_largest_activation_of_a_map(net, way, answers, pixels):
     maps = np.array([3, 1, 4, 1, 5])
-    activations = net.features(pixels, "conv2")
+    activations = answers["conv2"][:5]
     start = np.zeros_like(activations)
     for image, number in enumerate(maps):
         own = activations[image, :, :, number]
         place = np.unravel_index(own.argmax(), own.shape)
         start[image, *place, number] = own.max()
-    inputs = net.inputs(pixels)[:, 0]
-    features: Any = net.model.apply(net.variables, inputs, train=False)[1]
-    expected = deconvnet.deconvolve(net, net.variables, inputs, features, "conv2", start)
+    expected = back(net, *way[:2], start)
     made = deconvnet.project(net, pixels, "conv2", maps)
     assert np.abs(made).max() > 0
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
@@ -125,29 +130,27 @@ def test_it_starts_from_the_largest_activation_of_a_map(net, pixels):
     )
 
 
-def test_a_window_is_all_that_an_activation_sees(net, way):
+def test_a_window_is_all_that_an_activation_sees(net, way, forward):
     inputs = way[0]
     for layer, place in (("conv1/linear", (0, 3)), ("conv1/pool", (1, 1)), ("conv2/act", (2, 0))):
 
         def activation(inputs, layer=layer, place=place):
-            features: Any = net.model.apply(net.variables, inputs, train=False)[1]
-            return features[layer][:, *place].sum()
+            return forward(inputs)[layer][:, *place].sum()
 
-        seen = np.abs(jax.grad(activation)(inputs)).max(axis=(0, 3)) > 0
+        seen = np.abs(jax.jit(jax.grad(activation))(inputs)).max(axis=(0, 3)) > 0
         seen[deconvnet.window(net, layer, place)] = False
         assert not seen.any()
     assert deconvnet.window(net, "conv1/linear", (1, 0)) == (slice(0, 5), slice(0, 5))
     assert deconvnet.window(net, "conv1/linear", (3, 6)) == (slice(4, 9), slice(9, 14))
 
 
-def test_the_figure_has_the_strongest_images_of_each_map(net, weights_file, tmp_path):
+def test_the_figure_has_the_strongest_images_of_each_map(answers, weights_file, tmp_path):
     command = ["--workdir", str(weights_file), "--out", str(tmp_path), "--layer", "conv1/act"]
     deconvnet.main([*command, "--map", "6", "0"])
     assert (tmp_path / "deconvnet.png").stat().st_size > 0
     rows = json.loads((tmp_path / "deconvnet.json").read_text())["maps"]
     assert [(row["map"], row["tower"]) for row in rows] == [(6, 2), (0, 1)]
-    images = sources.open_dataset(net.run.config.data, 0).splits["test"].images
-    largest = net.features(images, "conv1/act").max(axis=(1, 2))[:, 6]
+    largest = answers["conv1/act"].max(axis=(1, 2))[:, 6]
     expected = [f"test {number}" for number in np.argsort(-largest, kind="stable")[:9]]
     assert [image["image"] for image in rows[0]["images"]] == expected
 
