@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser = figures.parser(
         "Measure the activations of each row over a split: figures/activations.png and .json."
     )
-    parser.add_argument("--split", default="test", help="train, val or test; default: test")
+    pictures.add_arguments(parser)
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "activations.png"
     from alexnet_jax import network

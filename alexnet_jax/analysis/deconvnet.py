@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     parser = figures.parser(
         "Draw what makes maps strong, in the images where they are strongest: figures/deconvnet.png and .json."
     )
-    parser.add_argument("--split", default="test", help="train, val or test; default: test")
+    pictures.add_arguments(parser)
     parser.add_argument(
         "--layer", help="a convolution such as conv3; default: the last one, before its pool"
     )

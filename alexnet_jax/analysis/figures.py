@@ -19,9 +19,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     made.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
     made.add_argument("--out", metavar="DIR", help="folder of the figure; default: WORKDIR/figures")
-    made.add_argument(
-        "--data-path", help="where the images are now; default: where they were in training"
-    )
     return made
 
 

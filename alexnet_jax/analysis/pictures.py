@@ -23,9 +23,14 @@ class Pictures(NamedTuple):
     """'test 42', the 42nd of a split from 0, or the path of a file."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, count: int) -> None:
-    """Those that `chosen` reads."""
+def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
+    """Those that say which images: a split; with `count` also those that `chosen` reads, and their default number."""
     parser.add_argument("--split", default="test", help="train, val or test; default: test")
+    parser.add_argument(
+        "--data-path", help="where the images are now; default: where they were in training"
+    )
+    if count is None:
+        return
     parser.add_argument(
         "--images", nargs="+", metavar="PATH", help="image files or folders of them, instead of --split"
     )  # fmt: skip

@@ -120,7 +120,8 @@ def test_it_starts_from_the_largest_activation_of_a_map(net, way, answers, pixel
         own = activations[image, :, :, number]
         place = np.unravel_index(own.argmax(), own.shape)
         start[image, *place, number] = own.max()
-    expected = back(net, *way[:2], start)
+    inputs, features, *_ = way
+    expected = back(net, inputs, features, start)
     made = deconvnet.project(net, pixels, "conv2", maps)
     assert np.abs(made).max() > 0
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
