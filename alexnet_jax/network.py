@@ -6,9 +6,10 @@ net.predict(["cat.jpg"])              # probabilities [1 classes]
 net.features(["cat.jpg"], "fc7")      # [1 4096]
 """
 
+import difflib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ class Network:
     def class_names(self) -> tuple[str, ...]:
         return self.run.class_names
 
+    def class_number(self, name: str) -> int:
+        """Of the class `name`. Raises ConfigError with the nearest name."""
+        if name not in self.class_names:
+            near = difflib.get_close_matches(name, self.class_names, 1) or self.class_names[:10]
+            raise ConfigError(f"the network has no class {name!r}; it has {', '.join(near)} ...")
+        return self.class_names.index(name)
+
     @cached_property
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes, on the default device."""
@@ -65,8 +73,23 @@ class Network:
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The features by name, in order, with their shapes: {'conv1/linear': (55, 55, 96), ..., 'fc8': (1000,)}."""
-        made = jax.eval_shape(self._all_features, self.variables, self._example)
-        return {name: feature.shape[1:] for name, feature in made.items()}
+        names: list[str] = []  # jax sorts a dict by its keys
+
+        def features(variables, pixels):
+            made = self._all_features(variables, pixels)
+            names.extend(made)
+            return made
+
+        made = jax.eval_shape(features, self.variables, self._example)
+        return {name: made[name].shape[1:] for name in names}
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a feature. Raises ConfigError."""
+        if name not in self.shapes:
+            raise ConfigError(
+                f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
+            )
+        return self.shapes[name]
 
     def pixels(self, images: Any) -> np.ndarray:
         """uint8 [n s s 3] as the network was trained on: the central square, at config.data.image_size.
@@ -96,22 +119,20 @@ class Network:
             return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
 
         most = views.images_at_once(view, self.run.config)
-        return self._in_batches(f"predict {view}", probabilities, self.pixels(images), most)
+        made = self.pixels(images)
+        return self.in_batches(f"predict {view}", probabilities, made, batch_size=most)
 
     def features(self, images, name: str) -> np.ndarray:
         """The outputs [n ...] of a row such as 'fc7', or of a step of one such as 'conv1/linear', for center crops.
 
         They are what the network computes at test time, in float32 or in its bfloat16 made float32.
         """
-        if name not in self.shapes:
-            raise ConfigError(
-                f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
-            )
+        self.shape_of(name)
 
         def features(variables, pixels):
             return self._all_features(variables, pixels)[name].astype(np.float32)
 
-        return self._in_batches(f"features {name}", features, self.pixels(images))
+        return self.in_batches(f"features {name}", features, self.pixels(images))
 
     def top(self, images, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
         """For each image its `k` most probable classes, [(name, probability), ...]."""
@@ -123,26 +144,47 @@ class Network:
         ]
 
     def map_batches(
-        self, function: Callable, pixels: np.ndarray, batch_size: int | None = None
+        self,
+        function: Callable,
+        pixels: Any,
+        batch_size: int | None = None,
+        others: Sequence[Any] = (),
     ) -> Iterable[np.ndarray]:
-        """`function(variables, pixels)` of all of uint8 [n s s 3], part after part.
+        """`function(variables, pixels, *others)` of all of uint8 [n s s 3] and of `others` [n ...], part after part.
 
         The parts have one size, for which a jitted function is compiled once: what fills up the last is dropped.
+        `pixels` may be what gives an array for an array of indices, such as the images of a split.
         """
         most = batch_size or self.run.config.evaluation.batch_size
         size = min(most, 1 << (len(pixels) - 1).bit_length())
         for start in range(0, len(pixels), size):
-            part = np.asarray(pixels[np.arange(start, min(start + size, len(pixels)))])
-            padded = np.pad(part, [(0, size - len(part)), (0, 0), (0, 0), (0, 0)], mode="edge")
-            yield np.asarray(function(self.variables, padded))[: len(part)]
+            indices = np.arange(start, min(start + size, len(pixels)))
+            parts = [np.asarray(array[indices]) for array in (pixels, *others)]
+            missing = size - len(indices)
+            padded = [
+                np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1), mode="edge")
+                for part in parts
+            ]
+            yield np.asarray(function(self.variables, *padded))[: len(indices)]
 
-    def _in_batches(
-        self, name: str, function: Callable, pixels: np.ndarray, batch_size: int | None = None
+    def in_batches(
+        self,
+        name: str,
+        function: Callable,
+        pixels: np.ndarray,
+        *others: np.ndarray,
+        batch_size: int | None = None,
     ) -> np.ndarray:
+        """The parts of `map_batches` as one array; `function` is jitted once and kept under `name`."""
+        jitted = self.jitted(name, function)
+        return np.concatenate(list(self.map_batches(jitted, pixels, batch_size, others)))
+
+    def jitted(self, name: str, function: Callable) -> Callable:
+        """`function`, jitted; or what was jitted under `name` before."""
         if name not in self._jitted:
             options = backend.compiler_options(jax.default_backend())
             self._jitted[name] = jax.jit(function, compiler_options=options)
-        return np.concatenate(list(self.map_batches(self._jitted[name], pixels, batch_size)))
+        return self._jitted[name]
 
     def _all_features(self, variables, pixels) -> dict[str, jax.Array]:
         outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)

@@ -50,13 +50,14 @@ OURS = {
     "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
     "alexnet_jax.training.signals": SPECS,
     "alexnet_jax.training.watchdog": SPECS,
+    "alexnet_jax.analysis": SPECS
+    | {"alexnet_jax.analysis", "alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.network"}
+    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model"},
     "alexnet_jax.interop.protobuf": {"alexnet_jax.errors"},
     "alexnet_jax.interop.layout": SPECS,
     "alexnet_jax.interop": SPECS
     | {"alexnet_jax.interop", "alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.data"}
     | {"alexnet_jax.weights", "alexnet_jax.workdir"},
-    "alexnet_jax.analysis": SPECS
-    | {"alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.evaluation"},
 }
 
 # Module or package -> all that it may import of others, besides the standard library.

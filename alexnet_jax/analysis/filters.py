@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli, workdir
+from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError
 
 PER_ROW = 16  # as in Figure 3: three rows of 16 kernels for each tower
@@ -57,14 +58,12 @@ def color_scores(kernel: np.ndarray) -> np.ndarray:
 
 
 def main(arguments: list[str]) -> None:
-    parser = cli.parser(
-        "Draw the first-layer kernels of a run: figures/filters.png and filters.json."
-    )
-    parser.add_argument("--workdir", required=True, help="the folder of a run")
-    path = Path(parser.parse_args(arguments).workdir)
-    model = workdir.load_config(path).model
-    kernel = workdir.load_params(path)[model.convs[0][0]]["kernel"]
-    print(plot(kernel, model.towers, path / "figures" / "filters.png"))
+    parser = figures.parser("Draw the first-layer kernels: figures/filters.png and filters.json.")
+    options = parser.parse_args(arguments)
+    path = figures.folder(options) / "filters.png"
+    run = workdir.load(options.workdir, options.step)
+    model = run.config.model
+    print(plot(run.params[model.convs[0][0]]["kernel"], model.towers, path))
 
 
 def _picture(kernel: np.ndarray, means: np.ndarray):

@@ -101,11 +101,13 @@ class _Row(nn.Module):
             x = convolution.flatten(x, self._groups)
         for operation in getattr(self.row, "before", ()):
             x = materialized(self._operate(operation, x, train, dropout_keys, prefix="before_"))
+            x = self.perturb(f"before_{operation}", x)
             outputs.append((f"before/{operation}", x))
-        x = materialized(self._linear(x))
+        x = self.perturb("linear", materialized(self._linear(x)))
         outputs.append(("linear", x))
         for operation in self.row.then:
             x = materialized(self._operate(operation, x, train, dropout_keys, prefix=""))
+            x = self.perturb(operation, x)
             outputs.append((operation, x))
         return outputs
 

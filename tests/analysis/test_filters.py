@@ -76,3 +76,9 @@ def test_kernels_of_zeros_are_mid_gray(tmp_path):
     path = filters.plot(np.zeros((3, 3, 3, 2)), 1, tmp_path / "filters.png")
     pixels = read(path)
     assert (pixels[filters.CAPTION, filters.GAP] == 128).all()
+
+
+def test_the_command_takes_a_weights_file(weights_file, tmp_path, capsys):
+    filters.main(["--workdir", str(weights_file), "--out", str(tmp_path)])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "filters.png")
+    assert len(json.loads((tmp_path / "filters.json").read_text())["color_score"]) == 2

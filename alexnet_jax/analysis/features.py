@@ -1,0 +1,238 @@
+"""What named layers answer to many images, in one .npz file, for other programs to learn from.
+
+python -m alexnet_jax.analysis.features --workdir W --layer fc7 [--layer conv5] --split train --out fc7.npz
+python -m alexnet_jax.analysis.features --workdir W --layer fc7 --images FOLDER --out mine.npz
+
+The file has an array [n ...] float32 a layer, under its name; `labels` and `indices` of a split, or `files`; and
+`class_names`, `step` and `request`, which says what was asked. A command that was stopped, by kill -9 too, continues
+when it is given again, and ends with the same bytes.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import math
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax import cli, files
+from alexnet_jax.analysis import pictures
+from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError
+
+if TYPE_CHECKING:
+    from alexnet_jax.network import Network
+
+PART_BYTES = 2**26
+"""Of the parts on disk, about; two of them are in memory at a time."""
+
+
+class Source(NamedTuple):
+    images: Any
+    """`images[indices]` -> uint8 [b s s 3]."""
+    identity: str
+    """Changes when any image does."""
+    described: dict[str, np.ndarray]
+    """Arrays [n] that say which images these are."""
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
+    parser.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
+    parser.add_argument(
+        "--layer", required=True, action="append",
+        help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
+    )  # fmt: skip
+    images = parser.add_mutually_exclusive_group(required=True)
+    images.add_argument("--split", help="train, val or test")
+    images.add_argument(
+        "--images", nargs="+", metavar="PATH", help="image files or folders of them"
+    )
+    parser.add_argument(
+        "--data-path", help="where the images are now; default: where they were in training"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE.npz", help="the file to write")
+    options = parser.parse_args(arguments)
+    path = Path(options.out)
+    if path.suffix != ".npz":
+        raise ConfigError(f"--out names a file that ends in .npz, not {path}")
+    from alexnet_jax import network
+
+    net = network.load(options.workdir, options.step)
+    source = of_files(net, options.images) if options.images else None
+    print(extract(net, source or of_split(net, options), options.layer, path))
+
+
+def of_split(net: "Network", options) -> Source:
+    """Raises DataError."""
+    dataset = pictures.load(net, options.data_path, options.split)
+    split = dataset.splits[options.split]
+    numbers = np.arange(len(split.labels), dtype=np.int64)
+    described = {"labels": split.labels, "indices": numbers}
+    return Source(split.images, f"{options.split} of {dataset.fingerprint}", described)
+
+
+def of_files(net: "Network", paths: list[str]) -> Source:
+    """Raises DataError."""
+    from alexnet_jax.data.image_files import ImageFiles
+
+    found, spec = pictures.listed(paths), net.run.config.data
+    try:
+        stats = [path.stat() for path in found]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    known = [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(found, stats, strict=True)]
+    images = ImageFiles(
+        lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
+        threads=spec.threads, identity=None,
+    )  # fmt: skip
+    identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    return Source(images, f"files {identity}", {"files": np.array([str(p) for p in found])})
+
+
+def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Path:
+    """Write the features [n ...] of all images to `path`, part after part; what is there already is kept.
+
+    Raises ConfigError for a layer that there is not and where `path` holds something else, StorageError, and
+    WorkdirError while another process writes the same file.
+    """
+    shapes = {layer: net.shape_of(layer) for layer in layers}
+    request = {
+        "schema": 1, "layers": list(shapes), "images": source.identity, "count": len(source.images),
+        "network": _digest(net.run), "step": net.run.step,
+    }  # fmt: skip
+    folder = path.with_name(path.name + ".parts")
+    try:
+        if not _is_done(path, request):
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                _check_same(folder, request)
+                parts = _write_parts(net, source.images, shapes, folder)
+                described = source.described | {
+                    "class_names": np.array(net.class_names),
+                    "step": np.array(net.run.step),
+                    "request": np.array(json.dumps(request)),
+                }
+                _join(parts, len(source.images), shapes, described, path)
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {error.filename or path}: {error.strerror}; the same command continues"
+        ) from None
+    return path
+
+
+def _write_parts(net: "Network", images, shapes: dict, folder: Path) -> list[Path]:
+    """The outputs of all layers, one after the other, [rows values], in files of about PART_BYTES."""
+    import jax.numpy as jnp
+
+    from alexnet_jax.data.splits import View
+
+    def of_layers(variables, pixels):
+        made: Any = net.model.apply(variables, net.inputs(pixels)[:, 0], train=False)[1]
+        flat = [made[layer].reshape(len(pixels), -1).astype(jnp.float32) for layer in shapes]
+        return jnp.concatenate(flat, axis=1)
+
+    values = sum(map(math.prod, shapes.values()))
+    batch = net.run.config.evaluation.batch_size
+    rows = batch * max(PART_BYTES // (4 * values * batch), 1)
+    function = net.jitted(f"features {list(shapes)}", of_layers)
+    parts = []
+    for start in range(0, len(images), rows):
+        parts.append(folder / f"{start:09}.npy")
+        stop = min(start + rows, len(images))
+        if not parts[-1].exists():
+            # Always the same images together: other sizes of batches may be rounded differently.
+            part = View(images, np.arange(start, stop))
+            made = np.concatenate(list(net.map_batches(function, part)))
+            encoded = io.BytesIO()
+            np.save(encoded, made)
+            files.write_atomically(parts[-1], encoded.getvalue())
+            print(f"{stop} of {len(images)} images", file=sys.stderr)
+    return parts
+
+
+def _join(parts: list[Path], count: int, shapes: dict, described: dict, path: Path) -> None:
+    """One .npz file of all parts, of which one at a time is read. It has no dates: the same bytes each time."""
+    with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        column = 0
+        for layer, shape in shapes.items():
+            columns = slice(column, column + math.prod(shape))
+            column = columns.stop
+            header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+            with archive.open(f"{layer}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, header)
+                for part in parts:
+                    member.write(_load(part)[:, columns].tobytes())
+        for name, array in described.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _load(part: Path) -> np.ndarray:
+    try:
+        return np.load(part, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError):
+        raise StorageError(
+            f"{part} is damaged; remove it and give the same command again"
+        ) from None
+
+
+def _is_done(path: Path, request: dict) -> bool:
+    """Whether `path` already holds what is asked. Raises ConfigError if it holds anything else."""
+    if not path.exists():
+        return False
+    held = None
+    with (
+        contextlib.suppress(ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile),
+        np.load(path, allow_pickle=False) as content,
+    ):
+        held = json.loads(str(content["request"]))
+    if held != request:
+        raise ConfigError(f"{path} holds something else; remove it or choose another --out")
+    return True
+
+
+def _check_same(folder: Path, request: dict) -> None:
+    """Raises ConfigError if the parts in `folder` are of another request."""
+    file = folder / "request.json"
+    text = json.dumps(request, indent=1)
+    if not file.exists():
+        files.write_atomically(file, text)
+    elif file.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"{folder} holds parts for another network, other layers or other images; "
+            "remove it or choose another --out"
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path):
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WorkdirError(f"{folder} is in use by another process; wait for it") from None
+        yield
+
+
+def _digest(run) -> str:
+    """Of all that the features depend on."""
+    import jax
+
+    digest = hashlib.sha256(json.dumps(run.config_tree, sort_keys=True).encode())
+    for leaf in jax.tree.leaves((run.params, run.batch_stats, run.statistics)):
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""The images that a figure is about: a split of the data of a run, some of it by chance, or files."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from alexnet_jax.data.splits import Dataset, Split
+    from alexnet_jax.network import Network
+
+
+class Pictures(NamedTuple):
+    pixels: np.ndarray
+    """uint8 [n s s 3], as the network was trained on."""
+    labels: np.ndarray | None
+    """int [n], or None of files."""
+    names: list[str]
+    """'test 42', the 42nd of a split from 0, or the path of a file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
+    """Those that say which images: a split; with `count` also those that `chosen` reads, and their default number."""
+    parser.add_argument("--split", default="test", help="train, val or test; default: test")
+    parser.add_argument(
+        "--data-path", help="where the images are now; default: where they were in training"
+    )
+    if count is None:
+        return
+    parser.add_argument(
+        "--images", nargs="+", metavar="PATH", help="image files or folders of them, instead of --split"
+    )  # fmt: skip
+    parser.add_argument(
+        "--count", type=int, default=count, help=f"how many of the split; default: {count}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of their choice by chance; default: 0")
+
+
+def chosen(net: "Network", options: argparse.Namespace) -> Pictures:
+    """The images that the command line asks for. Raises ConfigError, DataError."""
+    if options.images:
+        paths = listed(options.images)
+        return Pictures(net.pixels(paths), None, list(map(str, paths)))
+    split = load(net, options.data_path, options.split).splits[options.split]
+    return drawn(split, options.split, options.count, options.seed)
+
+
+def drawn(split: "Split", name: str, count: int, seed: int) -> Pictures:
+    """`count` images of a split, by chance, in the order of their numbers. Raises ConfigError."""
+    if not 0 < count <= len(split.labels) or seed < 0:
+        raise ConfigError(
+            f"--count is from 1 to the {len(split.labels)} images of {name}, and --seed not below 0"
+        )
+    numbers = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
+    names = [f"{name} {number}" for number in numbers]
+    return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
+
+
+def load(net: "Network", data_path: str | None, *splits: str) -> "Dataset":
+    """The data that `net` was trained on, wherever they are now, with at least `splits`. Raises DataError."""
+    import dataclasses
+
+    from alexnet_jax.data import sources
+
+    spec = net.run.config
+    data = dataclasses.replace(spec.data, path=data_path or spec.data.path)
+    where = data.path or data.source
+    dataset = sources.open_dataset(data, spec.seed)
+    if tuple(dataset.class_names) != net.class_names:
+        raise DataError(f"the classes of {where} are not those the network was trained on")
+    for name in splits:
+        if name not in dataset.splits:
+            raise DataError(f"{where} has no split {name!r}; it has {', '.join(dataset.splits)}")
+    return dataset
+
+
+def listed(paths: Sequence[str | Path]) -> list[Path]:
+    """The files among `paths`, and all image files in its folders, in sorted order. Raises DataError."""
+    from alexnet_jax.data.folders import SUFFIXES
+
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        if not inside:
+            raise DataError(f"no image in {path}: none of {', '.join(SUFFIXES)}")
+        found += inside
+    return found
+
+
+def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
+    """uint8 [n c c 3]: what the center crop shows of uint8 [n s s 3], at the size at which the net sees it."""
+    from alexnet_jax.data import augment
+    from alexnet_jax.evaluation import views
+
+    spec = net.run.config.augment
+    images = np.asarray(augment.resized(pixels, spec))
+    [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
+    cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]
+    return np.clip(np.rint(cropped), 0, 255).astype(np.uint8)

@@ -1,0 +1,69 @@
+"""Images with their label and the five classes that the network thinks most probable (Figure 4 left, §6.1).
+
+Command: python -m alexnet_jax.analysis.predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_jax import cli
+from alexnet_jax.analysis import figures, pictures
+from alexnet_jax.analysis.pictures import Pictures
+
+if TYPE_CHECKING:
+    from alexnet_jax.network import Network
+
+PER_ROW = 4  # as in Figure 4
+
+
+def main(arguments: list[str]) -> None:
+    parser = figures.parser(
+        "Draw images with their five most probable classes: figures/predictions.png and .json."
+    )
+    pictures.add_arguments(parser, count=8)
+    options = parser.parse_args(arguments)
+    path = figures.folder(options) / "predictions.png"
+    from alexnet_jax import network
+
+    net = network.load(options.workdir, options.step)
+    print(plot(net, pictures.chosen(net, options), path))
+
+
+def plot(net: "Network", shown: Pictures, path: Path) -> Path:
+    """A PNG at `path` and its numbers as JSON beside it (§6.1); the bar of the label is red, if it is there.
+
+    Images are drawn whole; the probabilities are those of their center crops.
+    """
+    rows = []
+    for i, top in enumerate(net.top(shown.pixels, 5)):
+        label = None if shown.labels is None else net.class_names[shown.labels[i]]
+        top = [[name, round(probability, 4)] for name, probability in top]
+        rows.append({"image": shown.names[i], "label": label, "top": top})
+    return figures.save(_draw(shown.pixels, rows), {"step": net.run.step, "images": rows}, path)
+
+
+def _draw(pixels, rows: list[dict]):
+    from matplotlib.figure import Figure
+
+    columns = min(PER_ROW, len(rows))
+    lines = -(-len(rows) // columns)
+    figure = Figure(figsize=(2.1 * columns, 3.5 * lines), layout="constrained")
+    grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=(2.0, 1.2) * lines)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, row in enumerate(rows):
+        line, column = divmod(i, columns)
+        image, bars = grid[2 * line, column], grid[2 * line + 1, column]
+        image.set_axis_on()
+        figures.show(image, pixels[i], figures.short(row["label"] or Path(row["image"]).name))
+        for place, (name, probability) in enumerate(row["top"]):
+            color = "#e5746b" if name == row["label"] else "#9fc3e6"
+            bars.barh(place, probability, height=0.86, color=color)
+            bars.text(0.02, place, figures.short(name, 24), va="center", fontsize=8)
+        bars.set_xlim(0, 1)
+        bars.set_ylim(4.6, -0.6)
+    return figure
+
+
+if __name__ == "__main__":
+    cli.run(main)
