@@ -18,8 +18,14 @@ def source(name: str, key: str) -> str:
         for pattern, note in SOURCES.get(entry, {}).items():
             if fnmatchcase(key, pattern):
                 return note
-    base = BASES.get(name, BASES.get(family))
-    return source(base, key) if base else ""
+    begun = base(name)
+    return source(begun, key) if begun else ""
+
+
+def base(name: str) -> str | None:
+    """The config of configs/ that config `name` begins from, None of the paper's own."""
+    name = name.partition(",")[0]
+    return BASES.get(name, BASES.get(name.partition(":")[0]))
 
 
 BASES = {

@@ -52,12 +52,19 @@ OURS = {
     "alexnet_jax.training.watchdog": SPECS,
     "alexnet_jax.analysis": SPECS
     | {"alexnet_jax.analysis", "alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.network"}
-    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model"},
+    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.pages"}
+    | {"alexnet_jax.config", "alexnet_jax.describe", "alexnet_jax.provenance"}
+    | {"alexnet_jax.reference"},
     "alexnet_jax.interop.protobuf": {"alexnet_jax.errors"},
     "alexnet_jax.interop.layout": SPECS,
     "alexnet_jax.interop": SPECS
     | {"alexnet_jax.interop", "alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.data"}
     | {"alexnet_jax.weights", "alexnet_jax.workdir"},
+    "alexnet_jax.pages": {"alexnet_jax.pages"},
+    "alexnet_jax.predict": {"alexnet_jax.errors", "alexnet_jax.cli", "alexnet_jax.network"}
+    | {"alexnet_jax.serve"},
+    "alexnet_jax.serve": {"alexnet_jax.errors", "alexnet_jax.network", "alexnet_jax.pages"}
+    | {"alexnet_jax.analysis.look", "alexnet_jax.data"},
 }
 
 # Module or package -> all that it may import of others, besides the standard library.
@@ -88,6 +95,9 @@ OTHERS = {
     "alexnet_jax.interop.protobuf": set(),
     "alexnet_jax.interop.layout": {"numpy"},
     "alexnet_jax.interop": {"numpy", "onnx", "torch"},
+    "alexnet_jax.pages": {"numpy", "PIL"},
+    "alexnet_jax.predict": set(),
+    "alexnet_jax.serve": {"numpy"},
 }
 
 # Slow to import, or not always installed: only inside the functions that need them.
@@ -205,6 +215,7 @@ def test_checking_a_config_needs_no_jax():
     """Mistakes answer at once: everything up to a checked config stays free of JAX."""
     reached, todo = set(), ["alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.workdir"]
     todo += ["alexnet_jax.interop.import_weights", "alexnet_jax.interop.export_weights"]
+    todo += ["alexnet_jax.predict", "alexnet_jax.analysis.report"]
     while todo:
         name = todo.pop()
         reached.add(name)

@@ -1,0 +1,188 @@
+"""The parts of a report that are about answers: what is taken for what, how sure, and on which images."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from alexnet_jax.analysis import filters, pictures
+from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import calibration, confusion, errors, saved
+from alexnet_jax.network import Network
+from alexnet_jax.pages import charts
+from alexnet_jax.pages.html import Html, data_uri, fill, join, table
+from alexnet_jax.workdir import Run
+
+CLASSES = 20
+"""A confusion matrix of more cannot be read: the worst classes stand for it."""
+PAIRS, IMAGES = 10, 10
+PER_ROW = 16
+
+
+class Kept:
+    """The predictions of a run for one split and view, read when they are first asked for."""
+
+    def __init__(self, folder: Path, split: str, views: str, step: int):
+        self.folder, self.split, self.views, self.step = folder, split, views, step
+
+    @cached_property
+    def predictions(self) -> saved.Predictions:
+        return saved.load(self.folder, self.split, self.views, self.step)
+
+    def errors(self) -> dict:
+        return errors.summarize(*self.predictions)
+
+    def __str__(self) -> str:
+        count = len(self.predictions.labels)
+        return f"{count:,} images of {self.split}, views: {self.views}, step {self.step:,}"
+
+
+def find(folder: Path, step: int | None) -> list[Kept]:
+    """The predictions of `step` (None: the newest that has any), those of 'test' and of the center crop first."""
+    names = (path.name for path in folder.glob("predictions/*.npz"))
+    matches = (re.fullmatch(r"(\w+)_([a-z]+)_(\d+)\.npz", name) for name in names)
+    found = [Kept(folder, match[1], match[2], int(match[3])) for match in matches if match]
+    step = step or max((one.step for one in found), default=0)
+    found = [one for one in found if one.step == step]
+    return sorted(found, key=lambda one: (one.split != "test", one.views != "center", one.views))
+
+
+def classes(kept: list[Kept], run: Run | None) -> Html:
+    """Errors by class, and which classes are taken for which. Raises DataError."""
+    one = _first(kept)
+    matrix = confusion.confusion(*one.predictions)
+    share = confusion.per_class_errors(*one.predictions)
+    names = run.class_names if run else [f"class {i}" for i in range(len(matrix))]
+    order = np.argsort(-share, kind="stable")  # NaN, of classes without images, last
+    order = [i for i in order if np.isfinite(share[i])]
+    pairs = [
+        (names[pair.label], names[pair.answer], pair.count)
+        for pair in confusion.most_confused(matrix, PAIRS)
+    ]
+    few = len(matrix) <= CLASSES
+    parts = [fill('<p class="muted small">{kept}; top-1.</p>', kept=one)]
+    if few:
+        parts += [Html("<h3>Label by row, answer by column</h3>"), charts.matrix(matrix, names)]
+    shown = order if few else order[:CLASSES]
+    parts.append(
+        fill(
+            '<div class="halves"><div><h3>{title}</h3>{bars}</div><div><h3>Most often confused</h3>{pairs}</div></div>',
+            title="Error of each class" if few else f"Error of the {CLASSES} hardest classes",
+            bars=charts.bars([(names[i], float(share[i])) for i in shown]),
+            pairs=table(("label", "answer", "images"), pairs, numbers=(2,)),
+        )
+    )
+    return join(parts)
+
+
+def confidence(kept: list[Kept]) -> Html:
+    """Whether the net is right as often as it says. Raises DataError."""
+    one = _first(kept)
+    found = calibration.reliability(*one.predictions)
+    text = (
+        "A bar on the line: of the answers given with that probability, as many are right. The expected calibration "
+        f"error, the mean distance from it over images, is {100 * found.error:.1f} points in {len(found.counts)} bins "
+        "(Guo et al., 2017)."
+    )
+    return fill(
+        '<p class="muted small">{kept}.</p><div class="halves">{chart}<p class="small">{text}</p></div>',
+        kept=one,
+        chart=charts.reliability(found.counts, found.confidence, found.accuracy),
+        text=text,
+    )
+
+
+def images(kept: list[Kept], run: Run, data_path: str | None) -> Html:
+    """Answers to some images, by chance, and the surest mistakes. Raises DataError."""
+    one = _first(kept)
+    probabilities, labels = one.predictions
+    split = pictures.load(Network(run), data_path, one.split).splits[one.split]
+    if not np.array_equal(split.labels, labels):
+        raise DataError("the images that are there now are not those that were answered")
+    count = min(IMAGES, len(labels))
+    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
+    parts = []
+    for title, numbers in (
+        ("Some of them, by chance", some),
+        ("The surest mistakes", confusion.hardest(probabilities, labels, IMAGES)),
+    ):
+        if len(numbers):
+            made = (
+                _answered(picture, probabilities[i], int(labels[i]), run.class_names)
+                for picture, i in zip(np.asarray(split.images[numbers]), numbers, strict=True)
+            )
+            template = '<h3>{title}</h3><div class="answers">{made}</div>'
+            parts.append(fill(template, title=title, made=join(made)))
+    return fill('<p class="muted small">{kept}.</p>', kept=one) + join(parts)
+
+
+def kernels(run: Run) -> Html:
+    """The kernels of the first row, tower over tower (§6.1, Figure 3). Raises ConfigError."""
+    model = run.config.model
+    kernel = np.asarray(run.params[model.convs[0][0]]["kernel"], np.float32)
+    if kernel.ndim != 4 or kernel.shape[2] != 3:
+        raise ConfigError("the first row has no shared kernels over three colors")
+    scores = filters.color_scores(kernel).reshape(model.towers, -1)
+    gray = 0.5 + 0.5 * kernel / (np.abs(kernel).max() or 1)
+    tiles = np.rint(255 * gray).astype(np.uint8).transpose(3, 0, 1, 2)
+    parts = []
+    for tower, of_tower in enumerate(np.split(tiles, model.towers)):
+        name = f"Tower {tower + 1}" if model.towers > 1 else "All"
+        grid = _grid(of_tower)
+        zoom = max(1, 44 // kernel.shape[1])
+        parts.append(
+            fill(
+                '<h3>{name} <span class="muted">color score {score}</span></h3>'
+                '<img class="pixels" style="width:{width}px" src="{uri}" alt="{count} kernels">',
+                name=name, score=f"{scores[tower].mean():.2f}", width=zoom * grid.shape[1], uri=data_uri(grid),
+                count=len(of_tower),
+            )
+        )  # fmt: skip
+    note = (
+        "Mid-gray is zero, and one contrast holds for all. The color score is the share of a kernel's energy that is "
+        "color: 0 is gray, and untrained kernels have 0.67."
+    )
+    return join(parts) + fill('<p class="muted small below">{note}</p>', note=note)
+
+
+def _first(kept: list[Kept]) -> Kept:
+    if not kept:
+        raise DataError(
+            "there are no predictions of this step; python -m alexnet_jax.evaluation.evaluate writes them"
+        )
+    return kept[0]
+
+
+def _answered(picture, probabilities, label: int, names) -> Html:
+    best = np.argsort(-probabilities, kind="stable")[:3]
+    rows = join(
+        fill(
+            '<li class="{right}"><span class="name">{name}</span><span class="percent">{percent} %</span>'
+            '<span class="track"><span style="width:{percent}%"></span></span></li>',
+            right="right" if i == label else "",
+            name=names[i],
+            percent=f"{100 * probabilities[i]:.1f}",
+        )
+        for i in best
+    )
+    return fill(
+        '<figure><img class="{kind}" src="{uri}" alt="{name}"><figcaption><b>{name}</b></figcaption>'
+        '<ol class="bars even">{rows}</ol></figure>',
+        kind="pixels" if len(picture) < 128 else "",
+        uri=data_uri(picture),
+        name=names[label],
+        rows=rows,
+    )
+
+
+def _grid(tiles: np.ndarray) -> np.ndarray:
+    """uint8 [n h w 3] as one picture [.. .. 4] with see-through lines of a pixel between them."""
+    count, height, width, _ = tiles.shape
+    columns = min(count, PER_ROW)
+    rows = -(-count // columns)
+    grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * (height + 1), i % columns * (width + 1)
+        grid[y : y + height, x : x + width] = np.dstack([tile, np.full((height, width), 255, np.uint8)])  # fmt: skip
+    return grid

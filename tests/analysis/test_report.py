@@ -1,0 +1,165 @@
+"""The page of a run: whole, in parts, of hostile names, and in a browser."""
+
+import base64
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import config, parallel
+from alexnet_jax.analysis import report
+from alexnet_jax.data import statistics
+from alexnet_jax.errors import StorageError
+from alexnet_jax.evaluation import saved
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.training import checkpoint, state
+from tests.browser import browser
+
+SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
+NAMES = (SCRIPT, "{{title}}", '"><b>', "cat", "dog", "e", "f", "g", "h", "i")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as training leaves it, of hostile names: of itself, of its classes and of its command."""
+    base = tmp_path_factory.mktemp("report")
+    data, folder = base / "data.npz", base / IMAGE
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(40) % 10
+    np.savez(
+        data, train_images=images, train_labels=labels, test_images=images[::-1], test_labels=labels,
+        class_names=np.array(NAMES),
+    )  # fmt: skip
+    tree = config.load("tests/tiny.py", [])
+    tree.data.update(source="arrays", path=str(data), validation=0.0)
+    tree.schedule.weights.kind, tree.name = "epochs", "ablations:no_lrn"
+    spec = config.parse(tree)
+    mesh = parallel.device_mesh(jax.devices()[:1])
+    made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)._replace(step=np.int32(8))
+    checkpoint.save(
+        folder / "checkpoints", made, statistics.zeros(16), {"class_names": NAMES, "val_error": 0.5}
+    )
+    (folder / "config.json").write_text(config.to_json(tree))
+    rows = [
+        {"step": i, "epoch": i / 4, "train_loss": 3 / i, "train_top1_error": 0.5, "learning_rate": 0.1}
+        for i in range(1, 9)
+    ]  # fmt: skip
+    rows.append({"step": 8, "epoch": 2.0, "eval_test_center_top1_error": 0.25})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    errors = {"count": 40, "top1_error": 0.25, "top5_error": 0.125, "nll": 1.5}
+    results = {"schema": 1, "step": 8, "epoch": 2.0, "config": "tiny", "seconds": 300.0}
+    (folder / "results.json").write_text(
+        json.dumps(results | {"splits": {"test": {"center": errors}}})
+    )
+    command = ["/somewhere/main.py", "--config", "c.py", f"--workdir={SCRIPT}"]
+    (folder / "run.json").write_text(json.dumps({"command": command, "commit": "c0ffee"}))
+    probabilities = draw.dirichlet(np.ones(10), 40).astype(np.float32)
+    probabilities[0] = np.eye(10)[5]  # an image of class 0 that is surely taken for class 5
+    saved.save(folder, "test", "center", 8, saved.Predictions(probabilities, labels))
+    return folder
+
+
+def sections(page: str) -> dict[str, str]:
+    found = re.findall(r'<section class="card"><h2>(.*?)</h2>(.*?)</section>', page, re.DOTALL)
+    return dict(found)
+
+
+def test_every_part_is_there_and_nothing_is_loaded(run, capsys):
+    report.main(["--workdir", str(run)])
+    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    page = (run / "report.html").read_text()
+    parts = sections(page)
+    missing = {title for title, body in parts.items() if "Not shown" in body}
+    assert missing == {"Figures"} and len(parts) == 10
+    wrong = 1 - np.mean(
+        [
+            p.argmax() == label
+            for p, label in zip(*saved.load(run, "test", "center", 8), strict=True)
+        ]
+    )
+    assert f"{100 * wrong:.2f} %" in parts["Results"]  # of the predictions, which may be newer
+    assert "+1.4 / +1.2 (§3.3)" in parts["Published numbers"]
+    assert parts["Images"].count("<img") == 20 and parts["First-layer kernels"].count("<img") == 2
+    assert (
+        "git checkout c0ffee\npython -m alexnet_jax.main --config c.py" in parts["To run it again"]
+    )
+    assert "differences from configs/krizhevsky2012.py" in parts["The network"]
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses and all(address.startswith("data:") for address in addresses)
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_hostile_names_stay_text(run):
+    page = report.write(run).read_text()
+    assert "<script" not in page and "<img src=x" not in page and '"><b>' not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in sections(page)["Classes"]
+    assert "{{title}}" in page
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize(
+    ("lost", "title", "words"),
+    [
+        ("predictions", "Classes", "there are no predictions of this step"),
+        ("predictions", "Images", "there are no predictions of this step"),
+        ("metrics.jsonl", "Learning curves", "cannot read"),
+        ("checkpoints", "First-layer kernels", "no checkpoint in"),
+        ("run.json", "To run it again", "has no run.json"),
+        ("everything", "Results", "no results yet"),
+    ],
+)
+def test_what_is_missing_is_said_in_its_place(run, tmp_path, lost, title, words):
+    for path in run.iterdir():
+        if path.name != lost and (lost != "everything" or path.name == "config.json"):
+            (tmp_path / path.name).symlink_to(path)
+    parts = sections(report.write(tmp_path).read_text())
+    assert len(parts) == 10 and parts[title].count("Not shown") == 1 and words in parts[title]
+    others = {name for name, body in parts.items() if "Not shown" not in body}
+    if lost == "predictions":
+        assert others >= {"Results", "Learning curves", "The network", "To run it again"}
+    assert "Not shown" not in parts["The network"]
+
+
+def test_images_that_have_changed_or_gone_are_not_shown(run, tmp_path):
+    for data_path in (tmp_path / "gone.npz", tmp_path / "other.npz"):
+        if data_path.stem == "other":
+            images = np.zeros((20, 16, 16, 3), np.uint8)
+            labels = np.arange(20) % 10
+            np.savez(
+                data_path, train_images=images, train_labels=labels, test_images=images,
+                test_labels=labels, class_names=np.array(NAMES),
+            )  # fmt: skip
+        parts = sections(report.write(run, data_path=str(data_path)).read_text())
+        assert "Not shown" in parts["Images"] and "Not shown" not in parts["Classes"]
+
+
+def test_other_figures_are_inlined(run, tmp_path):
+    (tmp_path / "config.json").symlink_to(run / "config.json")
+    (tmp_path / "figures").mkdir()
+    for name in ("neighbors", "curves"):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(b"png of " + name.encode())
+    part = sections(report.write(tmp_path).read_text())["Figures"]
+    assert base64.b64encode(b"png of neighbors").decode() in part and part.count("<img") == 1
+
+
+def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
+    with pytest.raises(StorageError, match=r"is not a run folder: it has no config\.json"):
+        report.write(tmp_path)
+    with pytest.raises(StorageError):
+        report.write(run, step=3)
+
+
+def test_in_a_browser_it_fits_a_phone_and_says_nothing_on_the_console(run):
+    path = report.write(run)
+    with browser() as window:
+        for width, dark in ((390, True), (1280, False)):
+            window.open(path.as_uri(), width, dark=dark)
+            assert window.too_wide() <= 0
+            assert window.run("return document.title") == IMAGE
+            assert window.run("return document.querySelectorAll('section.card').length") == 10
+            assert window.run("return [...document.images].every(i => i.naturalWidth > 0)")
+        assert window.errors() == []
