@@ -1,6 +1,6 @@
 """What a trained network sees in images: the most probable classes of each, in the terminal or in a web page.
 
-python -m alexnet_jax.predict cat.jpg dog.jpg --workdir W [--views center|ten|nine] [--top 5] [--json]
+python -m alexnet_jax.predict cat.jpg dog.jpg --workdir W [--views center|ten|nine|dense] [--top 5] [--json]
 python -m alexnet_jax.predict --workdir W --serve [--port 8000]
 """
 
@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from alexnet_jax import cli
+from alexnet_jax import cli, specs
 from alexnet_jax.errors import ConfigError, DataError
 
 BAR = 24
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
     parser.add_argument(
-        "--views", choices=("center", "ten", "nine"), default="center", help="§4.1; default: center"
+        "--views", choices=specs.VIEWS, default="center", help="§4.1; default: center"
     )
     parser.add_argument("--top", type=int, default=5, help="how many classes to name; default: 5")
     parser.add_argument("--json", action="store_true", help="print JSON")

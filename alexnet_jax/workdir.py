@@ -72,11 +72,6 @@ def load(path: str | Path, step: int | None = None) -> Run:
                checkpoint.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
 
 
-def load_params(path: str | Path, step: int | None = None) -> dict:
-    """The parameters of what `load` reads: {"conv1": {"kernel": ..., "bias": ...}, ...}, as NumPy arrays."""
-    return load(path, step).params
-
-
 def load_config(path: str | Path) -> Config:
     """The checked config a run folder was trained with. Raises StorageError."""
     return configs.parse(_read_config(Path(path)))

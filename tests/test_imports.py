@@ -61,7 +61,8 @@ OURS = {
     | {"alexnet_jax.interop", "alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.data"}
     | {"alexnet_jax.weights", "alexnet_jax.workdir"},
     "alexnet_jax.pages": {"alexnet_jax.pages"},
-    "alexnet_jax.predict": {"alexnet_jax.errors", "alexnet_jax.cli", "alexnet_jax.network"}
+    "alexnet_jax.predict": SPECS
+    | {"alexnet_jax.cli", "alexnet_jax.network"}
     | {"alexnet_jax.serve"},
     "alexnet_jax.serve": {"alexnet_jax.errors", "alexnet_jax.network", "alexnet_jax.pages"}
     | {"alexnet_jax.analysis.look", "alexnet_jax.data"},

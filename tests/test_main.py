@@ -180,7 +180,7 @@ def test_predictions_of_other_images_do_not_replace_those_of_the_run(finished, t
 
 
 def test_parameters_load_from_a_run_folder(finished):
-    params = workdir.load_params(finished)
+    params = workdir.load(finished).params
     assert params["conv1"]["kernel"].shape == (5, 5, 3, 8)
 
 

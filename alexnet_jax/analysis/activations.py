@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax import network
 
     net = network.load(options.workdir, options.step)
-    split = pictures.load(net, options.data_path, options.split).splits[options.split]
+    split = pictures.load(net.run, options.data_path, options.split).splits[options.split]
     rows = statistics(net, split.images)
     numbers = {"step": net.run.step, "split": options.split, "images": len(split.labels)}
     print(table(rows))

@@ -9,7 +9,6 @@ import numpy as np
 from alexnet_jax.analysis import filters, pictures
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import calibration, confusion, errors, saved
-from alexnet_jax.network import Network
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.html import Html, data_uri, fill, join, table
 from alexnet_jax.workdir import Run
@@ -97,7 +96,7 @@ def images(kept: list[Kept], run: Run, data_path: str | None) -> Html:
     """Answers to some images, by chance, and the surest mistakes. Raises DataError."""
     one = _first(kept)
     probabilities, labels = one.predictions
-    split = pictures.load(Network(run), data_path, one.split).splits[one.split]
+    split = pictures.load(run, data_path, one.split).splits[one.split]
     if not np.array_equal(split.labels, labels):
         raise DataError("the images that are there now are not those that were answered")
     count = min(IMAGES, len(labels))

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
 
 def of_split(net: "Network", options) -> Source:
     """Raises DataError."""
-    dataset = pictures.load(net, options.data_path, options.split)
+    dataset = pictures.load(net.run, options.data_path, options.split)
     split = dataset.splits[options.split]
     numbers = np.arange(len(split.labels), dtype=np.int64)
     described = {"labels": split.labels, "indices": numbers}

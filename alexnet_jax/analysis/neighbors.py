@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     net = network.load(options.workdir, options.step)
     shown = pictures.chosen(net, options)
     layer = options.layer or last_hidden(net)
-    train = pictures.load(net, options.data_path).splits["train"]
+    train = pictures.load(net.run, options.data_path).splits["train"]
     print(plot(net, shown, train, path, layer))
 
 

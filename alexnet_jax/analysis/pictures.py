@@ -1,6 +1,7 @@
 """The images that a figure is about: a split of the data of a run, some of it by chance, or files."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import subject
 
 if TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
     from alexnet_jax.network import Network
+    from alexnet_jax.workdir import Run
 
 
 class Pictures(NamedTuple):
@@ -45,7 +48,7 @@ def chosen(net: "Network", options: argparse.Namespace) -> Pictures:
     if options.images:
         paths = listed(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
-    split = load(net, options.data_path, options.split).splits[options.split]
+    split = load(net.run, options.data_path, options.split).splits[options.split]
     return drawn(split, options.split, options.count, options.seed)
 
 
@@ -60,21 +63,16 @@ def drawn(split: "Split", name: str, count: int, seed: int) -> Pictures:
     return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
 
 
-def load(net: "Network", data_path: str | None, *splits: str) -> "Dataset":
-    """The data that `net` was trained on, wherever they are now, with at least `splits`. Raises DataError."""
-    import dataclasses
-
-    from alexnet_jax.data import sources
-
-    spec = net.run.config
-    data = dataclasses.replace(spec.data, path=data_path or spec.data.path)
-    where = data.path or data.source
-    dataset = sources.open_dataset(data, spec.seed)
-    if tuple(dataset.class_names) != net.class_names:
-        raise DataError(f"the classes of {where} are not those the network was trained on")
+def load(run: "Run", data_path: str | None, *splits: str) -> "Dataset":
+    """The data that a network was trained on, wherever they are now, with at least `splits`. Raises DataError."""
+    data = run.config.data
+    data = dataclasses.replace(data, path=data_path or data.path)
+    dataset = subject.open_dataset(run, data)
     for name in splits:
         if name not in dataset.splits:
-            raise DataError(f"{where} has no split {name!r}; it has {', '.join(dataset.splits)}")
+            raise DataError(
+                f"{data.path or data.source} has no split {name!r}; it has {', '.join(dataset.splits)}"
+            )
     return dataset
 
 

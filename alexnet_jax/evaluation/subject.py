@@ -14,6 +14,7 @@ from alexnet_jax.evaluation import saved
 
 if typing.TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
+    from alexnet_jax.workdir import Run
 
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
@@ -45,28 +46,12 @@ class Subject:
     @property
     def data(self) -> str:
         """The images, in words."""
-        spec = self._spec
-        return f"{spec.source} at {spec.path}" if spec.path else spec.source
+        return _where(self._spec)
 
     @cached_property
     def dataset(self) -> "Dataset":
         """With the classes in the order of the net. Raises DataError unless they are the same, by name."""
-        from alexnet_jax.data import sources, splits
-
-        names = self.run.class_names
-        try:
-            found = sources.open_dataset(self._spec, self.run.config.seed)
-        except DataError as error:
-            where = "" if self._others else "; --data-path PATH says where the images are now"
-            raise DataError(f"{error}{where}") from None
-        if set(found.class_names) != set(names):
-            lacks = _some(set(names) - set(found.class_names))
-            more = _some(set(found.class_names) - set(names))
-            raise DataError(
-                f"the classes of {self.data} are not those that {self.path} was trained on: "
-                f"missing there {lacks}; not known to the net {more}"
-            )
-        return splits.keep_classes(found, names)
+        return open_dataset(self.run, self._spec)
 
     @cached_property
     def folder(self) -> Path:
@@ -134,6 +119,26 @@ class Subject:
         return self.path.suffix == ".safetensors"
 
 
+def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
+    """The images of `data`, with the classes in the order of the net. Raises DataError unless they are the same."""
+    from alexnet_jax.data import sources, splits
+
+    try:
+        found = sources.open_dataset(data, run.config.seed)
+    except DataError as error:
+        where = (
+            "; --data-path PATH says where the images are now" if data == run.config.data else ""
+        )
+        raise DataError(f"{error}{where}") from None
+    net, there = set(run.class_names), set(found.class_names)
+    if net != there:
+        raise DataError(
+            f"the classes of {_where(data)} are not those that the net was trained on: missing there "
+            f"{_some(net - there)}; not known to the net {_some(there - net)}"
+        )
+    return splits.keep_classes(found, run.class_names)
+
+
 def obtain_all(
     paths: typing.Sequence[str | Path], split: str, view: str, data_path: str | None = None
 ) -> list[tuple[Subject, saved.Predictions]]:
@@ -175,6 +180,10 @@ def add_protocol(parser: argparse.ArgumentParser) -> None:
     """--split and --views, where there is one of each."""
     parser.add_argument("--split", default="test", help="val, test or train; default: test")
     parser.add_argument("--views", choices=specs.VIEWS, default="center", help="default: center")
+
+
+def _where(data: specs.DataSpec) -> str:
+    return f"{data.source} at {data.path}" if data.path else data.source
 
 
 def _some(names: set[str]) -> str:

@@ -7,7 +7,7 @@ import pytest
 import alexnet_jax
 from alexnet_jax.data import sources
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import evaluate, saved
+from alexnet_jax.evaluation import evaluate, saved, subject
 from alexnet_jax.evaluation.subject import Subject, obtain_all
 
 
@@ -61,9 +61,10 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
     with pytest.raises(ConfigError, match="--out DIR"):
         evaluate.main(["--workdir", net, "--split", "test"])
     with pytest.raises(DataError, match=r"no folder /none.*; --data-path PATH says where"):
-        elsewhere = Subject(net, out=tmp_path)
-        elsewhere._spec = dataclasses.replace(elsewhere._spec, source="folder", path="/none")
-        evaluate.evaluate(elsewhere)
+        run = Subject(net).run
+        gone = dataclasses.replace(run.config.data, source="folder", path="/none")
+        run = run._replace(config=dataclasses.replace(run.config, data=gone))
+        subject.open_dataset(run, gone)
     with pytest.raises(DataError, match="no split 'tset'; it has train, test, val"):
         evaluate.main(["--workdir", net, "--split", "tset", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="--source store needs --data-path"):
