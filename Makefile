@@ -42,6 +42,8 @@ quickstart: $(VENV)/core.stamp
 	echo "Training configs/quickstart.py in $$workdir"; \
 	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
 
+# XLA compiles with little optimization here: tests compile much and compute little. `make reliability` has all of it.
+test: export XLA_FLAGS := --xla_backend_optimization_level=1
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
 

@@ -56,7 +56,7 @@ def program(spec: Config) -> tuple[Callable[[int], float], dict]:
 def lower(spec: Config, mesh) -> jax.stages.Lowered:
     """The step on `mesh`, from shapes alone."""
     model = AlexNet(spec.model)
-    start = jax.eval_shape(lambda: state.create(spec, model, 0)._replace(schedule=None))
+    start = state.shapes(spec, model)
     rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)
     constants = (
         step.resized_statistics(statistics(spec), spec),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax import parallel
+from alexnet_jax.backend import quick_compilation
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer, schedule
@@ -31,21 +32,28 @@ class State(NamedTuple):
 def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> State:
     """The state before the first step, made in one jit; placed as `partition` says if there is a mesh."""
     init = functools.partial(_initial, spec, model)
-    if mesh is None:
-        made = jax.jit(init)(stream(seed, INIT))
-    else:
+    places, backend = None, jax.default_backend()
+    if mesh is not None:
         places = parallel.shardings(mesh, partition(spec, model, mesh)[:-1])
-        made = jax.jit(init, out_shardings=places)(stream(seed, INIT))
+        backend = mesh.devices.flat[0].platform
+    options = quick_compilation(backend)
+    made = jax.jit(init, out_shardings=places, compiler_options=options)(stream(seed, INIT))
     return State(*made, schedule=schedule.create())
+
+
+def shapes(spec: Config, model: alexnet.AlexNet) -> State:
+    """What `create` makes, as shapes."""
+    made = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
+    return State(*made, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
 def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
     """A State with a PartitionSpec for every array: whole on all devices of `mesh`, or split over its towers."""
-    shapes = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
+    made = shapes(spec, model)[:-1]
     if mesh.shape[parallel.TOWER] == 1:
-        places: Any = jax.tree.map(lambda _: jax.P(), shapes)
+        places: Any = jax.tree.map(lambda _: jax.P(), made)
     else:
-        places = [towers.partition(spec.model, part) for part in shapes]
+        places = [towers.partition(spec.model, part) for part in made]
     return State(*places, schedule=None)  # pyright: ignore[reportArgumentType]
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config, geometry
+from alexnet_jax import backend, config, geometry
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet, ops
 from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
@@ -52,7 +52,10 @@ def with_row(model, name, **changes):
 
 def build(model, size=12, axis_name=None):
     network = alexnet.AlexNet(model, axis_name)
-    return network, jax.jit(lambda key: alexnet.init(network, key, size))(jax.random.key(0))
+    init = jax.jit(
+        lambda key: alexnet.init(network, key, size), compiler_options=backend.quick_compilation()
+    )
+    return network, init(jax.random.key(0))
 
 
 def apply(network, variables, x, **options):
@@ -69,6 +72,12 @@ def images(count=2, size=12, scale=1.0):
 
 def keys(count=2, seed=0):
     return jax.random.split(jax.random.key(seed), count)
+
+
+def test_quick_compilation_changes_no_bit_of_the_initial_weights():
+    network, quick = build(tiny_model())
+    slow = jax.jit(lambda key: alexnet.init(network, key, 12))(jax.random.key(0))
+    assert jax.tree.all(jax.tree.map(np.array_equal, quick, slow))
 
 
 def test_the_paper_s_network_has_60_965_224_parameters():
