@@ -38,9 +38,10 @@ def pytest_collection_modifyitems(config, items):
         long = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    for item in items:  # they share a starter and a golden run: one worker of xdist has them all
-        if "reliability" in item.path.parts:
-            item.add_marker(pytest.mark.xdist_group("starts"))
+    # Tests of a file share what they compiled, those of reliability/ a starter: one worker has them.
+    for item in items:
+        group = "starts" if "reliability" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
     if config.getoption("--record"):
         items[:] = [item for item in items if item.get_closest_marker("fault")]
 
