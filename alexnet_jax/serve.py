@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = int(asked[1]) if asked and asked[1] else None
         if not asked or (answer or 0) >= len(self.server.net.class_names):
             return self._refuse(404, "images go to /look, or to /look?class= and the number of one")
-        if not (length.isascii() and length.isdigit()):
+        if not re.fullmatch(r"[0-9]{1,12}", length):
             return self._refuse(411, "the length of the image is not said")
         if int(length) > LIMIT:
             return self._refuse(413, f"the file is larger than {LIMIT >> 20} MB")

@@ -87,6 +87,7 @@ def test_a_photo_is_answered_as_the_network_answers_it(server):
         (411, "the length", "POST", "/look", None, {"Transfer-Encoding": "chunked"}),
         (411, "the length", "POST", "/look", None, {"Content-Length": "-1"}),
         (413, "larger than 32 MB", "POST", "/look", None, {"Content-Length": str(2**25 + 1)}),
+        (411, "the length", "POST", "/look", None, {"Content-Length": "9" * 5000}),
         (422, "the file is not an image", "POST", "/look", b"no image", {"Content-Length": "8"}),
         (422, "the file is empty", "POST", "/look", None, {"Content-Length": "0"}),
     ],
