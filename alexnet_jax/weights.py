@@ -156,25 +156,18 @@ def _expected(spec) -> dict[str, tuple[int, ...]]:
     return shapes(spec) | {f"statistics/{name}": array.shape for name, array in arrays.items()}
 
 
-def flat(tree: dict, prefix: str = "") -> dict:
+def flat(tree: dict) -> dict:
     """{'params/conv1/kernel': array, ...} of nested dicts."""
-    found = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return found
+    from flax import traverse_util
+
+    return traverse_util.flatten_dict(tree, sep="/")
 
 
 def nested(tensors: dict) -> dict:
     """The inverse of `flat`."""
-    tree: dict = {}
-    for name, value in tensors.items():
-        *parents, last = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return tree
+    from flax import traverse_util
+
+    return traverse_util.unflatten_dict(tensors, sep="/")
 
 
 def _with_sorted_metadata(encoded: bytes, metadata: dict[str, str]) -> bytes:

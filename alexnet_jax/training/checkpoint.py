@@ -25,6 +25,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from alexnet_jax import faults, files, processes
 from alexnet_jax.data import statistics
@@ -90,7 +91,10 @@ def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: 
     target.mkdir(parents=True)
     faults.point("save.folder")
     with _quiet_absl(), _checkpointer() as checkpointer:
-        checkpointer.save(target / "state", args=ocp.args.PyTreeSave(_nested(_flat(state))))
+        checkpointer.save(
+            target / "state",
+            args=ocp.args.PyTreeSave(traverse_util.unflatten_dict(_flat(state), sep="/")),
+        )
     faults.point("save.state")
     np.savez(target / "statistics.npz", **statistics._asdict())
     faults.point("save.statistics")
@@ -334,17 +338,6 @@ def _flat(state: State) -> dict:
     """Leaves by path, such as 'params/conv1/kernel'; the same names whatever optax's tuples are called."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _nested(flat: dict) -> dict:
-    tree: dict = {}
-    for path, leaf in flat.items():
-        *parents, name = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[name] = leaf
-    return tree
 
 
 def _leaves(tree: dict, prefix: str = ""):
