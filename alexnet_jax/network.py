@@ -22,7 +22,7 @@ from alexnet_jax.data import images as image_files
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import views
 from alexnet_jax.model import alexnet
-from alexnet_jax.training.step import resized_statistics
+from alexnet_jax.training.step import mean_probabilities, resized_statistics
 from alexnet_jax.workdir import Run
 
 log = logging.getLogger(__name__)
@@ -114,9 +114,7 @@ class Network:
             raise ConfigError(f"the view is one of {', '.join(views.VIEWS)}, not {view!r}")
 
         def probabilities(variables, pixels):
-            seen = self.inputs(pixels, view)
-            logits, _ = self.model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)
-            return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
+            return mean_probabilities(self.model, variables, self.inputs(pixels, view))
 
         most = views.images_at_once(view, self.run.config)
         made = self.pixels(images)

@@ -90,11 +90,10 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
     placement = states.partition(spec, model, mesh)
 
     def predict(params, batch_stats, images, statistics):
-        seen = views.views(images, statistics, spec.augment, view)
-        flat = seen.reshape(-1, *seen.shape[2:])
-        logits, _ = model.apply({"params": params, "batch_stats": batch_stats}, flat, train=False)
-        probabilities = jax.nn.softmax(logits).reshape(*seen.shape[:2], -1)
-        return probabilities.mean(axis=1)
+        variables = {"params": params, "batch_stats": batch_stats}
+        return mean_probabilities(
+            model, variables, views.views(images, statistics, spec.augment, view)
+        )
 
     inputs = (placement.params, placement.batch_stats, jax.P(DATA), jax.P())
     mapped = jax.shard_map(
@@ -110,6 +109,12 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
         jax.device_get(resized_statistics(statistics, spec)), parallel.shardings(mesh, jax.P())
     )
     return lambda params, batch_stats, images: jitted(params, batch_stats, images, statistics)
+
+
+def mean_probabilities(model: AlexNet, variables, seen) -> jax.Array:
+    """[b classes]: the mean over the views (§4.1) float32 [b v c c 3] of each image."""
+    logits, _ = model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)
+    return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
 
 
 def resized_statistics(statistics: Statistics, spec: Config) -> Statistics:
