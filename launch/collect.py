@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import reference
+from alexnet_jax.analysis import convergence
+from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import compare, saved
 from alexnet_jax.files import write_atomically
 from alexnet_jax.reference import Claim
@@ -59,6 +61,22 @@ def collect(every: list[Run], title: str) -> list[Path]:
     write_atomically(stem.with_suffix(".csv"), as_csv(found))
     draw(found, title, stem.with_suffix(".png"))
     return [stem.with_suffix(suffix) for suffix in (".md", ".csv", ".png")]
+
+
+def figure1(every: list[Run], title: str) -> list[Path]:
+    """The same three for the sweep figure1, whose results are curves, with .json for .csv. Raises DataError."""
+    curves = [
+        convergence.read(run.folder)._replace(run=run.member)
+        for run in every
+        if runs.state(run).name == "finished"
+    ]
+    if not curves:
+        raise DataError(f"no run of {title} is finished yet")
+    stem = every[0].out / title.replace(" ", "-")
+    text = "\n".join([f"# {title}", "", *convergence.markdown(curves)])
+    write_atomically(stem.with_suffix(".md"), text + "\n")
+    convergence.plot(curves, stem.with_suffix(".png"))
+    return [stem.with_suffix(suffix) for suffix in (".md", ".json", ".png")]
 
 
 def rows(every: list[Run]) -> list[Row]:

@@ -131,11 +131,10 @@ def submit(options, every: list[Run]) -> int:
 
 def show(options, every: list[Run]) -> int:
     """Write the results of what is finished, and print the table."""
-    from launch import collect, figure1
+    from launch import collect
 
-    written = (figure1 if options.name == "figure1" else collect).collect(
-        every, f"{options.name} {options.scale}"
-    )
+    made = collect.figure1 if options.name == "figure1" else collect.collect
+    written = made(every, f"{options.name} {options.scale}")
     print(written[0].read_text(encoding="utf-8"))
     print("written:", *written)
     return 0

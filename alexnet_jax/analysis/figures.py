@@ -29,7 +29,11 @@ def folder(options: argparse.Namespace) -> Path:
         raise ConfigError(f"{workdir} is a file: --out DIR says which folder the figure goes to")
     if options.out is None and not (workdir / "config.json").is_file():
         raise StorageError(f"{workdir} is not a run folder: it has no config.json")
-    path = Path(options.out) if options.out else workdir / "figures"
+    return make_folder(Path(options.out) if options.out else workdir / "figures")
+
+
+def make_folder(path: Path) -> Path:
+    """`path`, made if need be. Raises StorageError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

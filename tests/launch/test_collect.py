@@ -2,14 +2,15 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from alexnet_jax import config
+from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import evaluate
 from configs import sweeps
-from launch import collect, figure1, runs
+from launch import collect, runs
 
 IMAGES = 2000
 
@@ -76,42 +77,23 @@ def test_one_seed_says_so_and_nothing_finished_is_a_table_too(every):
     assert collect.rows(every[9:])[0].difference is None
 
 
-def curve(activation: str, rate: float, target: float | None) -> figure1.Curve:
-    epochs = [float(i) for i in range(1, 13)]
-    errors = [0.2 if target and epoch >= target else 0.5 - epoch / 100 for epoch in epochs]
-    return figure1.Curve(f"{activation}_{rate}", activation, rate, epochs, errors)
-
-
-def test_figure_1_takes_the_fastest_rate_of_each(tmp_path):
-    curves = [
-        curve("relu", 0.001, 4),
-        curve("relu", 0.002, 2),
-        curve("tanh", 0.001, 11),
-        curve("tanh", 0.002, None),
-    ]
-    best = figure1.fastest(curves)
-    assert (best["relu"].rate, best["tanh"].rate) == (0.002, 0.001)
-    assert figure1.ratio(curves) == "5.5 times"
-    assert figure1.ratio(curves[:2]) == "not all of relu and tanh are finished"
-    assert figure1.ratio([curves[1], curves[3]]) == "more than 6.0 times: tanh did not reach 25%"
-    text = figure1.markdown(curves, "figure1 cifar10")
-    assert "| tanh | 0.002 | not in 12 | 38.0% |" in text and "six" in text
-    path = tmp_path / "figure.png"
-    figure1.draw(curves, "figure1", path)
-    assert Path(path).read_bytes().startswith(b"\x89PNG")
-
-
-def test_figure_1_reads_the_curve_of_a_run(tmp_path, monkeypatch):
+def test_figure_1_is_collected_from_finished_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(runs.ROOT)
-    from alexnet_jax import config
-
-    member = sweeps.members("figure1", "digits")[-1]
-    run = runs.run(member.name, member.config, member.overrides, 0, tmp_path)
-    run.folder.mkdir()
-    loaded = config.load(run.config, list(run.overrides))
-    (run.folder / "config.json").write_text(config.to_json(loaded))
-    lines = [{"step": 1, "epoch": 0.5, "train_top1_error": 0.4}, {"step": 1, "eval_test_center_top1_error": 0.3},
-             {"step": 2, "epoch": 1.0, "train_top1_error": 0.24}]  # fmt: skip
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = figure1.read(run)
-    assert (read.activation, read.epochs_to_target) == ("tanh", 1.0)
+    every = [
+        runs.run(member.name, member.config, member.overrides, 0, tmp_path)
+        for member in sweeps.members("figure1", "digits")
+    ]
+    with pytest.raises(DataError, match="no run of figure1 digits is finished"):
+        collect.figure1(every, "figure1 digits")
+    for run, error in ((every[0], 0.2), (every[-1], 0.24)):
+        finished(run, 0.3, 0)
+        loaded = config.load(run.config, list(run.overrides))
+        (run.folder / "config.json").write_text(config.to_json(loaded))
+        lines = [{"step": 1, "epoch": 2.0, "train_top1_error": error}]
+        lines.insert(0, {"step": 1, "epoch": 1.0, "train_top1_error": error + 0.04})
+        (run.folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    text, numbers, figure = collect.figure1(every, "figure1 digits")
+    assert "| tanh | 0.004 | 2.00 | 24.0% |" in text.read_text()
+    names = [curve["run"] for curve in json.loads(numbers.read_text())["curves"]]
+    assert names == ["relu_0.0005", "tanh_0.004"]
+    assert figure.read_bytes().startswith(b"\x89PNG")

@@ -147,7 +147,7 @@ def test_mistakes_are_said_in_one_line(arguments, words):
 
 def test_the_launcher_does_not_import_jax(tmp_path):
     code = (
-        "import sys; from launch import sweep, local, slurm, collect, figure1, member;"
+        "import sys; from launch import sweep, local, slurm, collect, member;"
         f"sweep.main(['init', '--scale', 'digits', '--out', {str(tmp_path)!r}]); print('jax' in sys.modules)"
     )
     done = subprocess.run(
