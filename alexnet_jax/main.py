@@ -13,6 +13,7 @@ import errno
 import faulthandler
 import functools
 import os
+import shlex
 import sys
 import threading
 import time
@@ -137,7 +138,7 @@ def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int)
         print(summary(finished), "\nalready finished: nothing to do")
         return None
     before, now = workdir.environment(), environment(spec)
-    workdir.adopt(config_dict, " ".join(sys.argv), changes)
+    workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
     workdir.write("run.json", now)
     return _moved(before, now)
 

@@ -226,6 +226,18 @@ PAPER = (
     Result("1 CNN", "§6, six convolutions, pre-trained or not is not said", IN09, "", None, 0.674, 0.409, "inferred"),
 )
 
+TABLE_1 = (("Sparse coding", 0.471, 0.282), ("SIFT + FVs", 0.457, 0.257), ("CNN", 0.375, 0.170))
+"""As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010."""
+
+TABLE_2 = (
+    ("SIFT + FVs", None, None, 0.262),
+    ("1 CNN", 0.407, 0.182, None),
+    ("5 CNNs", 0.381, 0.164, 0.164),
+    ("1 CNN*", 0.390, 0.166, None),
+    ("7 CNNs*", 0.367, 0.154, 0.153),
+)
+"""Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images."""
+
 PEERS = (
     Result("Caffe AlexNet", "bvlc_alexnet: k = 1, LRN over both groups, biases 0.1", VAL12, "center",
            None, 0.429, 0.198, note="iteration 360,000; best in training 42.742, loss 1.83948"),

@@ -61,6 +61,7 @@ def card(subject: "Subject", path: Path) -> dict:
 
     run, data = subject.run, subject.run.config.data
     environment = workdir.Workdir(subject.path).environment() or {}
+    begun = workdir.begun_from(subject.path)
     return {
         "schema": 1,
         "file": path.name,
@@ -68,6 +69,7 @@ def card(subject: "Subject", path: Path) -> dict:
         "config": run.config.name,
         "seed": run.config.seed,
         "step": run.step,
+        "begun_from": Path(begun).name if begun else None,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
         "commit": environment.get("commit"),
         "uncommitted_changes": environment.get("uncommitted_changes"),

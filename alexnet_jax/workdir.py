@@ -108,6 +108,24 @@ def read_metrics(path: str | Path) -> list[dict]:
     return rows
 
 
+def history(path: str | Path) -> list[dict]:
+    """Every start of a run folder, the first first: {"time", "command", "config_sha256", "changes", "init_from"}.
+
+    A line cut short by a kill is left out; without history.jsonl there are none.
+    """
+    starts = []
+    with contextlib.suppress(OSError):
+        for line in (Path(path) / "history.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                starts.append(json.loads(line))
+    return starts
+
+
+def begun_from(path: str | Path) -> str | None:
+    """The weights with which a run folder was begun (--init-from); None if they were random."""
+    return next((start.get("init_from") for start in history(path)), None)
+
+
 class Workdir:
     """Exclusive use of a run folder, for as long as the context lasts.
 
@@ -215,11 +233,12 @@ class Workdir:
             return {}
         return check_same(_read_config(self.path), new, self.path, allowed)
 
-    def adopt(self, config, command: str, changes: dict) -> None:
-        """Record `config` (a ConfigDict) and the command that brought it."""
+    def adopt(self, config, command: str, changes: dict, init_from: str | None = None) -> None:
+        """Record `config` (a ConfigDict), the command that brought it, and the weights it asked to begin with."""
         self._replace("config.json", configs.to_json(config))
         entry = {"time": _now(), "command": command, "config_sha256": configs.digest(config)}
-        self._append("history.jsonl", json.dumps(entry | {"changes": changes}) + "\n")
+        entry |= {"changes": changes, "init_from": init_from}
+        self._append("history.jsonl", json.dumps(entry) + "\n")
 
     def write(self, name: str, content: dict) -> None:
         """Replace a JSON file of the folder."""

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_jax import config, describe, provenance, reference
+from alexnet_jax import config, describe, provenance, reference, workdir
 from alexnet_jax.analysis import curves
 from alexnet_jax.errors import AlexNetError, StorageError
 from alexnet_jax.pages import charts, html
@@ -205,7 +205,7 @@ def again(folder: Path) -> Html:
     shown |= {"versions": ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items())}
     rows = [(key.replace("_", " "), _plain(value)) for key, value in shown.items()]
     parts.append(table(("machine and code", ""), rows))
-    starts = _history(folder)
+    starts = workdir.history(folder)
     if len(starts) > 1:
         rows = [
             (start["time"], start["command"], json.dumps(start["changes"]) if start["changes"] else "")
@@ -219,14 +219,6 @@ def again(folder: Path) -> Html:
 
 def _plain(value) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _history(folder: Path) -> list[dict]:
-    try:
-        lines = (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        return []
 
 
 def missing(why: str) -> Html:

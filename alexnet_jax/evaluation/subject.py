@@ -176,10 +176,10 @@ def from_arguments(options: argparse.Namespace) -> "Subject":
     return Subject(options.workdir, options.step, options.source, options.data_path, options.out)
 
 
-def add_protocol(parser: argparse.ArgumentParser) -> None:
-    """--split and --views, where there is one of each."""
+def add_protocol(parser: argparse.ArgumentParser, views: str = "center") -> None:
+    """--split and --views, where there is one of each; `views` is the default."""
     parser.add_argument("--split", default="test", help="val, test or train; default: test")
-    parser.add_argument("--views", choices=specs.VIEWS, default="center", help="default: center")
+    parser.add_argument("--views", choices=specs.VIEWS, default=views, help=f"default: {views}")
 
 
 def _where(data: specs.DataSpec) -> str:

@@ -84,7 +84,12 @@ def test_the_command_takes_weights_files(two_nets, capsys):
     arguments = ["--workdir", *map(str, two_nets), "--search"]
     ensemble.main(arguments)
     said = capsys.readouterr().out
-    assert "mean of 2 nets" in said and "weighted mean" in said and "7 CNNs*, averaged" in said
+    assert (
+        "mean of 2 nets" in said
+        and "weighted mean" in said
+        and "7 CNNs*" in said
+        and "torchvision" in said
+    )
     ensemble.main([*arguments, "--json"])
     report = json.loads(capsys.readouterr().out)
     assert (report["split"], report["views"]) == ("test", "center")
