@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax.analysis import filters, pictures
+from alexnet_jax.analysis import neighbors as nearest
+from alexnet_jax.data import splits
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import calibration, confusion, errors, saved
+from alexnet_jax.network import Network
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.html import Html, data_uri, fill, join, table
 from alexnet_jax.workdir import Run
@@ -17,6 +20,8 @@ CLASSES = 20
 """A confusion matrix of more cannot be read: the worst classes stand for it."""
 PAIRS, IMAGES = 10, 10
 PER_ROW = 16
+QUERIES, AMONG = 5, 1000
+"""Images whose neighbors are looked for, and training images among which: seconds, and not the hours of ImageNet."""
 
 
 class Kept:
@@ -114,6 +119,45 @@ def images(kept: list[Kept], run: Run, data_path: str | None) -> Html:
             template = '<h3>{title}</h3><div class="answers">{made}</div>'
             parts.append(fill(template, title=title, made=join(made)))
     return fill('<p class="muted small">{kept}.</p>', kept=one) + join(parts)
+
+
+def neighbors(run: Run, data_path: str | None) -> Html:
+    """Held-out images, and those of some training images that are nearest to them (§6.1). Raises DataError."""
+    dataset = pictures.load(run, data_path)
+    held_out = next((name for name in ("test", "val") if name in dataset.splits), "train")
+    shown = _drawn(dataset.splits[held_out], QUERIES)
+    train = _drawn(dataset.splits["train"], AMONG)
+    pixels = np.asarray(shown.images[np.arange(len(shown.labels))])
+    net, layer = Network(run), nearest.last_hidden(run)
+    queries, rows = net.features(pixels, layer), nearest.features(net, train.images, layer)
+    found, _ = nearest.nearest(queries, rows, min(nearest.NEIGHBORS, len(train.labels)))
+    lines = []
+    for i, numbers in enumerate(found):
+        names = [run.class_names[label] for label in (shown.labels[i], *train.labels[numbers])]
+        images = [pixels[i], *train.images[numbers]]
+        lines.append(join(_named(*pair, names[0]) for pair in zip(images, names, strict=True)))
+    text = (
+        f"Left {held_out} images by chance, right those of {len(train.labels):,} training images, by chance, whose "
+        f"{layer} is nearest; python -m alexnet_jax.analysis.neighbors looks among all."
+    )
+    made = join(fill('<div class="near">{line}</div>', line=line) for line in lines)
+    return fill('<p class="muted small">{text}</p>', text=text) + made
+
+
+def _drawn(split: splits.Split, count: int) -> splits.Split:
+    """At most `count` of its images, by chance, in their order."""
+    numbers = np.random.default_rng(0).permutation(len(split.labels))[:count]
+    return splits.take(split, np.sort(numbers))
+
+
+def _named(image, name: str, wanted: str) -> Html:
+    return fill(
+        '<figure><img class="{kind}" src="{uri}" alt="{name}"><figcaption class="{right}">{name}</figcaption></figure>',
+        kind="pixels" if len(image) < 128 else "",
+        uri=data_uri(image),
+        name=name,
+        right="right" if name == wanted else "",
+    )
 
 
 def kernels(run: Run) -> Html:

@@ -59,8 +59,9 @@ def short(name: str, width: int = 20) -> str:
 def save(figure, numbers: dict, path: Path) -> Path:
     """Write a matplotlib figure to `path`, a PNG, and its numbers as JSON beside it. Raises StorageError."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)
-        text = json.dumps({"schema": 1, **numbers}, indent=1, allow_nan=False)
+        text = json.dumps({"schema": 1, **numbers}, allow_nan=False)
         files.write_atomically(path.with_suffix(".json"), text + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None

@@ -7,7 +7,6 @@ JSON beside each. Saved predictions are used where there are; else they are comp
 alexnet_jax.evaluation.evaluate.
 """
 
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.errors import StorageError
+from alexnet_jax.analysis import figures
 from alexnet_jax.evaluation import calibration, confusion, errors
 from alexnet_jax.evaluation.calibration import Reliability
 
@@ -66,7 +65,7 @@ def plot_confusion(
         "class_error": _nulls(wrong),
         "most_confused": [{"label": names[a], "answer": names[b], "count": n} for a, b, n in pairs],
     }
-    return _written(figure, path, protocol | {"count": len(labels)} | numbers)
+    return figures.save(figure, protocol | {"count": len(labels)} | numbers, path)
 
 
 def plot_calibration(
@@ -88,7 +87,7 @@ def plot_calibration(
     numbers = {"expected_calibration_error": found.error, "bins": bins}
     figure = _diagram(found, edges)
     figure.suptitle(_said(protocol), fontsize=10)
-    return _written(figure, path, protocol | {"count": len(labels)} | numbers)
+    return figures.save(figure, protocol | {"count": len(labels)} | numbers, path)
 
 
 def plot_hardest(
@@ -109,7 +108,7 @@ def plot_hardest(
     ]  # fmt: skip
     figure = _sheet(images[indices] if len(indices) else [], hardest)
     figure.suptitle(f"{_said(protocol)}: the most confident mistakes", fontsize=10)
-    return _written(figure, path, protocol | {"count": len(labels), "hardest": hardest})
+    return figures.save(figure, protocol | {"count": len(labels), "hardest": hardest}, path)
 
 
 def _matrix(matrix: np.ndarray, wrong: np.ndarray, names: Sequence[str]):
@@ -218,17 +217,6 @@ def _short(name: str) -> str:
 
 def _nulls(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _written(figure, path: Path, numbers: dict) -> Path:
-    text = json.dumps({"schema": 1} | numbers, allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-        path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}") from None
-    return path
 
 
 if __name__ == "__main__":

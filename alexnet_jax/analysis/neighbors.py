@@ -16,6 +16,7 @@ from alexnet_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from alexnet_jax.network import Network
+    from alexnet_jax.workdir import Run
 
 NEIGHBORS = 6
 
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
 
     net = network.load(options.workdir, options.step)
     shown = pictures.chosen(net, options)
-    layer = options.layer or last_hidden(net)
+    layer = options.layer or last_hidden(net.run)
     train = pictures.load(net.run, options.data_path).splits["train"]
     print(plot(net, shown, train, path, layer))
 
@@ -100,9 +101,9 @@ def nearest(
     return np.asarray(numbers), np.sqrt(np.asarray(best))
 
 
-def last_hidden(net: "Network") -> str:
+def last_hidden(run: "Run") -> str:
     """The name of the row before the last, such as 'fc7'."""
-    model = net.run.config.model
+    model = run.config.model
     return [name for name, _ in (*model.convs, *model.fcs)][-2]
 
 

@@ -59,6 +59,7 @@ def write(folder: Path, step: int | None = None, data_path: str | None = None) -
         ("Classes", lambda: answers.classes(kept, run)),
         ("Sure and right", lambda: answers.confidence(kept)),
         ("Images", lambda: answers.images(kept, trained(), data_path)),
+        ("Nearest images", lambda: answers.neighbors(trained(), data_path)),
         ("Figures", lambda: record.figures(folder)),
         ("To run it again", lambda: record.again(folder)),
     ]

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 def tables(nets: list[tuple[np.ndarray, bool]], labels: np.ndarray) -> dict:
-    """Rows for the two tables (§6), of (probabilities [n classes], whether it was begun with other weights) of each net.
+    """Rows for the two tables (§6), of (probabilities [n classes], whether begun with other weights) of each net.
 
     {"table1": rows, "table2": rows}; a row is {"model", "top1", "top5", "sd"}, errors as fractions, and "sd" the
     standard deviation over single nets of the top-1 error, or None. "1 CNN" is the mean of all single nets;

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config, parallel
-from alexnet_jax.analysis import report
+from alexnet_jax.analysis import answers, report
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import StorageError
 from alexnet_jax.evaluation import saved
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.pages.html import Html
 from alexnet_jax.training import checkpoint, state
 from tests.browser import browser
 
@@ -63,6 +64,12 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def without_neighbors(monkeypatch):
+    """They take a second or two to compile; test_every_part_is_there... looks at them."""
+    monkeypatch.setattr(answers, "neighbors", lambda run, data_path: Html("neighbors"))
+
+
 def sections(page: str) -> dict[str, str]:
     found = re.findall(r'<section class="card"><h2>(.*?)</h2>(.*?)</section>', page, re.DOTALL)
     return dict(found)
@@ -74,7 +81,7 @@ def test_every_part_is_there_and_nothing_is_loaded(run, capsys):
     page = (run / "report.html").read_text()
     parts = sections(page)
     missing = {title for title, body in parts.items() if "Not shown" in body}
-    assert missing == {"Figures"} and len(parts) == 10
+    assert missing == {"Figures"} and len(parts) == 11
     wrong = 1 - np.mean(
         [
             p.argmax() == label
@@ -88,12 +95,19 @@ def test_every_part_is_there_and_nothing_is_loaded(run, capsys):
         "git checkout c0ffee\npython -m alexnet_jax.main --config c.py" in parts["To run it again"]
     )
     assert "differences from configs/krizhevsky2012.py" in parts["The network"]
+    near = parts["Nearest images"].split('<div class="near">')[1:]
+    assert (
+        len(near) == 5 and "40 training images, by chance, whose fc6 is" in parts["Nearest images"]
+    )
+    for row in near:  # the test images are among the training images: each is its own neighbor
+        query, first, *others = re.findall(r'src="([^"]*)"', row)
+        assert query == first and len(others) == 5 and query not in others
     addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert addresses and all(address.startswith("data:") for address in addresses)
     assert not re.search(r"https?://|@import|url\(", page)
 
 
-def test_hostile_names_stay_text(run):
+def test_hostile_names_stay_text(run, without_neighbors):
     page = report.write(run).read_text()
     assert "<script" not in page and "<img src=x" not in page and '"><b>' not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in sections(page)["Classes"]
@@ -112,19 +126,19 @@ def test_hostile_names_stay_text(run):
         ("everything", "Results", "no results yet"),
     ],
 )
-def test_what_is_missing_is_said_in_its_place(run, tmp_path, lost, title, words):
+def test_what_is_missing_is_said_in_its_place(run, without_neighbors, tmp_path, lost, title, words):
     for path in run.iterdir():
         if path.name != lost and (lost != "everything" or path.name == "config.json"):
             (tmp_path / path.name).symlink_to(path)
     parts = sections(report.write(tmp_path).read_text())
-    assert len(parts) == 10 and parts[title].count("Not shown") == 1 and words in parts[title]
+    assert len(parts) == 11 and parts[title].count("Not shown") == 1 and words in parts[title]
     others = {name for name, body in parts.items() if "Not shown" not in body}
     if lost == "predictions":
         assert others >= {"Results", "Learning curves", "The network", "To run it again"}
     assert "Not shown" not in parts["The network"]
 
 
-def test_images_that_have_changed_or_gone_are_not_shown(run, tmp_path):
+def test_images_that_have_changed_or_gone_are_not_shown(run, without_neighbors, tmp_path):
     for data_path in (tmp_path / "gone.npz", tmp_path / "other.npz"):
         if data_path.stem == "other":
             images = np.zeros((20, 16, 16, 3), np.uint8)
@@ -160,6 +174,6 @@ def test_in_a_browser_it_fits_a_phone_and_says_nothing_on_the_console(run):
             window.open(path.as_uri(), width, dark=dark)
             assert window.too_wide() <= 0
             assert window.run("return document.title") == IMAGE
-            assert window.run("return document.querySelectorAll('section.card').length") == 10
+            assert window.run("return document.querySelectorAll('section.card').length") == 11
             assert window.run("return [...document.images].every(i => i.naturalWidth > 0)")
         assert window.errors() == []
