@@ -56,6 +56,7 @@ def load(path: str | Path, step: int | None = None) -> Run:
         if step is not None:
             raise ConfigError(f"{path} is one set of weights: it has no other steps")
         return weights.load(path)
+    tree = _read_config(Path(path))
     from alexnet_jax.training import checkpoint
 
     folder = Path(path).absolute() / "checkpoints"
@@ -66,7 +67,6 @@ def load(path: str | Path, step: int | None = None) -> Run:
         )
     step, meta = found
     variables = checkpoint.load_variables(folder, step)
-    tree = _read_config(Path(path))
     spec = configs.with_classes(configs.parse(tree), len(meta["class_names"]))
     return Run(spec, tree, step, variables["params"], variables["batch_stats"],
                checkpoint.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip

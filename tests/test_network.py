@@ -166,7 +166,7 @@ def test_a_hostile_weights_file_is_refused_in_one_line(path, tmp_path, said, dam
 def test_what_is_not_there_says_so(path, tmp_path):
     with pytest.raises(CheckpointError, match="there is no file"):
         alexnet_jax.load(tmp_path / "none.safetensors")
-    with pytest.raises(StorageError, match="no checkpoint"):
+    with pytest.raises(StorageError, match="is not a run folder"):
         alexnet_jax.load(tmp_path)
     with pytest.raises(ConfigError, match="no other steps"):
         alexnet_jax.load(path, step=3)

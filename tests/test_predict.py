@@ -62,7 +62,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(weights_file, pictures, 
     ):
         with pytest.raises(error, match=words):
             predict.main([*arguments, "--workdir", str(weights_file)])
-    with pytest.raises(StorageError, match="no checkpoint") as raised:
+    with pytest.raises(StorageError, match="is not a run folder") as raised:
         predict.main([*pictures, "--workdir", str(tmp_path)])
     assert raised.value.exit_code == 5 and DataError.exit_code == 3
 
