@@ -11,6 +11,7 @@ by three std is folded into it; zeros of padding are zeros in both. Any other ne
 """
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -144,11 +145,16 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of its pickle: the error below says it all
+            state = torch.load(path, map_location="cpu", weights_only=True)
         return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
-    except Exception as error:  # a damaged file makes it raise nearly anything
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is not a readable state dict: {said}") from None
+    except (
+        Exception
+    ):  # a damaged file makes it raise nearly anything; its words recommend to execute the file
+        raise CheckpointError(
+            f"{path} is not a readable state dict: it is damaged, or holds other things than tensors, for which code "
+            "of the file would have to be executed, and never is here"
+        ) from None
 
 
 def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
