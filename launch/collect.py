@@ -19,7 +19,8 @@ from launch import runs
 from launch.runs import Run
 
 NOTES = """\
-Error: top-1 / top-5 in percent, mean over seeds, with the standard deviation where there are two seeds or more.
+Error: top-1 / top-5 in percent of {protocol}, mean over seeds, with the
+standard deviation where there are two seeds or more.
 Difference: of the top-1 error from the first row's, in points. Its 95 % interval is a bootstrap over test images (the
 same for both nets) and over seeds: it says how far another set of images, and other seeds, could move the difference.
 With one seed it knows nothing of seeds; with two or three it is somewhat too narrow. p: McNemar's exact test on the
@@ -43,10 +44,14 @@ class Row(NamedTuple):
     p: float | None
     """Adjusted."""
     claim: Claim | None
+    protocols: tuple[str, ...]
+    """Without repetition: one, if all is as it should be."""
 
 
 class Finished(NamedTuple):
     seed: int
+    protocol: str
+    """Which images, and what was seen of them."""
     top1: float
     top5: float | None
     wrong: np.ndarray
@@ -100,6 +105,7 @@ def rows(every: list[Run]) -> list[Row]:
             name, len(members[name]), tuple(n.top1 for n in nets),
             tuple(n.top5 for n in nets if n.top5 is not None),
             differences.get(name), adjusted.get(name), reference.CLAIMS.get(name),
+            tuple(dict.fromkeys(n.protocol for n in nets)),
         )
         for name, nets in finished.items()
     ]  # fmt: skip
@@ -113,7 +119,18 @@ def read(run: Run) -> Finished | None:
     split, views = list(results["splits"].items())[-1]
     view, errors = list(views.items())[-1]
     predictions = saved.load(run.folder, split, view, results["step"])
-    return Finished(run.seed, errors["top1_error"], errors.get("top5_error"), predictions.wrong())
+    seen = "center crop" if view == "center" else f"mean of {view} views"
+    protocol = f"{errors['count']:,} images of {split} ({seen}, last checkpoint)"
+    return Finished(
+        run.seed, protocol, errors["top1_error"], errors.get("top5_error"), predictions.wrong()
+    )
+
+
+def protocol(found: list[Row]) -> str:
+    """What the errors of the whole table are of."""
+    return (
+        " or ".join(dict.fromkeys(one for row in found for one in row.protocols)) or "nothing yet"
+    )
 
 
 def markdown(found: list[Row], title: str) -> str:
@@ -140,7 +157,7 @@ def markdown(found: list[Row], title: str) -> str:
         lines.append(" | ".join(cells))
     table = "\n".join(f"| {line} |" for line in lines)
     count = sum(row.p is not None for row in found)
-    return f"# {title}\n\n{table}\n\n{NOTES.format(count=count)}"
+    return f"# {title}\n\n{table}\n\n{NOTES.format(count=count, protocol=protocol(found))}"
 
 
 def _errors(row: Row) -> str:
@@ -158,13 +175,14 @@ def as_csv(found: list[Row]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("member", "seeds", "top1_error", "top1_sd", "top5_error", "difference", "low", "high",
-                     "p_holm", "paper", "log", "caution"))  # fmt: skip
+                     "p_holm", "paper", "log", "caution", "protocol"))  # fmt: skip
     for row in found:
         top1, top5, d, claim = row.top1, row.top5, row.difference, row.claim or Claim("", "")
         writer.writerow((
             row.member, len(top1), statistics.mean(top1) if top1 else "",
             statistics.stdev(top1) if len(top1) > 1 else "", statistics.mean(top5) if top5 else "",
             *((d.mean, d.low, d.high) if d else ("", "", "")), "" if row.p is None else row.p, *claim,
+            " or ".join(row.protocols),
         ))  # fmt: skip
     return file.getvalue()
 
@@ -183,7 +201,7 @@ def draw(found: list[Row], title: str, path: Path) -> None:
     axes.set_yticks(range(len(shown)), [name for name, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel(f"top-1 error less that of {found[0].member} (points, 95 % interval)")
-    axes.set_title(title)
+    axes.set_title(f"{title}: {protocol(found)}", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
