@@ -28,7 +28,9 @@ def fields(message: memoryview) -> Iterator[Field]:
         tag, place = varint(message, place)
         number, kind = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
-            raise CheckpointError(f"a field has the number {number}")
+            raise CheckpointError(
+                f"a field has the number {number}: it is damaged, or of another format"
+            )
         if kind == VARINT:
             integer, place = varint(message, place)
             yield Field(number, kind, integer, message[:0])
@@ -38,7 +40,9 @@ def fields(message: memoryview) -> Iterator[Field]:
         elif kind in (EIGHT_BYTES, FOUR_BYTES):
             length = 8 if kind == EIGHT_BYTES else 4
         else:
-            raise CheckpointError(f"a field has the unknown type {kind}")
+            raise CheckpointError(
+                f"a field has the unknown type {kind}: it is damaged, or of another format"
+            )
         if length > len(message) - place:
             raise CheckpointError(
                 f"a field of {length} bytes stands where {len(message) - place} are left"
