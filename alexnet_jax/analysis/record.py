@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from alexnet_jax.analysis.answers import Kept
 
 CONFIGS = Path(config.__file__).parents[1] / "configs"
+ON_THE_PAGE = (
+    "curves",
+    "filters",
+    "predictions",
+    "neighbors",
+    "confusion",
+    "calibration",
+    "hardest",
+)
 VIEWS = {"center": "center crop", "ten": "mean of ten views", "nine": "mean of nine views"}
 
 
@@ -170,12 +179,12 @@ def _value(value) -> str:
 
 
 def figures(folder: Path) -> Html:
-    """What other commands have drawn of this run; curves and kernels are on the page already."""
+    """What other commands have drawn of this run and the page has no part for."""
     paths = sorted(folder.glob("figures/*.png"))
-    paths = [path for path in paths if path.stem not in ("curves", "filters")]
+    paths = [path for path in paths if path.stem not in ON_THE_PAGE]
     if not paths:
         raise StorageError(
-            "none but curves and kernels are drawn yet; python -m alexnet_jax.analysis.neighbors and others draw them"
+            "none but those above are drawn yet; python -m alexnet_jax.analysis.saliency and others draw them"
         )
     return html.join(
         fill(

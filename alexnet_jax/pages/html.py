@@ -53,13 +53,13 @@ def table(header: Iterable, rows: Iterable[Iterable], numbers: Iterable[int] = (
     )
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """uint8 [h w], [h w 3] or [h w 4] as a PNG in a data: address."""
+def data_uri(pixels: np.ndarray, format: str = "PNG") -> str:
+    """uint8 [h w], [h w 3] or [h w 4] in a data: address, as PNG or JPEG."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(pixels).save(file, format, optimize=True, quality=88)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _escaped(value) -> str:

@@ -154,10 +154,10 @@ def test_images_that_have_changed_or_gone_are_not_shown(run, without_neighbors, 
 def test_other_figures_are_inlined(run, tmp_path):
     (tmp_path / "config.json").symlink_to(run / "config.json")
     (tmp_path / "figures").mkdir()
-    for name in ("neighbors", "curves"):
+    for name in ("saliency", "neighbors"):
         (tmp_path / "figures" / f"{name}.png").write_bytes(b"png of " + name.encode())
     part = sections(report.write(tmp_path).read_text())["Figures"]
-    assert base64.b64encode(b"png of neighbors").decode() in part and part.count("<img") == 1
+    assert base64.b64encode(b"png of saliency").decode() in part and part.count("<img") == 1
 
 
 def test_a_folder_that_is_no_run_is_refused(run, tmp_path):
