@@ -156,6 +156,11 @@ SOURCES: dict[str, dict[str, str]] = {
         "augment.color_off_epoch": _OURS,
         "train.label_smoothing": "Szegedy et al. (2016), section 7",
     },
+    "ladder:random_resized_crop": {
+        "augment.crop": "Szegedy et al. (2015), section 6",
+        "augment.crop_chunk": _OURS,
+        "augment.min_area": "Szegedy et al. (2015), section 6: 8 %; 25 % of 32x32 is our choice",
+    },
     "cuda_convnet2": {
         "model.*": "layers-imagenet-1gpu.cfg (2014)",
         "augment.crop_chunk": _KNOWN,

@@ -145,7 +145,8 @@ class DataSpec:
 class AugmentSpec:
     resize: Count | None
     crop_size: Count
-    crop: typing.Literal["random", "center"]
+    crop: typing.Literal["random", "center", "random_resized"]
+    """In training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015)."""
     crop_chunk: Count
     flip: bool
     mean: typing.Literal["pixel", "image_center", "channel", "none", "standardize"]
@@ -154,6 +155,8 @@ class AugmentSpec:
     color_basis: typing.Literal["std", "eigenvalue"]
     color_rescale: bool
     color_off_epoch: NotNegative | None
+    min_area: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.08
+    """Of 'random_resized': the least share of an image that a box holds."""
 
 
 @dataclass(frozen=True)

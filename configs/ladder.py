@@ -71,6 +71,11 @@ def label_smoothing(config):
     config.train.label_smoothing = 0.1
 
 
+def random_resized_crop(config):
+    """Szegedy et al. (2015): boxes of random size and shape, another for each image, resized."""
+    config.augment.update(crop="random_resized", crop_chunk=1, min_area=0.08)
+
+
 STEPS = {
     function.__name__: function
     for function in (
@@ -81,5 +86,6 @@ STEPS = {
         cosine,
         global_pooling,
         label_smoothing,
+        random_resized_crop,
     )
 }

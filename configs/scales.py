@@ -30,6 +30,8 @@ def shrink(config, scale):
     if scale not in SCALES:
         raise ValueError(f"the scale is one of {', '.join(SCALES)}, not {scale!r}")
     SCALES[scale](config)
+    if config.augment.crop == "random_resized" and config.data.image_size == 32:
+        config.augment.min_area = 0.25  # 0.08 would be 9x9 pixels
     # All that a rate can say, so that sweeps can say it on the command line.
     for rate in filter(None, (config.schedule.weights, config.schedule.biases)):
         rate.update(max_drops=3, patience=5, min_improvement=0.001, target=1.0, plateaus=1)

@@ -247,7 +247,7 @@ OUT_OF_RANGE = {
     ),
     ("augment", specs.AugmentSpec): dict(
         resize=COUNT, crop_size=COUNT, crop_chunk=COUNT, scale=ZERO, color_std=NEGATIVE,
-        color_off_epoch=NEGATIVE,
+        color_off_epoch=NEGATIVE, min_area=(-0.1, 0.0, 1.1),
     ),
     ("optimizer", specs.OptimizerSpec): dict(
         momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},)
@@ -313,6 +313,7 @@ def test_the_ranges_of_all_numbers_are_tested():
         ("schedule.weights.kind", "dexp", "config.schedule.weights.plateaus: dexp needs 2"),
         ("data", {"source": "arrays"}, "missing key config.data.path"),
         ("data.path", None, "config.data.path is not set"),
+        ("augment.crop", "random_resize", 'did you mean "random_resized"?'),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(path, value, message):

@@ -91,6 +91,9 @@ def test_the_ladder_only_adds():
     assert last.schedule.weights.kind == "cosine" and last.schedule.biases is None
     assert [name for name, _ in last.model.fcs] == ["fc8"]
     assert last.train.label_smoothing == 0.1
+    assert (last.augment.crop, last.augment.crop_chunk) == ("random_resized", 1)
+    assert last.augment.min_area == 0.25
+    assert spec_of(f"configs/ladder.py:{names[-1]},flowers17").augment.min_area == 0.08
 
 
 @pytest.mark.parametrize(

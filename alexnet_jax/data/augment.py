@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.data import resized_crops
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.specs import AugmentSpec
 
 _EXAMPLE, _CHUNK = 1, 2
+
+_DRAWS = 6
+"""Of each image: two for the place, one for mirroring, three for the color; those of a box follow."""
 
 
 def train_images(
@@ -31,24 +35,34 @@ def train_images(
     indices, epochs, positions: int [b], the example's number, its epoch and its place in the whole
     batch. crop_chunk == 1 draws crop and mirroring per example; else `crop_chunk` consecutive
     places share them, as in the authors' program (convdata_jpeg.py). Colors are drawn per example.
+    'random_resized' is in resized_crops.py; all other draws stay as they are without it.
     color_std: scalar, may be traced; 0 switches the noise off, and its rescaling.
     """
     images = resized(images, spec)
     size, crop = images.shape[1], spec.crop_size
-    draws = places = _example_draws(seed_key, epochs, indices)
+    number = _DRAWS + (resized_crops.DRAWS if spec.crop == "random_resized" else 0)
+    draws = places = _example_draws(seed_key, epochs, indices, number)
     if spec.crop_chunk > 1:
-        places = _chunk_draws(seed_key, step, positions // spec.crop_chunk)
-    offsets, mirrored = _offsets(places[:, :2], size - crop + 1), places[:, 2] < 0
-    if spec.crop == "center":
-        offsets = jnp.full_like(offsets, (size - crop) // 2)
-    if not spec.flip:
-        mirrored = None
+        places = _chunk_draws(seed_key, step, positions // spec.crop_chunk, number)
+    mirrored = places[:, 2] < 0 if spec.flip else None
     noise = None
     if spec.color_std > 0:
-        normal = 2**0.5 * jax.lax.erf_inv(draws[:, 3:])
+        normal = 2**0.5 * jax.lax.erf_inv(draws[:, 3:_DRAWS])
         noise = color_std * color_offsets(normal, statistics, spec.color_basis)
-    cropped = _flip(_crop(images, offsets, crop), mirrored)
-    centered = _subtract_mean(cropped, statistics, spec, size, offsets, mirrored)
+    if spec.crop == "random_resized":
+        if spec.mean == "pixel":  # linear: as if the mean image were resized like each crop
+            images = images - mean_image(statistics, size)
+        boxes = resized_crops.boxes(places[:, :2], places[:, _DRAWS:], size, spec.min_area)
+        cropped = resized_crops.resample(images, *boxes, mirrored, crop)
+    else:
+        offsets = _offsets(places[:, :2], size - crop + 1)
+        if spec.crop == "center":
+            offsets = jnp.full_like(offsets, (size - crop) // 2)
+        cropped = _flip(_crop(images, offsets, crop), mirrored)
+        if spec.mean == "pixel":  # it moves and is mirrored with the crop
+            mean = _flip(_crop(mean_image(statistics, size), offsets, crop), mirrored)
+            cropped = cropped.astype(jnp.float32) - mean
+    centered = _subtract_mean(cropped, statistics, spec, size)
     if noise is not None:
         centered = centered + noise[:, None, None, :]
         if spec.color_rescale:  # convdata_jpeg.py; the aim was the scale of images without noise
@@ -72,9 +86,8 @@ def test_images(
     cropped = images[:, top : top + crop, left : left + crop][:, :, flip]
     if spec.mean == "pixel":
         mean = mean_image(statistics, size)[top : top + crop, left : left + crop][:, flip]
-        centered = cropped.astype(jnp.float32) - mean
-    else:
-        centered = _subtract_mean(cropped, statistics, spec, size, None, None)
+        cropped = cropped.astype(jnp.float32) - mean
+    centered = _subtract_mean(cropped, statistics, spec, size)
     return centered if spec.scale == 1 else centered * spec.scale
 
 
@@ -108,26 +121,26 @@ def mean_image(statistics: Statistics, size: int) -> jax.Array:
         return jax.image.resize(jnp.asarray(mean), (size, size, 3), "bilinear")
 
 
-def _example_draws(seed_key, epochs, indices) -> jax.Array:
-    """[b 6], uniform in (-1, 1), of examples `indices` in `epochs`."""
+def _example_draws(seed_key, epochs, indices, number: int) -> jax.Array:
+    """[b number], uniform in (-1, 1), of examples `indices` in `epochs`."""
     key = jax.random.fold_in(seed_key, _EXAMPLE)
 
     def draw(epoch, index):
-        return _draw(jax.random.fold_in(jax.random.fold_in(key, epoch), index))
+        return _draw(jax.random.fold_in(jax.random.fold_in(key, epoch), index), number)
 
     return jax.vmap(draw)(epochs, indices)
 
 
-def _chunk_draws(seed_key, step, chunks) -> jax.Array:
-    """[b 6], uniform in (-1, 1), of the runs of places `chunks` in the batch of `step`."""
+def _chunk_draws(seed_key, step, chunks, number: int) -> jax.Array:
+    """[b number], uniform in (-1, 1), of the runs of places `chunks` in the batch of `step`."""
     key = jax.random.fold_in(jax.random.fold_in(seed_key, _CHUNK), step)
-    return jax.vmap(lambda chunk: _draw(jax.random.fold_in(key, chunk)))(chunks)
+    return jax.vmap(lambda chunk: _draw(jax.random.fold_in(key, chunk), number))(chunks)
 
 
-def _draw(key) -> jax.Array:
+def _draw(key, number: int) -> jax.Array:
     # One call for all that an image needs: threefry is slow to compile. Never -1 or 1, whose
     # normal quantiles are infinite.
-    return jax.random.uniform(key, (6,), minval=np.nextafter(np.float32(-1), np.float32(0)))
+    return jax.random.uniform(key, (number,), minval=np.nextafter(np.float32(-1), np.float32(0)))
 
 
 def _offsets(draws, places: int) -> jax.Array:
@@ -150,15 +163,9 @@ def _flip(images, mirrored) -> jax.Array:
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def _subtract_mean(
-    cropped, statistics: Statistics, spec: AugmentSpec, size: int, offsets, mirrored
-) -> jax.Array:
-    """float32 [b c c 3]. 'pixel' crops and mirrors the mean image as it did the image."""
+def _subtract_mean(cropped, statistics: Statistics, spec: AugmentSpec, size: int) -> jax.Array:
+    """float32 [b c c 3]. Not 'pixel', which depends on the place of the crop."""
     values = cropped.astype(jnp.float32)
-    if spec.mean == "pixel":
-        return values - _flip(
-            _crop(mean_image(statistics, size), offsets, spec.crop_size), mirrored
-        )
     if spec.mean == "image_center":
         border = (size - spec.crop_size) // 2
         inner = slice(border, border + spec.crop_size)

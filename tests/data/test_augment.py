@@ -10,6 +10,7 @@ from alexnet_jax.data import augment
 from alexnet_jax.data.statistics import Statistics
 
 COUNT, SIZE, CROP = 64, 10, 6
+RESIZED = dict(crop="random_resized", crop_size=SIZE)
 KEY = jax.random.key(7)
 
 
@@ -96,13 +97,20 @@ def test_without_flip_nothing_is_mirrored(images, statistics, augment_spec):
 
 
 @pytest.mark.fault("D2")
-@pytest.mark.parametrize("changes", [{}, dict(crop_chunk=4, mean="pixel", color_std=0.1)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(crop_chunk=4, mean="pixel", color_std=0.1),
+        dict(RESIZED, color_std=0.1),
+    ],
+)
 def test_draws_do_not_depend_on_the_rest_of_the_batch(images, statistics, augment_spec, changes):
     spec = augment_spec(**changes)
     whole = run(images, statistics, spec)
     order = np.random.default_rng(0).permutation(COUNT)
     assert np.allclose(run(images, statistics, spec, order=order), whole[order], atol=1e-4)
-    half = np.arange(COUNT // 2, COUNT)
+    half = np.tile(np.arange(COUNT // 2, COUNT), 2)  # twice: another size would be compiled anew
     assert np.allclose(run(images, statistics, spec, order=half), whole[half], atol=1e-4)
 
 
@@ -193,6 +201,7 @@ def test_jitting_changes_nothing(images, statistics, augment_spec):
         (dict(mean="pixel", color_std=0.1, color_rescale=True, scale=0.5), 0),
         (dict(mean="image_center", color_std=0.1, color_basis="eigenvalue", crop_chunk=4), 0),
         (dict(mean="channel", resize=12, crop_size=8), 0),
+        (dict(RESIZED, mean="pixel", color_std=0.1, crop_chunk=4), 0),
         # Its sums over the pixels of an image differ in their last bits.
         (dict(mean="standardize"), 1e-5),
     ],
@@ -233,3 +242,67 @@ def test_training_draws_are_pinned(images, statistics, augment_spec):
     """A change here would silently change the crops of runs that are resumed."""
     drawn = crops(run(images, statistics, augment_spec()))[:4]
     assert drawn.tolist() == [[2, 0, 1], [0, 4, 0], [3, 0, 1], [1, 4, 1]]
+
+
+@pytest.fixture(scope="module")
+def ramps():
+    """Red grows from left to right, green from top to bottom, both by 20 a pixel."""
+    made = np.zeros((COUNT, SIZE, SIZE, 3), np.uint8)
+    made[..., 0] = 20 * np.arange(SIZE)
+    made[..., 1] = 20 * np.arange(SIZE)[:, None]
+    return made
+
+
+def boxes(output):
+    """[b 5]: top, left, height and width in pixels, and whether mirrored, of resized crops of `ramps`.
+
+    From two pixels in the middle, which no border touches; what grows evenly stays so when enlarged.
+    """
+    rows, columns = output[:, 4:6, 4, 1] / 20 + 0.5, output[:, 4, 4:6, 0] / 20 + 0.5
+    height, width = (np.diff(places)[:, 0] * SIZE for places in (rows, columns))
+    top, left = rows.mean(1) - height / 2, columns.mean(1) - abs(width) / 2
+    return np.stack([top, left, height, abs(width), width < 0], 1)
+
+
+def test_resized_crops_are_boxes_within_the_image(ramps, statistics, augment_spec):
+    spec = augment_spec(**RESIZED, min_area=0.25)
+    top, left, height, width, mirrored = boxes(run(ramps, statistics, spec)).T
+    assert min(top.min(), left.min()) > -1e-4
+    assert max((top + height).max(), (left + width).max()) < SIZE + 1e-4
+    assert (height * width).min() > 25 - 1e-3 and 70 < (height * width).max() < 100 + 1e-3
+    assert np.abs(np.log(width / height)).max() < np.log(4 / 3) + 1e-4
+    assert 0.25 < mirrored.mean() < 0.75
+    plain = boxes(run(ramps, statistics, dataclasses.replace(spec, flip=False)))
+    assert np.allclose(plain[:, :4].T, [top, left, height, width], atol=1e-3)
+    assert not plain[:, 4].any()
+
+
+def test_resized_crops_are_mirrored_and_colored_as_others(ramps, statistics, augment_spec):
+    spec = augment_spec(crop_size=SIZE, color_std=0.1)
+    other = dataclasses.replace(spec, crop="random_resized")
+    black = np.zeros_like(ramps)
+    assert np.array_equal(run(black, statistics, other), run(black, statistics, spec))
+    plain, resized = (run(ramps, statistics, s, color_std=0.0)[..., 0] for s in (spec, other))
+    assert np.array_equal(resized[:, 4, 4] > resized[:, 4, 5], plain[:, 4, 4] > plain[:, 4, 5])
+
+
+def test_resized_crops_of_a_chunk_share_the_box(ramps, statistics, augment_spec):
+    drawn = boxes(run(ramps, statistics, augment_spec(**RESIZED, crop_chunk=16)))
+    drawn = drawn.reshape(4, 16, 5)
+    assert np.allclose(drawn, drawn[:, :1], atol=1e-4)
+    assert not np.allclose(drawn[0, 0], drawn[1, 0], atol=0.1)
+
+
+def test_the_mean_image_is_resized_with_the_crop(images, statistics, augment_spec):
+    statistics = statistics._replace(mean_image=np.rint(statistics.mean_image))
+    spec = augment_spec(**RESIZED)
+    means = np.repeat(statistics.mean_image[None].astype(np.uint8), COUNT, 0)
+    apart = run(images, statistics, spec) - run(means, statistics, spec)
+    pixel = run(images, statistics, dataclasses.replace(spec, mean="pixel"))
+    assert np.allclose(pixel, apart, atol=1e-3)
+
+
+def test_resized_training_boxes_are_pinned(ramps, statistics, augment_spec):
+    drawn = boxes(run(ramps, statistics, augment_spec(**RESIZED)))[:3]
+    pinned = [[1.4, 0.09, 7.17, 6.08, 1], [0.09, 3.64, 7.19, 6.03, 0], [3.8, 0.47, 4.78, 3.93, 1]]
+    assert np.allclose(drawn, pinned, atol=0.01)

@@ -204,6 +204,12 @@ def test_crops_of_chunks_do_not_depend_on_devices():
     assert_close(one.params, four.params)
 
 
+def test_resized_crops_train():
+    before, after, metrics = train(1, 1, augment={"crop": "random_resized", "min_area": 0.25})
+    assert metrics[0]["finite"]
+    assert np.abs(after.params["conv1"]["kernel"] - before.params["conv1"]["kernel"]).max() > 0
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     train_step = compiled((("batch_norm", True),), 4)
     before, good, _ = train(4, 1, batch_norm=True)
