@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
         return _train(options, config_dict, spec, workdir)
     except Exception as error:
         known = _known(error, spec)
+        processes.leave_soon(known.exit_code if known else 1)
         if known is None or known is error:
             raise
         raise known from error

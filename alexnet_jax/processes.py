@@ -10,6 +10,8 @@ import functools
 import json
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from alexnet_jax.errors import AlexNetError, ConfigError, StalledError
 HEARTBEAT_SECONDS = 30
 """Without a sign of life for so long, a process counts as lost."""
 _CONNECT_SECONDS = 120
+_LEAVE_SECONDS = 5
 _LOST = b"alexnet: error[E_STALLED]: lost another process of this run, which says why; the same command continues\n"
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -77,6 +80,7 @@ def connect() -> None:
             here.coordinator,
             here.count if here.coordinator else None,
             here.index if here.coordinator else None,
+            local_device_ids=_local_device_ids(),
             initialization_timeout=_CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
@@ -86,6 +90,15 @@ def connect() -> None:
             f"process {here.index} of {here.count} did not meet the others at {where}: {_line(error)}"
         ) from error
     _exit_where_jax_aborts()
+
+
+def _local_device_ids() -> list[int] | None:
+    """[] where this process has the node, and so all its devices, to itself; None leaves the choice to JAX.
+
+    Under SLURM JAX takes the device numbered SLURM_LOCALID alone, also where no other process is there for the rest.
+    """
+    nodes = os.environ.get("SLURM_STEP_NUM_NODES")
+    return [] if nodes and nodes == os.environ.get("SLURM_STEP_NUM_TASKS") else None
 
 
 def _exit_where_jax_aborts() -> None:
@@ -98,6 +111,20 @@ def _exit_where_jax_aborts() -> None:
     global _handler  # the C library has its address
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
     ctypes.CDLL(None).signal(signal.SIGABRT, _handler)
+
+
+def leave_soon(code: int) -> None:
+    """End with `code` in a moment, if not before: JAX waits for the others then, and they may wait for this one."""
+    if several():
+        timer = threading.Timer(_LEAVE_SECONDS, _leave, [code])
+        timer.daemon = True
+        timer.start()
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def lost_peer(error: BaseException) -> bool:

@@ -1,7 +1,10 @@
 """Several processes as one run: they compute what one does, agree on when to stop, and none outlives the others."""
 
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -15,9 +18,7 @@ from tests.reliability.compare import differences, snapshot
 
 def start(starter, folder, *arguments, count=2, devices=2, other=(), sabotage="", **options):
     """`count` processes with `devices` each; the last has the arguments `other` and the `sabotage`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     return [
         starter.start(
             folder, *arguments, *(other if index == count - 1 else ()),
@@ -27,6 +28,12 @@ def start(starter, folder, *arguments, count=2, devices=2, other=(), sabotage=""
         )
         for index in range(count)
     ]  # fmt: skip
+
+
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def ends(starts, timeout=120):
@@ -126,6 +133,32 @@ def test_processes_that_disagree_do_not_begin(starter, tmp_path, what):
 
 
 @pytest.mark.full
+@pytest.mark.fault("F41")
+@pytest.mark.parametrize(
+    ("faults", "codes"),
+    [(("", "data.open:1:raise=EIO"), [8, 5]), (("save.folder:*:raise=EACCES", ""), [5, 8])],
+)
+def test_nobody_waits_for_a_process_that_fails_alone(tmp_path, faults, codes):
+    """By the command itself: the starter leaves out what JAX does at an exit."""
+    address = free_address()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py", "--workdir", str(tmp_path / "run")],
+            env=os.environ | {
+                "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index),
+                "JAX_NUM_CPU_DEVICES": "1", "ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": fault,
+            },
+        )
+        for index, fault in enumerate(faults)
+    ]  # fmt: skip
+    try:
+        assert [process.wait(120) for process in both] == codes
+    finally:
+        for process in both:
+            process.kill()
+
+
+@pytest.mark.full
 def test_towers_in_two_processes_go_on_from_one_and_back(starter, golden_folder, tmp_path):
     folder = tmp_path / "run"
     more = ("--override-resume=train.epochs", "--config.train.epochs=2.0")
@@ -149,6 +182,13 @@ def test_who_it_is_among_the_processes(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert processes.place.__wrapped__()[:2] == expected
+
+
+@pytest.mark.parametrize(("nodes", "tasks", "devices"), [("2", "2", []), ("2", "4", None)])
+def test_a_process_alone_on_its_node_has_all_its_devices(monkeypatch, nodes, tasks, devices):
+    monkeypatch.setenv("SLURM_STEP_NUM_NODES", nodes)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", tasks)
+    assert processes._local_device_ids() == devices
 
 
 @pytest.mark.parametrize(
