@@ -8,14 +8,15 @@ back into the queue if the run was stopped, stalled or killed (at most three tim
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alexnet_jax import cli
-from alexnet_jax.errors import ConfigError, WorkdirError
+from alexnet_jax import cli, processes
+from alexnet_jax.errors import ConfigError, StalledError, WorkdirError
 from alexnet_jax.training.signals import STOP_SIGNALS
 from launch import process, runs, slurm
 
@@ -33,12 +34,13 @@ def main(arguments: list[str]) -> int:
         if not mine:
             raise WorkdirError(f"{run.folder} is run by another job or launcher")
         runs.begin(run)
-        # srun hands signals on to its processes, and ends with the largest of their codes.
-        prefix = ["srun", "--kill-on-bad-exit=1"] if options.srun else []
+        before = run.output.stat().st_size if run.output.exists() else 0
         with handed_on() as hand_to:
-            child = process.start(run, prefix)
+            child = process.start(run, _srun() if options.srun else [])
             hand_to(child)
-            runs.end(run, child.wait())
+            code = child.wait()
+        said = run.output.read_bytes()[before:].decode(errors="replace")
+        runs.end(run, why(code, said) if options.srun else code)
     state = runs.state(run)
     print(
         f"{run.member} seed {run.seed}: {state.name}, code {state.code}, step {state.step}",
@@ -51,6 +53,22 @@ def main(arguments: list[str]) -> int:
         except ConfigError as error:
             print(f"not put back into the queue: {error}", file=sys.stderr, flush=True)
     return state.code or 0
+
+
+def _srun() -> list[str]:
+    """The command that starts the processes of the job and ends with the largest of their codes."""
+    # A process that ends is no reason to kill the others, which may be saving still: they notice by themselves.
+    wait = processes.HEARTBEAT_SECONDS + 30
+    # From SLURM 22.05 on, srun does not take this from the job.
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    share = [f"--cpus-per-task={cpus}"] if cpus else []
+    return ["srun", "--kill-on-bad-exit=0", f"--wait={wait}", *share]
+
+
+def why(code: int, said: str) -> int:
+    """The code of the process that knows what is wrong, by what srun `said`; of those that lost it, it is larger."""
+    found = re.findall(r"^srun: error: .*: Exited with exit code (\d+)$", said, re.MULTILINE)
+    return min((int(one) for one in found if int(one) < StalledError.exit_code), default=code)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def start(
         if cores
         else {}
     )
-    with open(run.record.with_suffix(".out"), "a") as output:
+    with open(run.output, "a") as output:
         return subprocess.Popen(
             [*prefix, *run.command], cwd=runs.ROOT, env=runs.environment() | threads | environment,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
@@ -44,6 +44,10 @@ def start(
 
 
 def stop(process: subprocess.Popen) -> None:
-    """Ask a run to save and end."""
+    """Ask a run to save and end.
+
+    By SIGUSR1: srun hands that on, but at a SIGTERM kills what it started. Nor does it count as a second SIGTERM
+    where a scheduler sends one to every process of a job.
+    """
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGUSR1)

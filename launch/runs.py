@@ -21,8 +21,8 @@ from alexnet_jax import files, workdir
 from alexnet_jax.errors import ConfigError, StorageError
 
 ROOT = Path(__file__).resolve().parents[1]
-RETRYABLE = (75, 8, 137, 139)
-"""Stopped and saved, stalled, killed, crashed: what another start may mend."""
+RETRYABLE = (75, 8, 137, 138, 139)
+"""Stopped and saved, stalled, killed, told to stop before it could listen, crashed: what another start may mend."""
 MOST_RETRIES = 3
 """Without a new checkpoint in between; then it is for a person to look."""
 
@@ -46,6 +46,11 @@ class Run(NamedTuple):
     @property
     def record(self) -> Path:
         return self.out / "members" / f"{self.identity}.json"
+
+    @property
+    def output(self) -> Path:
+        """What its processes say, on both standard streams."""
+        return self.record.with_suffix(".out")
 
     @property
     def command(self) -> list[str]:

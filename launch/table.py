@@ -95,7 +95,7 @@ def _error(run: Run) -> str:
 
 def _last_line(run: Run) -> str:
     try:
-        lines = run.record.with_suffix(".out").read_text(errors="replace").splitlines()
+        lines = run.output.read_text(errors="replace").splitlines()
     except OSError:
         return ""
     return lines[-1] if lines else ""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_INSISTENT = (signal.SIGTERM, signal.SIGINT)
+"""A second one of these leaves at once. The others only ever ask: launchers hand requests on with them."""
 _SAME_SECONDS = 0.1
 """Schedulers signal a process and its group: what comes within this time of the first is the same request."""
 
@@ -16,14 +18,14 @@ class Stop(BaseException):
 
 
 class Signals:
-    """A context in which the first signal is only noted; a second one leaves at once, saving nothing more.
+    """A context in which the first signal is noted; a second SIGTERM or SIGINT leaves at once, saving nothing more.
 
     A signal that the process was started to ignore (nohup, a background job of a shell) stays ignored.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._since = 0.0
+        self._since: float | None = None
         self._at_once = False
         self._previous: dict = {}
 
@@ -58,10 +60,13 @@ class Signals:
         return 130 if self.received == signal.SIGINT else 75
 
     def _note(self, number: int, _frame) -> None:
-        if self.received:
-            if time.monotonic() - self._since > _SAME_SECONDS:
+        if number in _INSISTENT:
+            now = time.monotonic()
+            if self._since is not None and now - self._since > _SAME_SECONDS:
                 os._exit(143)
+            self._since = self._since or now
+        if self.received:
             return
-        self.received, self._since = signal.Signals(number), time.monotonic()
+        self.received = signal.Signals(number)
         if self._at_once:
             self.poll()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from alexnet_jax.errors import ConfigError
-from launch import local, runs, slurm, sweep
+from launch import local, member, runs, slurm, sweep
 
 DIGITS = ["--scale", "digits", "--out"]
 
@@ -187,6 +187,22 @@ def test_the_batch_script_asks_for_what_was_said(tmp_path):
     subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=20)
     plain = slurm.script(every, slurm.Options())
     assert "--srun" not in plain and "partition" not in plain
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "counts"),
+    [
+        ([(0, 75), (1, 75)], 75, 75),
+        ([(0, 5), (1, 8)], 8, 5),  # the leader's disk is full
+        ([(1, 3), (0, 8)], 8, 3),  # one node has no images
+        ([(0, 8)], 137, 137),  # the other was killed
+        ([("s 0-1", 2)], 2, 2),
+    ],
+)
+def test_of_several_processes_the_code_counts_that_says_why(ends, code, counts):
+    said = [f"srun: error: node{i}: task {i}: Exited with exit code {c}" for i, c in ends]
+    said.insert(1, "srun: error: node2: task 1: Killed")
+    assert member.why(code, "\n".join(["step 4/48", *said, ""])) == counts
 
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):

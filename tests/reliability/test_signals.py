@@ -113,6 +113,16 @@ def test_the_same_request_twice_within_a_moment_counts_once():
             signals.poll()
 
 
+@pytest.mark.fault("F4")
+def test_a_request_that_a_launcher_hands_on_is_no_second_one():
+    with Signals() as signals:
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+            time.sleep(0.15)
+        with pytest.raises(Stop):
+            signals.poll()
+
+
 @pytest.mark.fault("F3")
 def test_signals_that_are_ignored_stay_ignored():
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
