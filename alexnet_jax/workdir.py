@@ -30,6 +30,8 @@ HARMLESS = (
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 ALIVE_SECONDS = 300
 """A run of another host whose heartbeat is younger than this is taken for a living one."""
+_SILENT_SECONDS = 100
+"""The same of an earlier start of the same job of SLURM, which may live on where a node was merely cut off."""
 
 
 class Run(NamedTuple):
@@ -193,7 +195,11 @@ class Workdir:
         status = self.status() or {}
         if status.get("state") != "running" or status["host"] == socket.gethostname():
             return
-        age = time.time() - calendar.timegm(time.strptime(status["heartbeat"], _TIME))
+        if _is_earlier_start(status.get("slurm"), _slurm_start()):
+            time.sleep(max(0.0, _SILENT_SECONDS - _age(status)))
+            if self.status() == status:
+                return
+        age = _age(status)
         if age < ALIVE_SECONDS:
             raise WorkdirError(
                 f"{self.path} is in use by {_owner(self.path)}, alive {max(age, 0):.0f} s ago; "
@@ -251,7 +257,7 @@ class Workdir:
         with self._writing:
             self._status = dict(
                 state=state, step=step, saved=0 < saved_step == step, saved_step=saved_step, code=code,
-                reason=reason, pid=os.getpid(), host=socket.gethostname(), heartbeat=_now(),
+                reason=reason, pid=os.getpid(), host=socket.gethostname(), slurm=_slurm_start(), heartbeat=_now(),
             )  # fmt: skip
             self.write("status.json", self._status)
 
@@ -355,6 +361,22 @@ def _owner(path: Path) -> str:
     except StorageError:
         status = {}
     return f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+
+
+def _slurm_start() -> list[int] | None:
+    """Job of SLURM and how often it was put back into the queue; None outside SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return [int(job), int(os.environ.get("SLURM_RESTART_COUNT", 0))] if job else None
+
+
+def _is_earlier_start(one: list[int] | None, now: list[int] | None) -> bool:
+    """Whether `one` is a start of this job from which SLURM put it back into the queue: it should be over."""
+    return bool(one and now and one[0] == now[0] and one[1] < now[1])
+
+
+def _age(status: dict) -> float:
+    """Seconds since the heartbeat."""
+    return time.time() - calendar.timegm(time.strptime(status["heartbeat"], _TIME))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:

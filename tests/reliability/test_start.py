@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config, workdir
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.training import checkpoint
 from tests.reliability.compare import differences, snapshot
 
@@ -69,6 +69,34 @@ def test_another_host_decides_by_its_heartbeat(starter, run, status):
         outcome = starter.run(run, *arguments)
         assert outcome.code == code, outcome.err
         assert words in outcome.err
+
+
+@pytest.mark.fault("F16", "F48")
+def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, monkeypatch):
+    said = {"state": "running", "host": "elsewhere", "pid": 7}
+    slept: list[float] = []
+
+    def write(before: list[int] | None, age: float) -> None:
+        there = said | {"heartbeat": stamp(age), "slurm": before}
+        (tmp_path / "status.json").write_text(json.dumps(there))
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(workdir.time, "sleep", slept.append)
+    for age, waits in ((200, 0), (40, 60)):
+        write([7, 0], age)
+        with workdir.Workdir(tmp_path):
+            assert abs(slept.pop() - waits) < 5
+    for other in ([7, 1], [8, 0], None):
+        write(other, 200)
+        with pytest.raises(WorkdirError, match="in use by process 7 on elsewhere, alive"):
+            workdir.Workdir(tmp_path).__enter__()
+    assert not slept
+    # Its node was merely cut off: it lives.
+    monkeypatch.setattr(workdir.time, "sleep", lambda _: write([7, 0], 0))
+    write([7, 0], 40)
+    with pytest.raises(WorkdirError, match="alive"):
+        workdir.Workdir(tmp_path).__enter__()
 
 
 @pytest.mark.full
