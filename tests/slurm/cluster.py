@@ -1,7 +1,7 @@
-"""A real SLURM of one node on this host, for tests: munged, slurmctld and slurmd, on loopback alone.
+"""A real SLURM on this host, for tests: munged, slurmctld and a slurmd for each node, on loopback alone.
 
-Needs the programs of the packages munge and slurm-wlm, no root and no systemd. All files are in the folder given; the
-node pretends to have 4 CPUs. Jobs of the partition `low` are requeued when `high` preempts them.
+Needs the programs of the packages munge and slurm-wlm, no systemd, and root for several nodes only. All files are in
+the folder given; a node pretends to have 4 CPUs. Jobs of the partition `low` are requeued when `high` preempts them.
 """
 
 import getpass
@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel")
@@ -29,11 +30,11 @@ AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -49,8 +50,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 EnforcePartLimits=ALL
-KillWait=5
-NodeName=localhost NodeHostname=localhost NodeAddr=127.0.0.1 Port={node_port} CPUs=4 RealMemory=1000000
+{nodes}
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=60
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
 """
@@ -66,10 +66,14 @@ def _path() -> str:
 
 
 class Cluster:
-    """A context; `ask` runs a command of SLURM on it, and `environment` is what any other needs to find it."""
+    """A context; `ask` runs a command of SLURM on it, and `environment` is what any other needs to find it.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    nodes: their names. Such as 127.0.0.2 are addresses of this host too, and with several nodes each is the name that
+    the processes there take their host to have.
+    """
+
+    def __init__(self, folder: Path, nodes: Sequence[str] = ("localhost",)) -> None:
+        self.folder, self.nodes = folder, nodes
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path()}
         self._daemons: list[subprocess.Popen] = []
 
@@ -81,7 +85,14 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(os.urandom(128))
         text = CONFIG.format(
-            folder=self.folder, user=getpass.getuser(), port=_port(), node_port=_port()
+            folder=self.folder,
+            user=getpass.getuser(),
+            port=_port(),
+            nodes="\n".join(
+                f"NodeName={node} NodeHostname={node} NodeAddr={socket.gethostbyname(node)} Port={_port()} CPUs=4 "
+                "RealMemory=1000000"
+                for node in self.nodes
+            ),
         )
         (self.folder / "slurm.conf").write_text(text)
         munge = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
@@ -98,10 +109,9 @@ class Cluster:
             )
             self._until(munge["socket"].exists, "munged")
             self._start("slurmctld", "-D", "-i")
-            self._start("slurmd", "-D", "-N", "localhost")
-            self._until(
-                lambda: "idle" in self.ask("sinfo", "-h", "-o", "%T", fails=True), "the node"
-            )
+            for node in self.nodes:
+                self._start("slurmd", "-D", "-N", node, host=node if len(self.nodes) > 1 else "")
+            self._until(self._idle, "the nodes")
         except BaseException:
             self.__exit__()
             raise
@@ -129,14 +139,18 @@ class Cluster:
         assert fails or done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
-    def _start(self, *command: str) -> None:
+    def _idle(self) -> bool:
+        states = self.ask("sinfo", "-h", "-N", "-p", "low", "-o", "%T", fails=True).split()
+        return states == ["idle"] * len(self.nodes)
+
+    def _start(self, *command: str, host: str = "") -> None:
+        """Start a daemon that takes its host to be named `host`."""
         # Slurm binds to the address of the host's own name: where that is not loopback, under the name localhost.
+        host = host or ("" if _name_is_loopback() else "localhost")
         prefix = (
-            []
-            if _name_is_loopback()
-            else ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+            ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host] if host else []
         )
-        with open(self.folder / f"{command[0]}.out", "w") as output:
+        with open(self.folder / f"{command[0]}{host}.out", "w") as output:
             self._daemons.append(
                 subprocess.Popen([*prefix, *command], env=os.environ | self.environment, stdin=subprocess.DEVNULL,
                                  stdout=output, stderr=output)

@@ -28,13 +28,13 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
-def submit(cluster: Cluster, out: Path, *arguments: str) -> str:
-    """What `launch.sweep --slurm` says."""
+def submit(cluster: Cluster, out: Path, *arguments: str, **further: str) -> str:
+    """What `launch.sweep --slurm` says; `further`: environment variables that the jobs have too."""
     command = [sys.executable, "-m", "tests.launch.driver", "faulty", "--scale", "digits", "--out", str(out),
                "--slurm", *arguments]  # fmt: skip
     environment = os.environ | cluster.environment | {
         "JAX_NUM_CPU_DEVICES": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }  # fmt: skip
+    } | further  # fmt: skip
     done = subprocess.run(
         command, cwd=runs.ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
