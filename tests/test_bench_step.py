@@ -79,6 +79,7 @@ def largest_error(these, others):
     )
 
 
+@pytest.mark.full
 def test_fast_forms_have_the_values_and_gradients_of_plain_ones(spec, monkeypatch):
     """All at once against none: float32 to 1e-5; bfloat16 to 5 %."""
     fast, loss = velocity(spec)

@@ -153,7 +153,7 @@ def plain_gradient():
     return value, errors, gradient
 
 
-@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("num_devices", [1, pytest.param(2, marks=pytest.mark.full), 4])
 def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
     before, after, metrics = train(num_devices, steps=1)
     loss, errors, gradient = plain_gradient()
@@ -173,7 +173,10 @@ def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
         assert_close(after.params, doubled)
 
 
-@pytest.mark.parametrize(("num_devices", "batch_norm"), [(2, False), (4, False), (4, True)])
+@pytest.mark.parametrize(
+    ("num_devices", "batch_norm"),
+    [pytest.param(2, False, marks=pytest.mark.full), (4, False), (4, True)],
+)
 def test_devices_agree_after_some_steps(num_devices, batch_norm):
     _, one, metrics = train(1, 3, batch_norm=batch_norm)
     _, many, others = train(num_devices, 3, batch_norm=batch_norm)
