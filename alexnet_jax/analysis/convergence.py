@@ -142,8 +142,9 @@ def _draw(curves: list[Curve], target: float, said: list[str]):
     axes = figure.subplots()
     best = fastest(curves, target)
     styles = ("-", "--", "-.", ":")  # Figure 1: ReLUs, which are faster, solid; tanh dashed
-    for curve in curves:
-        place, first = list(best).index(curve.kind), curve is best[curve.kind]
+    places = {kind: place for place, kind in enumerate(best)}
+    for curve in sorted(curves, key=lambda curve: places[curve.kind]):
+        place, first = places[curve.kind], curve is best[curve.kind]
         axes.plot(
             curve.epochs, [100 * error for error in curve.errors], color=f"C{place % 10}",
             ls=styles[place % len(styles)], alpha=1 if first else 0.25,
