@@ -25,7 +25,7 @@ atexit.register(shutil.rmtree, os.environ["ALEXNET_JAX_CACHE"], ignore_errors=Tr
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="the long sweeps of tests/reliability too")
+    parser.addoption("--full", action="store_true", help="the longest tests too")
     parser.addoption("--record", metavar="JSON", help="write what each fault and figure came to")
 
 

@@ -33,6 +33,7 @@ def lowered(spec) -> str:
     return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:1])).as_text()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("form", TRACED)
 def test_a_form_changes_the_program(form, spec, chosen, monkeypatch):
     apply(form, monkeypatch)

@@ -71,6 +71,7 @@ def test_results_follow_the_schema_and_it_learned(finished):
             assert errors["top1_error"] < 0.7  # chance: 0.9
 
 
+@pytest.mark.full
 def test_a_profile_is_a_trace_of_a_few_steps_and_changes_nothing(finished, tmp_path):
     """Of a start with fewer steps than it waits for, and of one that goes on; the numbers stay the same bits."""
     folder = tmp_path / "run"

@@ -310,6 +310,7 @@ def test_eval_averages_probabilities_over_views(view, num_devices):
     np.testing.assert_allclose(probabilities, np.mean(each, axis=0), atol=1e-6)
 
 
+@pytest.mark.full
 def test_resized_images_use_a_resized_mean():
     spec = make_spec(augment={"resize": 10})
     model = AlexNet(spec.model)
