@@ -37,6 +37,11 @@ Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
 
 
+def seen(view: str) -> str:
+    """One of VIEWS in words: 'center crop', 'ten views' ..."""
+    return "center crop" if view == "center" else f"{view} views"
+
+
 @dataclass(frozen=True)
 class PoolSpec:
     """§3.4. `rounding='ceil'` keeps a last window that hangs over the border, as layer.py of 2012 does."""

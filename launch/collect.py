@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import reference
+from alexnet_jax import reference, specs
 from alexnet_jax.analysis import convergence
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import compare, saved
@@ -119,8 +119,7 @@ def read(run: Run) -> Finished | None:
     split, views = list(results["splits"].items())[-1]
     view, errors = list(views.items())[-1]
     predictions = saved.load(run.folder, split, view, results["step"])
-    seen = "center crop" if view == "center" else f"mean of {view} views"
-    protocol = f"{errors['count']:,} images of {split} ({seen}, last checkpoint)"
+    protocol = f"{errors['count']:,} images of {split} ({specs.seen(view)}, last checkpoint)"
     return Finished(
         run.seed, protocol, errors["top1_error"], errors.get("top5_error"), predictions.wrong()
     )

@@ -1,12 +1,13 @@
 """The parts of a report that are about answers: what is taken for what, how sure, and on which images."""
 
 import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.analysis import filters, pictures
+from alexnet_jax.analysis import filters
 from alexnet_jax.analysis import neighbors as nearest
 from alexnet_jax.data import splits
 from alexnet_jax.errors import ConfigError, DataError
@@ -97,18 +98,16 @@ def confidence(kept: list[Kept]) -> Html:
     )
 
 
-def images(kept: list[Kept], run: Run, data_path: str | None) -> Html:
-    """Answers to some images, by chance, and the surest mistakes. Raises DataError."""
+def images(kept: list[Kept], run: Run, dataset: Callable[[], splits.Dataset]) -> Html:
+    """Answers to some images of `dataset()`, by chance, and the surest mistakes. Raises DataError."""
     one = _first(kept)
     probabilities, labels = one.predictions
-    split = pictures.load(run, data_path, one.split).splits[one.split]
-    if not np.array_equal(split.labels, labels):
+    split = dataset().splits.get(one.split)
+    if split is None or not np.array_equal(split.labels, labels):
         raise DataError("the images that are there now are not those that were answered")
-    count = min(IMAGES, len(labels))
-    some = np.sort(np.random.default_rng(0).permutation(len(labels))[:count])
     parts = []
     for title, numbers in (
-        ("Some of them, by chance", some),
+        ("Some of them, by chance", _some(len(labels), IMAGES)),
         ("The surest mistakes", confusion.hardest(probabilities, labels, IMAGES)),
     ):
         if len(numbers):
@@ -121,9 +120,8 @@ def images(kept: list[Kept], run: Run, data_path: str | None) -> Html:
     return fill('<p class="muted small">{kept}.</p>', kept=one) + join(parts)
 
 
-def neighbors(run: Run, data_path: str | None) -> Html:
-    """Held-out images, and those of some training images that are nearest to them (§6.1). Raises DataError."""
-    dataset = pictures.load(run, data_path)
+def neighbors(run: Run, dataset: splits.Dataset) -> Html:
+    """Held-out images, and those of some training images that are nearest to them (§6.1)."""
     held_out = next((name for name in ("test", "val") if name in dataset.splits), "train")
     shown = _drawn(dataset.splits[held_out], QUERIES)
     train = _drawn(dataset.splits["train"], AMONG)
@@ -146,8 +144,12 @@ def neighbors(run: Run, data_path: str | None) -> Html:
 
 def _drawn(split: splits.Split, count: int) -> splits.Split:
     """At most `count` of its images, by chance, in their order."""
-    numbers = np.random.default_rng(0).permutation(len(split.labels))[:count]
-    return splits.take(split, np.sort(numbers))
+    return splits.take(split, _some(len(split.labels), count))
+
+
+def _some(images: int, count: int) -> np.ndarray:
+    """The numbers of at most `count` of so many images, by chance, in their order."""
+    return np.sort(np.random.default_rng(0).permutation(images)[:count])
 
 
 def _named(image, name: str, wanted: str) -> Html:

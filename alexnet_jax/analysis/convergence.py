@@ -156,8 +156,7 @@ def _draw(curves: list[Curve], target: float, said: list[str]):
     axes.set_title("\n".join(said), fontsize=9)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    figures.plain(axes)
     return figure
 
 

@@ -50,6 +50,13 @@ def show(axes, image, caption: str = "", color: str = "black", **options) -> Non
     axes.set_title(caption, fontsize=9, color=color)
 
 
+def plain(axes) -> None:
+    """A pale grid behind what is drawn, and no frame above and on the right."""
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def short(name: str, width: int = 20) -> str:
     """A name of a class that fits over an image."""
     name = name.replace("_", " ")

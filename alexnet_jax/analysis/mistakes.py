@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import cli
+from alexnet_jax import cli, specs
 from alexnet_jax.analysis import figures
 from alexnet_jax.evaluation import calibration, confusion, errors
 from alexnet_jax.evaluation.calibration import Reliability
@@ -133,7 +133,7 @@ def _matrix(matrix: np.ndarray, wrong: np.ndarray, names: Sequence[str]):
     cells.set_ylabel("label (% of its images)")
     bars.barh(range(n), 100 * np.nan_to_num(wrong), color="C3", alpha=0.7)
     bars.set_xlabel("error (%)")
-    _plain(bars)
+    figures.plain(bars)
     bars.tick_params(axis="y", length=0, labelleft=False)
     return figure
 
@@ -155,7 +155,7 @@ def _lists(wrong: np.ndarray, pairs: Sequence[confusion.Confused], names: Sequen
     for axes, texts in ((classes, named), (confused, said)):
         axes.set_yticks(range(len(texts)), texts, fontsize=8)
         axes.set_ylim(max(len(texts), 1) - 0.5, -0.5)
-        _plain(axes)
+        figures.plain(axes)
     return figure
 
 
@@ -181,7 +181,7 @@ def _diagram(found: Reliability, edges: Sequence[float]):
     histogram.set_xlabel("confidence: probability of the answer")
     histogram.set_xlim(0, 1)
     for axes in (diagram, histogram):
-        _plain(axes)
+        figures.plain(axes)
     return figure
 
 
@@ -200,15 +200,8 @@ def _sheet(images, hardest: Sequence[dict]):
     return figure
 
 
-def _plain(axes) -> None:
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _said(protocol: dict) -> str:
-    views = "center crop" if protocol["views"] == "center" else f"{protocol['views']} views"
-    return f"{protocol['split']}, {views}, step {protocol['step']:,}"
+    return f"{protocol['split']}, {specs.seen(protocol['views'])}, step {protocol['step']:,}"
 
 
 def _short(name: str) -> str:

@@ -3,6 +3,7 @@
 Command: python -m alexnet_jax.analysis.report --workdir runs/mine [--data-path PATH] [--step N]
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def write(folder: Path, step: int | None = None, data_path: str | None = None) -
     if tree is None:
         raise StorageError(f"{folder} is not a run folder: it has no config.json")
     spec = config.parse(tree)
-    from alexnet_jax.analysis import answers  # with JAX
+    from alexnet_jax.analysis import answers, pictures  # with JAX
 
     try:
         run, why = workdir.load(folder, step), ""
@@ -50,6 +51,10 @@ def write(folder: Path, step: int | None = None, data_path: str | None = None) -
             raise StorageError(why)
         return run
 
+    @functools.cache
+    def dataset():
+        return pictures.load(trained(), data_path)
+
     sections = [
         ("Results", lambda: record.results(folder, kept)),
         ("Published numbers", lambda: record.published(spec)),
@@ -58,8 +63,8 @@ def write(folder: Path, step: int | None = None, data_path: str | None = None) -
         ("First-layer kernels", lambda: answers.kernels(trained())),
         ("Classes", lambda: answers.classes(kept, run)),
         ("Sure and right", lambda: answers.confidence(kept)),
-        ("Images", lambda: answers.images(kept, trained(), data_path)),
-        ("Nearest images", lambda: answers.neighbors(trained(), data_path)),
+        ("Images", lambda: answers.images(kept, trained(), dataset)),
+        ("Nearest images", lambda: answers.neighbors(trained(), dataset())),
         ("Figures", lambda: record.figures(folder)),
         ("To run it again", lambda: record.again(folder)),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import cli, files, reference, workdir
+from alexnet_jax import cli, files, reference, specs, workdir
 from alexnet_jax.errors import StorageError
 from alexnet_jax.evaluation import errors
 
@@ -82,11 +82,13 @@ def _row(model: str, found: list[dict]) -> dict:
 
 def markdown(made: dict) -> str:
     """The paper's rows, then ours, and what ours are of."""
-    said = f"{made['count']:,} images of {made['split']}, {made['data']}, {made['views']} views"
+    said = (
+        f"{made['count']:,} images of {made['split']}, {made['data']}, {specs.seen(made['views'])}"
+    )
     parts = [
         _table("Table 1", _COLUMNS["table1"], reference.TABLE_1, made["table1"]),
         _table("Table 2", _COLUMNS["table2"], reference.TABLE_2, made["table2"]),
-        f"Ours: {said.replace('center views', 'center crop')}. The paper's: Table 1 {reference.TEST10}, Table 2 "
+        f"Ours: {said}. The paper's: Table 1 {reference.TEST10}, Table 2 "
         f"{reference.VAL12}, ten views; errors on other images cannot be compared with them. "
         "*: begun with the weights of a net trained on other images.",
     ]

@@ -67,7 +67,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def without_neighbors(monkeypatch):
     """They take a second or two to compile; test_every_part_is_there... looks at them."""
-    monkeypatch.setattr(answers, "neighbors", lambda run, data_path: Html("neighbors"))
+    monkeypatch.setattr(answers, "neighbors", lambda run, dataset: Html("neighbors"))
 
 
 def sections(page: str) -> dict[str, str]:
