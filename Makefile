@@ -52,14 +52,14 @@ lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 
-# One of alexnet_jax/bench and its arguments, such as BENCH='step --batch 32 128'; BENCH=peers needs torch.
+# A module of bench/ and its arguments, such as BENCH='step --batch 32 128'; BENCH=peers needs torch.
 BENCH ?= peers --peers plain
 bench: $(VENV)/core.stamp
-	$(RUN) -m alexnet_jax.bench.$(BENCH)
+	$(RUN) -m bench.$(BENCH)
 
 # About half an hour. Writes docs/results/reliability*.json and the table of the README.
 reliability: $(VENV)/dev.stamp
-	$(RUN) -m alexnet_jax.bench.checks --json docs/results/reliability-cost.json
+	$(RUN) -m bench.checks --json docs/results/reliability-cost.json
 	$(RUN) -m pytest -q --full --record=docs/results/reliability.json
 	$(RUN) -m tests.reliability.record
 

@@ -1,6 +1,6 @@
 """What depends on the backend, in one place: compiler options, and what keeps XLA:CPU from overdoing it.
 
-Measured on two cores of an AMD EPYC (AVX2), batch 32, float32, jax 0.10.2. `python -m alexnet_jax.bench.step`
+Measured on two cores of an AMD EPYC (AVX2), batch 32, float32, jax 0.10.2. `python -m bench.step`
 measures the whole step with each choice undone; docs/results/2026-11-22-speed.md has what it said.
 """
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import geometry
-from alexnet_jax.bench import layers, ours
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.alexnet import AlexNet
+from bench import layers, ours
 
 BATCH = 4
 

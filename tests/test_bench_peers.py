@@ -7,8 +7,8 @@ from importlib import util
 
 import pytest
 
-from alexnet_jax.bench import alternate, peers
 from alexnet_jax.errors import AlexNetError, ConfigError
+from bench import alternate, peers
 
 WORKER = """
 import json, sys

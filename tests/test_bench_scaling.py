@@ -6,8 +6,8 @@ import json
 import pytest
 
 from alexnet_jax import config
-from alexnet_jax.bench import scaling
 from alexnet_jax.errors import AlexNetError, ConfigError
+from bench import scaling
 
 LINKS = dict(node=8, inside=450.0, inside_us=0.0, between=50.0, between_us=0.0)
 PARAMETERS = 60_965_224

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax import backend, parallel
-from alexnet_jax.bench import alternate, forms, ours, step
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.training import schedule, state
 from alexnet_jax.training import step as training_step
+from bench import alternate, forms, ours, step
 
 # Of 'ynnpack' only the options differ.
 TRACED = [form for form in forms.FORMS if form not in ("chosen", "ynnpack")]

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from alexnet_jax import parallel
-from alexnet_jax.bench import hlo, ours
+from bench import hlo, ours
 
 HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
 

@@ -129,7 +129,7 @@ def module_name(path: Path) -> str:
 
 FILES = {
     module_name(path): path
-    for folder in ("alexnet_jax", "configs")
+    for folder in ("alexnet_jax", "bench", "configs")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
@@ -170,7 +170,7 @@ def test_modules_import_only_their_own_layer(package):
     ours = [
         i
         for i in IMPORTS
-        if within(i.source, package) and top(i.target) in ("alexnet_jax", "configs")
+        if within(i.source, package) and top(i.target) in ("alexnet_jax", "bench", "configs")
     ]
     strangers = [i for i in ours if not any(within(i.target, allowed) for allowed in OURS[package])]
     assert not strangers
@@ -178,25 +178,25 @@ def test_modules_import_only_their_own_layer(package):
 
 @pytest.mark.parametrize("package", sorted(OTHERS))
 def test_modules_import_only_their_own_libraries(package):
-    allowed = OTHERS[package] | {"alexnet_jax", "configs"} | sys.stdlib_module_names
+    allowed = OTHERS[package] | {"alexnet_jax", "bench", "configs"} | sys.stdlib_module_names
     strangers = [i for i in IMPORTS if within(i.source, package) and top(i.target) not in allowed]
     assert not strangers
 
 
 def test_only_benchmarks_import_a_config():
     users = {i.source for i in IMPORTS if top(i.target) == "configs"}
-    assert all(within(name, "configs") or within(name, "alexnet_jax.bench") for name in users)
+    assert all(within(name, "configs") or within(name, "bench") for name in users)
 
 
 def test_slow_and_optional_libraries_are_imported_inside_functions():
-    tops = [i for i in IMPORTS if i.at_top and not within(i.source, "alexnet_jax.bench")]
+    tops = [i for i in IMPORTS if i.at_top and not within(i.source, "bench")]
     assert not [i for i in tops if top(i.target) in HEAVY]
 
 
 def test_torch_is_for_the_benchmarks_and_for_pth_files_alone():
     users = {i.source for i in IMPORTS if top(i.target) in ("torch", "torchvision")}
     users -= {"alexnet_jax.interop.torchvision"}
-    assert all(within(name, "alexnet_jax.bench") for name in users)
+    assert all(within(name, "bench") for name in users)
 
 
 def test_nothing_that_executes_a_file_is_used_to_read_one():

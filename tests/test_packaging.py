@@ -45,11 +45,13 @@ def versions(name: str, python: str) -> dict[str, str]:
 
 def tracked() -> list[Path]:
     """Every text file that a commit would hold; without the locks."""
-    skipped = {".git", ".venv", ".jax-cache", "runs", "build", "dist", "__pycache__"}
+    skipped = {".git", ".jax-cache", "runs", "build", "dist", "__pycache__"}
     skipped |= {".pytest_cache", ".ruff_cache", ".hypothesis"}
     found = []
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in skipped]
+        folders[:] = [
+            name for name in folders if name not in skipped and not name.startswith(".venv")
+        ]
         found += [Path(folder, name) for name in names if name not in LOCKS]
     return [path for path in found if path.suffix not in (".png", ".npz", ".jpg", ".pyc")]
 
@@ -146,17 +148,23 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_program():
 
 def test_the_layout_of_the_readme_is_true():
     tree = README.split("## Layout")[1].split("```")[1]
-    listed, folder = set(), ""
+    listed, folders = set(), []
     for line in filter(None, tree.splitlines()):
         name = line.split()[0]
-        depth = len(line) - len(line.lstrip())
+        depth = (len(line) - len(line.lstrip())) // 2
+        path = "/".join([*folders[:depth], name.rstrip("/")])
         if name.endswith("/"):
-            assert (ROOT / ("alexnet_jax" if depth else "") / name).is_dir(), name
-            folder = name if depth else ""
+            assert (ROOT / path).is_dir(), path
+            folders[depth:] = [name.rstrip("/")]
         else:
-            listed.add(f"alexnet_jax/{folder if depth > 2 else ''}{name}")
-    modules = {path for path in (ROOT / "alexnet_jax").rglob("*.py") if path.name != "__init__.py"}
-    assert listed == {str(path.relative_to(ROOT)) for path in modules}
+            listed.add(path)
+    modules = {
+        str(path.relative_to(ROOT))
+        for package in ("alexnet_jax", "bench")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert listed == modules
 
 
 def test_the_package_says_its_version_once():

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config, geometry, parallel
-from alexnet_jax.bench import ours
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.training import checkpoint, schedule, state, step
+from bench import ours
 from tests import tiny
 
 BATCH, STEPS = 32, 10

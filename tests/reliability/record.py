@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from alexnet_jax.bench.hardware import machine
+from bench.hardware import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "docs" / "results" / "reliability.json"

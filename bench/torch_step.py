@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from alexnet_jax.bench import programs
+from bench import programs
 
 
 def build(threads, images, labels, *, compiled: bool, written: bool):

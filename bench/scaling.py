@@ -1,8 +1,8 @@
 """What several devices would gain, from the seconds of one and the speed of their links: a model, not a measurement.
 
-    python -m alexnet_jax.bench.scaling --measured layers.json
-    python -m alexnet_jax.bench.scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
-    python -m alexnet_jax.bench.scaling --check
+    python -m bench.scaling --measured layers.json
+    python -m bench.scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
+    python -m bench.scaling --check
 
 Two ways to use n devices: the batch split over all (data parallel), or over pairs, each with a tower of the net
 on a device of its own (§3.2). --check lowers the real step on 1, 2 and 4 virtual CPU devices and compares the bytes
@@ -198,7 +198,7 @@ def check(spec: Config) -> int:
     import jax
 
     from alexnet_jax import parallel
-    from alexnet_jax.bench import ours
+    from bench import ours
 
     wrong = []
     for devices, towers in ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2)):
@@ -216,7 +216,7 @@ def check(spec: Config) -> int:
 
 def compared(title: str, text: str, expected: list[Transfer]) -> list[str]:
     """Print bytes by kind and group, of the model and of the HLO `text` without its single numbers; what differs."""
-    from alexnet_jax.bench import hlo
+    from bench import hlo
 
     model: dict[tuple[str, int], int] = {}
     for transfer in expected:

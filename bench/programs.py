@@ -1,6 +1,6 @@
 """The programs that bench/peers.py compares, each run in a process of its own.
 
-    python -m alexnet_jax.bench.programs NAME --batch 32 --threads 2
+    python -m bench.programs NAME --batch 32 --threads 2
 
 answers bench/alternate.py. All compute the paper's network (§3.5) in float32 and update it as §5 says: groups,
 response normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images.
@@ -10,7 +10,7 @@ import argparse
 import functools
 from typing import Any
 
-from alexnet_jax.bench import alternate
+from bench import alternate
 
 CLASSES, SIZE = 1000, 224
 RATE, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # a low rate: random images teach nothing and may diverge
@@ -36,7 +36,7 @@ def _examples(batch: int):
 
 def _ours(options):
     """alexnet_jax as `main` runs it, but for the crops: images come at the size of the network."""
-    from alexnet_jax.bench import ours
+    from bench import ours
 
     spec = ours.load(
         "configs/paper.py",
@@ -121,7 +121,7 @@ def _plain(options):
 
 
 def _torch(options, *, compiled: bool, written: bool):
-    from alexnet_jax.bench import torch_step
+    from bench import torch_step
 
     examples = _examples(options.batch)
     return torch_step.build(options.threads, *examples, compiled=compiled, written=written)

@@ -1,6 +1,6 @@
 """Where the time of a training step goes: every operation alone, beside the least time that it could take.
 
-    python -m alexnet_jax.bench.layers --batch 32 --json layers.json
+    python -m bench.layers --batch 32 --json layers.json
 
 Each operation of the config's net is timed forward and backward, the linear ones with the gradients of their inputs
 and of their weights apart, then loss, cropping and update; at the end the whole step. The bound of an operation is
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import backend, cli, geometry
-from alexnet_jax.bench import hardware, ours
 from alexnet_jax.data import augment
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.training import schedule, state, step
+from bench import hardware, ours
 
 
 class Part(NamedTuple):

@@ -1,14 +1,14 @@
 """What each choice of the training step is worth: the step as it is, and with one choice undone.
 
-    python -m alexnet_jax.bench.step
-    python -m alexnet_jax.bench.step --batch 32 128 --forms ynnpack unmaterialized --json step.json
+    python -m bench.step
+    python -m bench.step --batch 32 128 --forms ynnpack unmaterialized --json step.json
 
 The whole step of a config on one device, with crops and color, on images that are made up. A ratio above 1 says
 that the choice is the better one here. Forms without the memory settings or with another compute type keep all else.
 """
 
 from alexnet_jax import cli, config
-from alexnet_jax.bench import alternate
+from bench import alternate
 
 FORMS = {
     "ynnpack": "convolutions on YNNPACK",
@@ -61,7 +61,7 @@ def _program(form: str, dtype: str, arguments: list[str]) -> alternate.Program:
         patched, label = "chosen", f"compute_dtype={OTHER[dtype]}"
         arguments = [*arguments, f"--config.model.compute_dtype={OTHER[dtype]}"]
     return alternate.Program(
-        label, "alexnet_jax.bench.forms", [patched, *arguments], {}, kept_memory=form != "malloc"
+        label, "bench.forms", [patched, *arguments], {}, kept_memory=form != "malloc"
     )
 
 

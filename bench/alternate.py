@@ -15,10 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_jax.bench import hardware
 from alexnet_jax.errors import AlexNetError, ConfigError
+from bench import hardware
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 BESIDE = 2
 """Programs that live at the same time as the first."""
 

@@ -1,6 +1,6 @@
 """The forms of our training step that bench/step.py compares, each run in a process of its own.
 
-    python -m alexnet_jax.bench.forms FORM --config configs/paper.py --batch 32 [--config.section.key=value ...]
+    python -m bench.forms FORM --config configs/paper.py --batch 32 [--config.section.key=value ...]
 
 answers bench/alternate.py. A form but "chosen" undoes one choice of the program, from outside: it puts something
 else in the place of an attribute, before anything is traced.
@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax import backend, cli
-from alexnet_jax.bench import alternate, ours
 from alexnet_jax.model import alexnet, convolution, ops
 from alexnet_jax.training import step
+from bench import alternate, ours
 
 
 class Patch(NamedTuple):

@@ -1,6 +1,6 @@
 """What the safety of a run costs: a training step with all its checks and without, and the parts of a checkpoint.
 
-python -m alexnet_jax.bench.checks --batch 32 --json checks.json
+python -m bench.checks --batch 32 --json checks.json
 
 With: the masked update, metrics read after each step, the hash of the batches, the watchdog, the signal flag.
 Without: the same step with nothing of that. Both take turns in one process, in changing order. Checkpoints of the
@@ -18,14 +18,14 @@ import jax
 import numpy as np
 
 from alexnet_jax import cli, parallel
-from alexnet_jax.bench import ours
-from alexnet_jax.bench.hardware import machine
 from alexnet_jax.data import batches
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.training import checkpoint, schedule, state, step
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.signals import Signals
 from alexnet_jax.training.watchdog import Watchdog
+from bench import ours
+from bench.hardware import machine
 
 
 def main(arguments: list[str]) -> int:

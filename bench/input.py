@@ -1,7 +1,7 @@
 """How many images a second get in, on one core or a few, next to loaders that people know.
 
-    python -m alexnet_jax.bench.input --from PICTURES
-    python -m alexnet_jax.bench.input --from PICTURES --threads 2 --json input.json
+    python -m bench.input --from PICTURES
+    python -m bench.input --from PICTURES --threads 2 --json input.json
 
 PICTURES is what data.prepare takes; a JPEG and a raw store are made of it in a temporary folder, and their images
 are read in shuffled batches. The programs take turns, each on the same cores:
@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.bench.hardware import machine
 from alexnet_jax.data import batches, layouts, prepare, store
 from alexnet_jax.errors import ConfigError
+from bench.hardware import machine
 
 BATCH = 128
 RATIOS = {

@@ -1,7 +1,7 @@
 """How long a training step takes, next to PyTorch's and a plainly written one, on this machine's CPU.
 
-    python -m alexnet_jax.bench.peers
-    python -m alexnet_jax.bench.peers --batch 32 128 --peers compile-written plain --json peers.json
+    python -m bench.peers
+    python -m bench.peers --batch 32 128 --peers compile-written plain --json peers.json
 
 The whole step of the paper's network in float32: forward, backward and update, with groups, response
 normalization within towers and dropout. Left out on both sides: decoding and cropping of images (ours
@@ -12,8 +12,8 @@ normalization and with one written by hand. All have the memory settings of laun
 from importlib import util
 
 from alexnet_jax import cli
-from alexnet_jax.bench import alternate
 from alexnet_jax.errors import ConfigError
+from bench import alternate
 
 OURS = "alexnet_jax"
 PEERS = {
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         lambda batch: {
             name: alternate.Program(
                 label,
-                "alexnet_jax.bench.programs",
+                "bench.programs",
                 [name, f"--batch={batch}", f"--threads={options.threads}"],
                 {"JAX_PLATFORMS": "cpu"},
             )
