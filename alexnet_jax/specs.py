@@ -221,6 +221,16 @@ class TrainSpec:
     """Of cross_entropy: the target is 1 - this for the label, plus this / classes for each class."""
     keep_powers_of_two: bool = False
     """Save, and keep, the checkpoints of steps 0, 1, 2, 4, 8 ...: how a net comes to be what it is."""
+    checkpoint_minutes: NotNegative = 10.0
+    """Save also when this much time has passed since the last checkpoint; 0: by steps alone."""
+    matmul_precision: typing.Literal["default", "highest"] = "default"
+    """Of float32 products and convolutions. 'default': TF32 where the device has it; 'highest': float32."""
+    deterministic: bool = False
+    """On a GPU: only kernels that give the same bits each time. CPUs always do."""
+    exact: bool = True
+    """Dropout masks that depend on the example alone. False: one draw for a layer and device, faster on GPUs."""
+    steps_per_dispatch: Count = 1
+    """Steps that the devices are given at once, where all images lie on them."""
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,6 @@ def lower(spec: Config, mesh) -> jax.stages.Lowered:
         step.resized_statistics(statistics(spec), spec),
         *(state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT)),
     )
-    stop = np.zeros(mesh.shape[parallel.DATA], np.float32)
+    requests = np.zeros((mesh.shape[parallel.DATA], 2), np.float32)
     jitted = step.jit_train_step(spec, model, mesh)
-    return jitted.lower(start, examples(spec), rates, stop, constants)
+    return jitted.lower(start, examples(spec), rates, requests, constants)

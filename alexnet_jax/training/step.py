@@ -23,11 +23,11 @@ from alexnet_jax.training.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
 
 def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
-    """f(state, batch, rates, stop=False) -> (state, metrics); `state` is given away and must not be used again.
+    """f(state, batch, rates, stop=False, save=False) -> (state, metrics); `state` is donated: do not use it again.
 
     Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
-    gradient, all parameters together), `finite`, and `stop`: whether any process said so. When the loss or the
-    norm is not finite, parameters, velocity and batch statistics stay as they were; the step still counts.
+    gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
+    all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch statistics stay as they were; the step still counts.
     With `train.accumulate` the batch goes through in that many parts; batch normalization then sees a part
     at a time. Parts save activations, not gradients: XLA on CPU keeps those of all parts until the end.
     The batch must divide over devices and parts, as training.loop.check_devices checks.
@@ -39,15 +39,18 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
         lambda statistics, keys: (statistics, *jax.random.wrap_key_data(keys, impl=RANDOM)),
         out_shardings=everywhere,
     )(jax.device_get(resized_statistics(statistics, spec)), np.asarray(keys))
-    flags = [
-        processes.to_devices(np.full(mesh.shape[DATA], flag, np.float32), shared) for flag in (0, 1)
-    ]
+    rows = np.ones((mesh.shape[DATA], 1), np.float32)
+    requests = {
+        (stop, save): processes.to_devices(rows * np.float32([stop, save]), shared)
+        for stop in (False, True)
+        for save in (False, True)
+    }
 
     def train_step(
-        state: State, batch: Batch, rates: Rates, stop: bool = False
+        state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
     ) -> tuple[State, dict[str, jax.Array]]:
         # The schedule stays on the host, where rates are decided: reading it never waits for the device.
-        arguments = (state._replace(schedule=None), batch, rates, flags[stop], constants)
+        arguments = (state._replace(schedule=None), batch, rates, requests[stop, save], constants)
         on_device, metrics = jitted(*arguments)
         return on_device._replace(schedule=state.schedule), metrics
 
@@ -55,7 +58,7 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
 
 
 def jit_train_step(spec: Config, model: AlexNet, mesh):
-    """The jitted f(state without schedule, batch, rates, stop [data devices], (statistics, two keys)).
+    """The jitted f(state without schedule, batch, rates, requests [data devices 2], (statistics, two keys)).
 
     The seed and the statistics are arguments, so that runs that differ in them share one compilation.
     """
@@ -131,7 +134,7 @@ def _step(
     state: State,
     batch: Batch,
     rates: Rates,
-    stop,
+    requests,
     constants,
 ):
     """What each device does with its share of the batch."""
@@ -180,12 +183,12 @@ def _step(
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     gradient, loss, errors = total
     # Counts as float32, so that XLA sends everything together.
-    total = (gradient, loss, errors.astype(jnp.float32), stop.sum())
+    total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
-    gradient, loss, errors, stop = total
-    norm = _norm(gradient, placement)
-    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm, "stop": stop > 0}
+    gradient, loss, errors, stop, save = total
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": _norm(gradient, placement)}
+    metrics |= {"stop": stop > 0, "save": save > 0}
     return _update(spec, state, rates, gradient, batch_stats, metrics)
 
 
