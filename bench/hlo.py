@@ -1,4 +1,8 @@
-"""Facts of a compiled program, read from its HLO: `compiled.as_text()`."""
+"""Facts of a compiled program, read from its HLO: `compiled.as_text()`.
+
+JAX gives no other access to them: its objects for HLO instructions have names and opcodes, but neither shapes nor
+replica groups, and StableHLO is the program before XLA partitions it and combines its collectives.
+"""
 
 import math
 import re
@@ -18,26 +22,32 @@ KINDS = (
 
 
 class Collective(NamedTuple):
-    """One of KINDS, as one device sees it."""
+    """One of KINDS, as one device sees it.
+
+    Attributes:
+      kind: The opcode, without -start.
+      bytes: The size of all results on one device: all of an all-gather, one part of a reduce-scatter.
+      shapes: The shapes of the results, such as 'f32[96]'; several where XLA combined several collectives.
+      groups: The devices that take part together; of a collective-permute (source, target).
+      op_name: The operation in the traced program, such as 'jit(_step)/shard_map/psum'.
+    """
 
     kind: str
     bytes: int
-    """Of all its results on one device: of an all-gather the whole, of a reduce-scatter a part."""
     shapes: tuple[str, ...]
-    """Of its results, such as 'f32[96]'; several where XLA combined several."""
     groups: tuple[tuple[int, ...], ...]
-    """The devices that take part together; of a collective-permute (from, to)."""
     op_name: str
-    """Where in the traced program it comes from, such as 'jit(_step)/shard_map/psum'."""
 
     @property
     def group_size(self) -> int:
-        return len(self.groups[0])
+        return max(map(len, self.groups), default=0)
 
     @property
     def sent(self) -> float:
         """Bytes that one device sends, in a ring of the group."""
         n = self.group_size
+        if n == 0:  # a collective-permute of no pairs
+            return 0.0
         share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1}
         others = {"all-gather": (n - 1) / n, "all-to-all": (n - 1) / n}
         return self.bytes * (share | others).get(self.kind, 1.0)
@@ -46,12 +56,15 @@ class Collective(NamedTuple):
 def collectives(text: str) -> list[Collective]:
     """The collectives of an HLO module, in the order of its text. One inside a loop counts once.
 
-    Raises ValueError for replica groups in a form that is not known here.
+    Raises:
+      ValueError: A collective is of none of KINDS, or its replica groups have an unknown form.
     """
     found = []
     for line in text.splitlines():
         match = _INSTRUCTION.search(line)
         if not match:
+            if _GROUPS.search(re.sub(r'"[^"]*"', "", line)):
+                raise ValueError(f"a collective of an unknown kind: {line.strip()}")
             continue
         results, kind, start = match.groups()
         shapes = _shapes(results)
@@ -97,6 +110,16 @@ def size(shape: str) -> int:
 
 
 _INSTRUCTION = re.compile(rf' = ([^%"]*?) ({"|".join(KINDS)})(-start)?\(')
+_GROUPS = re.compile(r"\b(replica_groups|source_target_pairs)=(.*)")
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_LISTED = re.compile(r"\{(\{\d[\d,]*\}(?:,\{\d[\d,]*\})*)?\}")
+_COUNTED = re.compile(rf"\[(\d+),(\d+)\]<={_IOTA}")
+_AXIS = r"'[^']+'(?::\(\d+\)\d+)?"
+_MESH = re.compile(
+    r"mesh\[('[^']+'=\d+(?:,'[^']+'=\d+)*)\]"
+    rf"(?:, device_ids=\((?:{_IOTA}|([\d,]+))\))?"
+    rf" \{{({_AXIS}(?:,{_AXIS})*)\}}"
+)
 
 
 def _shapes(text: str) -> list[str]:
@@ -104,20 +127,69 @@ def _shapes(text: str) -> list[str]:
 
 
 def _groups(line: str, text: str) -> tuple[tuple[int, ...], ...]:
-    """{{0,1},{2,3}}; [2,2]<=[4] or [2,2]<=[2,2]T(1,0): numbers counted up, reshaped; {}: all devices."""
-    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]*\})\}", line)
-    if listed:
-        groups = re.findall(r"\{([\d,]+)\}", listed[1])
-        return tuple(tuple(int(number) for number in group.split(",")) for group in groups)
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    if iota:
-        sides = [int(side) for side in iota[3].split(",")]
-        numbers = np.arange(math.prod(sides)).reshape(sides)
-        if iota[4]:
-            numbers = numbers.transpose([int(axis) for axis in iota[4].split(",")])
-        return tuple(map(tuple, numbers.reshape(int(iota[1]), int(iota[2])).tolist()))
-    if "replica_groups={}" in line:
-        header = text.partition("\n")[0]
-        counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", header)
-        return (tuple(range(math.prod(map(int, counts)))),)
+    """The groups of devices of a collective, from any of the forms that XLA prints.
+
+    - {{0,1},{2,3}}: listed. {} stands for all devices together, or for no pairs.
+    - [2,2]<=[4]: 2 groups of 2, of 0, 1, 2, 3 in order; of [2,2]T(1,0) those of a 2x2 table, transposed.
+    - mesh['a'=2,'b'=8] {'a','b':(2)4}: along axes of a mesh, here a and the 4 of b as 2x4x1. Its devices are in order
+      unless device_ids=(0,2,1,3) or device_ids=([2,2]T(1,0)) comes before the axes.
+    """
+    attribute = _GROUPS.search(line)
+    kind, value = attribute.groups() if attribute else ("", "")
+    try:
+        if match := _LISTED.match(value):
+            if match[1]:
+                return tuple(_numbers(group) for group in match[1][1:-1].split("},{"))
+            return () if kind == "source_target_pairs" else (_all_devices(text),)
+        if match := _COUNTED.match(value):
+            return _rows(_iota(match[3], match[4]).reshape(int(match[1]), int(match[2])))
+        if match := _MESH.match(value):
+            return _rows(_along_axes(*match.groups()))
+    except (KeyError, ValueError, ArithmeticError) as error:  # an axis or sizes that do not fit
+        raise ValueError(f"replica groups that contradict themselves: {line.strip()}") from error
     raise ValueError(f"replica groups of an unknown form: {line.strip()}")
+
+
+def _along_axes(
+    mesh: str, shape: str | None, order: str | None, listed: str | None, axes: str
+) -> np.ndarray:
+    """Groups [group device] along `axes` of `mesh`: what XLA's MeshAxesReplicaGroupList stands for."""
+    sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
+    parts = [
+        (name, int(before or 1), int(size or sizes[name]))
+        for name, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", axes)
+    ]
+    # Every axis becomes as many dimensions as its parts need.
+    split, dimension = [], {}
+    for name, whole in sizes.items():
+        done = 1
+        for _, before, size in sorted(part for part in parts if part[0] == name):
+            dimension[name, before] = len(split) + 1
+            split += [before // done, size]
+            done = before * size
+        split.append(whole // done)
+    together = [dimension[name, before] for name, before, _ in parts]
+    apart = [i for i in range(len(split)) if i not in together]
+    in_order = _iota(shape or str(math.prod(sizes.values())), order)
+    devices = np.array(_numbers(listed)) if listed else in_order
+    group = math.prod(size for *_, size in parts)
+    return devices.reshape(split).transpose(apart + together).reshape(-1, group)
+
+
+def _iota(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, 2, ... in `shape`, such as '4,2', with its dimensions in `order`, such as '1,0'."""
+    counted = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return counted.transpose(_numbers(order)) if order else counted
+
+
+def _all_devices(text: str) -> tuple[int, ...]:
+    counts = re.findall(r"(?:replica_count|num_partitions)=(\d+)", text.partition("\n")[0])
+    return tuple(range(math.prod(map(int, counts))))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
+
+
+def _rows(table: np.ndarray) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, table.tolist()))

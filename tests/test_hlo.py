@@ -1,7 +1,11 @@
 """What XLA makes of the training step, read from the compiled program."""
 
+import re
+
 import jax
 import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import parallel
 from bench import hlo, ours
@@ -49,6 +53,42 @@ def test_a_collective_is_read_from_its_line(line, kind, total, groups):
     assert found[:2] == (kind, total) and found.groups == groups and found.op_name == "jit(f)/g"
 
 
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        # As jax 0.10 and 0.11 print them.
+        ("{{0}}", ((0,),)),
+        ("{{0,2,1,3}}", ((0, 2, 1, 3),)),
+        ("mesh['data'=2,'tower'=1] {'data'}", ((0, 1),)),
+        ("mesh['data'=2,'tower'=1] {'tower'}", ((0,), (1,))),
+        ("mesh['data'=2,'tower'=2] {'data'}", ((0, 2), (1, 3))),
+        ("mesh['data'=2,'tower'=2] {'tower'}", ((0, 1), (2, 3))),
+        ("mesh['data'=2,'tower'=2] {'tower','data'}", ((0, 2, 1, 3),)),
+        ("mesh['axis_0'=2,'axis_1'=4,'axis_2'=1] {'axis_0'}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        ("mesh['data'=8] {'data':(1)2}", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        ("mesh['data'=8] {'data':(2)4}", ((0, 1, 2, 3), (4, 5, 6, 7))),
+        # As the tests of XLA have them (replica_group_test.cc, hlo_parser_test.cc).
+        ("[4,2]<=[2,2,2]T(0,2,1)", ((0, 2), (1, 3), (4, 6), (5, 7))),
+        ("mesh['a'=8] {'a':(2)2}", ((0, 2), (1, 3), (4, 6), (5, 7))),
+        ("mesh['a'=8] {'a':(1)2,'a':(4)2}", ((0, 1, 4, 5), (2, 3, 6, 7))),
+        ("mesh['a'=8] {'a':(4)2,'a':(1)2}", ((0, 4, 1, 5), (2, 6, 3, 7))),
+        ("mesh['x'=2,'y'=2], device_ids=(3,1,0,2) {'x'}", ((3, 0), (1, 2))),
+        ("mesh['x'=2,'y'=2], device_ids=([2,2]T(1,0)) {'x'}", ((0, 1), (2, 3))),
+        ("mesh['a.b'=2,'<axis> def'=4] {'<axis> def':(2)2,'a.b'}", ((0, 4, 1, 5), (2, 6, 3, 7))),
+    ],
+)  # fmt: skip
+def test_replica_groups_are_read_from_every_form(groups, expected):
+    line = f"%a = f32[8]{{0}} all-reduce(%x), channel_id=1, replica_groups={groups}, to_apply=%add"
+    (found,) = hlo.collectives(f"{HEADER}  {line}\n")
+    assert found.groups == expected and found.group_size == len(expected[0])
+
+
+def test_a_permutation_of_no_pairs_sends_nothing():
+    line = "%p = f32[8]{0} collective-permute(%x), channel_id=1, source_target_pairs={}"
+    (found,) = hlo.collectives(HEADER + line)
+    assert found.groups == () and found.group_size == 0 and found.sent == 0
+
+
 def test_what_only_names_a_collective_is_none():
     text = HEADER + (
         "  %d = f32[8]{0} all-reduce-done(%all-reduce-start.1)\n"
@@ -57,9 +97,61 @@ def test_what_only_names_a_collective_is_none():
     assert hlo.collectives(text) == []
 
 
-def test_groups_of_an_unknown_form_are_not_passed_over():
-    with pytest.raises(ValueError, match="unknown form"):
-        hlo.collectives("%a = f32[8]{0} all-reduce(%x), replica_groups=@mesh{x}")
+@pytest.mark.parametrize(
+    "groups",
+    ["@mesh{x}", "{{0,1},2}", "[4]<=[4]", "mesh['x'=4]", "mesh['x'=4] {}", "mesh[] {}", "mesh[x=4] {x}"],
+)  # fmt: skip
+def test_groups_of_an_unknown_form_are_not_passed_over(groups):
+    line = f"%a = f32[8]{{0}} all-reduce(%x), replica_groups={groups}, to_apply=%add"
+    with pytest.raises(ValueError, match=f"unknown form: {re.escape(line)}"):
+        hlo.collectives(line)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    ["[2,2]<=[8]", "mesh['x'=4] {'y'}", "mesh['x'=8] {'x':(2)3}", "mesh['x'=8] {'x':(1)4,'x':(2)2}",
+     "mesh['x'=2,'y'=2], device_ids=(0,1,2) {'x'}"],
+)  # fmt: skip
+def test_groups_that_contradict_themselves_are_an_error(groups):
+    line = f"%a = f32[8]{{0}} all-reduce(%x), replica_groups={groups}, to_apply=%add"
+    with pytest.raises(ValueError, match=f"contradict themselves: {re.escape(line)}"):
+        hlo.collectives(line)
+
+
+def test_a_collective_of_an_unknown_kind_is_not_passed_over():
+    line = "%r = f32[8]{0} ragged-all-to-all(%x, %y), replica_groups={{0,1}}"
+    with pytest.raises(ValueError, match=f"unknown kind: {re.escape(line)}"):
+        hlo.collectives(HEADER + line)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "groups"),
+    [
+        (lambda x: lax.psum(x, "a"), "all-reduce", ((0, 2), (1, 3))),
+        (lambda x: lax.psum(x, "b"), "all-reduce", ((0, 1), (2, 3))),
+        (lambda x: lax.psum(x, ("b", "a")), "all-reduce", ((0, 2, 1, 3),)),
+        (lambda x: lax.all_gather(x, ("a", "b")), "all-gather", ((0, 1, 2, 3),)),
+        (lambda x: lax.psum_scatter(x, "b", tiled=True), "reduce-scatter", ((0, 1), (2, 3))),
+        (lambda x: lax.all_to_all(x, "a", 0, 0), "all-to-all", ((0, 2), (1, 3))),
+        (lambda x: lax.ppermute(x, "a", [(0, 1)]), "collective-permute", ((0, 2), (1, 3))),
+    ],
+)
+def test_groups_are_those_of_the_compiled_program(function, kind, groups):
+    """Whatever form this version of JAX prints."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Auto,) * 2)
+    spec = P(("a", "b"))
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    text = jax.jit(mapped).lower(jax.ShapeDtypeStruct((8, 3), "float32")).compile().as_text()
+    assert {(c.kind, c.groups) for c in hlo.collectives(text)} == {(kind, groups)}
+
+
+def test_groups_along_a_part_of_an_axis_are_those_of_the_compiled_program():
+    """The SPMD partitioner splits the axis where a reshape splits a dimension."""
+    mesh = jax.make_mesh((4,), ("a",), (jax.sharding.AxisType.Auto,))
+    rows, columns = (jax.NamedSharding(mesh, spec) for spec in (P("a"), P(None, "a")))
+    halves = jax.jit(lambda x: x.reshape(2, 4, 16).sum(0), in_shardings=rows, out_shardings=columns)
+    text = halves.lower(jax.ShapeDtypeStruct((8, 16), "float32")).compile().as_text()
+    assert ((0, 2), (1, 3)) in {found.groups for found in hlo.collectives(text)}
 
 
 def test_bytes_sent_in_a_ring():
