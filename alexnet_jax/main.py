@@ -9,6 +9,7 @@ Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDE
 """
 
 import contextlib
+import dataclasses
 import errno
 import faulthandler
 import functools
@@ -218,7 +219,8 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
 
 def _moved(before: dict | None, now: dict) -> list[str]:
     """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
-    keys = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit")  # fmt: skip
+    keys = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit",
+            "numerics")  # fmt: skip
     changed = [
         f"{k}: {before[k]} -> {now[k]}" for k in keys if before and before.get(k, now[k]) != now[k]
     ]
@@ -227,6 +229,21 @@ def _moved(before: dict | None, now: dict) -> list[str]:
     return [
         "not bit for bit the run that was begun, but equal up to rounding: " + "; ".join(changed)
     ]
+
+
+def numerics(spec: Config, device) -> dict:
+    """Which arithmetic holds on `device`: types, precision of float32 products, determinism, forms."""
+    from alexnet_jax.kernels import forms
+
+    highest = spec.train.matmul_precision == "highest"
+    # Tensor cores round the factors of float32 products from compute capability 8.0 on, unless told otherwise.
+    capability = float(getattr(device, "compute_capability", 0) or 0)
+    return {
+        "compute_dtype": spec.model.compute_dtype,
+        "float32_products": "tf32" if capability >= 8 and not highest else "float32",
+        "deterministic": device.platform == "cpu" or spec.train.deterministic,
+        "forms": dataclasses.asdict(forms.choose(device.platform)),
+    }
 
 
 def environment(spec: Config) -> dict:
@@ -257,6 +274,7 @@ def environment(spec: Config) -> dict:
         "processes": jax.process_count(),
         "split_towers": spec.train.split_towers,
         "platform": jax.default_backend(),
+        "numerics": numerics(spec, jax.devices()[0]),
         "cores": len(os.sched_getaffinity(0)),
         "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),

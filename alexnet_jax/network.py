@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import backend, weights, workdir
+from alexnet_jax import weights, workdir
 from alexnet_jax.data import images as image_files
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import views
+from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet
 from alexnet_jax.training.step import mean_probabilities, resized_statistics
 from alexnet_jax.workdir import Run
@@ -50,7 +51,7 @@ class Network:
 
     def __init__(self, run: Run):
         self.run = run
-        self.model = alexnet.AlexNet(run.config.model)
+        self.model = alexnet.of_config(run.config)
         self._statistics = jax.device_get(resized_statistics(run.statistics, run.config))
         self._jitted: dict[str, Callable] = {}
 
@@ -180,8 +181,7 @@ class Network:
     def jitted(self, name: str, function: Callable) -> Callable:
         """`function`, jitted; or what was jitted under `name` before."""
         if name not in self._jitted:
-            options = backend.compiler_options(jax.default_backend())
-            self._jitted[name] = jax.jit(function, compiler_options=options)
+            self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
         return self._jitted[name]
 
     def _all_features(self, variables, pixels) -> dict[str, jax.Array]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HARMLESS = (
     "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
-    "train.keep_powers_of_two",
+    "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 ALIVE_SECONDS = 300

@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import backend, cli, geometry
+from alexnet_jax import cli, geometry
 from alexnet_jax.data import augment
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels import compiler, forms
 from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.training import schedule, state, step
@@ -128,7 +129,8 @@ def parts(spec: Config) -> list[Part]:
         for operation, prefix in operations:
             layer = _Alone(
                 model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                part=False, apart=False, operation=operation, prefix=prefix,
+                part=False, apart=False, forms=forms.choose(jax.default_backend()), arrays=1,
+                operation=operation, prefix=prefix,
             )  # fmt: skip
             x = jnp.asarray(draw.normal(size=shape), dtype)
             flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
@@ -215,9 +217,10 @@ def _update(spec: Config) -> Part:
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
 
     def update(current, gradient, rates):
-        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient))
+        chosen = forms.choose(jax.default_backend())
+        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient), chosen)
         metrics = {"loss": jnp.float32(0), "grad_norm": norm}
-        return step._update(spec, current, rates, gradient, current.batch_stats, metrics)[0]
+        return step._update(spec, current, rates, gradient, current.batch_stats, metrics, chosen)[0]
 
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
@@ -230,7 +233,7 @@ def _update(spec: Config) -> Part:
 
 def jitted(call: Callable) -> Callable:
     """As the step is compiled."""
-    return jax.jit(call, compiler_options=backend.compiler_options())
+    return jax.jit(call, compiler_options=compiler.options())
 
 
 def time_of(call: Callable, arguments: tuple, repeats: int) -> float:

@@ -1,5 +1,6 @@
 """Our training step on made-up images, for the benches."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 from alexnet_jax import config, parallel
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.kernels.forms import Forms, choose
+from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import schedule, state, step
 
@@ -34,9 +36,10 @@ def statistics(spec: Config) -> Statistics:
     return Statistics(mean, mean[0, 0], np.eye(3, dtype=np.float32), np.ones(3, np.float32))
 
 
-def program(spec: Config) -> tuple[Callable[[int], float], dict]:
-    """(run(steps) -> the last loss, facts), on one device."""
-    mesh, model = parallel.device_mesh(jax.local_devices()[:1]), AlexNet(spec.model)
+def program(spec: Config, forms: Forms | None = None) -> tuple[Callable[[int], float], dict]:
+    """(run(steps) -> the last loss, facts), on one device. forms: None for those of the device."""
+    mesh = parallel.device_mesh(jax.local_devices()[:1])
+    model = alexnet.of_config(spec, forms)
     batch = jax.device_put(examples(spec))
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
@@ -53,10 +56,12 @@ def program(spec: Config) -> tuple[Callable[[int], float], dict]:
     return run, {"version": f"jax {jax.__version__}", "parameters": count}
 
 
-def lower(spec: Config, mesh) -> jax.stages.Lowered:
-    """The step on `mesh`, from shapes alone."""
-    model = AlexNet(spec.model)
+def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
+    """The step on `mesh`, which may be of devices that are not here, from shapes alone."""
+    forms = forms or choose(mesh.devices.flat[0].platform)
+    model = alexnet.of_config(spec, forms)
     start = state.shapes(spec, model)
+    weights = jax.eval_shape(functools.partial(step.narrow, spec, forms), start.params)
     rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)
     constants = (
         step.resized_statistics(statistics(spec), spec),
@@ -64,4 +69,8 @@ def lower(spec: Config, mesh) -> jax.stages.Lowered:
     )
     requests = np.zeros((mesh.shape[parallel.DATA], 2), np.float32)
     jitted = step.jit_train_step(spec, model, mesh)
-    return jitted.lower(start, examples(spec), rates, requests, constants)
+    return jitted.lower(start, weights, *map(_shapes, (examples(spec), rates, requests, constants)))
+
+
+def _shapes(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)

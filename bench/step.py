@@ -1,30 +1,30 @@
 """What each choice of the training step is worth: the step as it is, and with one choice undone.
 
     python -m bench.step
-    python -m bench.step --batch 32 128 --forms ynnpack unmaterialized --json step.json
+    python -m bench.step --batch 128 512 2048 --dtype bfloat16 --json step.json
+    python -m bench.step --forms pool=repeat lrn_gradient=recomputed,relu=of_output ynnpack
 
 The whole step of a config on one device, with crops and color, on images that are made up. A ratio above 1 says
-that the choice is the better one here. Forms without the memory settings or with another compute type keep all else.
+that the choice is the better one here. By default every other form of every part (alexnet_jax/kernels/forms.py), on
+GPUs the candidates that combine several, and what PROGRAM lists. Forms without the memory settings or with another
+compute type keep all else.
 """
 
+import subprocess
+import sys
+
 from alexnet_jax import cli, config
+from alexnet_jax.errors import AlexNetError
+from alexnet_jax.specs import Config
 from bench import alternate
 
-FORMS = {
+PROGRAM = {
     "ynnpack": "convolutions on YNNPACK",
-    "unmaterialized": "layers not materialized",
-    "unmaterialized-update": "velocity not materialized",
     "undonated": "state not donated",
-    "feature-groups": "groups by feature_group_count",
-    "derived-bias": "bias gradient derived by JAX",
-    "derived-lrn": "LRN gradient derived by JAX",
-    "derived-pool": "pool gradient derived by JAX, of shifted maxima",
-    "reduce-window-pool": "pool by reduce_window, select-and-scatter",
-    "power": "LRN by power, not by roots",
-    "plain-norm": "gradient norm of plain sums",
     "malloc": "without launch/malloc.env",
     "dtype": "the other compute type",
 }
+ON_CPU = ("ynnpack", "malloc")
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
 
@@ -32,36 +32,68 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--dtype", choices=list(OTHER), help="default: what the config says")
-    parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=list(FORMS))
+    parser.add_argument("--forms", nargs="*", metavar="FORM", help="default: all that differ here")
     alternate.add_options(parser)
     options, rest = parser.parse_known_args(arguments)
     overrides = cli.config_overrides(rest)
     if options.dtype:
         overrides.append(f"--config.model.compute_dtype={options.dtype}")
     made_up = ["--config.data.path=unused", *overrides]
-    dtype = config.parse(config.load(options.config, made_up)).model.compute_dtype
+    spec = config.parse(config.load(options.config, made_up))
     alternate.check(options)
+    names = default_forms(platform(), spec) if options.forms is None else options.forms
     alternate.report(
         options,
         lambda batch: {
             form: _program(
-                form, dtype, [f"--config={options.config}", f"--batch={batch}", *overrides]
+                form,
+                spec.model.compute_dtype,
+                [f"--config={options.config}", f"--batch={batch}", *overrides],
             )
-            for form in ("chosen", *options.forms)
+            for form in ("chosen", *names)
         },
     )
     return 0
 
 
+def platform() -> str:
+    """Of the default backend, asked in a process that ends: this one must not hold memory of a GPU."""
+    ask = "import jax; print(jax.default_backend())"
+    found = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
+    if found.returncode:
+        last = found.stderr.strip().splitlines()[-1:]
+        raise AlexNetError(f"JAX finds no device: {' '.join(last)}")
+    return found.stdout.split()[-1]
+
+
+def default_forms(platform: str, spec: Config) -> list[str]:
+    """What is measured on a platform: each change that makes another program of this config, and PROGRAM."""
+    from alexnet_jax.kernels import forms
+
+    chosen = forms.choose(platform)
+    idle = {"views"}  # not of a training step
+    idle |= {"accumulate"} if spec.train.accumulate == 1 else set()
+    idle |= {"weights"} if spec.model.compute_dtype == "float32" else set()
+    idle |= {"images"} if chosen.strided == "plain" else set()
+    changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]
+    if spec.model.compute_dtype != "float32":  # as 'parity' there
+        changes = [c for c in changes if c not in ("pool=parity", "pool=compared")]
+    if platform == "cpu":
+        return [*changes, *PROGRAM]
+    return [*forms.CANDIDATES, *changes, *(name for name in PROGRAM if name not in ON_CPU)]
+
+
 def _program(form: str, dtype: str, arguments: list[str]) -> alternate.Program:
-    patched, label = form, FORMS.get(form, f"as chosen, {dtype}")
+    worker, label = form, PROGRAM.get(form, form)
+    if form == "chosen":
+        label = f"as chosen, {dtype}"
     if form == "malloc":
-        patched = "chosen"
+        worker = "chosen"
     if form == "dtype":
-        patched, label = "chosen", f"compute_dtype={OTHER[dtype]}"
+        worker, label = "chosen", f"compute_dtype={OTHER[dtype]}"
         arguments = [*arguments, f"--config.model.compute_dtype={OTHER[dtype]}"]
     return alternate.Program(
-        label, "bench.forms", [patched, *arguments], {}, kept_memory=form != "malloc"
+        label, "bench.forms", [worker, *arguments], {}, kept_memory=form != "malloc"
     )
 
 

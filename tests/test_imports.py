@@ -27,11 +27,11 @@ OURS = {
     "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.processes": SPECS,
-    "alexnet_jax.backend": SPECS,
+    "alexnet_jax.kernels": SPECS | {"alexnet_jax.kernels"},
     "alexnet_jax.model": SPECS
-    | {"alexnet_jax.model", "alexnet_jax.backend", "alexnet_jax.parallel"},
+    | {"alexnet_jax.model", "alexnet_jax.kernels", "alexnet_jax.parallel"},
     "alexnet_jax.data": SPECS
-    | {"alexnet_jax.data", "alexnet_jax.backend", "alexnet_jax.parallel", "alexnet_jax.cli"}
+    | {"alexnet_jax.data", "alexnet_jax.kernels", "alexnet_jax.parallel", "alexnet_jax.cli"}
     | {"alexnet_jax.processes"},
     "alexnet_jax.evaluation.errors": SPECS,
     "alexnet_jax.evaluation.calibration": SPECS | {"alexnet_jax.evaluation.errors"},
@@ -47,11 +47,12 @@ OURS = {
     "alexnet_jax.reference": set(),
     "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
     "alexnet_jax.training.schedule": SPECS,
-    "alexnet_jax.training.optimizer": SPECS | {"alexnet_jax.training.schedule"},
+    "alexnet_jax.training.optimizer": SPECS
+    | {"alexnet_jax.training.schedule", "alexnet_jax.kernels"},
     "alexnet_jax.training.signals": SPECS,
     "alexnet_jax.training.watchdog": SPECS,
     "alexnet_jax.analysis": SPECS
-    | {"alexnet_jax.analysis", "alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.network"}
+    | {"alexnet_jax.analysis", "alexnet_jax.kernels", "alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.network"}
     | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.pages"}
     | {"alexnet_jax.config", "alexnet_jax.describe", "alexnet_jax.provenance"}
     | {"alexnet_jax.reference"},
@@ -81,6 +82,7 @@ OTHERS = {
     "alexnet_jax.describe": set(),
     "alexnet_jax.provenance": set(),
     "alexnet_jax.workdir": set(),
+    "alexnet_jax.kernels": {"jax", "numpy"},
     "alexnet_jax.model": {"jax", "flax", "numpy"},
     "alexnet_jax.training.schedule": {"jax", "numpy"},
     "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},

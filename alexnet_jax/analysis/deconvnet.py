@@ -241,7 +241,7 @@ def _transposed(row: ConvSpec, kernel, before, x):
     import jax
     import jax.numpy as jnp
 
-    from alexnet_jax.model import convolution
+    from alexnet_jax.kernels import convolution
 
     def linear(before):
         if row.kind == "local":

@@ -4,12 +4,18 @@ Every draw is a function of the seed, the epoch and the example (or the step and
 batch): it depends neither on the other images of the batch nor on the number of devices.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.data import resized_crops
 from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.kernels.convolution import Blocks
+from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.specs import AugmentSpec
 
 _EXAMPLE, _CHUNK = 1, 2
@@ -29,7 +35,9 @@ def train_images(
     step,
     positions,
     color_std,
-) -> jax.Array:
+    forms: Forms = PLAIN,
+    to_blocks: Callable[..., Blocks] | None = None,
+) -> jax.Array | Blocks:
     """Training crops float32 [b c c 3] of uint8 [b s s 3], mean subtracted, times `spec.scale`.
 
     indices, epochs, positions: int [b], the example's number, its epoch and its place in the whole
@@ -37,6 +45,8 @@ def train_images(
     places share them, as in the authors' program (convdata_jpeg.py). Colors are drawn per example.
     'random_resized' is in resized_crops.py; all other draws stay as they are without it.
     color_std: scalar, may be traced; 0 switches the noise off, and its rescaling.
+    to_blocks: of [b c c 3], as the first convolution of a net takes them; the crops are then its Blocks, with
+    zeros where it pads.
     """
     images = resized(images, spec)
     size, crop = images.shape[1], spec.crop_size
@@ -45,29 +55,43 @@ def train_images(
     if spec.crop_chunk > 1:
         places = _chunk_draws(seed_key, step, positions // spec.crop_chunk, number)
     mirrored = places[:, 2] < 0 if spec.flip else None
-    noise = None
+    noise, packed = None, False
     if spec.color_std > 0:
         normal = 2**0.5 * jax.lax.erf_inv(draws[:, 3:_DRAWS])
         noise = color_std * color_offsets(normal, statistics, spec.color_basis)
+    mean: Any
     if spec.crop == "random_resized":
         if spec.mean == "pixel":  # linear: as if the mean image were resized like each crop
             images = images - mean_image(statistics, size)
         boxes = resized_crops.boxes(places[:, :2], places[:, _DRAWS:], size, spec.min_area)
-        cropped = resized_crops.resample(images, *boxes, mirrored, crop)
+        cropped = resized_crops.resample(images, *boxes, mirrored, crop, forms)
+        mean = 0.0 if spec.mean == "pixel" else _mean(statistics, spec, size)
     else:
         offsets = _offsets(places[:, :2], size - crop + 1)
         if spec.crop == "center":
             offsets = jnp.full_like(offsets, (size - crop) // 2)
-        cropped = _flip(_crop(images, offsets, crop), mirrored)
+        packed = forms.images == "packed" and images.dtype == jnp.uint8 and to_blocks is not None
+        cropped = _flip(_crop(_packed(images) if packed else images, offsets, crop), mirrored)
+        mean = _mean(statistics, spec, size)
         if spec.mean == "pixel":  # it moves and is mirrored with the crop
             mean = _flip(_crop(mean_image(statistics, size), offsets, crop), mirrored)
-            cropped = cropped.astype(jnp.float32) - mean
-    centered = _subtract_mean(cropped, statistics, spec, size)
+    if spec.mean == "standardize" or to_blocks is None:
+        cropped = _unpacked(cropped, packed)
+        centered = _finished(_centered(cropped, mean, spec), noise, color_std, spec)
+        return centered if to_blocks is None else to_blocks(centered)
+    # The few bytes of the pixels are moved, and the arithmetic is done where they lie then.
+    blocks = to_blocks(cropped)
+    values = _unpacked(jax.lax.optimization_barrier(blocks.values), packed)
+    blocks = dataclasses.replace(blocks, channels=3)
+    if jnp.ndim(mean) == 1:
+        mean = jnp.tile(mean, blocks.side**2)
+    elif jnp.ndim(mean) > 1:
+        mean = to_blocks(mean.reshape(-1, crop, crop, 3)).values
     if noise is not None:
-        centered = centered + noise[:, None, None, :]
-        if spec.color_rescale:  # convdata_jpeg.py; the aim was the scale of images without noise
-            centered = centered / (1 + color_std)
-    return centered if spec.scale == 1 else centered * spec.scale
+        noise = jnp.tile(noise, (1, blocks.side**2))
+    centered = _finished(_centered(values, mean, spec), noise, color_std, spec)
+    inside = to_blocks(np.ones((1, crop, crop, 3), bool)).values
+    return dataclasses.replace(blocks, values=jnp.where(inside, centered, 0))
 
 
 def test_images(
@@ -84,11 +108,10 @@ def test_images(
     top, left = offset
     flip = slice(None, None, -1) if mirrored else slice(None)
     cropped = images[:, top : top + crop, left : left + crop][:, :, flip]
+    mean = _mean(statistics, spec, size)
     if spec.mean == "pixel":
         mean = mean_image(statistics, size)[top : top + crop, left : left + crop][:, flip]
-        cropped = cropped.astype(jnp.float32) - mean
-    centered = _subtract_mean(cropped, statistics, spec, size)
-    return centered if spec.scale == 1 else centered * spec.scale
+    return _finished(_centered(cropped, mean, spec), None, 0.0, spec)
 
 
 def color_offsets(draws, statistics: Statistics, basis: str) -> jax.Array:
@@ -152,9 +175,23 @@ def _crop(images, offsets, crop: int) -> jax.Array:
     """[b c c 3] out of [b s s 3] or of one [s s 3], from `offsets` [b 2]."""
 
     def one(image, offset):
-        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), (crop, crop, 3))
+        return jax.lax.dynamic_slice(image, (*offset, 0), (crop, crop, image.shape[-1]))
 
     return jax.vmap(one, in_axes=(0 if images.ndim == 4 else None, 0))(images, offsets)
+
+
+def _packed(images) -> jax.Array:
+    """uint8 [b s s 3] as uint32 [b s s 1], written once: a pixel is then moved as one aligned number."""
+    red, green, blue = (images[..., i : i + 1].astype(jnp.uint32) for i in range(3))
+    return jax.lax.optimization_barrier(red | green << 8 | blue << 16)
+
+
+def _unpacked(values, packed: bool) -> jax.Array:
+    """[... pixels] of `_packed` as [... 3*pixels]; others as they are."""
+    if not packed:
+        return values
+    parts = [(values >> shift & 255).astype(jnp.float32) for shift in (0, 8, 16)]
+    return jnp.stack(parts, axis=-1).reshape(*values.shape[:-1], -1)
 
 
 def _flip(images, mirrored) -> jax.Array:
@@ -163,17 +200,29 @@ def _flip(images, mirrored) -> jax.Array:
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def _subtract_mean(cropped, statistics: Statistics, spec: AugmentSpec, size: int) -> jax.Array:
-    """float32 [b c c 3]. Not 'pixel', which depends on the place of the crop."""
-    values = cropped.astype(jnp.float32)
+def _mean(statistics: Statistics, spec: AugmentSpec, size: int):
+    """What `spec.mean` subtracts: [c c 3], [3] or 0. Not that of 'pixel', which depends on the place of the crop."""
     if spec.mean == "image_center":
         border = (size - spec.crop_size) // 2
         inner = slice(border, border + spec.crop_size)
-        return values - mean_image(statistics, size)[inner, inner]
-    if spec.mean == "channel":
-        return values - jnp.asarray(statistics.channel_mean)
+        return mean_image(statistics, size)[inner, inner]
+    return jnp.asarray(statistics.channel_mean) if spec.mean == "channel" else 0.0
+
+
+def _centered(cropped, mean, spec: AugmentSpec) -> jax.Array:
+    """float32, `mean` subtracted or each image standardized."""
+    values = cropped.astype(jnp.float32) - mean
     if spec.mean == "standardize":  # as tf.image.per_image_standardization
         values = values - values.mean(axis=(1, 2, 3), keepdims=True)
         stds = jnp.sqrt(jnp.square(values).mean(axis=(1, 2, 3), keepdims=True))
         return values / jnp.maximum(stds, (3 * spec.crop_size**2) ** -0.5)
     return values
+
+
+def _finished(centered, noise, color_std, spec: AugmentSpec) -> jax.Array:
+    """With noise [b channels], if any, and scaled."""
+    if noise is not None:
+        centered = centered + noise[:, None, None, :]
+        if spec.color_rescale:  # convdata_jpeg.py; the aim was the scale of images without noise
+            centered = centered / (1 + color_std)
+    return centered if spec.scale == 1 else centered * spec.scale

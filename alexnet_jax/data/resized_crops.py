@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.backend import materialized
+from alexnet_jax.kernels.forms import Forms
 
 _TRIES = 10
 DRAWS = 2 * _TRIES
@@ -37,7 +37,7 @@ def boxes(places, draws, size: int, min_area: float) -> tuple[jax.Array, jax.Arr
     return corners * size, sides * size
 
 
-def resample(images, corners, sides, mirrored, crop: int) -> jax.Array:
+def resample(images, corners, sides, mirrored, crop: int, forms: Forms) -> jax.Array:
     """float32 [b crop crop 3]: what `images` [b s s 3] show in their boxes, mirrored where `mirrored` [b] says so.
 
     corners, sides [b 2]: as `boxes` gives them. mirrored: bool, or None for nowhere.
@@ -53,10 +53,10 @@ def resample(images, corners, sides, mirrored, crop: int) -> jax.Array:
         lefts = jnp.where(mirrored, lefts + widths, lefts)
         widths = jnp.where(mirrored, -widths, widths)
     size = images.shape[1]
-    # Each materialized: fused into one, weights and rows would be computed again for each pixel, in 100 ms.
-    rows = _weighted_sums(images, *materialized(_taps(tops, heights, crop, size)), axis=0)
-    columns = materialized(_taps(lefts, widths, crop, size))
-    return materialized(_weighted_sums(materialized(rows), *columns, axis=1))
+    # Each behind a barrier: fused into one, weights and rows would be computed again for each pixel, in 100 ms.
+    rows = _weighted_sums(images, *forms.barrier(_taps(tops, heights, crop, size)), axis=0)
+    columns = forms.barrier(_taps(lefts, widths, crop, size))
+    return forms.barrier(_weighted_sums(forms.barrier(rows), *columns, axis=1))
 
 
 def _taps(starts, lengths, crop: int, size: int) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,7 @@
 """AlexNet (§3.5, Figure 2): a table of rows, carried out one after the other."""
 
+import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -7,11 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.backend import materialized
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.geometry import conv_size, whole_on_each
-from alexnet_jax.model import convolution, ops, towers
-from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
+from alexnet_jax.kernels import convolution, elementwise
+from alexnet_jax.kernels.convolution import Blocks
+from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.model import ops, towers
+from alexnet_jax.specs import Config, ConvSpec, FCSpec, ModelSpec
 
 
 class AlexNet(nn.Module):
@@ -19,11 +23,15 @@ class AlexNet(nn.Module):
 
     `axis_name`: mesh axis over which batch-normalization statistics are averaged, if any.
     `split`: inside shard_map, each device of the mesh axis 'tower' has one tower and its parameters (§3.2).
+    `forms`: how operations are written for the device; None: as for the default backend.
+    `precision`: of float32 products, 'default' (TF32 where the device has it) or 'highest'.
     """
 
     spec: ModelSpec
     axis_name: str | None = None
     split: bool = False
+    forms: Forms | None = None
+    precision: str = "default"
 
     @nn.compact
     def __call__(self, images, *, train: bool, example_keys=None):
@@ -32,28 +40,42 @@ class AlexNet(nn.Module):
         Features are named "conv1/linear", "conv1/act", ..., and "conv1" is the row's last one;
         `before` operations "fc6/before/dropout". `example_keys` [b], needed in training with
         dropout: the mask of an example depends on its key and the place in the network only, not
-        on the batch around it or the number of devices. With `split`, features are this tower's,
-        logits whole.
+        on the batch around it or the number of devices. One key (no axis) makes one draw for all.
+        With `split`, features are this tower's, logits whole. `images` may be the Blocks of the first row.
         """
+        with jax.default_matmul_precision(self.precision):
+            return self._layers(images, train, _DropoutKeys(example_keys))
+
+    def _layers(self, images, train: bool, dropout_keys: "_DropoutKeys"):
+        forms = ops.of_backend(self.forms)
         x = images.astype(self.spec.compute_dtype)
         features: dict[str, jax.Array] = {}
-        dropout_keys = _DropoutKeys(example_keys)
         rows = (*self.spec.convs, *self.spec.fcs)
         apart = False  # whether x holds the maps of this tower only
-        for name, row in rows:
+        for (name, row), (_, following) in zip(rows, (*rows[1:], rows[-1]), strict=True):
             last, whole = name == rows[-1][0], whole_on_each(self.spec, name)
             if apart and row.groups == 1:  # the crossings of Figure 2
                 x, apart = (towers.gather_for_all if whole else towers.gather)(x), False
             part = self.split and not whole
-            layer = _Row(self.spec, row, self.axis_name, last, part, apart, name=name)
+            arrays = 1
+            if forms.towers == "apart" and train and not part and isinstance(following, ConvSpec):
+                arrays = following.groups if following.groups == self.spec.towers else 1
+            layer = _Row(
+                self.spec, row, self.axis_name, last, part, apart, forms, arrays, name=name
+            )
             outputs = layer(x, train=train, dropout_keys=dropout_keys)
-            features |= {f"{name}/{operation}": output for operation, output in outputs}
+            features |= {f"{name}/{operation}": _joined(output) for operation, output in outputs}
             x, apart = outputs[-1][1], part
-            features[name] = x
+            features[name] = _joined(x)
         if apart:  # towers that never met
             x = towers.gather_for_all(x)
         logits = features[rows[-1][0]] = x.astype(jnp.float32)
         return logits, features
+
+
+def of_config(config: Config, forms: Forms | None = None) -> AlexNet:
+    """The network that `config` says, products as precise as its `train.matmul_precision`."""
+    return AlexNet(config.model, forms=forms, precision=config.train.matmul_precision)
 
 
 def init(model: AlexNet, key, input_size: int) -> dict[str, Any]:
@@ -63,8 +85,26 @@ def init(model: AlexNet, key, input_size: int) -> dict[str, Any]:
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def _is_apart(x) -> bool:
+    """Whether the maps of each group are an array of their own (Forms.towers)."""
+    return isinstance(x, tuple)
+
+
+def _parts(x) -> tuple:
+    return x if _is_apart(x) else (x,)
+
+
+def _in_blocks(x) -> bool:
+    return isinstance(x, Blocks)
+
+
+def _joined(x):
+    """One array [... c] of the arrays of several groups."""
+    return jnp.concatenate(x, axis=-1) if _is_apart(x) else x
+
+
 class _DropoutKeys:
-    """Gives each dropout of the network its own keys [b]."""
+    """Gives each dropout of the network its own keys [b], or its own key."""
 
     def __init__(self, example_keys):
         self.example_keys, self.used = example_keys, 0
@@ -73,6 +113,8 @@ class _DropoutKeys:
         if self.example_keys is None:
             raise ValueError("AlexNet(train=True) with dropout needs example_keys")
         self.used += 1
+        if self.example_keys.ndim == 0:
+            return jax.random.fold_in(self.example_keys, self.used)
         return jax.vmap(jax.random.fold_in, (0, None))(self.example_keys, self.used)
 
 
@@ -87,33 +129,57 @@ class _Row(nn.Module):
     """Whether only this tower's part of the row is computed here."""
     apart: bool
     """Whether the inputs are this tower's only."""
+    forms: Forms
+    arrays: int
+    """In how many arrays, one for each group of the row behind it, the outputs go on."""
 
     @nn.compact
-    def __call__(self, x, *, train: bool, dropout_keys):
-        """[(operation, its output)] in order."""
-        outputs = []
-        if isinstance(self.row, FCSpec) and x.ndim > 2:
+    def __call__(self, x: Any, *, train: bool, dropout_keys):
+        """[(operation, its output)] in order. x and each output: an array, or a tuple with one for each group."""
+        outputs, row = [], self.row
+        if _is_apart(x) and row.groups != len(x):
+            x = _joined(x)
+        if isinstance(row, FCSpec) and x.ndim > 2:
             if x.shape[-1] % self._groups:
                 raise ConfigError(
-                    f"model.fcs.{self.name}: groups={self.row.groups} must divide the {x.shape[-1]} "
+                    f"model.fcs.{self.name}: groups={row.groups} must divide the {x.shape[-1]} "
                     f"maps that it sees"
                 )
             x = convolution.flatten(x, self._groups)
-        for operation in getattr(self.row, "before", ()):
-            x = materialized(self._operate(operation, x, train, dropout_keys, prefix="before_"))
-            x = self.perturb(f"before_{operation}", x)
+        for operation in getattr(row, "before", ()):
+            x = self.forms.barrier(
+                self._operate(operation, x, train, dropout_keys, prefix="before_")
+            )
+            x = self._perturb(f"before_{operation}", x)
             outputs.append((f"before/{operation}", x))
-        x = self.perturb("linear", materialized(self._linear(x)))
+        x = self._perturb("linear", self.forms.barrier(self._linear(x)))
         outputs.append(("linear", x))
-        for operation in self.row.then:
-            x = materialized(self._operate(operation, x, train, dropout_keys, prefix=""))
-            x = self.perturb(operation, x)
+        for operation, following in itertools.zip_longest(row.then, row.then[1:]):
+            if following is None and self.arrays > 1 and not _is_apart(x):
+                x = tuple(convolution.split(x, self.arrays))
+            # What a pool compares is not rounded before; the pool itself writes it, if need be.
+            wide = following == "pool" and operation in ("lrn", "spatial_norm") and self._is_narrow
+            x = self._operate(operation, x, train, dropout_keys, prefix="", wide=wide)
+            x = self._perturb(operation, x if wide else self.forms.barrier(x))
             outputs.append((operation, x))
         return outputs
 
-    def _linear(self, x):
+    def _perturb(self, name, x):
+        """`x`, to which a caller may add something under this name (flax's `perturb`)."""
+        if not _is_apart(x):
+            return self.perturb(name, x)
+        if not self.has_variable("perturbations", name):
+            return x
+        return tuple(convolution.split(self.perturb(name, _joined(x)), len(x)))
+
+    @property
+    def _is_narrow(self) -> bool:
+        return self.model.compute_dtype != "float32"
+
+    def _linear(self, x: Any):
         """§3.5: kernel * x + bias."""
-        row, inputs, features = self.row, x.shape[-1], self._features
+        row, features = self.row, self._features
+        inputs = x.channels if _in_blocks(x) else sum(part.shape[-1] for part in _parts(x))
         if isinstance(row, FCSpec):
             shape: tuple[int, ...] = (inputs, features)
             if row.groups > 1:
@@ -128,11 +194,20 @@ class _Row(nn.Module):
             y = convolution.locally_connected(x, kernel, stride=row.stride, pad=row.pad)
         else:
             shape = (row.kernel, row.kernel, inputs // self._groups, features)
-            kernel, bias = self._weights(shape, (features,), (), x.dtype)
-            y = convolution.convolution(
-                x, kernel, stride=row.stride, pad=row.pad, groups=self._groups
+            kernel, bias = self._weights(
+                shape, (features,), (), jnp.dtype(self.model.compute_dtype)
             )
-        return convolution.add_bias(y, bias)
+            convolve = functools.partial(
+                convolution.convolution, stride=row.stride, pad=row.pad, forms=self.forms
+            )
+            if _is_apart(x):
+                parts = [convolution.split(array, len(x)) for array in (kernel, bias)]
+                return tuple(
+                    elementwise.add_bias(convolve(maps, weights), offsets, self.forms)
+                    for maps, weights, offsets in zip(x, *parts, strict=True)
+                )
+            y = convolve(x, kernel, groups=self._groups)
+        return elementwise.add_bias(y, bias, self.forms)
 
     @property
     def _parts(self) -> int:
@@ -159,30 +234,44 @@ class _Row(nn.Module):
         bias = self.param("bias", nn.initializers.constant(self.row.bias), bias_shape, jnp.float32)
         return kernel.astype(dtype), bias.astype(dtype)
 
-    def _operate(self, operation, x, train, dropout_keys, prefix):
+    def _operate(self, operation, x, train, dropout_keys, prefix, wide=False):
+        """One operation; with `wide` the result is float32, whatever the compute type."""
+        if _is_apart(x):
+            if operation in ("batch_norm", "dropout"):
+                y = self._operate(operation, _joined(x), train, dropout_keys, prefix)
+                return tuple(convolution.split(y, len(x)))
+            towers_each = self.model.towers // len(x)
+            return tuple(self._pointwise(operation, part, towers_each, wide) for part in x)
+        if operation == "batch_norm":
+            return self._batch_norm(x, train, prefix)
+        if operation == "dropout":
+            apart = self.apart if prefix else self.part
+            return _dropout(x, self.model.dropout, train, dropout_keys, apart)
+        return self._pointwise(operation, x, self.model.towers // self._parts, wide)
+
+    def _pointwise(self, operation, x, towers: int, wide: bool):
+        """An operation without parameters or draws, on the maps of so many towers."""
         model, pool = self.model, getattr(self.row, "pool", None)
+        dtype = jnp.dtype("float32" if wide else model.compute_dtype)
         match operation:
             case "act":
-                return ops.ACTIVATIONS[model.activation](x)
+                return ops.activation(x, model.activation, self.forms)
             case "lrn":
                 c = model.lrn_constants
                 return ops.local_response_normalization(
-                    x, k=c.k, n=c.n, alpha=c.alpha, beta=c.beta, towers=model.towers // self._parts
-                )
+                    x, k=c.k, n=c.n, alpha=c.alpha, beta=c.beta, towers=towers, forms=self.forms, dtype=dtype
+                )  # fmt: skip
             case "spatial_norm":
                 s = model.spatial_norm
                 return ops.spatial_response_normalization(
-                    x, size=s.size, alpha=s.alpha, beta=s.beta
+                    x, size=s.size, alpha=s.alpha, beta=s.beta, forms=self.forms, dtype=dtype
                 )
             case "pool":
                 assert pool  # config.parse refuses a row that says 'pool' and has none
-                reduce = ops.max_pool if pool.kind == "max" else ops.average_pool
-                return reduce(x, window=pool.window, stride=pool.stride, rounding=pool.rounding)
-            case "batch_norm":
-                return self._batch_norm(x, train, prefix)
-            case "dropout":
-                apart = self.apart if prefix else self.part
-                return _dropout(x, model.dropout, train, dropout_keys, apart)
+                sides = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
+                if pool.kind == "average":
+                    return ops.average_pool(x, **sides, dtype=dtype)
+                return ops.max_pool(x, **sides, forms=self.forms, dtype=dtype)
         raise ConfigError(f"unknown operation {operation!r}")
 
     def _batch_norm(self, x, train, prefix):
@@ -220,11 +309,21 @@ def _dropout(x, dropout, train, keys, apart):
     if not train:
         return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
     width = x.shape[-1] * (lax.axis_size(towers.TOWER) if apart else 1)
-    shape = (*x.shape[1:-1], width)
-    mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape))(keys.next())
+    shape, key = (*x.shape[1:-1], width), keys.next()
+    if key.ndim == 0:
+        mask = _draw(key, keep, (x.shape[0], *shape))
+    else:
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape))(key)
     mask = towers.own(mask) if apart else mask
     factor = 1.0 if dropout.scale_at == "test" else 1 / keep
     return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
+
+
+def _draw(key, keep: float, shape):
+    """True with probability `keep`; of 8 bits each where they can say it exactly."""
+    if (256 * keep).is_integer():
+        return jax.random.bits(key, shape, jnp.uint8) < int(256 * keep)
+    return jax.random.bernoulli(key, keep, shape)
 
 
 def _initializer(kind, std, repeated):

@@ -1,7 +1,6 @@
 """Operations without weights: response normalization (§3.3), pooling (§3.4), activations (§3.1).
 
-Normalizations and max-pool carry their own gradients: those that XLA derives take several times as
-long and keep several times the memory.
+`forms` says how they are written for the device, by default for that of the default backend.
 """
 
 import functools
@@ -9,28 +8,44 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.geometry import pool_size
+from alexnet_jax.kernels import elementwise, pooling
+from alexnet_jax.kernels.forms import Forms, choose
+from alexnet_jax.kernels.normalization import response_normalization
 
 
-def local_response_normalization(x, *, k, n, alpha, beta, towers=1):
+def local_response_normalization(
+    x, *, k, n, alpha, beta, towers=1, forms: Forms | None = None, dtype=None
+):
     """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each tower.
 
     Map f's window runs from f - n//2 to f - n//2 + n - 1, clipped at the tower's ends.
     alpha is per squared term, as printed; `lrn_constants` converts other programs' numbers.
+    dtype: of the result, None for that of x; sums are float32.
     """
     shape = x.shape
     x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
     windows = ((x.ndim - 1, n // 2, n - 1 - n // 2),)
-    return jnp.reshape(_response_normalization(x, k, alpha, beta, windows), shape)
+    y = response_normalization(
+        x, k=k, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+    return y.reshape(shape)
 
 
-def spatial_response_normalization(x, *, size, alpha, beta):
+def spatial_response_normalization(x, *, size, alpha, beta, forms: Forms | None = None, dtype=None):
     """The 2012 program's same-map form: squares over size x size places of a map; k is 1."""
     before, after = size // 2, size - 1 - size // 2
-    return _response_normalization(x, 1.0, alpha, beta, ((1, before, after), (2, before, after)))
+    windows = ((1, before, after), (2, before, after))
+    return response_normalization(
+        x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+
+
+def of_backend(forms: Forms | None) -> Forms:
+    """`forms`, or those for the default backend."""
+    return forms or choose(jax.default_backend())
 
 
 def lrn_constants(framework, *, size, alpha, beta, k):
@@ -50,18 +65,23 @@ def lrn_constants(framework, *, size, alpha, beta, k):
     return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
 
 
-def max_pool(x, *, window, stride, rounding):
+def max_pool(x, *, window, stride, rounding, forms: Forms | None = None, dtype=None):
     """§3.4: maxima over window x window places, `stride` apart, of [b h w c].
 
     'ceil' keeps a last window that hangs over the border, 'floor' drops it. Every place that equals
-    its window's maximum receives the full gradient, as in the 2012 program.
+    its window's maximum receives the full gradient, as in the 2012 program; of bfloat16 values, which tie by
+    rounding, the first does. dtype: of the maxima, None for that of x.
     """
-    sizes = tuple(_pool_size(size, window, stride, rounding) for size in x.shape[1:3])
-    return _max_pool(x, window, stride, sizes)
+    height, width = (_pool_size(size, window, stride, rounding) for size in x.shape[1:3])
+    sizes = (height, width)
+    return pooling.max_pool(
+        x, window=window, stride=stride, sizes=sizes, forms=of_backend(forms), dtype=dtype
+    )
 
 
-def average_pool(x, *, window, stride, rounding):
+def average_pool(x, *, window, stride, rounding, dtype=None):
     """Means over the same windows as `max_pool`; a clipped window counts only its real places."""
+    dtype, x = dtype or x.dtype, x.astype(jnp.float32)
     for axis in (1, 2):
         count = _pool_size(x.shape[axis], window, stride, rounding)
         places = (
@@ -70,11 +90,9 @@ def average_pool(x, *, window, stride, rounding):
         )
         shape = [1] * x.ndim
         shape[axis] = count
-        total = functools.reduce(
-            jnp.add, _windows(x.astype(jnp.float32), axis, window, stride, count, 0)
-        )
-        x = (total / jnp.asarray(places.reshape(shape), jnp.float32)).astype(x.dtype)
-    return x
+        taps = pooling.windows_along(x, axis, window, stride, count, 0)
+        x = functools.reduce(jnp.add, taps) / jnp.asarray(places.reshape(shape), jnp.float32)
+    return x.astype(dtype)
 
 
 def _pool_size(size, window, stride, rounding):
@@ -87,101 +105,9 @@ def _pool_size(size, window, stride, rounding):
     return count
 
 
-def _windows(x, axis, window, stride, count, fill):
-    """For each offset within a window, the elements there of all `count` windows along `axis`."""
-    end = (count - 1) * stride + window
-    if end > x.shape[axis]:
-        padding = [(0, 0, 0)] * x.ndim
-        padding[axis] = (0, end - x.shape[axis], 0)
-        x = lax.pad(x, jnp.asarray(fill, x.dtype), padding)
-    return [
-        lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
-        for offset in range(window)
-    ]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x, window, stride, sizes):
-    for axis, count in zip((1, 2), sizes, strict=True):
-        x = functools.reduce(jnp.maximum, _windows(x, axis, window, stride, count, -jnp.inf))
-    return x
-
-
-def _max_pool_forward(x, window, stride, sizes):
-    y = _max_pool(x, window, stride, sizes)
-    return y, (x, y)
-
-
-def _max_pool_backward(window, stride, sizes, residuals, gradient):
-    """Each place gathers the gradients of the windows whose maximum it equals.
-
-    On CPU (conv1's pool, 3x3) 13 ms, against 149 for the select-and-scatter that XLA derives from
-    reduce_window. On GPU one loop without atomic additions.
-    """
-    x, y = residuals
-    (height, width), total = x.shape[1:3], None
-    for i, rows in enumerate(_windows(x, 1, window, stride, sizes[0], -jnp.inf)):
-        for j, elements in enumerate(_windows(rows, 2, window, stride, sizes[1], -jnp.inf)):
-            part = jnp.where(elements == y, gradient, jnp.zeros_like(gradient))
-            back = [
-                _back(o, s, stride, n) for o, s, n in ((i, height, sizes[0]), (j, width, sizes[1]))
-            ]
-            part = lax.pad(part, jnp.zeros((), part.dtype), [(0, 0, 0), *back, (0, 0, 0)])
-            total = part if total is None else total + part
-    return (total,)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _back(offset, size, stride, count):
-    """Padding that puts `count` elements, `stride` apart, back into `size` places from `offset` on."""
-    return (offset, size - offset - (count - 1) * stride - 1, stride - 1)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
-def _response_normalization(x, k, alpha, beta, windows) -> jax.Array:
-    """x / (k + alpha * window sum of x^2)^beta; windows are (axis, places before, after)."""
-    wide = x.astype(jnp.float32)
-    bracket = k + alpha * _window_sum(wide * wide, windows)
-    return (wide * _inverse_power(bracket, beta)).astype(x.dtype)
-
-
-def _response_normalization_forward(x, k, alpha, beta, windows):
-    return _response_normalization(x, k, alpha, beta, windows), x
-
-
-def _response_normalization_backward(k, alpha, beta, windows, x, gradient):
-    wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
-    bracket = k + alpha * _window_sum(wide * wide, windows)
-    scaled = gradient * _inverse_power(bracket, beta)
-    # x_f receives from every map whose window contains f: the same windows, mirrored.
-    mirrored = tuple((axis, after, before) for axis, before, after in windows)
-    received = _window_sum(scaled * wide / bracket, mirrored)
-    return ((scaled - 2 * alpha * beta * wide * received).astype(x.dtype),)
-
-
-_response_normalization.defvjp(_response_normalization_forward, _response_normalization_backward)
-
-
-def _inverse_power(x, beta):
-    """x^-beta; 0.75, which everybody uses, without logarithm and exponential."""
-    if beta == 0.75:
-        root = lax.rsqrt(x)
-        return root * lax.sqrt(root)
-    return x**-beta
-
-
-def _window_sum(x, windows):
-    for axis, before, after in windows:
-        padding = [(0, 0, 0)] * x.ndim
-        padding[axis] = (before, after, 0)
-        padded, size = lax.pad(x, jnp.zeros((), x.dtype), padding), x.shape[axis]
-        shifted = [
-            lax.slice_in_dim(padded, i, i + size, 1, axis) for i in range(before + after + 1)
-        ]
-        x = functools.reduce(jnp.add, shifted)
-    return x
+def activation(x, name: str, forms: Forms | None = None):
+    """One of ACTIVATIONS (§3.1)."""
+    return elementwise.relu(x, of_backend(forms)) if name == "relu" else ACTIVATIONS[name](x)
 
 
 def _scaled_tanh(x):

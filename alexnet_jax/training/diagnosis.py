@@ -8,8 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax import backend
 from alexnet_jax.evaluation import views
+from alexnet_jax.kernels import compiler
 from alexnet_jax.training.state import DROPOUT, stream
 from alexnet_jax.training.step import LOSSES, resized_statistics
 
@@ -30,7 +30,7 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
     """
     model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
 
-    @functools.partial(jax.jit, compiler_options=backend.compiler_options())
+    @functools.partial(jax.jit, compiler_options=compiler.options())
     def measure(params, batch_stats, statistics, images, labels, keys):
         inputs = views.views(images, statistics, spec.augment, "center")[:, 0]
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.training.schedule import Rates
 
 
-def build(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of `spec`; its `update` needs params and `rates=Rates(...)`.
+def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of `spec`; its `update` needs params and `rates=Rates(...)`. forms: for its `update_barrier`.
 
     momentum (§5): v <- momentum v - rate (gradient + decay w), then w <- w + v. The rate is inside the
     velocity, so after a drop the old, larger steps die out over some ten updates; optax.sgd, which
@@ -23,17 +24,17 @@ def build(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
     Kernels decay; biases and the scale and offset of batch normalization do not, and have their own rate.
     Where the rate is exactly 0 the whole tensor stands still: no decay, no drift (2012 weights.cu).
     """
-    return OPTIMIZERS[spec.kind](spec)
+    return OPTIMIZERS[spec.kind](spec, forms)
 
 
-def _momentum_sgd(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+def _momentum_sgd(spec: OptimizerSpec, forms: Forms) -> optax.GradientTransformationExtraArgs:
     steps = [*_decays(spec), _scale_by_rates()]
     if spec.momentum:
-        steps.append(_velocity(spec.momentum))
+        steps.append(_velocity(spec.momentum, forms))
     return optax.chain(*steps)
 
 
-def _adam(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+def _adam(spec: OptimizerSpec, forms: Forms) -> optax.GradientTransformationExtraArgs:
     return optax.chain(_held_adam(), *_decays(spec), _scale_by_rates())
 
 
@@ -84,7 +85,7 @@ def _scale_by_rates() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _velocity(momentum: float) -> optax.GradientTransformationExtraArgs:
+def _velocity(momentum: float, forms: Forms) -> optax.GradientTransformationExtraArgs:
     """optax.trace, but where the rate is 0 the velocity stays and the update is 0."""
     trace: Any = optax.trace(momentum)
 
@@ -92,11 +93,8 @@ def _velocity(momentum: float) -> optax.GradientTransformationExtraArgs:
         moves = _moves(updates, arguments["rates"])
         _, moved = trace.update(updates, state)
         velocity = jax.tree.map(jnp.where, moves, moved.trace, state.trace)
-        # XLA on CPU would compute the velocity twice, for itself and for the parameters, each from what
-        # the other overwrites, and so copy both first: 2 to 3 times the time and 0.5 GB for the paper's net.
-        velocity = jax.lax.platform_dependent(
-            velocity, cpu=jax.lax.optimization_barrier, default=lambda v: v
-        )
+        if forms.update_barrier:
+            velocity = jax.lax.optimization_barrier(velocity)
         updates = jax.tree.map(lambda move, v: jnp.where(move, v, 0), moves, velocity)
         return updates, state._replace(trace=velocity)
 

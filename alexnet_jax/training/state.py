@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax import parallel
-from alexnet_jax.backend import quick_compilation
+from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.specs import Config
 from alexnet_jax.training import optimizer, schedule
@@ -32,11 +32,11 @@ class State(NamedTuple):
 def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> State:
     """The state before the first step, made in one jit; placed as `partition` says if there is a mesh."""
     init = functools.partial(_initial, spec, model)
-    places, backend = None, jax.default_backend()
+    places, platform = None, jax.default_backend()
     if mesh is not None:
         places = parallel.shardings(mesh, partition(spec, model, mesh)[:-1])
-        backend = mesh.devices.flat[0].platform
-    options = quick_compilation(backend)
+        platform = mesh.devices.flat[0].platform
+    options = compiler.quick(platform)
     made = jax.jit(init, out_shardings=places, compiler_options=options)(stream(seed, INIT))
     return State(*made, schedule=schedule.create())
 

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alexnet_jax import backend, parallel, processes
+from alexnet_jax import parallel, processes
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
+from alexnet_jax.kernels import compiler, convolution, elementwise
+from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.parallel import DATA, TOWER
 from alexnet_jax.specs import Config
@@ -27,12 +29,13 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
 
     Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
     gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
-    all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch statistics stay as they were; the step still counts.
-    With `train.accumulate` the batch goes through in that many parts; batch normalization then sees a part
-    at a time. Parts save activations, not gradients: XLA on CPU keeps those of all parts until the end.
-    The batch must divide over devices and parts, as training.loop.check_devices checks.
+    all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch
+    statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
+    parts; batch normalization then sees a part at a time. Parts save activations, not gradients: XLA on CPU keeps
+    those of all parts until the end. The batch must divide over devices and parts (training.loop.check_devices).
     """
     jitted = jit_train_step(spec, model, mesh)
+    forms = _forms(model, mesh)
     everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
     keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
     constants = jax.jit(
@@ -41,30 +44,42 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
     )(jax.device_get(resized_statistics(statistics, spec)), np.asarray(keys))
     rows = np.ones((mesh.shape[DATA], 1), np.float32)
     requests = {
-        (stop, save): processes.to_devices(rows * np.float32([stop, save]), shared)
+        (stop, save): processes.to_devices(rows * np.asarray([stop, save], np.float32), shared)
         for stop in (False, True)
         for save in (False, True)
     }
+    weights: Any = None
+    made_of: Any = None  # the parameters that `weights` were made of
 
     def train_step(
         state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
     ) -> tuple[State, dict[str, jax.Array]]:
+        nonlocal weights, made_of
+        if state.params is not made_of:
+            weights = jax.jit(functools.partial(narrow, spec, forms))(state.params)
         # The schedule stays on the host, where rates are decided: reading it never waits for the device.
-        arguments = (state._replace(schedule=None), batch, rates, requests[stop, save], constants)
-        on_device, metrics = jitted(*arguments)
+        arguments = (state._replace(schedule=None), weights, batch, rates, requests[stop, save])
+        on_device, weights, metrics = jitted(*arguments, constants)
+        made_of = on_device.params
         return on_device._replace(schedule=state.schedule), metrics
 
     return train_step
 
 
 def jit_train_step(spec: Config, model: AlexNet, mesh):
-    """The jitted f(state without schedule, batch, rates, requests [data devices 2], (statistics, two keys)).
+    """The jitted f(state, weights, batch, rates, requests [data devices 2], constants) -> (state, weights, metrics).
 
-    The seed and the statistics are arguments, so that runs that differ in them share one compilation.
+    State without its schedule; weights as `narrow` makes them; constants: (statistics, two keys). The seed and the
+    statistics are arguments, so that runs that differ in them share one compilation.
     """
-    placement = states.partition(spec, model, mesh)
-    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1)
-    inputs, outputs = (placement, jax.P(DATA), jax.P(), jax.P(DATA), jax.P()), (placement, jax.P())
+    placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
+    precision = spec.train.matmul_precision
+    model = model.clone(
+        axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms, precision=precision
+    )
+    copies = placement.params if forms.weights == "kept" else None
+    inputs = (placement, copies, jax.P(DATA), jax.P(), jax.P(DATA), jax.P())
+    outputs = (placement, copies, jax.P())
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
     mapped = jax.shard_map(
         functools.partial(_step, spec, model, mesh.shape[DATA], placement.params),
@@ -77,19 +92,42 @@ def jit_train_step(spec: Config, model: AlexNet, mesh):
         mapped,
         in_shardings=parallel.shardings(mesh, inputs),
         out_shardings=parallel.shardings(mesh, outputs),
-        donate_argnums=0,
-        compiler_options=backend.compiler_options(mesh.devices.flat[0].platform),
+        donate_argnums=(0, 1),
+        compiler_options=_options(spec, mesh),
     )
+
+
+def narrow(spec: Config, forms: Forms, params):
+    """Kernels and biases in the compute type, which a step leaves for the next; None where each casts its own."""
+    if forms.weights == "cast":
+        return None
+    dtype = jnp.dtype(spec.model.compute_dtype)
+
+    def cast(path, leaf):
+        return leaf.astype(dtype) if path[-1].key in ("kernel", "bias") else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def _forms(model: AlexNet, mesh) -> Forms:
+    """Those of `model`, or else for the devices of `mesh`."""
+    return model.forms or choose(mesh.devices.flat[0].platform)
+
+
+def _options(spec: Config, mesh) -> dict[str, str]:
+    platform = mesh.devices.flat[0].platform
+    return compiler.options(platform, deterministic=spec.train.deterministic)
 
 
 def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, view: str):
     """f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], the mean over the views (§4.1).
 
-    b must divide over the devices: the caller pads. All views go through at once (v times b crops): XLA on CPU is
-    slow with convolutions inside a loop, so the caller divides the batch by the views (views.images_at_once).
+    b must divide over the devices: the caller pads. All views go through at once (v times b crops), or in a loop
+    (Forms.views); the caller divides the batch by the views (views.images_at_once).
     """
 
-    model = model.clone(split=mesh.shape[TOWER] > 1)
+    precision = spec.train.matmul_precision
+    model = model.clone(split=mesh.shape[TOWER] > 1, forms=_forms(model, mesh), precision=precision)
     placement = states.partition(spec, model, mesh)
 
     def predict(params, batch_stats, images, statistics):
@@ -106,7 +144,7 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
         mapped,
         in_shardings=parallel.shardings(mesh, inputs),
         out_shardings=parallel.shardings(mesh, jax.P(DATA)),
-        compiler_options=backend.compiler_options(mesh.devices.flat[0].platform),
+        compiler_options=_options(spec, mesh),
     )
     statistics = processes.to_devices(
         jax.device_get(resized_statistics(statistics, spec)), parallel.shardings(mesh, jax.P())
@@ -116,8 +154,15 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
 
 def mean_probabilities(model: AlexNet, variables, seen) -> jax.Array:
     """[b classes]: the mean over the views (§4.1) float32 [b v c c 3] of each image."""
-    logits, _ = model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)
-    return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
+
+    def probabilities(images):
+        logits: Any = model.apply(variables, images, train=False)[0]
+        return jax.nn.softmax(logits)
+
+    if model.forms and model.forms.views == "scan":
+        return jax.lax.map(probabilities, seen.swapaxes(0, 1)).mean(axis=0)
+    together = probabilities(seen.reshape(-1, *seen.shape[2:]))
+    return together.reshape(*seen.shape[:2], -1).mean(axis=1)
 
 
 def resized_statistics(statistics: Statistics, spec: Config) -> Statistics:
@@ -132,6 +177,7 @@ def _step(
     num_devices: int,
     placement,
     state: State,
+    weights,
     batch: Batch,
     rates: Rates,
     requests,
@@ -139,14 +185,18 @@ def _step(
 ):
     """What each device does with its share of the batch."""
     statistics, augment_key, dropout_key = constants
-    share = batch.labels.shape[0]
-    positions = jax.lax.axis_index(DATA) * share + jnp.arange(share)
-    keys = jax.vmap(
-        functools.partial(jax.random.fold_in, jax.random.fold_in(dropout_key, state.step))
-    )(positions)
+    forms: Any = model.forms
+    share, parts = batch.labels.shape[0], spec.train.accumulate
+    device = jax.lax.axis_index(DATA)
+    positions = device * share + jnp.arange(share)
+    dropout_key = jax.random.fold_in(dropout_key, state.step)
+    if spec.train.exact:
+        keys = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(positions)
+    else:  # one for each part
+        keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)
+    to_blocks = _to_blocks(spec, forms)
 
-    def loss_of_part(params, batch_stats, part):
-        examples: Batch = jax.tree.map(lambda x: x[part], batch)
+    def loss_of_part(params, batch_stats, examples: Batch, positions, keys):
         images = augment.train_images(
             examples.images,
             statistics,
@@ -155,14 +205,16 @@ def _step(
             indices=examples.indices,
             epochs=examples.epochs,
             step=state.step,
-            positions=positions[part],
+            positions=positions,
             color_std=rates.color_std,
+            forms=forms,
+            to_blocks=to_blocks,
         )
         (logits, _), changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
             train=True,
-            example_keys=keys[part],
+            example_keys=keys,
             mutable=["batch_stats"],
         )
         # Divided by the whole batch here, so that summing over parts and devices makes the mean gradient.
@@ -170,33 +222,73 @@ def _step(
         loss = losses.sum() / (share * num_devices)
         return loss, (top1_errors(logits, examples.labels), changed.get("batch_stats", batch_stats))
 
-    batch_stats = state.batch_stats
-    total: Any = None
-    # Every k-th example makes a part: so a part holds the same examples whatever the number of devices.
-    # Not lax.scan: XLA on CPU gives convolutions inside a loop a far slower form.
-    for first in range(spec.train.accumulate):
-        part = slice(first, None, spec.train.accumulate)
+    def sums_of_part(batch_stats, part):
         (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of_part, has_aux=True)(
-            state.params, batch_stats, part
+            state.params if weights is None else weights, batch_stats, *part
         )
-        sums = (gradient, loss, errors)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+        gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, state.params)
+        return batch_stats, (gradient, loss, errors)
+
+    # Every k-th example makes a part: so a part holds the same examples whatever the number of devices.
+    def part_of(x):
+        return x.reshape(share // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    if parts == 1:
+        batch_stats, total = sums_of_part(
+            state.batch_stats, (batch, positions, keys if spec.train.exact else keys[0])
+        )
+    else:
+        keys = part_of(keys) if spec.train.exact else keys
+        split = (*jax.tree.map(part_of, (batch, positions)), keys)
+        batch_stats, total = _accumulated(sums_of_part, state.batch_stats, split, parts, forms)
     gradient, loss, errors = total
     # Counts as float32, so that XLA sends everything together.
     total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
     gradient, loss, errors, stop, save = total
-    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": _norm(gradient, placement)}
+    norm = _norm(gradient, placement, forms)
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
     metrics |= {"stop": stop > 0, "save": save > 0}
-    return _update(spec, state, rates, gradient, batch_stats, metrics)
+    state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, forms)
+    return state, narrow(spec, forms, state.params), metrics
 
 
-def _update(spec: Config, state: State, rates: Rates, gradient, batch_stats, metrics):
+def _accumulated(sums_of_part, batch_stats, split, parts: int, forms: Forms):
+    """(batch statistics after all parts, sums over them) of arrays `split` [parts ...]."""
+    if forms.accumulate == "scan":
+        shapes = jax.eval_shape(sums_of_part, batch_stats, jax.tree.map(lambda x: x[0], split))[1]
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(carry, part):
+            batch_stats, sums = sums_of_part(carry[0], part)
+            return (batch_stats, jax.tree.map(jnp.add, carry[1], sums)), None
+
+        return jax.lax.scan(add, (batch_stats, zeros), split)[0]
+    total: Any = None
+    for number in range(parts):
+        part = jax.tree.map(lambda x, number=number: x[number], split)
+        batch_stats, sums = sums_of_part(batch_stats, part)
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return batch_stats, total
+
+
+def _to_blocks(spec: Config, forms: Forms):
+    """How to cut crops into what the first row takes (Forms.images); None where it takes images."""
+    _, row = spec.model.convs[0]
+    fits = row.kind == "conv" and row.groups == 1 and convolution.in_blocks(forms, 3, row.stride)
+    if forms.images == "plain" or not fits:
+        return None
+    return functools.partial(
+        convolution.to_blocks, kernel=row.kernel, stride=row.stride, pad=row.pad
+    )
+
+
+def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, forms: Forms):
     """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
-    updates, velocity = optimizer.build(spec.optimizer).update(
+    updates, velocity = optimizer.build(spec.optimizer, forms).update(
         gradient, state.velocity, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
@@ -210,20 +302,13 @@ def _is_finite(loss, norm):
     return jnp.isfinite(loss) & jnp.isfinite(norm)
 
 
-def _norm(gradient, placement):
+def _norm(gradient, placement, forms: Forms):
     """Root of the sum of all squares, of all towers where `placement` splits an array over them."""
     sums = {False: jnp.float32(0), True: jnp.float32(0)}
     for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
-        sums[TOWER in where] += _sum_of_squares(leaf)
+        sums[TOWER in where] += elementwise.sum_of_squares(leaf, forms)
     split = any(TOWER in where for where in jax.tree.leaves(placement))
     return jnp.sqrt(sums[False] + (jax.lax.psum(sums[True], TOWER) if split else 0))
-
-
-def _sum_of_squares(x):
-    # XLA on CPU writes all squares to memory before it adds them, unless a sum of slices comes first:
-    # a quarter of the time of optax.tree.norm with the update of the paper's net, and 0.2 GB less.
-    slices = 16 if x.size % 16 == 0 else 1
-    return jnp.sum(sum(jnp.square(part) for part in jnp.split(x.reshape(-1), slices)))
 
 
 def top1_errors(logits, labels) -> jax.Array:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data import resized_crops
+from alexnet_jax.kernels.forms import CPU
 
 COUNT = 20_000
 
@@ -70,8 +71,8 @@ def test_pixels_are_those_of_pil(size, crop):
     sides[0] = size
     corners = (generator.uniform(0, 1, (24, 2)) * (size - sides)).astype(np.float32)
     mirrored = np.arange(24) % 3 == 0
-    resample = jax.jit(resized_crops.resample, static_argnames="crop")
-    got = np.asarray(resample(images, corners, sides, mirrored, crop=crop))
+    resample = jax.jit(resized_crops.resample, static_argnames=("crop", "forms"))
+    got = np.asarray(resample(images, corners, sides, mirrored, crop=crop, forms=CPU))
     assert got.shape == (24, crop, crop, 3) and got.dtype == np.float32
     for image, (top, left), (height, width), flip, crop_of_it in zip(
         images, corners, sides, mirrored, got, strict=True

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import backend, config, geometry
+from alexnet_jax import config, geometry
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet, ops
 from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
 from configs import paper
@@ -52,9 +53,7 @@ def with_row(model, name, **changes):
 
 def build(model, size=12, axis_name=None):
     network = alexnet.AlexNet(model, axis_name)
-    init = jax.jit(
-        lambda key: alexnet.init(network, key, size), compiler_options=backend.quick_compilation()
-    )
+    init = jax.jit(lambda key: alexnet.init(network, key, size), compiler_options=compiler.quick())
     return network, init(jax.random.key(0))
 
 

@@ -1,5 +1,6 @@
 """Each operation against a NumPy loop of its equation, gradients against its differences."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from alexnet_jax import geometry
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.forms import CPU, GPU
 from alexnet_jax.model import ops
 
 # float32 against float64 loops; sums of at most 25 terms.
@@ -206,8 +208,10 @@ def test_pools_and_their_gradients_match_the_loop(window, stride, rounding, kind
     )
 
 
+@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
 @pytest.mark.parametrize(("window", "stride", "rounding"), POOLS)
-def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding):
+def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding, form):
+    forms = dataclasses.replace(CPU, pool=form)
     x = np.random.default_rng(0).integers(0, 3, (2, *SIZE, 3)).astype(np.float32)
     y = pool_loop(x, window, stride, rounding, np.max)
     cotangent = normal(*y.shape)
@@ -218,7 +222,9 @@ def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding):
         tied = x[:, rows, columns] == y[:, i : i + 1, j : j + 1]
         expected[:, rows, columns] += tied * cotangent[:, i : i + 1, j : j + 1]
     _, gradient = forward_and_back(
-        lambda x: ops.max_pool(x, window=window, stride=stride, rounding=rounding), x, cotangent
+        lambda x: ops.max_pool(x, window=window, stride=stride, rounding=rounding, forms=forms),
+        x,
+        cotangent,
     )
     np.testing.assert_allclose(gradient, expected, **CLOSE)
 
@@ -227,8 +233,9 @@ def test_max_pool_in_bfloat16_is_exact_and_its_gradient_rounds_only_sums():
     def operation(x):
         return ops.max_pool(x, window=3, stride=2, rounding="ceil")
 
-    x = jnp.asarray(normal(2, 7, 7, 8), jnp.bfloat16)
-    # All of one sign, so that no sum cancels.
+    # Distinct values of 8 bits; all gradients of one sign, so that no sum cancels.
+    values = np.random.default_rng(0).permuted(np.tile(np.arange(49), (16, 1)), axis=1)
+    x = jnp.asarray(values.reshape(2, 8, 7, 7).transpose(0, 2, 3, 1), jnp.bfloat16)
     cotangent = jnp.asarray(np.abs(normal(2, 3, 3, 8)), jnp.bfloat16)
     y, gradient = forward_and_back(operation, x, cotangent)
     exact, exact_gradient = forward_and_back(
@@ -237,6 +244,56 @@ def test_max_pool_in_bfloat16_is_exact_and_its_gradient_rounds_only_sums():
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(y, np.float32), exact)
     np.testing.assert_allclose(np.asarray(gradient, np.float32), exact_gradient, rtol=BFLOAT16)
+
+
+@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
+def test_of_tied_bfloat16_maxima_the_first_alone_gets_the_gradient(form):
+    forms = dataclasses.replace(CPU, pool=form)
+    x = jnp.zeros((1, 4, 4, 1), jnp.bfloat16)
+    _, gradient = forward_and_back(
+        lambda x: ops.max_pool(x, window=2, stride=2, rounding="ceil", forms=forms),
+        x,
+        jnp.ones((1, 2, 2, 1), jnp.bfloat16),
+    )
+    np.testing.assert_array_equal(
+        np.asarray(gradient)[0, :, :, 0], np.kron(np.ones((2, 2)), [[1, 0], [0, 0]])
+    )
+
+
+@pytest.mark.parametrize("config", ["quickstart-seed0-step450", "cifar10-80sec-seed0-step3907"])
+def test_gradients_of_lrn_and_pool_in_bfloat16_weigh_what_they_do_in_float32(config):
+    """Of what conv1 of a trained net makes of images: ties by rounding added 8 % before."""
+    import alexnet_jax as ax
+    from alexnet_jax.kernels import convolution
+
+    net = ax.load(f"docs/weights/{config}.safetensors")
+    row = net.run.config.model.convs[0][1]
+    images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3)).repeat(16, 1).repeat(16, 2)
+    size = net.run.config.data.image_size
+    inputs = net.inputs(images[:, :size, :size].astype(np.uint8))[:, 0]
+    params = net.run.params["conv1"]
+    maps = convolution.convolution(
+        inputs, params["kernel"], stride=row.stride, pad=row.pad, forms=CPU
+    )
+    maps = jax.nn.relu(maps + params["bias"])
+    rounded = maps.astype(jnp.bfloat16)
+    pool = dict(window=3, stride=2, rounding="ceil")
+    lrn = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)
+
+    def norms(x, forms):
+        def operation(x):
+            y = ops.local_response_normalization(x, **lrn, forms=forms, dtype=jnp.float32)
+            return ops.max_pool(y, **pool, forms=forms, dtype=x.dtype)
+
+        y = jax.eval_shape(operation, x)
+        cotangent = jnp.asarray(normal(*y.shape), x.dtype)
+        gradient = jax.jit(lambda x: jax.vjp(operation, x)[1](cotangent)[0])(x)
+        gradient = jnp.where(x > 0, gradient.astype(jnp.float32), 0)  # ReLU's
+        return jnp.sqrt(jnp.sum(gradient**2)), jnp.sum(jnp.abs(gradient))
+
+    exact = norms(rounded.astype(jnp.float32), CPU)
+    for forms in (CPU, GPU, dataclasses.replace(GPU, pool="repeat", lrn_gradient="recomputed")):
+        np.testing.assert_allclose(norms(rounded, forms), exact, rtol=0.01)
 
 
 def test_max_pool_gradient_has_no_select_and_scatter():

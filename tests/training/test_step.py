@@ -246,10 +246,14 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
     for epoch in (0.0, 1.0, 80.0):
         rates = schedule.rates(spec, epoch, schedule.create(), 90.0)
         given = now
-        now, _ = jitted(given, make_batch(0), rates, requests, constants)
+        now, _, _ = jitted(given, None, make_batch(0), rates, requests, constants)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.velocity)))
     assert jitted._cache_size() == 1
-    memory = jitted.lower(now, make_batch(0), rates, requests, constants).compile().memory_analysis()
+    memory = (
+        jitted.lower(now, None, make_batch(0), rates, requests, constants)
+        .compile()
+        .memory_analysis()
+    )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((now.params, now.velocity)))
     assert memory.alias_size_in_bytes >= size
 

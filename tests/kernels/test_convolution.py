@@ -1,5 +1,6 @@
 """Convolutions and dense layers against NumPy loops; groups against block-diagonal kernels."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax import geometry
-from alexnet_jax.model import convolution
+from alexnet_jax.kernels import convolution, elementwise
+from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, values
 
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=2e-5)
 
@@ -56,6 +58,7 @@ def assert_matches(operation, loop, x, kernel):
             assert abs(total - terms.sum()) < bound
 
 
+@pytest.mark.parametrize("forms", [PLAIN, GPU, dataclasses.replace(PLAIN, groups="feature_groups")])
 @pytest.mark.parametrize(
     ("size", "side", "stride", "pad", "groups"),
     [
@@ -66,11 +69,13 @@ def assert_matches(operation, loop, x, kernel):
         (7, 1, 3, (0, 0), 1),
     ],
 )
-def test_convolution_and_its_gradients_match_the_loop(size, side, stride, pad, groups):
+def test_convolution_and_its_gradients_match_the_loop(size, side, stride, pad, groups, forms):
     x, kernel = normal(2, size, size, 6), normal(side, side, 6 // groups, 12, seed=1)
 
     def operation(x, kernel):
-        return convolution.convolution(x, kernel, stride=stride, pad=pad, groups=groups)
+        return convolution.convolution(
+            x, kernel, stride=stride, pad=pad, groups=groups, forms=forms
+        )
 
     assert_matches(operation, lambda x, k: convolution_loop(x, k, stride, pad, groups), x, kernel)
     outputs = geometry.conv_size(size, side, stride, pad)
@@ -81,8 +86,8 @@ def test_groups_equal_a_dense_convolution_with_a_block_diagonal_kernel():
     x, kernel = normal(2, 7, 7, 8), normal(3, 3, 4, 6, seed=1)
     dense = np.zeros((3, 3, 8, 6), np.float32)
     dense[:, :, :4, :3], dense[:, :, 4:, 3:] = kernel[..., :3], kernel[..., 3:]
-    grouped = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=2)
-    whole = convolution.convolution(x, dense, stride=1, pad=(1, 1), groups=1)
+    grouped = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=2, forms=CPU)
+    whole = convolution.convolution(x, dense, stride=1, pad=(1, 1), groups=1, forms=CPU)
     np.testing.assert_allclose(grouped, whole, **CLOSE)
 
 
@@ -92,7 +97,7 @@ def test_groups_equal_the_compiler_s_own_grouped_convolution():
         jnp.asarray(x), jnp.asarray(kernel), (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=2,
     )  # fmt: skip
-    grouped = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=2)
+    grouped = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=2, forms=CPU)
     np.testing.assert_allclose(grouped, expected, **CLOSE)
 
 
@@ -112,7 +117,7 @@ def test_locally_connected_with_equal_kernels_is_a_convolution():
     local = convolution.locally_connected(
         x, np.broadcast_to(kernel, (5, 5, *kernel.shape)), stride=1, pad=(1, 1)
     )
-    shared = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=1)
+    shared = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=1, forms=CPU)
     np.testing.assert_allclose(local, shared, **CLOSE)
 
 
@@ -137,17 +142,19 @@ def test_bfloat16_convolution_stays_within_the_rounding_of_its_output():
         jnp.asarray(normal(2, 7, 7, 8), jnp.bfloat16),
         jnp.asarray(normal(3, 3, 8, 6), jnp.bfloat16),
     )
-    y = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=1)
+    y = convolution.convolution(x, kernel, stride=1, pad=(1, 1), groups=1, forms=CPU)
     exact = convolution_loop(np.asarray(x, np.float64), np.asarray(kernel, np.float64), 1, (1, 1))
     assert y.dtype == jnp.bfloat16
     # Products are summed in float32 or better; only the result is rounded to 8 bits.
     np.testing.assert_allclose(np.asarray(y, np.float64), exact, rtol=2.0**-8, atol=1e-2)
 
 
+@pytest.mark.parametrize("form", values("bias_gradient"))
 @pytest.mark.parametrize("shape", [(4,), (3, 3, 4)])
-def test_add_bias_adds_and_sums_its_gradient_over_all_other_places(shape):
+def test_add_bias_adds_and_sums_its_gradient_over_all_other_places(shape, form):
+    forms = dataclasses.replace(PLAIN, bias_gradient=form)
     x, bias, cotangent = normal(2, 3, 3, 4), normal(*shape, seed=1), normal(2, 3, 3, 4, seed=2)
-    y, pullback = jax.vjp(convolution.add_bias, x, bias)
+    y, pullback = jax.vjp(lambda x, bias: elementwise.add_bias(x, bias, forms), x, bias)
     by_x, by_bias = pullback(cotangent)
     np.testing.assert_allclose(y, x + bias, **CLOSE)
     np.testing.assert_array_equal(by_x, cotangent)

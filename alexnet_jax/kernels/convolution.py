@@ -1,0 +1,151 @@
+"""The linear operations: convolutions with groups (§3.2, §3.5), unshared kernels, dense layers."""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.kernels.forms import PLAIN, Forms
+
+FEW_CHANNELS = 8
+"""Below so many input maps, tensor cores cannot load aligned rows: blocks of pixels have stride^2 times as many."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Images padded, and cut into blocks of stride x stride pixels, as `convolution` takes them."""
+
+    values: jax.Array
+    """[b H/s W/s s*s*c]: the pixels of a block row by row."""
+    channels: int
+    side: int
+    """Of a block: the stride."""
+
+    @property
+    def dtype(self):
+        return self.values.dtype
+
+    def astype(self, dtype) -> "Blocks":
+        return dataclasses.replace(self, values=self.values.astype(dtype))
+
+
+def convolution(x, kernel, *, stride, pad, groups=1, forms: Forms = PLAIN):
+    """[b h w c] * [kh kw c/groups features] -> [b oh ow features]; rounds sizes down (§3.5).
+
+    `pad` is (before, after), the same in both directions. With groups, kernel g of the last axis'
+    g-th part sees only the g-th part of the input maps: the towers of §3.2. Blocks of `to_blocks` stand for x.
+    """
+    convolve = functools.partial(_convolve, stride=stride, pad=pad, forms=forms)
+    if groups == 1 or isinstance(x, Blocks):
+        return convolve(x, kernel)
+    if forms.groups == "feature_groups":
+        return _plain(x, kernel, stride, pad, groups)
+    maps, kernels = split(x, groups), split(kernel, groups)
+    return jnp.concatenate([convolve(m, k) for m, k in zip(maps, kernels, strict=True)], axis=-1)
+
+
+def _convolve(x, kernel, *, stride, pad, forms: Forms):
+    if isinstance(x, Blocks):
+        return _of_blocks(x, kernel)
+    if in_blocks(forms, kernel.shape[2], stride):
+        return _of_blocks(to_blocks(x, kernel.shape[0], stride, pad), kernel)
+    return _plain(x, kernel, stride, pad)
+
+
+def _plain(x, kernel, stride, pad, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=(pad, pad),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def in_blocks(forms: Forms, channels: int, stride: int) -> bool:
+    """Whether a convolution over so many input maps works on blocks of pixels (Forms.strided)."""
+    return forms.strided == "blocks" and stride > 1 and channels < FEW_CHANNELS
+
+
+def to_blocks(x, kernel: int, stride: int, pad: tuple[int, int]) -> Blocks:
+    """[b h w c] padded and cut into blocks for kernels of side `kernel`: space to depth.
+
+    A kernel that moves by s pixels moves by one block; zeros make its side a multiple of s. With 11x11 kernels at
+    stride 4 over 3 channels (§3.5), 3x3 kernels move over 48 channels: 1.19 times the products, all aligned.
+    """
+    b, *sides, channels = x.shape
+    padding = [(0, 0, 0)]
+    for side in sides:
+        outputs = (side + sum(pad) - kernel) // stride + 1
+        total = (outputs - 1 + math.ceil(kernel / stride)) * stride
+        padding.append((pad[0], total - side - pad[0], 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
+    values = _cut(x, stride).reshape(b, *(side // stride for side in x.shape[1:3]), -1)
+    return Blocks(values, channels, stride)
+
+
+def _of_blocks(blocks: Blocks, kernel):
+    side, stride = kernel.shape[0], blocks.side
+    missing = -side % stride
+    kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
+    # [kh kw c f] -> [kh/s kw/s s*s*c f], as the pixels of a block lie.
+    count, features = kernel.shape[0] // stride, kernel.shape[3]
+    cut = kernel.reshape(count, stride, count, stride, blocks.channels, features)
+    cut = cut.transpose(0, 2, 1, 3, 4, 5).reshape(count, count, -1, features)
+    return _plain(blocks.values, cut, 1, (0, 0))
+
+
+def _cut(x, stride):
+    """[b h w c] -> [b h/s w/s s s c]."""
+    b, height, width, channels = x.shape
+    cut = x.reshape(b, height // stride, stride, width // stride, stride, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5)
+
+
+def locally_connected(x, kernel, *, stride, pad):
+    """A convolution whose kernels differ from place to place: kernel [oh ow kh kw c features]."""
+    height, width, kernel_height, kernel_width = kernel.shape[:4]
+    x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
+    # [b oh ow kh*kw c]: at each place the patch that its kernels see.
+    patches = jnp.stack(
+        [
+            x[
+                :,
+                i : i + (height - 1) * stride + 1 : stride,
+                j : j + (width - 1) * stride + 1 : stride,
+            ]
+            for i in range(kernel_height)
+            for j in range(kernel_width)
+        ],
+        axis=3,
+    )
+    kernel = kernel.reshape(height, width, kernel_height * kernel_width, *kernel.shape[4:])
+    return jnp.einsum("bhwpc,hwpcf->bhwf", patches, kernel)
+
+
+def dense(x, kernel, result=None):
+    """[b inputs] -> [b features]; kernel [inputs features], or with groups
+    [groups inputs/groups features/groups]: each part of the outputs sees its part of the inputs.
+
+    `result`: type of the outputs, where it is not that of `x` (sums are always float32).
+    """
+    multiply = functools.partial(jnp.matmul, preferred_element_type=result)
+    if kernel.ndim == 2:
+        return multiply(x, kernel)
+    parts = zip(split(x, len(kernel)), kernel, strict=True)
+    return jnp.concatenate([multiply(part, weights) for part, weights in parts], axis=-1)
+
+
+def flatten(x, groups=1):
+    """Maps [b h w c] -> [b h*w*c], group after group: with groups a part holds one tower's maps."""
+    return jnp.concatenate([m.reshape(m.shape[0], -1) for m in split(x, groups)], axis=-1)
+
+
+def split(x, groups):
+    """The equal parts of the last axis."""
+    return lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1)

@@ -1,0 +1,149 @@
+"""The one place that chooses by device: which form each part of a training step takes.
+
+All forms of a part compute the same values and gradients, to rounding (tests/kernels). They differ in what XLA makes
+of them, so the choice is by measurement. CPU: two cores of an AMD EPYC (AVX2), `configs/paper.py`, batch 32, float32,
+jax 0.10.2. GPU: one H200, batch 512, bfloat16, jax 0.11.2, 2026-11-26. `python -m bench.step` measures the step with
+each choice undone. "Forecast" marks a figure of the program compiled for an H200 and not run on one.
+"""
+
+import dataclasses
+import typing
+from dataclasses import dataclass
+
+import jax
+from jax import lax
+
+from alexnet_jax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Forms:
+    """A form for each part; the functions are in the modules beside this one."""
+
+    groups: typing.Literal["split", "feature_groups"] = "split"
+    """Grouped convolutions: one for each group, or XLA's own. CPU: the step is 3.2 times slower with XLA's (kernel
+    gradient of conv2 at batch 16: 814 against 34 ms). GPU: 20.4 against 17.2 ms, as the input gradient misses cuDNN."""
+
+    strided: typing.Literal["plain", "blocks"] = "plain"
+    """Strided convolutions of few channels: as they are, or at stride 1 over blocks of pixels (space to depth).
+    GPU: 17.2 ms plain, 12.1 in blocks (conv1: 5.8 against 0.74). CPU: blocks are 1.15 times slower."""
+
+    barriers: typing.Literal["none", "both", "forward"] = "none"
+    """Whether the result of each operation is written to memory once, with its gradient ('both') or alone; XLA
+    otherwise copies what looks cheap into every consumer. CPU: 1.10 times slower without. GPU: 12.1 ms without, 11.2
+    with both; 'forward' leaves gradients to forms that write what they must, and was not measured."""
+
+    update_barrier: bool = False
+    """The same of the optimizer's velocity. CPU: without it XLA computes it twice, each time from what the other
+    overwrites, and so copies both first: 1.05 times the step, and 0.5 GB more. GPU: not measured with it."""
+
+    bias_gradient: typing.Literal["ones", "sum", "derived"] = "derived"
+    """By biases: a product with ones, a sum over the gradient once that is written, or what JAX derives. CPU: conv1
+    takes 5 ms by the product, which is threaded, and 29 derived. GPU: measured with the product only."""
+
+    relu: typing.Literal["derived", "of_output"] = "derived"
+    """Gradient of ReLU: JAX's, which keeps the input, or one that looks at the output, so that the input need not be
+    kept and ReLU can end the convolution before it. GPU: forecast only."""
+
+    lrn_power: typing.Literal["roots", "power"] = "roots"
+    """x^-0.75 by two square roots, or by logarithm and exponential. CPU: 1.03 times slower by power."""
+
+    lrn_gradient: typing.Literal["nested", "two_pass", "recomputed", "ratio", "derived"] = "nested"
+    """Of response normalization: one expression with a window sum inside a window sum; the two sums one after the
+    other; the same with nothing kept from the forward pass; the same with one array, not two, between the sums; or
+    JAX's. CPU: 1.18 times slower with JAX's. GPU: measured
+    nested only, 3.2 ms for pool, LRN, ReLU and bias of conv1 where its bytes take 0.16."""
+
+    pool: typing.Literal["compared", "parity", "repeat", "derived", "reduce_window"] = "compared"
+    """Maxima and their gradient: places compared with the maximum of each window; windows that say which of their
+    places are maxima, gathered by each place, with strides taken apart or windows repeated; shifted maxima with
+    JAX's gradient; XLA's own pool with select-and-scatter. CPU: 1.11 and 1.08 times slower with the last two. GPU:
+    measured compared only. bfloat16 is never 'compared': its values tie (see kernels/pooling.py)."""
+
+    norm: typing.Literal["sliced", "plain"] = "plain"
+    """Sum of all squares of the gradient: 16 slices added first, or plainly. CPU: 1.04 times slower plainly, which
+    also writes 0.2 GB of squares. GPU: measured sliced only."""
+
+    accumulate: typing.Literal["unrolled", "scan"] = "unrolled"
+    """Parts of a batch one after the other in the program, or in a loop. XLA:CPU gives convolutions inside a loop a
+    far slower form. GPU: not measured."""
+
+    views: typing.Literal["together", "scan"] = "together"
+    """Crops of a test image through the net at once, or in a loop. As for `accumulate`."""
+
+    images: typing.Literal["plain", "blocks", "packed"] = "plain"
+    """Training crops as images; straight in the blocks that the first convolution takes; the same with the three
+    bytes of a pixel moved as one integer. GPU: crops in images take 0.7 of 12.1 ms, their bytes 0.05; the others were
+    not measured."""
+
+    towers: typing.Literal["joined", "apart"] = "joined"
+    """Between layers with groups, the maps of all groups in one array, or one array a group, so that nothing is split
+    and joined. GPU: splitting and joining takes 0.3 of 12.1 ms; apart was not measured."""
+
+    weights: typing.Literal["cast", "kept"] = "cast"
+    """Weights in a narrow compute type: cast in each step, or written beside the float32 ones by the update before.
+    GPU: the casts take 0.1 of 12.1 ms; kept was not measured."""
+
+    def barrier(self, x):
+        """`x`, written to memory once, and its gradient, as `barriers` says."""
+        return _BARRIERS[self.barriers](x)
+
+
+@jax.custom_vjp
+def _forward_barrier(x):
+    return lax.optimization_barrier(x)
+
+
+_forward_barrier.defvjp(lambda x: (_forward_barrier(x), None), lambda _, gradient: (gradient,))
+_BARRIERS = {
+    "none": lambda x: x,
+    "both": lax.optimization_barrier,
+    "forward": _forward_barrier,
+}
+
+PLAIN = Forms()
+CPU = Forms(barriers="both", update_barrier=True, bias_gradient="ones", norm="sliced")
+GPU = Forms(strided="blocks", barriers="both", bias_gradient="ones", norm="sliced")
+
+#: Changes of GPU, each of several parts, that the programs compiled for an H200 rank first; to be measured together.
+CANDIDATES = (
+    "barriers=forward,lrn_gradient=recomputed,bias_gradient=sum,relu=of_output",
+    "barriers=forward,lrn_gradient=ratio,bias_gradient=sum,relu=of_output",
+)
+
+
+def choose(platform: str) -> Forms:
+    """The forms for a platform as JAX names it: 'cpu', 'gpu' or 'cuda'; the plainest for any other."""
+    return {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}.get(platform, PLAIN)
+
+
+def values(name: str) -> tuple:
+    """All values of the field `name`."""
+    kind = typing.get_type_hints(Forms)[name]
+    return (False, True) if kind is bool else typing.get_args(kind)
+
+
+def parse(text: str, base: Forms) -> Forms:
+    """`base` with the changes of `text`, such as 'pool=repeat,barriers=none'. Raises ConfigError."""
+    known = [field.name for field in dataclasses.fields(Forms)]
+    changes = {}
+    for change in filter(None, text.split(",")):
+        name, _, value = change.partition("=")
+        if name not in known:
+            raise ConfigError(f"unknown form {name!r}; known: {', '.join(known)}")
+        found = [allowed for allowed in values(name) if str(allowed) == value]
+        if not found:
+            allowed = ", ".join(map(str, values(name)))
+            raise ConfigError(f"form {name}={value!r} is not one of {allowed}")
+        changes[name] = found[0]
+    return dataclasses.replace(base, **changes)
+
+
+def undone(base: Forms) -> list[str]:
+    """Every single change of `base`, as `parse` takes it."""
+    return [
+        f"{field.name}={value}"
+        for field in dataclasses.fields(Forms)
+        for value in values(field.name)
+        if value != getattr(base, field.name)
+    ]

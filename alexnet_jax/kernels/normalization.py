@@ -1,0 +1,94 @@
+"""x / (k + alpha * window sum of x^2)^beta, and its gradient in several forms (Forms.lrn_gradient, lrn_power)."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from alexnet_jax.kernels.forms import Forms
+
+Windows = tuple[tuple[int, int, int], ...]
+"""(axis, places before, places after) of each axis that a window spans; places outside count as zero."""
+
+
+class _How(NamedTuple):
+    k: float
+    alpha: float
+    beta: float
+    windows: Windows
+    forms: Forms
+
+
+def response_normalization(x, *, k, alpha, beta, windows: Windows, forms: Forms, dtype=None):
+    """Normalize `x` of any shape; sums are float32, the result has `dtype` (None: that of `x`)."""
+    how = _How(k, alpha, beta, windows, forms)
+    normalize: Any = _value if forms.lrn_gradient == "derived" else _normalized
+    wide = normalize(x, how)
+    return wide.astype(dtype or x.dtype)
+
+
+def _value(x, how: _How):
+    """float32; rounded by the caller, if at all."""
+    wide = x.astype(jnp.float32)
+    bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
+    return wide * _inverse_power(bracket, how)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _normalized(x, how: _How):
+    return _value(x, how)
+
+
+def _forward(x, how: _How):
+    return _value(x, how), x
+
+
+def _backward(how: _How, x, gradient):
+    form = how.forms.lrn_gradient
+    if form in (
+        "recomputed",
+        "ratio",
+    ):  # new to XLA, which then keeps no float32 bracket of the forward pass
+        x = lax.optimization_barrier(x)
+    wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
+    bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
+    scaled = gradient * _inverse_power(bracket, how)
+    ratio = scaled * wide / bracket
+    if form in ("two_pass", "recomputed"):
+        # Both written once: fused with them, each term of the second sum would compute the first one again.
+        parts = lax.optimization_barrier((scaled.astype(x.dtype), ratio.astype(x.dtype)))
+        scaled, ratio = (part.astype(jnp.float32) for part in parts)
+    if form == "ratio":
+        x, ratio = lax.optimization_barrier((x, ratio.astype(x.dtype)))
+        wide, ratio = x.astype(jnp.float32), ratio.astype(jnp.float32)
+        bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
+        scaled = gradient * _inverse_power(bracket, how)
+    # x_f receives from every map whose window contains f: the same windows, mirrored.
+    mirrored = tuple((axis, after, before) for axis, before, after in how.windows)
+    received = _window_sum(ratio, mirrored)
+    return ((scaled - 2 * how.alpha * how.beta * wide * received).astype(x.dtype),)
+
+
+_normalized.defvjp(_forward, _backward)
+
+
+def _inverse_power(x, how: _How):
+    """x^-beta; 0.75, which everybody uses, without logarithm and exponential."""
+    if how.beta == 0.75 and how.forms.lrn_power == "roots":
+        root = lax.rsqrt(x)
+        return root * lax.sqrt(root)
+    return x**-how.beta
+
+
+def _window_sum(x, windows: Windows):
+    for axis, before, after in windows:
+        padding = [(0, 0, 0)] * x.ndim
+        padding[axis] = (before, after, 0)
+        padded, size = lax.pad(x, jnp.zeros((), x.dtype), padding), x.shape[axis]
+        shifted = [
+            lax.slice_in_dim(padded, i, i + size, 1, axis) for i in range(before + after + 1)
+        ]
+        x = functools.reduce(jnp.add, shifted)
+    return x
