@@ -65,7 +65,9 @@ def with_classes(spec: Config, num_classes: int) -> Config:
 def load(argument: str, overrides: list[str]):
     """The ConfigDict of `configs/file.py:argument` with `--config.key=value` overrides applied.
 
-    A config file is Python code and is executed. Raises ConfigError, with all faults in one line.
+    A key with a default in specs.py can be set though the file does not list it; only then is it in the result,
+    so that a config that leaves it alone keeps its digest. A config file is Python code and is executed. Raises
+    ConfigError, with all faults in one line.
     """
     config = _execute(argument)
     faults, by_key = [], {}
@@ -73,7 +75,7 @@ def load(argument: str, overrides: list[str]):
         key = re.sub(r"^--(no)?config\.", "", override.split("=")[0])
         by_key.setdefault(key, []).append(override)
     for key, repeated in by_key.items():
-        fault = _unknown_key(key, config) or _override(config, repeated)
+        fault = _list_key(key, config) or _override(config, repeated)
         if fault:
             faults.append(fault)
     if faults:
@@ -125,11 +127,13 @@ def _override(config, arguments: list[str]) -> str | None:
         return " ".join(str(error).split())
 
 
-def _unknown_key(key: str, config) -> str | None:
-    """The fault of a key `a.b.c` that names no value of `config`."""
-    section, path = config, "config"
+def _list_key(key: str, config) -> str | None:
+    """Adds the default of `a.b.c` to `config` where it does not list that key; the fault if there is no such key."""
+    section, kind, path = config, Config, "config"
     for part in key.split("."):
-        known = list(section) if hasattr(section, "keys") else []
+        is_section = hasattr(section, "keys")
+        unlisted = {k: v for k, v in _defaults(kind).items() if is_section and k not in section}
+        known = sorted([*section, *unlisted]) if is_section else []
         if part not in known:
             guess = difflib.get_close_matches(part, known, 1, cutoff=0.5)
             hint = (
@@ -138,7 +142,34 @@ def _unknown_key(key: str, config) -> str | None:
                 else f"known: {', '.join(known) or 'nothing below it'}"
             )
             return f"unknown key {path}.{part}; {hint}"
-        section, path = section[part], f"{path}.{part}"
+        if part in unlisted:
+            with section.unlocked():
+                section[part] = unlisted[part]
+        section, kind, path = section[part], _section(kind, part), f"{path}.{part}"
+
+
+def completed(tree: dict, kind=Config) -> dict:
+    """The plain dict of a config with every key that has a default, whether it was listed or not."""
+    found = _plain(_defaults(kind)) | tree
+    for key, value in tree.items():
+        below = _section(kind, key)
+        if below and isinstance(value, dict):
+            found[key] = completed(value, below)
+    return found
+
+
+@functools.cache
+def _defaults(kind) -> dict[str, typing.Any]:
+    """The values that a section of `kind` (None: one of other keys) has without listing them."""
+    fields = dataclasses.fields(kind) if kind else ()
+    return {f.name: f.default for f in fields if f.default not in (dataclasses.MISSING, None)}
+
+
+def _section(kind, key: str):
+    """The dataclass of the section `key` in one of `kind`; None for what is no section."""
+    hint = _hints(kind).get(key) if kind else None
+    found = [k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)]
+    return found[0] if found else None
 
 
 def _plain(value):

@@ -232,7 +232,7 @@ class Workdir:
         Raises ConfigError if a key changed that moves the numbers of the run, unless it is `allowed`.
         """
         new = json.loads(configs.to_json(config))
-        unknown = [key for key in allowed if key not in _flat(new)]
+        unknown = [key for key in allowed if key not in _flat(configs.completed(new))]
         if unknown:
             raise ConfigError(f"--override-resume={unknown[0]}: the config has no such key")
         if not (self.path / "config.json").exists():
@@ -322,11 +322,11 @@ class Bystander:
 
 
 def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -> dict:
-    """{key: [old, new]} of what changed between two configs.
+    """{key: [old, new]} of what changed between two configs; a key that one does not list has its default there.
 
     Raises ConfigError naming each key that moves the numbers of a run, unless it is among `allowed`.
     """
-    a, b = _flat(old), _flat(new)
+    a, b = (_flat(configs.completed(tree)) for tree in (old, new))
     changes = {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
     refused = [k for k in changes if k not in HARMLESS and k not in allowed]
     if refused:

@@ -354,6 +354,80 @@ def test_all_faults_of_the_command_line_are_named_at_once():
     assert "\n" not in str(caught.value)
 
 
+# A key that paper.py does not list -> how it is set, and the value that it then has.
+UNLISTED = {
+    "train.checkpoint_minutes": ("--config.train.checkpoint_minutes=5", 5.0),
+    "train.matmul_precision": ("--config.train.matmul_precision=highest", "highest"),
+    "train.deterministic": ("--config.train.deterministic", True),
+    "train.exact": ("--noconfig.train.exact", False),
+    "train.steps_per_dispatch": ("--config.train.steps_per_dispatch=4", 4),
+    "augment.min_area": ("--config.augment.min_area=0.25", 0.25),
+    "schedule.weights.target": ("--config.schedule.weights.target=8", 8.0),
+    "schedule.weights.drops": ("--config.schedule.weights.drops=(15.0, 20.0)", (15.0, 20.0)),
+}
+
+
+@pytest.mark.parametrize("key", UNLISTED)
+def test_a_key_with_a_default_that_the_file_does_not_list_can_be_set(key):
+    override, value = UNLISTED[key]
+    assert key not in flat(json.loads(config.to_json(load())))
+    loaded = load(override)
+    found = functools.reduce(getattr, key.split("."), config.parse(loaded))
+    assert found == value and type(found) is type(value)
+    assert config.digest(loaded) != config.digest(load())
+    assert config.parse(json.loads(config.to_json(loaded))) == config.parse(loaded)
+
+
+def flat(tree: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, value in tree.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found
+
+
+def test_a_config_that_sets_no_new_key_keeps_its_digest():
+    """Old run folders are compared with it."""
+    digest = "a4ca8676d383a71cbce2475b3c9aa2ced4238de5f40c68698c36613bba4b1d5c"
+    assert config.digest(config.load("configs/paper.py", ["--config.data.path=x"])) == digest
+
+
+def test_completed_lists_every_default_and_changes_nothing_else():
+    whole = json.loads(config.to_json(load("--config.augment.min_area=0.25")))
+    completed = config.completed(whole)
+    assert flat(whole).items() <= flat(completed).items()
+    added = flat(completed).keys() - flat(whole).keys()
+    assert set(UNLISTED) - {"augment.min_area"} <= added
+    assert config.parse(completed) == config.parse(whole)
+
+
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.checkpoint_minute=5", 'did you mean "checkpoint_minutes"?'),
+        ("--config.train.determinstic", 'did you mean "deterministic"?'),
+        ("--config.augment.min_aera=0.1", 'did you mean "min_area"?'),
+        ("--config.schedule.weights.taget=8", 'did you mean "target"?'),
+        ("--config.train.matmul_precision=hihgest", 'did you mean "highest"?'),
+        (
+            "--config.train.checkpoint_minutes=-1",
+            "config.train.checkpoint_minutes must be at least 0",
+        ),
+        ("--config.train.checkpoint_minutes=soon", "config.train.checkpoint_minutes=soon"),
+        ("--config.train.steps_per_dispatch=1.5", "config.train.steps_per_dispatch=1.5"),
+        ("--config.train.exact=maybe", "config.train.exact=maybe"),
+        ("--config.train.exact.more=1", "unknown key config.train.exact.more"),
+        ("--config.augment.deterministic", "unknown key config.augment.deterministic"),
+    ],
+)
+def test_a_mistake_in_an_unlisted_key_is_told_as_in_a_listed_one(override, message):
+    with pytest.raises(ConfigError) as caught:
+        parse(override)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_tuple_is_written_whole_or_value_by_value():
     whole = load("--config.evaluation.final_views=('center', 'nine')")
     parts = load("--config.evaluation.final_views=center", "--config.evaluation.final_views=nine")
