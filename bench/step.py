@@ -71,8 +71,7 @@ def default_forms(platform: str, spec: Config) -> list[str]:
     from alexnet_jax.kernels import forms
 
     chosen = forms.choose(platform)
-    idle = {"views"}  # not of a training step
-    idle |= {"accumulate"} if spec.train.accumulate == 1 else set()
+    idle = {"loops"} if spec.train.accumulate == 1 else set()
     idle |= {"weights"} if spec.model.compute_dtype == "float32" else set()
     idle |= {"images"} if chosen.strided == "plain" else set()
     changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]

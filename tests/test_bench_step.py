@@ -49,11 +49,11 @@ def test_what_makes_no_other_program_is_not_measured(spec):
     assert "groups=feature_groups" in on_cpu and "ynnpack" in on_cpu
     assert set(CANDIDATES) < set(on_gpu) and "ynnpack" not in on_gpu and "malloc" not in on_gpu
     for names in (on_cpu, on_gpu):
-        assert not [n for n in names if n.startswith(("views", "accumulate", "weights"))]
+        assert not [n for n in names if n.startswith(("loops", "weights"))]
     narrow = ours.load("tests/tiny.py", 8, ["--config.data.source=folder", "--config.train.accumulate=2",
                                             "--config.model.compute_dtype=bfloat16"])  # fmt: skip
     on_gpu = step.default_forms("gpu", narrow)
-    assert "weights=kept" in on_gpu and "accumulate=scan" in on_gpu and "pool=parity" not in on_gpu
+    assert "weights=kept" in on_gpu and "loops=scan" in on_gpu and "pool=parity" not in on_gpu
 
 
 def test_the_bench_starts_each_form_with_what_it_asks_for(monkeypatch):

@@ -122,8 +122,8 @@ def _options(spec: Config, mesh) -> dict[str, str]:
 def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, view: str):
     """f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], the mean over the views (§4.1).
 
-    b must divide over the devices: the caller pads. All views go through at once (v times b crops), or in a loop
-    (Forms.views); the caller divides the batch by the views (views.images_at_once).
+    b must divide over the devices: the caller pads. All views go through at once (v times b crops): the caller
+    divides the batch by the views (views.images_at_once).
     """
 
     precision = spec.train.matmul_precision
@@ -154,15 +154,8 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
 
 def mean_probabilities(model: AlexNet, variables, seen) -> jax.Array:
     """[b classes]: the mean over the views (§4.1) float32 [b v c c 3] of each image."""
-
-    def probabilities(images):
-        logits: Any = model.apply(variables, images, train=False)[0]
-        return jax.nn.softmax(logits)
-
-    if model.forms and model.forms.views == "scan":
-        return jax.lax.map(probabilities, seen.swapaxes(0, 1)).mean(axis=0)
-    together = probabilities(seen.reshape(-1, *seen.shape[2:]))
-    return together.reshape(*seen.shape[:2], -1).mean(axis=1)
+    logits: Any = model.apply(variables, seen.reshape(-1, *seen.shape[2:]), train=False)[0]
+    return jax.nn.softmax(logits).reshape(*seen.shape[:2], -1).mean(axis=1)
 
 
 def resized_statistics(statistics: Statistics, spec: Config) -> Statistics:
@@ -256,7 +249,7 @@ def _step(
 
 def _accumulated(sums_of_part, batch_stats, split, parts: int, forms: Forms):
     """(batch statistics after all parts, sums over them) of arrays `split` [parts ...]."""
-    if forms.accumulate == "scan":
+    if forms.loops == "scan":
         shapes = jax.eval_shape(sums_of_part, batch_stats, jax.tree.map(lambda x: x[0], split))[1]
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
