@@ -3,7 +3,8 @@
 All forms of a part compute the same values and gradients, to rounding (tests/kernels). They differ in what XLA makes
 of them, so the choice is by measurement. CPU: two cores of an AMD EPYC (AVX2), `configs/paper.py`, batch 32, float32,
 jax 0.10.2. GPU: one H200, batch 512, bfloat16, jax 0.11.2, 2026-11-26. `python -m bench.step` measures the step with
-each choice undone. "Forecast" marks a figure of the program compiled for an H200 and not run on one.
+each choice undone. "Forecast": of the program compiled for an H200 and not run on one, the time of all fusions but the
+crops; 7.4 ms as chosen, right within a factor of two (docs/results/2026-11-26-gpu-forms.md).
 """
 
 import dataclasses
@@ -39,11 +40,12 @@ class Forms:
 
     bias_gradient: typing.Literal["ones", "sum", "derived"] = "derived"
     """By biases: a product with ones, a sum over the gradient once that is written, or what JAX derives. CPU: conv1
-    takes 5 ms by the product, which is threaded, and 29 derived. GPU: measured with the product only."""
+    takes 5 ms by the product, which is threaded, and 29 derived. GPU: measured with the product only; forecast the
+    same."""
 
     relu: typing.Literal["derived", "of_output"] = "derived"
     """Gradient of ReLU: JAX's, which keeps the input, or one that looks at the output, so that the input need not be
-    kept and ReLU can end the convolution before it. GPU: forecast only."""
+    kept and ReLU can end the convolution before it. GPU: not measured; forecast as one of CANDIDATES."""
 
     lrn_power: typing.Literal["roots", "power"] = "roots"
     """x^-0.75 by two square roots, or by logarithm and exponential. CPU: 1.03 times slower by power."""
@@ -52,17 +54,19 @@ class Forms:
     """Of response normalization: one expression with a window sum inside a window sum; the two sums one after the
     other; the same with nothing kept from the forward pass; the same with one array, not two, between the sums; or
     JAX's. CPU: 1.18 times slower with JAX's. GPU: measured
-    nested only, 3.2 ms for pool, LRN, ReLU and bias of conv1 where its bytes take 0.16."""
+    nested only, 3.2 ms for pool, LRN, ReLU and bias of conv1 where its bytes take 0.16; with what
+    CANDIDATES change beside, forecast 6.6 ms recomputed and 6.3 by ratio."""
 
     pool: typing.Literal["compared", "parity", "repeat", "derived", "reduce_window"] = "compared"
     """Maxima and their gradient: places compared with the maximum of each window; windows that say which of their
     places are maxima, gathered by each place, with strides taken apart or windows repeated; shifted maxima with
     JAX's gradient; XLA's own pool with select-and-scatter. CPU: 1.11 and 1.08 times slower with the last two. GPU:
-    measured compared only. bfloat16 is never 'compared': its values tie (see kernels/pooling.py)."""
+    measured compared only; forecast 0.1 ms less by repeating than by parity. bfloat16 takes parity for compared: its
+    values tie (kernels/pooling.py)."""
 
     norm: typing.Literal["sliced", "plain"] = "plain"
     """Sum of all squares of the gradient: 16 slices added first, or plainly. CPU: 1.04 times slower plainly, which
-    also writes 0.2 GB of squares. GPU: measured sliced only."""
+    also writes 0.2 GB of squares. GPU: measured sliced only; forecast the same."""
 
     loops: typing.Literal["unrolled", "scan"] = "unrolled"
     """Parts of a batch, and steps of one dispatch: one after the other in the program, or in a loop. XLA:CPU gives
@@ -76,7 +80,7 @@ class Forms:
 
     towers: typing.Literal["joined", "apart"] = "joined"
     """Between layers with groups, the maps of all groups in one array, or one array a group, so that nothing is split
-    and joined. GPU: splitting and joining takes 0.3 of 12.1 ms; apart was not measured."""
+    and joined. GPU: splitting and joining takes 0.3 of 12.1 ms; apart was not measured, forecast 1.0 ms less."""
 
     weights: typing.Literal["cast", "kept"] = "cast"
     """Weights in a narrow compute type: cast in each step, or written beside the float32 ones by the update before.
@@ -104,9 +108,12 @@ CPU = Forms(barriers="both", update_barrier=True, bias_gradient="ones", norm="sl
 GPU = Forms(strided="blocks", barriers="both", bias_gradient="ones", norm="sliced", loops="scan")
 
 #: Changes of GPU, each of several parts, that the programs compiled for an H200 rank first; to be measured together.
+_FEWER_BYTES = "barriers=forward,lrn_gradient=ratio,bias_gradient=sum,relu=of_output"
 CANDIDATES = (
-    "barriers=forward,lrn_gradient=recomputed,bias_gradient=sum,relu=of_output",
-    "barriers=forward,lrn_gradient=ratio,bias_gradient=sum,relu=of_output",
+    _FEWER_BYTES,
+    f"{_FEWER_BYTES},pool=repeat",
+    f"{_FEWER_BYTES},towers=apart,weights=kept",
+    f"{_FEWER_BYTES},towers=apart,weights=kept,images=packed",
 )
 
 
