@@ -129,7 +129,8 @@ def _override(config, arguments: list[str]) -> str | None:
 
 def _list_key(key: str, config) -> str | None:
     """Adds the default of `a.b.c` to `config` where it does not list that key; the fault if there is no such key."""
-    section, kind, path = config, Config, "config"
+    section, path = config, "config"
+    kind: typing.Any = Config
     for part in key.split("."):
         is_section = hasattr(section, "keys")
         unlisted = {k: v for k, v in _defaults(kind).items() if is_section and k not in section}
@@ -148,9 +149,9 @@ def _list_key(key: str, config) -> str | None:
         section, kind, path = section[part], _section(kind, part), f"{path}.{part}"
 
 
-def completed(tree: dict, kind=Config) -> dict:
+def completed(tree: dict, kind: typing.Any = Config) -> dict:
     """The plain dict of a config with every key that has a default, whether it was listed or not."""
-    found = _plain(_defaults(kind)) | tree
+    found = {key: _plain(value) for key, value in _defaults(kind).items()} | tree
     for key, value in tree.items():
         below = _section(kind, key)
         if below and isinstance(value, dict):
