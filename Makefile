@@ -13,12 +13,9 @@ PIP_INSTALL := $(RUN) -m pip install -qq --disable-pip-version-check --progress-
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
-# The memory settings, for what trains or measures.
-include launch/malloc.env
-quickstart bench reliability: export MALLOC_MMAP_MAX_ := $(MALLOC_MMAP_MAX_)
-quickstart bench reliability: export MALLOC_TRIM_THRESHOLD_ := $(MALLOC_TRIM_THRESHOLD_)
-quickstart bench reliability: export MALLOC_TOP_PAD_ := $(MALLOC_TOP_PAD_)
-quickstart bench reliability: export MALLOC_ARENA_MAX := $(MALLOC_ARENA_MAX)
+# The memory settings, for what trains or measures; launch/memory.sh says which are for this machine.
+MEMORY := $(if $(filter quickstart bench reliability,$(MAKECMDGOALS)),$(shell launch/memory.sh))
+$(foreach setting,$(MEMORY),$(eval export $(setting)))
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint bench reliability lock clean

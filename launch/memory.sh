@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Prints the settings of launch/malloc.env for this machine, NAME=VALUE a line. One arena is for CPUs: there one thread
+# allocates what is large. With a GPU several threads allocate at once, and would wait for each other.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+on_gpu() {
+    case ",${JAX_PLATFORMS:-}," in
+    *,cuda,* | *,gpu,* | *,rocm,*) true ;;
+    ,,) nvidia-smi -L 2>/dev/null | grep -q ^GPU ;;
+    *) false ;; # told to use something else
+    esac
+}
+
+if on_gpu; then left_out=MALLOC_ARENA_MAX; else left_out='#'; fi
+grep -v -e '^#' -e "^$left_out" malloc.env
