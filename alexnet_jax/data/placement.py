@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,20 @@ AUTO_SHARE, LARGEST_SHARE = 0.25, 0.8
 """Of a device's memory: up to the first, 'auto' places the images there; above the second they do not fit."""
 
 
-def placed(
-    split: Split, mesh: jax.sharding.Mesh, placement: str
-) -> Callable[[np.ndarray, np.ndarray], Batch]:
-    """f(indices, epochs) -> the Batch of these examples, split over the data axis of `mesh`.
+class Placed(NamedTuple):
+    """How the batches of a split come to the devices: `finish(read(indices, epochs))` is a Batch.
+
+    Only `finish` lets devices exchange data. It belongs to the thread that dispatches the steps: several devices, or
+    processes, wait for each other for ever where they begin such exchanges in different orders.
+    """
+
+    read: Callable[[np.ndarray, np.ndarray], Batch]
+    """What can be done ahead, in any thread."""
+    finish: Callable[[Batch], Batch]
+
+
+def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
+    """The examples of `split`, each batch split over the data axis of `mesh`.
 
     placement: 'host' reads and sends the images of each batch; 'device' puts all of them on the devices, a share
     on each, and gathers there; 'auto' is 'device' where they take at most AUTO_SHARE of its memory, and never on
@@ -27,14 +38,20 @@ def placed(
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     images: Callable = functools.partial(sent, split.images, mesh)
+    gather = None
     if on_device(split, mesh, placement):
-        images = _gatherer(split, mesh)
+        replicated = jax.NamedSharding(mesh, jax.P())
+        images = functools.partial(processes.to_devices, sharding=replicated)
+        gather = _gatherer(split, mesh)
 
-    def make(indices: np.ndarray, epochs: np.ndarray) -> Batch:
+    def read(indices: np.ndarray, epochs: np.ndarray) -> Batch:
         others = (split.labels[indices], indices, epochs)
         return Batch(images(indices), *processes.to_devices(others, sharding))
 
-    return make
+    def finish(batch: Batch) -> Batch:
+        return batch._replace(images=gather(batch.images)) if gather else batch
+
+    return Placed(read, finish)
 
 
 def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
@@ -73,7 +90,7 @@ def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
 
 
 def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
-    """f(indices [b]) -> uint8 [b s s 3] split over the devices, each of which holds a share of all images."""
+    """f(indices [b], on every device) -> uint8 [b s s 3] split over the devices, each of which has a share of all."""
     devices = mesh.shape[parallel.DATA]
     share = -(-len(split.labels) // devices)
     everything = np.minimum(np.arange(share * devices), len(split.labels) - 1)
@@ -97,5 +114,4 @@ def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
             check_vma=False,
         )
     )
-    replicated = jax.NamedSharding(mesh, jax.P())
-    return lambda indices: mapped(pool, processes.to_devices(indices, replicated))
+    return functools.partial(mapped, pool)

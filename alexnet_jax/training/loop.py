@@ -218,22 +218,18 @@ class Training:
         def make(step: int):
             faults.point("data.batch")
             indices, epochs = self._positions(step)
-            return (split.labels[indices], indices, epochs), placed(indices, epochs)
+            return (split.labels[indices], indices, epochs), placed.read(indices, epochs)
 
         self._poll()
         faults.point("train.compile")
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
         detector = self._plateau_detector()
-        depth = self.spec.data.prefetch
-        # Devices that gather images together must do so between the same steps in every process.
-        if processes.several() and placement.on_device(split, self.mesh, self.spec.data.placement):
-            depth = 0
-        stream = batches.prefetch(make, start, self.last_step, depth, self._poll)
+        stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
         profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
             while True:
                 try:
-                    step, (examples, batch) = next(stream)
+                    step, (examples, read) = next(stream)
                 except StopIteration:
                     return state
                 except (Stop, DataError):  # between two steps: nothing of them is lost
@@ -245,6 +241,7 @@ class Training:
                 rates = self._rates(step, state)
                 if profiler:
                     profiler.before(step)
+                batch = placed.finish(read)
                 state, metrics = train_step(state, batch, rates, bool(self.signals.received))
                 if profiler and (said := profiler.after(step, (state, metrics))):
                     self.log.say(said)

@@ -1,9 +1,12 @@
+import functools
+import threading
+
 import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import parallel
-from alexnet_jax.data import placement
+from alexnet_jax import main, parallel
+from alexnet_jax.data import batches, placement
 from alexnet_jax.data.splits import Split
 from alexnet_jax.errors import ConfigError
 
@@ -44,7 +47,8 @@ def test_batches_are_the_same_wherever_the_images_are(devices):
         indices = DRAW.integers(0, 101, 8).astype(np.int32)
         epochs = np.arange(8, dtype=np.int32)
         host, device = (
-            placement.placed(SPLIT, mesh, kind)(indices, epochs) for kind in ("host", "device")
+            placed.finish(placed.read(indices, epochs))
+            for placed in (placement.placed(SPLIT, mesh, kind) for kind in ("host", "device"))
         )
         for one, other, true in zip(
             host,
@@ -54,6 +58,53 @@ def test_batches_are_the_same_wherever_the_images_are(devices):
         ):
             assert np.array_equal(one, true) and np.array_equal(other, true)
             assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+@pytest.fixture
+def gathers(monkeypatch):
+    """The threads in which devices were told to gather a batch, one of each time."""
+    threads, gatherer = [], placement._gatherer
+
+    def recorded(split, mesh):
+        gather = gatherer(split, mesh)
+
+        def record(indices):
+            threads.append(threading.current_thread())
+            return gather(indices)
+
+        return record
+
+    monkeypatch.setattr(placement, "_gatherer", recorded)
+    return threads
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_devices_gather_in_the_thread_that_takes_the_batch(gathers, depth):
+    mesh = parallel.device_mesh(jax.devices()[:4])
+    placed = placement.placed(SPLIT, mesh, "device")
+    positions = functools.partial(
+        batches.positions, batch_size=8, num_examples=101, seed=1, shuffle="epoch"
+    )
+    with batches.prefetch(lambda step: placed.read(*positions(step)), 0, 30, depth) as made:
+        for step, read in made:
+            batch = placed.finish(read)
+            indices, epochs = positions(step)
+            assert np.array_equal(batch.images, PIXELS[indices])
+            assert np.array_equal(batch.labels, indices % 10)
+            assert np.array_equal(batch.indices, indices) and np.array_equal(batch.epochs, epochs)
+    assert gathers == [threading.main_thread()] * 30
+
+
+@pytest.mark.fault("D2")
+def test_a_run_on_four_devices_gathers_in_the_thread_of_its_steps(gathers, tmp_path):
+    command = ["--config", "tests/tiny.py", "--config.train.max_steps=13"]
+    for name in ("host", "device"):
+        more = ["--workdir", str(tmp_path / name), f"--config.data.placement={name}"]
+        assert main.main([*command, *more]) == 0
+    assert gathers == [threading.main_thread()] * 13
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("host", "device")]
+    one, other = ([line.split('"batch_hash"')[1] for line in text.splitlines()] for text in lines)
+    assert one == other
 
 
 def test_auto_is_device_where_the_images_are_a_small_part_of_its_memory():
