@@ -63,17 +63,21 @@ def evaluate(subject: "Subject", split: str | None = None, view: str | None = No
 def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
     """Class probabilities [n classes] of every image of `split`, in order.
 
-    `predict(images, indices)` gives the probabilities [batch_size classes] of `images[indices]`; the last batch is
-    filled up with copies of its first image, whose predictions are dropped. `poll` is called before each batch and
-    may raise to leave.
+    `predict(images, indices)` returns the probabilities [batch_size classes] of `images[indices]`, which a device
+    may still be computing: they are fetched when the next batch was read and dispatched. The last batch is filled up
+    with copies of its first image, whose predictions are dropped. `poll` is called before each batch and may raise to
+    leave.
     """
-    parts = []
+    parts, dispatched = [], None
     for start in range(0, len(split.labels), batch_size):
         poll()
         indices = np.arange(start, min(start + batch_size, len(split.labels)))
         padded = np.concatenate([indices, np.full(batch_size - len(indices), start)])
-        parts.append(np.asarray(predict(split.images, padded))[: len(indices)])
-    return np.concatenate(parts)
+        before, dispatched = dispatched, predict(split.images, padded)
+        if before is not None:
+            parts.append(np.asarray(before))
+    parts.append(np.asarray(dispatched))
+    return np.concatenate(parts)[: len(split.labels)]
 
 
 def batch_size(spec: specs.Config, view: str, mesh) -> int:
@@ -85,25 +89,28 @@ def batch_size(spec: specs.Config, view: str, mesh) -> int:
 
 
 def predictor(eval_step, params, batch_stats, mesh):
-    """`predict` for `predictions`, from a jitted step of training.step.make_eval_step.
+    """`predict` for `predictions`, from a jitted step of training.step.make_eval_step; it waits for no device.
 
     Parameters that are NumPy arrays go to the devices here, once, and not with every batch.
     """
     import jax
 
-    from alexnet_jax import processes
     from alexnet_jax.data import placement
 
+    whole = jax.NamedSharding(mesh, jax.P())
     if not isinstance(jax.tree.leaves(params)[0], jax.Array):
-        whole = jax.NamedSharding(mesh, jax.P())
         params, batch_stats = jax.device_put((params, batch_stats), whole)
+    # Several processes: each needs all probabilities, gathered right behind the batch and before the next one.
+    gather = _nothing if whole.is_fully_addressable else jax.jit(_nothing, out_shardings=whole)
 
     def predict(images, indices):
-        return processes.to_host(
-            eval_step(params, batch_stats, placement.sent(images, mesh, indices))
-        )
+        return gather(eval_step(params, batch_stats, placement.sent(images, mesh, indices)))
 
     return predict
+
+
+def _nothing(x):
+    return x
 
 
 def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:

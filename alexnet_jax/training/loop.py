@@ -6,6 +6,7 @@ import time
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import config as configs
@@ -358,10 +359,11 @@ class Training:
         )
         size = evaluate.batch_size(self.spec, view, self.mesh)
         self.watchdog.beat(SLOW)
+        stops = _Agreement(self.mesh) if processes.several() else bool
 
         def poll() -> None:
             faults.point("evaluate.batch")
-            if processes.any_of(bool(self.signals.received)):
+            if stops(bool(self.signals.received)):
                 raise Stop
 
         def watched(images, indices):
@@ -473,6 +475,21 @@ class Training:
         faults.point("finish.results")
         self.log.say(summary(results))
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
+
+
+class _Agreement:
+    """Whether any process of the run said yes. All ask together, and are told at the next call, without waiting."""
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self._devices = mesh.size
+        self._each = jax.NamedSharding(mesh, jax.P(mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=jax.NamedSharding(mesh, jax.P()))
+        self._asked: jax.Array | None = None
+
+    def __call__(self, yes: bool) -> bool:
+        before = self._asked
+        self._asked = self._any(processes.to_devices(np.full(self._devices, yes), self._each))
+        return before is not None and bool(before)
 
 
 def last_step(spec: Config, examples: int) -> int:

@@ -58,6 +58,50 @@ def test_devices_and_batches_count_the_same_101_images(network):
     assert round(top1) == int((alone.argmax(1) != split.labels).sum())
 
 
+class Later:
+    """Probabilities that are on their way; `events` hears when they are fetched."""
+
+    def __init__(self, number, values, events):
+        self.number, self.values, self.events = number, values, events
+
+    def __array__(self, dtype=None, copy=None):
+        self.events.append(("fetch", self.number))
+        return self.values
+
+
+def test_the_next_batch_is_dispatched_before_the_last_one_is_fetched():
+    images = np.arange(101, dtype=np.uint8).reshape(101, 1, 1, 1).repeat(3, axis=3)
+    split, events = Split(images, np.zeros(101, np.int32)), []
+
+    def eval_step(params, batch_stats, images):
+        number = sum(name == "dispatch" for name, _ in events)
+        events.append(("dispatch", number))
+        return Later(number, np.asarray(images)[:, 0, 0, :2].astype(np.float32), events)
+
+    mesh = parallel.device_mesh(jax.devices()[:2])
+    predict = evaluate.predictor(eval_step, {"w": np.zeros(1)}, {}, mesh)
+    found = evaluate.predictions(predict, split, 32, poll=lambda: events.append(("poll", 0)))
+    assert np.array_equal(found[:, 0], np.arange(101))
+    assert [event for event in events if event[0] != "poll"] == [
+        ("dispatch", 0), ("dispatch", 1), ("fetch", 0), ("dispatch", 2), ("fetch", 1),
+        ("dispatch", 3), ("fetch", 2), ("fetch", 3),
+    ]  # fmt: skip
+    polls = [events[i + 1] for i, event in enumerate(events) if event[0] == "poll"]
+    assert polls == [("dispatch", number) for number in range(4)]
+
+
+def test_predictions_are_those_of_the_batches_one_after_the_other(network):
+    spec, model, params, batch_stats = network
+    dataset = sources.open_dataset(spec.data, 0)
+    means, mesh = statistics.load(dataset), parallel.device_mesh(jax.devices()[:2])
+    eval_step = step.make_eval_step(spec, model, means, mesh, "center")
+    split = dataset.splits["test"]
+    predict = evaluate.predictor(eval_step, params, batch_stats, mesh)
+    found = evaluate.predictions(predict, split, 32)
+    waited = [np.array(predict(split.images, np.arange(i, i + 32))) for i in range(0, 128, 32)]
+    assert found.tobytes() == np.concatenate(waited).tobytes()
+
+
 def test_a_poll_that_raises_leaves_the_evaluation():
     split = Split(np.zeros((8, 1, 1, 3), np.uint8), np.zeros(8, np.int32))
     with pytest.raises(KeyboardInterrupt):
