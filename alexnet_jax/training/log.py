@@ -69,10 +69,10 @@ class Log:
             self._board.flush()
             faults.point("train.logged")
 
-    def progress(self, step: int, meter, batch_size: int, waited: float) -> None:
+    def progress(self, step: int, meter, batch_size: int) -> None:
         """The latest step on the bar of a terminal."""
         if self._bar and meter.recent:
-            self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size, waited))
+            self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size))
 
     def train(self, step: int, last: int, batch_size: int, epoch: float, values: dict) -> None:
         """One line of metrics.jsonl, and a plain line where there is no bar."""

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
 from alexnet_jax.training.log import Log, Silence, duration, summary
-from alexnet_jax.training.meter import Meter
+from alexnet_jax.training.meter import Meter, Read
 from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
@@ -70,6 +71,13 @@ def _towers_apart(spec: Config) -> int:
     return spec.model.towers if spec.train.split_towers else 1
 
 
+class _Notes(NamedTuple):
+    """Of a step, for its line of metrics.jsonl, which is written when its metrics are read."""
+
+    learning_rate: float
+    batch_hash: str
+
+
 class Training:
     """The objects of one run. `run` trains to the end.
 
@@ -105,7 +113,8 @@ class Training:
         self.evaluate_every = max(1, round(steps))
         # Decisions (the plateau schedule, the best checkpoint) look at 'val' only; 'test' is merely reported.
         self.held_out = [name for name in ("val", "test") if name in dataset.splits]
-        self.step = self.saved_step = 0
+        self.step = self.saved_step = self._start = 0
+        self._detector: diagnosis.PlateauDetector | None = None
         self.val_error: float | None = None
         self.batch_hash = ""
         self._eval_steps: dict = {}
@@ -127,7 +136,7 @@ class Training:
         else:
             self.meter, evaluation_due = Meter(), False
             state = self._initialize(state)
-        self.step = start = self.saved_step = int(state.step)
+        self.step = self._start = self.saved_step = start = int(state.step)
         if processes.leads():
             checkpoint.check_room(self.workdir.checkpoints, state)
             self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
@@ -224,7 +233,7 @@ class Training:
         self._poll()
         faults.point("train.compile")
         train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
-        detector = self._plateau_detector()
+        self._detector = self._plateau_detector()
         stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
         profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
@@ -247,11 +256,14 @@ class Training:
                 if profiler and (said := profiler.after(step, (state, metrics))):
                     self.log.say(said)
                 self.batch_hash = batches.chain(self.batch_hash, *examples)
-                self.meter.add(step, metrics)
+                self.meter.waited = stream.wait_seconds
+                notes = _Notes(float(rates.weights), self.batch_hash)
+                before = self.meter.add(step, metrics, notes)
                 self.step = step + 1
                 faults.point("train.stepped")
                 self.watchdog.beat(step=True)
-                state = self._after_step(state, start, rates, detector, stream.wait_seconds)
+                self._log_step(before, state)
+                state = self._after_step(state)
         except DivergedError:
             self.workdir.write("diverged.json", self._divergence(state))
             raise
@@ -260,24 +272,15 @@ class Training:
             if profiler:
                 profiler.close()
 
-    def _after_step(self, state, start: int, rates, detector, waited: float):
-        """Log, evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
+    def _after_step(self, state):
+        """Evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
         spec, done, interruption = self.spec.train, self.step, None
-        if done == start + 4:
-            self._estimate(done)
-        self.log.progress(done, self.meter, self.batch_size, waited)
-        if done % spec.log_every == 0:
-            loss = self._log_interval(done, float(rates.weights), waited)
-            said = detector and detector.feed(done, loss, partial(self._signal, state))
-            if said:
-                self.log.say(said)
-        if done == start + 1:  # compiled: what follows takes what a step takes
-            self.meter.restart_clock(waited)
+        self.log.progress(done, self.meter, self.batch_size)
         due = done % self.evaluate_every == 0
         if due and not self._stopping:
             try:
+                self._log_step(self.meter.flush(), state)
                 with self.meter.paused():
-                    self.meter.flush()
                     state, due = self._evaluate(state), False
             except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
                 interruption = error
@@ -301,15 +304,25 @@ class Training:
         if not processes.several():
             self.signals.poll()
 
-    def _log_interval(self, done: int, learning_rate: float, waited: float) -> float:
-        """Log what happened since the last line; the mean training loss."""
-        self.meter.flush()
-        values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size, waited)}
-        values["batch_hash"] = self.batch_hash
-        self.log.train(done, self.last_step, self.batch_size, self.epoch(done), values)
-        self.workdir.write_status("running", done, self.saved_step)
-        self.meter.reset(waited)
-        return values["train_loss"]
+    def _log_step(self, read: Read | None, state) -> None:
+        """Say what is to be said after the step that was just read; `state` may be later."""
+        if read is None:
+            return
+        done, (learning_rate, batch_hash) = read
+        if done == self._start + 4:
+            self._estimate(done)
+        if done % self.spec.train.log_every == 0:
+            values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size)}
+            values["batch_hash"] = batch_hash
+            self.log.train(done, self.last_step, self.batch_size, self.epoch(done), values)
+            self.workdir.write_status("running", self.step, self.saved_step)
+            self.meter.reset()
+            signal = partial(self._signal, state)
+            said = self._detector and self._detector.feed(done, values["train_loss"], signal)
+            if said:
+                self.log.say(said)
+        if done == self._start + 1:  # compiled: what follows takes what a step takes
+            self.meter.restart_clock()
 
     def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
         """A detector that has seen the losses of earlier starts; None for a loss without that plateau."""
@@ -379,8 +392,8 @@ class Training:
         Raises DivergedError rather than save what is not finite, and StorageError.
         """
         self.watchdog.beat(SLOW)
+        self._log_step(self.meter.flush(), state)
         with self.meter.paused():
-            self.meter.flush()
             self.log.flush()
             state = processes.to_host(state)
             for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
@@ -423,8 +436,7 @@ class Training:
 
     def _estimate(self, done: int) -> None:
         """Say how long training will take, going by the steps since the first one."""
-        self.meter.flush()
-        speed = self.meter.speed(self.batch_size, 0.0)["images_per_second"]
+        speed = self.meter.speed(self.batch_size)["images_per_second"]
         seconds = (self.last_step - done) * self.batch_size / speed
         self.log.say(f"about {duration(seconds)} of training on this {jax.default_backend()}")
 

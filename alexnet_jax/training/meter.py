@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import deque
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
 
@@ -17,40 +18,52 @@ _SPIKE = 10
 log = logging.getLogger(__name__)
 
 
+class Read(NamedTuple):
+    """A step whose metrics were read."""
+
+    done: int
+    """Steps made with it."""
+    notes: Any
+    """What `add` was given with it."""
+
+
 class Meter:
     """Adds up the metrics of steps, read one step late so that the device is never waited for.
 
-    Sums survive a restart through `saved`, so that a resumed run logs what an uninterrupted one does.
+    Sums survive a restart through `saved`, so that a resumed run logs what an uninterrupted one does. Set `waited`
+    to the total time spent waiting for batches.
     """
 
     def __init__(self, saved: dict | None = None) -> None:
         self._sums = saved or {"loss": 0.0, "top1_errors": 0, "steps": 0}
-        self._pending: tuple[int, dict] | None = None
+        self._pending: tuple[int, dict, Any] | None = None
         self.recent: deque[dict] = deque(maxlen=20)
         self._norms: deque[float] = deque(maxlen=128)
-        self._clock, self._timed, self._waited = time.monotonic(), 0, 0.0
-        self.stop = False
-        """Whether a process of the run asked to stop, in a step that was read."""
+        self.waited = self._paused = 0.0
+        self._read_at = self._now()
+        self.restart_clock()
+        self.stop = self.save = False
+        """Whether a process of the run asked to stop, or to save, in a step that was read."""
 
-    def add(self, step: int, metrics: dict) -> None:
-        """Take the metrics (device arrays) of a step that was just dispatched.
+    def add(self, step: int, metrics: dict, notes: Any = None) -> Read | None:
+        """Take the metrics (device arrays) of a step that was just dispatched; the step before, which is read now.
 
-        Raises DivergedError if those of the step before were not finite.
+        Raises DivergedError if the metrics of the step before were not finite.
         """
-        previous, self._pending = self._pending, (step, metrics)
-        if previous:
-            self._read(*previous)
+        previous, self._pending = self._pending, (step, metrics, notes)
+        return self._read(*previous) if previous else None
 
-    def flush(self) -> None:
-        """Wait for the latest step and count it. Raises DivergedError."""
-        if self._pending:
-            pending, self._pending = self._pending, None
-            self._read(*pending)
+    def flush(self) -> Read | None:
+        """Wait for the latest step and count it, unless it was read before. Raises DivergedError."""
+        pending, self._pending = self._pending, None
+        return self._read(*pending) if pending else None
 
-    def _read(self, step: int, metrics: dict) -> None:
+    def _read(self, step: int, metrics: dict, notes: Any) -> Read:
         values = jax.device_get(metrics)
+        self._read_at = self._now()
         loss, grad_norm = float(values["loss"]), float(values["grad_norm"])
         self.stop |= bool(values["stop"])
+        self.save |= bool(values["save"])
         self.recent.append({"step": step, "loss": loss, "grad_norm": grad_norm})
         if not values["finite"]:
             what = "loss" if not math.isfinite(loss) else "gradient"
@@ -68,45 +81,49 @@ class Meter:
         self._sums["top1_errors"] += int(values["top1_errors"])
         self._sums["steps"] += 1
         self._timed += 1
+        return Read(step + 1, notes)
 
     @property
     def saved(self) -> dict:
         """The sums, for a checkpoint."""
         return dict(self._sums)
 
-    def speed(self, batch_size: int, waited: float) -> dict:
-        """images_per_second and data_wait_fraction since the last reset; `waited` is the stream's total wait."""
-        seconds = max(time.monotonic() - self._clock, 1e-9)
+    def speed(self, batch_size: int) -> dict:
+        """images_per_second and data_wait_fraction of the steps that were read since the last reset."""
+        seconds = max(self._read_at - self._clock, 1e-9)
         return {
             "images_per_second": self._timed * batch_size / seconds,
-            "data_wait_fraction": min(1.0, (waited - self._waited) / seconds),
+            "data_wait_fraction": min(1.0, (self.waited - self._waited) / seconds),
         }
 
-    def summary(self, batch_size: int, waited: float) -> dict:
-        """The values of a line of metrics.jsonl."""
+    def summary(self, batch_size: int) -> dict:
+        """The values of a line of metrics.jsonl, of the steps that were read."""
         steps = max(self._sums["steps"], 1)
         return {
             "train_loss": self._sums["loss"] / steps,
             "train_top1_error": self._sums["top1_errors"] / (steps * batch_size),
             "grad_norm": self.recent[-1]["grad_norm"],
-            **self.speed(batch_size, waited),
+            **self.speed(batch_size),
         }
 
-    def reset(self, waited: float) -> None:
-        """Begin a new interval."""
+    def reset(self) -> None:
+        """Begin a new interval after the step that was read last."""
         self._sums = {"loss": 0.0, "top1_errors": 0, "steps": 0}
-        self.restart_clock(waited)
+        self.restart_clock()
 
-    def restart_clock(self, waited: float) -> None:
-        """Measure speed from here on."""
-        self.flush()
-        self._clock, self._timed, self._waited = time.monotonic(), 0, waited
+    def restart_clock(self) -> None:
+        """Measure speed from the end of the step that was read last."""
+        self._clock, self._timed, self._waited = self._read_at, 0, self.waited
+
+    def _now(self) -> float:
+        """Seconds of training time."""
+        return time.monotonic() - self._paused
 
     @contextmanager
     def paused(self):
-        """Time spent inside (evaluation, saving) is not training time."""
+        """Time spent inside (evaluation, saving) is not training time; `flush` first, so that no step is under way."""
         begin = time.monotonic()
         try:
             yield
         finally:
-            self._clock += time.monotonic() - begin
+            self._paused += time.monotonic() - begin

@@ -59,7 +59,7 @@ def test_a_spike_of_the_gradient_is_said(caplog):
     meter = Meter()
     for step, norm in enumerate([1.0] * 20 + [25.0, 1.0]):
         metrics = {
-            "loss": 1.0, "grad_norm": norm, "top1_errors": 0, "finite": True, "stop": False,
+            "loss": 1.0, "grad_norm": norm, "top1_errors": 0, "finite": True, "stop": False, "save": False,
         }  # fmt: skip
         meter.add(step, {name: np.asarray(value) for name, value in metrics.items()})
     meter.flush()

@@ -1,0 +1,93 @@
+"""Sums and speed between two lines of the log, of steps that are read one step late."""
+
+import numpy as np
+import pytest
+
+from alexnet_jax.training import meter as meters
+from alexnet_jax.training.meter import Meter, Read
+
+
+def metrics(**changes):
+    values = dict(loss=1.0, grad_norm=1.0, top1_errors=0, finite=True, stop=False, save=False)
+    return {name: np.asarray(value) for name, value in (values | changes).items()}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that tests set."""
+
+    class Clock:
+        now = 100.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(meters, "time", clock)
+    return clock
+
+
+def test_a_step_is_read_when_the_next_one_was_dispatched_and_returned_with_its_notes():
+    meter = Meter()
+    assert meter.add(0, metrics(), "zero") is None
+    assert meter.add(1, metrics(), "one") == Read(1, "zero")
+    assert meter.flush() == Read(2, "one")
+    assert meter.flush() is None
+
+
+def test_sums_hold_exactly_the_steps_that_were_read():
+    meter = Meter()
+    for step in range(5):
+        read = meter.add(step, metrics(loss=float(step), top1_errors=step))
+        if read and read.done == 3:
+            assert meter.saved == {"loss": 3.0, "top1_errors": 3, "steps": 3}
+            assert meter.summary(4)["train_loss"] == 1.0
+            assert meter.summary(4)["train_top1_error"] == 0.25
+            meter.reset()
+    assert meter.saved == {"loss": 3.0, "top1_errors": 3, "steps": 1}
+    meter.flush()
+    assert meter.saved == {"loss": 7.0, "top1_errors": 7, "steps": 2}
+    assert Meter(meter.saved).saved == meter.saved
+
+
+@pytest.mark.parametrize("name", ["stop", "save"])
+def test_requests_are_known_one_step_late(name):
+    meter = Meter()
+    meter.add(0, metrics(**{name: True}))
+    assert not getattr(meter, name)
+    meter.add(1, metrics())
+    assert getattr(meter, name)
+
+
+def test_all_training_time_is_counted_once_and_no_pause(clock):
+    """Images over the seconds of each line: together they are the time that training took, however late a read is."""
+    meter, lines, begin, paused, last = Meter(), [], clock.now, 0.0, 0.0
+    for step in range(24):
+        clock.now += 2.0  # waits for the step before
+        reads = [meter.add(step, metrics())]
+        if step in (9, 19):
+            clock.now += 2.0
+            reads.append(meter.flush())
+        for read in reads:
+            if read and read.done % 4 == 0:
+                lines.append(4 * 8 / meter.speed(8)["images_per_second"])
+                last = clock.now - paused
+                clock.now += 0.5  # the log is written, while the device is at the next step
+                meter.reset()
+        if step in (9, 19):
+            with meter.paused():
+                clock.now += 100.0
+                paused += 100.0
+    assert len(lines) == 5
+    assert sum(lines) == pytest.approx(last - begin)
+
+
+def test_the_share_of_waiting_is_of_the_same_seconds(clock):
+    meter = Meter()
+    for step in range(9):
+        clock.now += 2.0
+        meter.waited += 0.5
+        read = meter.add(step, metrics())
+        if read and read.done % 4 == 0:
+            assert meter.speed(8)["data_wait_fraction"] == pytest.approx(0.25)
+            meter.reset()
