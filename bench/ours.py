@@ -69,7 +69,9 @@ def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
     )
     requests = np.zeros((mesh.shape[parallel.DATA], 2), np.float32)
     jitted = step.jit_train_step(spec, model, mesh)
-    return jitted.lower(start, weights, *map(_shapes, (examples(spec), rates, requests, constants)))
+    return jitted.lower(
+        start, weights, *map(_shapes, (examples(spec), rates, requests, constants)), None
+    )
 
 
 def _shapes(tree):

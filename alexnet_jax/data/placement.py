@@ -17,6 +17,15 @@ AUTO_SHARE, LARGEST_SHARE = 0.25, 0.8
 """Of a device's memory: up to the first, 'auto' places the images there; above the second they do not fit."""
 
 
+class Pool(NamedTuple):
+    """All images of a split on the devices of a mesh, a share on each."""
+
+    images: jax.Array
+    """uint8 [n s s 3], split over the data axis; the last is repeated until n divides over the devices."""
+    gather: Callable[[jax.Array, jax.Array], jax.Array]
+    """Inside shard_map: (this device's images, indices [b] of a whole batch) -> its share of them."""
+
+
 class Placed(NamedTuple):
     """How the batches of a split come to the devices: `finish(read(indices, epochs))` is a Batch.
 
@@ -27,6 +36,10 @@ class Placed(NamedTuple):
     read: Callable[[np.ndarray, np.ndarray], Batch]
     """What can be done ahead, in any thread."""
     finish: Callable[[Batch], Batch]
+    pool: Pool | None
+    """Where all images are on the devices."""
+    read_steps: Callable[[np.ndarray, np.ndarray], Batch]
+    """Of several steps, from indices and epochs [k b]: what a step with `pool` takes."""
 
 
 def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
@@ -38,20 +51,27 @@ def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     images: Callable = functools.partial(sent, split.images, mesh)
-    gather = None
+    pool = gather = None
     if on_device(split, mesh, placement):
         replicated = jax.NamedSharding(mesh, jax.P())
         images = functools.partial(processes.to_devices, sharding=replicated)
-        gather = _gatherer(split, mesh)
+        pool = _pool(split, mesh)
+        gather = _gatherer(pool, mesh)
 
     def read(indices: np.ndarray, epochs: np.ndarray) -> Batch:
         others = (split.labels[indices], indices, epochs)
         return Batch(images(indices), *processes.to_devices(others, sharding))
 
+    def read_steps(indices: np.ndarray, epochs: np.ndarray) -> Batch:
+        numbers = processes.to_devices(indices, jax.NamedSharding(mesh, jax.P()))
+        others = (split.labels[indices], indices, epochs)
+        each = jax.NamedSharding(mesh, jax.P(None, parallel.DATA))
+        return Batch(numbers, *processes.to_devices(others, each))
+
     def finish(batch: Batch) -> Batch:
         return batch._replace(images=gather(batch.images)) if gather else batch
 
-    return Placed(read, finish)
+    return Placed(read, finish, pool, read_steps)
 
 
 def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
@@ -89,29 +109,32 @@ def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
     return True
 
 
-def _gatherer(split: Split, mesh: jax.sharding.Mesh) -> Callable:
-    """f(indices [b], on every device) -> uint8 [b s s 3] split over the devices, each of which has a share of all."""
+def _pool(split: Split, mesh: jax.sharding.Mesh) -> Pool:
     devices = mesh.shape[parallel.DATA]
     share = -(-len(split.labels) // devices)
     everything = np.minimum(np.arange(share * devices), len(split.labels) - 1)
-    pool = sent(split.images, mesh, everything)
 
-    def gather(pool, indices):
+    def gather(images, indices):
         if devices == 1:
-            return pool[indices]
+            return images[indices]
         # Each device has some of the batch and adds zeros for the rest; then each receives its part of the sum.
         mine = indices - jax.lax.axis_index(parallel.DATA) * share
         here = (mine >= 0) & (mine < share)
-        found = jnp.where(here[:, None, None, None], pool[jnp.where(here, mine, 0)], 0)
+        found = jnp.where(here[:, None, None, None], images[jnp.where(here, mine, 0)], 0)
         return jax.lax.psum_scatter(found, parallel.DATA, scatter_dimension=0, tiled=True)
 
+    return Pool(sent(split.images, mesh, everything), gather)
+
+
+def _gatherer(pool: Pool, mesh: jax.sharding.Mesh) -> Callable:
+    """f(indices [b], on every device) -> uint8 [b s s 3], split over the devices."""
     mapped = jax.jit(
         jax.shard_map(
-            gather,
+            pool.gather,
             mesh=mesh,
             in_specs=(jax.P(parallel.DATA), jax.P()),
             out_specs=jax.P(parallel.DATA),
             check_vma=False,
         )
     )
-    return functools.partial(mapped, pool)
+    return functools.partial(mapped, pool.images)

@@ -11,6 +11,7 @@ import optax
 from alexnet_jax import parallel, processes
 from alexnet_jax.data import augment
 from alexnet_jax.data.batches import Batch
+from alexnet_jax.data.placement import Pool
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
 from alexnet_jax.kernels import compiler, convolution, elementwise
@@ -24,7 +25,9 @@ from alexnet_jax.training.schedule import Rates
 from alexnet_jax.training.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
 
-def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
+def make_train_step(
+    spec: Config, model: AlexNet, statistics: Statistics, mesh, pool: Pool | None = None
+):
     """f(state, batch, rates, stop=False, save=False) -> (state, metrics); `state` is donated: do not use it again.
 
     Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
@@ -33,9 +36,13 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
     statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
     parts; batch normalization then sees a part at a time. Parts save activations, not gradients: XLA on CPU keeps
     those of all parts until the end. The batch must divide over devices and parts (training.loop.check_devices).
+
+    With `pool`, the images that lie on the devices, one call makes k steps, with the results of k calls: `batch`
+    and `rates` are those of each, stacked [k ...], the numbers of the examples in place of their images, and so are
+    the metrics.
     """
-    jitted = jit_train_step(spec, model, mesh)
-    forms = _forms(model, mesh)
+    jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
+    forms, images = _forms(model, mesh), pool.images if pool else None
     everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
     keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
     constants = jax.jit(
@@ -55,22 +62,25 @@ def make_train_step(spec: Config, model: AlexNet, statistics: Statistics, mesh):
         state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
     ) -> tuple[State, dict[str, jax.Array]]:
         nonlocal weights, made_of
-        if state.params is not made_of:
-            weights = jax.jit(functools.partial(narrow, spec, forms))(state.params)
+        if forms.weights == "kept" and state.params is not made_of:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+            make = functools.partial(narrow, spec, forms)
+            weights = jax.jit(make, out_shardings=shardings)(state.params)
         # The schedule stays on the host, where rates are decided: reading it never waits for the device.
         arguments = (state._replace(schedule=None), weights, batch, rates, requests[stop, save])
-        on_device, weights, metrics = jitted(*arguments, constants)
+        on_device, weights, metrics = jitted(*arguments, constants, images)
         made_of = on_device.params
         return on_device._replace(schedule=state.schedule), metrics
 
     return train_step
 
 
-def jit_train_step(spec: Config, model: AlexNet, mesh):
-    """The jitted f(state, weights, batch, rates, requests [data devices 2], constants) -> (state, weights, metrics).
+def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
+    """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
-    State without its schedule; weights as `narrow` makes them; constants: (statistics, two keys). The seed and the
-    statistics are arguments, so that runs that differ in them share one compilation.
+    State without its schedule; weights as `narrow` makes them; requests [data devices 2]; constants: (statistics, two
+    keys). The seed and the statistics are arguments, so that runs that differ in them share one compilation. images:
+    None, or those from which `gather` takes the ones of each of several steps.
     """
     placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
     precision = spec.train.matmul_precision
@@ -78,11 +88,17 @@ def jit_train_step(spec: Config, model: AlexNet, mesh):
         axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms, precision=precision
     )
     copies = placement.params if forms.weights == "kept" else None
-    inputs = (placement, copies, jax.P(DATA), jax.P(), jax.P(DATA), jax.P())
+    function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
+    batch, images = jax.P(DATA), None
+    if gather:
+        function = functools.partial(_steps, function, gather, forms.loops)
+        each: Any = jax.P(None, DATA)
+        batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
+    inputs = (placement, copies, batch, jax.P(), jax.P(DATA), jax.P(), images)
     outputs = (placement, copies, jax.P())
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
     mapped = jax.shard_map(
-        functools.partial(_step, spec, model, mesh.shape[DATA], placement.params),
+        function,
         mesh=mesh,
         in_specs=inputs,
         out_specs=outputs,
@@ -175,8 +191,9 @@ def _step(
     rates: Rates,
     requests,
     constants,
+    images=None,
 ):
-    """What each device does with its share of the batch."""
+    """What each device does with its share of the batch; `images` are in the batch."""
     statistics, augment_key, dropout_key = constants
     forms: Any = model.forms
     share, parts = batch.labels.shape[0], spec.train.accumulate
@@ -245,6 +262,26 @@ def _step(
     metrics |= {"stop": stop > 0, "save": save > 0}
     state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, forms)
     return state, narrow(spec, forms, state.params), metrics
+
+
+def _steps(step, gather, loops: str, state, weights, batch, rates, requests, constants, images):
+    """`step` after `step` over the leading axis of `batch` and `rates`; metrics are stacked."""
+
+    def one(carry, given):
+        examples, rates = given
+        examples = examples._replace(images=gather(images, examples.images))
+        state, weights, metrics = step(*carry, examples, rates, requests, constants)
+        return (state, weights), metrics
+
+    carry: Any = (state, weights)
+    if loops == "scan":
+        carry, metrics = jax.lax.scan(one, carry, (batch, rates))
+        return *carry, metrics
+    made = []
+    for number in range(batch.labels.shape[0]):
+        carry, metrics = one(carry, jax.tree.map(lambda x, i=number: x[i], (batch, rates)))
+        made.append(metrics)
+    return *carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
 
 
 def _accumulated(sums_of_part, batch_stats, split, parts: int, forms: Forms):

@@ -1,4 +1,6 @@
+import dataclasses
 import functools
+import re
 from typing import Any
 
 import jax
@@ -10,14 +12,17 @@ from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs
 from alexnet_jax import parallel
-from alexnet_jax.data import augment
+from alexnet_jax.data import augment, placement
 from alexnet_jax.data.batches import Batch
+from alexnet_jax.data.splits import Split
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.evaluation import views
+from alexnet_jax.kernels import forms
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import schedule, state, step
 from alexnet_jax.training.schedule import Rates
+from bench import ours
 from configs import paper
 
 SIZE, CLASSES, EXAMPLES = 12, 5, 16
@@ -246,16 +251,67 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
     for epoch in (0.0, 1.0, 80.0):
         rates = schedule.rates(spec, epoch, schedule.create(), 90.0)
         given = now
-        now, _, _ = jitted(given, None, make_batch(0), rates, requests, constants)
+        now, _, _ = jitted(given, None, make_batch(0), rates, requests, constants, None)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.velocity)))
     assert jitted._cache_size() == 1
     memory = (
-        jitted.lower(now, None, make_batch(0), rates, requests, constants)
+        jitted.lower(now, None, make_batch(0), rates, requests, constants, None)
         .compile()
         .memory_analysis()
     )
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((now.params, now.velocity)))
     assert memory.alias_size_in_bytes >= size
+
+
+@pytest.mark.parametrize("loops", ["unrolled", "scan"])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_several_steps_of_one_call_are_those_of_several_calls(num_devices, loops):
+    spec, mesh, count = make_spec(), mesh_of(num_devices), 3
+    drawn = make_batch(0)
+    split = Split(drawn.images, drawn.labels)
+    placed = placement.placed(split, mesh, "device")
+    chosen = dataclasses.replace(forms.CPU, loops=loops)
+    model = AlexNet(spec.model, forms=chosen)
+    rates = [make_rates(weights=0.05 / (i + 1)) for i in range(count)]
+    order = [np.random.default_rng(i).permutation(EXAMPLES).astype(np.int32) for i in range(count)]
+    epochs = [np.full(EXAMPLES, i, np.int32) for i in range(count)]
+    one = step.make_train_step(spec, model, make_statistics(), mesh)
+    now, expected = first_state(), []
+    for i in range(count):
+        now, metrics = one(now, placed.finish(placed.read(order[i], epochs[i])), rates[i])
+        expected.append(jax.device_get(metrics))
+    several = step.make_train_step(spec, model, make_statistics(), mesh, placed.pool)
+    batch = placed.read_steps(np.stack(order), np.stack(epochs))
+    stacked = jax.tree.map(lambda *each: np.stack(each), *rates)
+    after, metrics = several(first_state(), batch, stacked)
+    assert int(after.step) == count
+    assert_close(jax.device_get(after.params), jax.device_get(now.params), 1e-6)
+    for i in range(count):
+        assert_close(jax.tree.map(lambda x, i=i: np.asarray(x)[i], metrics), expected[i], 1e-6)
+
+
+def test_inexact_dropout_is_one_draw_a_layer_and_still_a_function_of_the_seed():
+    _, first, metrics = train(1, train=dict(exact=False))
+    _, again, _ = train(1, train=dict(exact=False))
+    _, exact, _ = train(1)
+    _, parts, _ = train(1, train=dict(exact=False, accumulate=2))
+    assert all(m["finite"] for m in metrics)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    for other in (exact, parts):
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), first.params, other.params)
+        assert max(jax.tree.leaves(moved)) > 0
+
+
+@pytest.mark.parametrize("precision", ["default", "highest"])
+def test_the_precision_of_products_is_in_the_program_forward_and_backward(precision):
+    spec = make_spec(train=dict(matmul_precision=precision))
+    text = ours.lower(spec, mesh_of(1), forms.PLAIN).as_text()
+    products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+    highest = ["precision_config = [#stablehlo<precision HIGHEST>" in line or
+               "precision = [HIGHEST" in line for line in products]  # fmt: skip
+    # Forward, by the weights and by the inputs (not the first row's); one product makes the color noise.
+    assert len(products) >= 3 * 4 - 1
+    assert all(highest) if precision == "highest" else sum(highest) == 1
 
 
 def test_schedule_stays_on_the_host():
