@@ -4,7 +4,7 @@ All forms of a part compute the same values and gradients, to rounding (tests/ke
 of them, so the choice is by measurement. CPU: two cores of an AMD EPYC (AVX2), `configs/paper.py`, batch 32, float32,
 jax 0.10.2. GPU: one H200, batch 512, bfloat16, jax 0.11.2, 2026-11-26. `python -m bench.step` measures the step with
 each choice undone. "Forecast": of the program compiled for an H200 and not run on one, the time of all fusions but the
-crops; 7.4 ms as chosen, right within a factor of two (docs/results/2026-11-26-gpu-forms.md).
+crops; 7.4 ms as chosen, right within a factor of two (docs/results/2026-11-26-h200.md).
 """
 
 import dataclasses
