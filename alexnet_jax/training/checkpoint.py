@@ -30,7 +30,7 @@ from flax import traverse_util
 from alexnet_jax import faults, files, processes
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import CheckpointError, StorageError
+from alexnet_jax.errors import CheckpointError, DivergedError, StorageError
 from alexnet_jax.training.state import State
 
 SCHEMA = 1
@@ -41,6 +41,29 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 MARGIN_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
+
+
+def fetch(state: State) -> State:
+    """A copy of `state` on the host, which steps made from now on do not change; all processes must call it."""
+
+    def local(leaf):
+        # A new array each time: a view of the state's own would keep the next step from reusing its memory.
+        whole = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+        return leaf.addressable_data(0) if whole else leaf
+
+    on_host = processes.to_host(jax.tree.map(local, state))
+    # On CPU, what device_get returns is the memory of the device.
+    return jax.tree.map(np.array, on_host) if jax.default_backend() == "cpu" else on_host
+
+
+def check_finite(state: State) -> None:
+    """Raises DivergedError where an array of `state` (on the host) is not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
+        if not (np.isfinite(leaf.min()) and np.isfinite(leaf.max())):
+            raise DivergedError(
+                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite after step "
+                f"{int(state.step)}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
+            )
 
 
 def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> dict[str, float]:

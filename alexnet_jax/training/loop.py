@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 import time
 from functools import partial
 from typing import NamedTuple
@@ -14,12 +15,19 @@ from alexnet_jax import config as configs
 from alexnet_jax import faults, parallel, processes
 from alexnet_jax.analysis import curves, filters
 from alexnet_jax.data import batches, placement, sources, statistics
-from alexnet_jax.errors import CheckpointError, ConfigError, DataError, DivergedError
+from alexnet_jax.errors import (
+    AlexNetError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+)
 from alexnet_jax.evaluation import errors, evaluate
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
+from alexnet_jax.training.background import BackgroundWriter
 from alexnet_jax.training.log import Log, Silence, duration, summary
 from alexnet_jax.training.meter import Meter, Read
 from alexnet_jax.training.profiler import Profiler
@@ -27,6 +35,9 @@ from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.training.watchdog import SLOW, Watchdog
 from alexnet_jax.workdir import Bystander, Run, Workdir, read_metrics
+
+WRITE_SECONDS = SLOW
+"""The time that a checkpoint may take to be written before the run counts as stalled."""
 
 
 def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistics]:
@@ -113,8 +124,14 @@ class Training:
         self.evaluate_every = max(1, round(steps))
         # Decisions (the plateau schedule, the best checkpoint) look at 'val' only; 'test' is merely reported.
         self.held_out = [name for name in ("val", "test") if name in dataset.splits]
-        self.step = self.saved_step = self._start = 0
+        self.step = self.saved_step = 0
+        """Steps made; steps of the newest checkpoint that was committed."""
+        self._start = self._fetched_step = 0
+        self._fetched_at = time.monotonic()
+        """The last step that was handed over to be saved, and when."""
+        self._writer = BackgroundWriter()
         self._detector: diagnosis.PlateauDetector | None = None
+        self._status = threading.Lock()
         self.val_error: float | None = None
         self.batch_hash = ""
         self._eval_steps: dict = {}
@@ -136,14 +153,14 @@ class Training:
         else:
             self.meter, evaluation_due = Meter(), False
             state = self._initialize(state)
-        self.step = self._start = self.saved_step = start = int(state.step)
+        self.step = self._start = self.saved_step = self._fetched_step = start = int(state.step)
         if processes.leads():
             checkpoint.check_room(self.workdir.checkpoints, state)
             self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         else:
             self.log = Silence()
         try:
-            self.workdir.write_status("running", start, start)
+            self._write_status()
             for line in self.notes:
                 self.log.say(line)
             self._announce(state, start)
@@ -153,8 +170,20 @@ class Training:
                 self._save(state, evaluation_due=False)
             state = self._train(state, start)
             self._finish(state)
+        except BaseException as error:
+            self._leave(error)
+            raise
         finally:
             self.log.close()
+
+    def _leave(self, why: BaseException) -> None:
+        """Let the checkpoint that is being written be committed; its error counts where only a signal ends the run."""
+        try:
+            self._wait_for_writer()
+        except AlexNetError as error:
+            if isinstance(why, Stop):
+                raise
+            self.log.say(error.line())
 
     def _recover(self) -> tuple[int, dict] | None:
         """Step and meta.json to go on from. Raises CheckpointError."""
@@ -243,7 +272,7 @@ class Training:
                 except StopIteration:
                     return state
                 except (Stop, DataError):  # between two steps: nothing of them is lost
-                    if self.step > self.saved_step and not processes.several():
+                    if self.step > self._fetched_step and not processes.several():
                         self._save(state, evaluation_due=False)
                     raise
                 self.watchdog.beat(SLOW if step == start else 0)
@@ -251,8 +280,7 @@ class Training:
                 rates = self._rates(step, state)
                 if profiler:
                     profiler.before(step)
-                batch = placed.finish(read)
-                state, metrics = train_step(state, batch, rates, bool(self.signals.received))
+                state, metrics = train_step(state, placed.finish(read), rates, **self._requests())
                 if profiler and (said := profiler.after(step, (state, metrics))):
                     self.log.say(said)
                 self.batch_hash = batches.chain(self.batch_hash, *examples)
@@ -275,6 +303,7 @@ class Training:
     def _after_step(self, state):
         """Evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
         spec, done, interruption = self.spec.train, self.step, None
+        self._writer.check()
         self.log.progress(done, self.meter, self.batch_size)
         due = done % self.evaluate_every == 0
         if due and not self._stopping:
@@ -286,7 +315,8 @@ class Training:
                 interruption = error
         stopping = self._stopping or interruption
         of_series = spec.keep_powers_of_two and checkpoint.is_power_of_two(done)
-        if done == self.last_step or done % spec.checkpoint_every == 0 or of_series or stopping:
+        by_steps = done == self.last_step or done % spec.checkpoint_every == 0 or of_series
+        if by_steps or stopping or self._saving:
             self._save(state, evaluation_due=due)
         if interruption:
             raise interruption
@@ -298,6 +328,21 @@ class Training:
     def _stopping(self) -> bool:
         """Whether to stop after this step: several processes agree on it in a step, and read that one step late."""
         return self.meter.stop if processes.several() else bool(self.signals.received)
+
+    @property
+    def _saving(self) -> bool:
+        """Whether checkpoint_minutes ask for a save after this step: agreed on as `_stopping` is."""
+        return self.meter.save if processes.several() else self._time_to_save()
+
+    def _time_to_save(self) -> bool:
+        """Whether checkpoint_minutes have passed; while a checkpoint is being written, the next one can wait."""
+        seconds = 60 * self.spec.train.checkpoint_minutes
+        return 0 < seconds <= time.monotonic() - self._fetched_at and not self._writer.busy
+
+    def _requests(self) -> dict[str, bool]:
+        """What a step is to tell all processes that this one asks for; the time is that of the leader."""
+        by_time = processes.several() and processes.leads() and self._time_to_save()
+        return {"stop": bool(self.signals.received), "save": by_time}
 
     def _poll(self) -> None:
         """Raises Stop at any time, where this process need not agree with others."""
@@ -315,7 +360,7 @@ class Training:
             values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size)}
             values["batch_hash"] = batch_hash
             self.log.train(done, self.last_step, self.batch_size, self.epoch(done), values)
-            self.workdir.write_status("running", self.step, self.saved_step)
+            self._write_status()
             self.meter.reset()
             signal = partial(self._signal, state)
             said = self._detector and self._detector.feed(done, values["train_loss"], signal)
@@ -352,7 +397,7 @@ class Training:
         """Log the errors of the held-out images; the plateau schedule may react to those of 'val'."""
         if not self.held_out:
             return state
-        name, view, step = self.held_out[0], self.spec.evaluation.views, int(state.step)
+        name, view, step = self.held_out[0], self.spec.evaluation.views, self.step
         probabilities = self._probabilities(state, name, view)
         result = errors.summarize(probabilities, self.dataset.splits[name].labels)
         self.log.evaluation(step, self.epoch(step), name, view, result)
@@ -376,6 +421,7 @@ class Training:
 
         def poll() -> None:
             faults.point("evaluate.batch")
+            self._writer.check()
             if stops(bool(self.signals.received)):
                 raise Stop
 
@@ -387,28 +433,34 @@ class Training:
         return evaluate.predictions(watched, self.dataset.splits[name], size, poll)
 
     def _save(self, state, *, evaluation_due: bool) -> None:
-        """Commit a checkpoint, tell status.json of it, and only then delete old ones.
+        """Fetch the state, and begin to write a checkpoint of it once the one before is committed.
 
-        Raises DivergedError rather than save what is not finite, and StorageError.
+        Raises DivergedError rather than save what is not finite, and the StorageError of the checkpoint before.
         """
-        self.watchdog.beat(SLOW)
         self._log_step(self.meter.flush(), state)
+        self.meter.save = False
         with self.meter.paused():
             self.log.flush()
-            state = processes.to_host(state)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
-                if not np.isfinite(leaf).all():
-                    raise DivergedError(
-                        f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite after step "
-                        f"{self.step}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
-                    )
+            self._wait_for_writer()
+            fetched = checkpoint.fetch(state)
+            checkpoint.check_finite(fetched)
+            self._fetched_step, self._fetched_at = self.step, time.monotonic()
             if processes.leads():
-                self._commit(state, evaluation_due)
-            self.saved_step = self.step
+                job = partial(self._commit, self.step, fetched, self._meta(evaluation_due))
+                self._writer.start(job)
+            else:
+                self.saved_step = self.step
             self.watchdog.beat()
 
-    def _commit(self, state, evaluation_due: bool) -> None:
-        meta = {
+    def _wait_for_writer(self) -> None:
+        """Until the last checkpoint is committed. Raises StorageError."""
+        self.watchdog.beat(WRITE_SECONDS)
+        self._writer.wait()
+        self.watchdog.beat()
+
+    def _meta(self, evaluation_due: bool) -> dict:
+        """meta.json of a checkpoint of this moment."""
+        return {
             "config": json.loads(configs.to_json(self.config_dict)),
             "class_names": list(self.dataset.class_names),
             "dataset": self.dataset.fingerprint,
@@ -418,10 +470,20 @@ class Training:
             "batch_hash": self.batch_hash,
             "seconds": self.seconds,
         }
-        checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
-        self.workdir.write_status("running", self.step, self.step)
-        faults.point("save.status")
-        self._prune()
+
+    def _commit(self, step: int, state, meta: dict) -> None:
+        """Commit a checkpoint, tell status.json of it, and only then delete old ones; in the writer's thread."""
+        with self.watchdog.watching(WRITE_SECONDS):
+            checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
+            self._write_status(step)
+            faults.point("save.status")
+            self._prune()
+
+    def _write_status(self, saved_step: int | None = None) -> None:
+        """status.json of a running run, from any thread; `saved_step` was just committed."""
+        with self._status:
+            self.saved_step = self.saved_step if saved_step is None else saved_step
+            self.workdir.write_status("running", self.step, self.saved_step)
 
     def _prune(self) -> None:
         folder = self.workdir.checkpoints
@@ -454,16 +516,18 @@ class Training:
 
     def _finish(self, state) -> None:
         """Final errors of every held-out split and view, figures, results.json."""
-        step, seconds = int(state.step), self.seconds
+        step, seconds = self.step, self.seconds
         splits: dict = {name: {} for name in self.held_out}
         for name in self.held_out:
             for view in self.spec.evaluation.final_views:
                 splits[name][view] = self._probabilities(state, name, view)
-        params = processes.to_host(state.params)
+        first, _ = self.spec.model.convs[0]
+        kernels = processes.to_host(state.params[first]["kernel"])
         if processes.leads():
-            self._report(step, seconds, splits, params)
+            self._report(step, seconds, splits, kernels)
 
-    def _report(self, step: int, seconds: float, splits: dict, params) -> None:
+    def _report(self, step: int, seconds: float, splits: dict, kernels) -> None:
+        self._wait_for_writer()
         for name, views in splits.items():
             labels = self.dataset.splits[name].labels
             for view, probabilities in views.items():
@@ -476,10 +540,10 @@ class Training:
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
             "seconds": seconds, "images_per_second": step * self.batch_size / seconds,
         }  # fmt: skip
-        first, row = self.spec.model.convs[0]
+        _, row = self.spec.model.convs[0]
         figures = [
             curves.plot(self.workdir.path),
-            filters.plot(params[first]["kernel"], self.spec.model.towers,
+            filters.plot(kernels, self.spec.model.towers,
                          self.workdir.path / "figures" / "filters.png"),
         ] if row.kind == "conv" else [curves.plot(self.workdir.path)]  # fmt: skip
         faults.point("finish.figures")

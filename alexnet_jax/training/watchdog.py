@@ -4,15 +4,23 @@ import collections
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 SLOW = 3600.0
 """Seconds that a beat allows where a program is compiled, or a checkpoint written, before the next one."""
 _HEARTBEAT = 60.0
 
 
+class _Work:
+    """Work of another thread: when it began, and the seconds that it may take."""
+
+    def __init__(self, allow: float) -> None:
+        self.begin, self.allow = time.monotonic(), allow
+
+
 class Watchdog:
-    """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds.
+    """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds, or other work lasts too long.
 
     The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a
     minute, whatever the run is doing. Use it as a context: it watches from the first beat to the end.
@@ -28,6 +36,7 @@ class Watchdog:
         self._steps: collections.deque[float] = collections.deque(maxlen=64)
         self._last = time.monotonic()
         self._allowed = SLOW
+        self._work: _Work | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -49,6 +58,15 @@ class Watchdog:
             self._steps.append(now - self._last)
         self._last, self._allowed = now, allow
 
+    @contextmanager
+    def watching(self, allow: float) -> Iterator[None]:
+        """For work of one other thread, which must end within `allow` seconds though beats go on."""
+        self._work = _Work(allow)
+        try:
+            yield
+        finally:
+            self._work = None
+
     @property
     def limit(self) -> float:
         """Seconds after which the run counts as stalled."""
@@ -59,12 +77,17 @@ class Watchdog:
         pause = min(1.0, self._seconds / 4)
         woke = heartbeat = time.monotonic()
         while not self._end.wait(pause):
-            now = time.monotonic()
+            now, work = time.monotonic(), self._work
             if now - woke > 10 * pause:  # the whole process was stopped: that is not a stall
                 self._last = now
+                if work:
+                    work.begin += now - woke
             woke = now
             if now - self._last > self.limit:
                 self._on_stall(now - self._last)
+                return
+            if work and now - work.begin > work.allow:
+                self._on_stall(now - work.begin)
                 return
             if now - heartbeat > _HEARTBEAT:
                 heartbeat = now

@@ -108,3 +108,10 @@ def other_images() -> None:
 
     opened = sources.open_dataset
     sources.open_dataset = lambda *arguments: opened(*arguments)._replace(fingerprint="else")
+
+
+def impatient_with_writes() -> None:
+    """A checkpoint may take three seconds."""
+    from alexnet_jax.training import loop
+
+    loop.WRITE_SECONDS = 3.0

@@ -21,6 +21,11 @@ IMPORTED = ("alexnet_jax.main", "alexnet_jax.training.loop", "alexnet_jax.traini
             "matplotlib.backends.backend_agg")  # fmt: skip
 
 
+def killed_once_saved(point: str) -> str:
+    """A fault: a kill at `point` when the checkpoint that is being written there has been committed."""
+    return f"{point}:sleep=1,{point}:kill"
+
+
 class Outcome(NamedTuple):
     code: int
     """Exit code; negative: the signal that ended the process."""
@@ -174,6 +179,8 @@ def _become(order: dict) -> None:
         cli.run(main.main)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
+        if code in (0, 75) and jax.distributed.is_initialized():
+            jax.distributed.shutdown()  # as JAX does at an exit: waits for the other processes
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

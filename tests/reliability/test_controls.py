@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.reliability.compare import differences, snapshot
+from tests.reliability.starter import killed_once_saved
 
 # What is lost -> a name under which the comparison must find it.
 CONTROLS = {
@@ -28,7 +29,8 @@ def with_all_checkpoints(starter, tmp_path_factory):
 @pytest.fixture(scope="module")
 def killed(starter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "run"
-    assert starter.run(folder, KEEP_ALL, fault="train.step:15:kill").code == -9
+    fault = killed_once_saved("train.step:15")
+    assert starter.run(folder, KEEP_ALL, fault=fault).code == -9
     return folder
 
 

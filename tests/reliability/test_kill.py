@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_jax.training import checkpoint
 from tests.reliability.compare import differences, leftovers, snapshot
+from tests.reliability.starter import killed_once_saved
 
 POINTS = (
     "data.open:1", "data.batch:1", "data.batch:20", "train.compile:1",
@@ -95,7 +96,8 @@ def test_killed_at_a_random_time(starter, golden, tmp_path, figures, seed):
 def test_killed_every_few_steps_until_finished(starter, golden, tmp_path, figures, every):
     codes = []
     while not codes or codes[-1] == -signal.SIGKILL:
-        codes.append(starter.run(tmp_path / "run", fault=f"train.stepped:{every}:kill").code)
+        fault = killed_once_saved(f"train.stepped:{every}")
+        codes.append(starter.run(tmp_path / "run", fault=fault).code)
     assert codes[-1] == 0 and len(codes) > 48 // every
     assert differences(golden, snapshot(tmp_path / "run")) == []
     figures["runs killed every few steps, bit-identical"] += 1

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_jax.training import checkpoint, log
 from tests.reliability.compare import differences, leftovers, snapshot
-from tests.reliability.starter import ROOT
+from tests.reliability.starter import ROOT, killed_once_saved
 
 TRAIN = [sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py", "--workdir"]
 
@@ -40,7 +40,7 @@ def in_own_mounts(script: str, timeout: float = 90) -> subprocess.CompletedProce
 @pytest.mark.full
 @pytest.mark.fault("F7", "F1")
 def test_a_run_walks_back_past_damage_and_ends_with_the_same_bits(starter, golden, tmp_path):
-    assert starter.run(tmp_path / "run", fault="train.step:33:kill").code == -9
+    assert starter.run(tmp_path / "run", fault=killed_once_saved("train.step:33")).code == -9
     newest = tmp_path / "run" / "checkpoints" / "30"
     data = max(newest.rglob("d/*"), key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
@@ -57,7 +57,7 @@ def test_a_run_walks_back_past_damage_and_ends_with_the_same_bits(starter, golde
 @pytest.mark.full
 @pytest.mark.fault("F7")
 def test_no_run_begins_from_scratch_where_a_checkpoint_was(starter, tmp_path):
-    assert starter.run(tmp_path / "run", fault="train.step:8:kill").code == -9
+    assert starter.run(tmp_path / "run", fault=killed_once_saved("train.step:8")).code == -9
     shutil.move(tmp_path / "run" / "checkpoints" / "6", tmp_path / "6")
     outcome = starter.run(tmp_path / "run")
     assert outcome.code == 5 and "step 6 was saved" in last_line(outcome)

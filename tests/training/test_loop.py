@@ -1,0 +1,146 @@
+"""When the loop waits for the devices, and for the disk: only where it must."""
+
+import json
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from alexnet_jax import main
+from alexnet_jax.training import checkpoint, loop
+from alexnet_jax.training.log import Log
+from alexnet_jax.training.meter import Meter
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What the loop does, in order: (dispatch | read | log | evaluate | fetch, steps made), (committed, step)."""
+    found: list[tuple[str, int]] = []
+    make, read, evaluate, save = (
+        loop.make_train_step, Meter._read, loop.Training._evaluate, checkpoint.save,
+    )  # fmt: skip
+    fetch, train = checkpoint.fetch, Log.train
+
+    def make_train_step(*arguments):
+        step = make(*arguments)
+
+        def train_step(state, *more, **requests):
+            assert threading.current_thread() is threading.main_thread()
+            found.append(("dispatch", sum(name == "dispatch" for name, _ in found) + 1))
+            return step(state, *more, **requests)
+
+        return train_step
+
+    def recorded(name, call, number):
+        def record(*arguments, **keywords):
+            result = call(*arguments, **keywords)
+            found.append((name, number(*arguments)))
+            return result
+
+        return record
+
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(Meter, "_read", recorded("read", read, lambda meter, step, *_: step + 1))
+    monkeypatch.setattr(Log, "train", recorded("log", train, lambda log, step, *_: step))
+    monkeypatch.setattr(
+        loop.Training, "_evaluate", recorded("evaluate", evaluate, lambda run, state: run.step)
+    )
+    monkeypatch.setattr(
+        checkpoint, "fetch", recorded("fetch", fetch, lambda state: int(state.step))
+    )
+    monkeypatch.setattr(
+        checkpoint, "save", recorded("committed", save, lambda folder, state, *_: int(state.step))
+    )
+    return found
+
+
+def train(folder, *more: str) -> None:
+    command = ["--config", "tests/tiny.py", "--workdir", str(folder), *more]
+    assert main.main([*command, "--config.train.max_steps=14"]) == 0
+
+
+def test_a_line_of_the_log_waits_for_no_step_but_its_own(events, tmp_path):
+    train(tmp_path / "run", "--config.train.log_every=1", "--config.train.checkpoint_every=6")
+    for done in range(1, 15):
+        # A checkpoint and an evaluation need the step itself; otherwise the next one is on its way before.
+        waited = done in (6, 12, 14)
+        at, dispatched = events.index(("log", done)), events.index(("dispatch", min(done + 1, 14)))
+        assert (at < dispatched) == (waited and done < 14), done
+        assert events[at - 1] == ("read", done)
+        assert events.index(("dispatch", done)) < at
+    assert [step for name, step in events if name == "log"] == list(range(1, 15))
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 15))
+    assert all("train_loss" in line for line in lines)
+    assert [line["step"] for line in lines if "eval_val_center_nll" in line] == [12]
+
+
+def test_the_evaluation_of_a_step_comes_before_its_checkpoint_is_fetched(events, tmp_path):
+    train(tmp_path / "run")
+    order = [event for event in events if event[1] == 12 and event[0] != "committed"]
+    names = ["dispatch", "read", "log", "evaluate", "fetch"]
+    assert order == [(name, 12) for name in names]
+    meta = checkpoint.verify(tmp_path / "run" / "checkpoints", 12)
+    assert not meta["evaluation_due"] and meta["val_error"] is not None
+    assert meta["meter"] == {"loss": 0.0, "top1_errors": 0, "steps": 0}  # 12 is a line of the log
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkeypatch):
+    """The write of step 6 ends only once step 11 was dispatched; the one of step 12 waits for it."""
+    save, threads = checkpoint.save, []
+
+    def slow(folder, state, *more):
+        threads.append(threading.current_thread().name)
+        while int(state.step) == 6 and ("dispatch", 11) not in events:
+            time.sleep(0.001)
+        return save(folder, state, *more)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    train(tmp_path / "run")
+    assert events.index(("committed", 6)) > events.index(("dispatch", 11))
+    assert events.index(("committed", 6)) < events.index(("fetch", 12))
+    assert set(threads) == {"writer"}
+    saved = [step for name, step in events if name in ("fetch", "committed")]
+    assert saved == [6, 6, 12, 12, 14, 14]
+
+
+def test_the_writer_is_given_nothing_of_the_devices(tmp_path, monkeypatch):
+    """Several devices wait for each other for ever where two threads begin what they do together."""
+    commit, seen = loop.Training._commit, set()
+
+    def committed(self, step, state, meta):
+        seen.update(map(type, jax.tree.leaves(state)))
+        return commit(self, step, state, meta)
+
+    monkeypatch.setattr(loop.Training, "_commit", committed)
+    train(tmp_path / "run")
+    assert seen == {np.ndarray}
+
+
+@pytest.mark.parametrize("minutes", ["0", "10", "1e-9"])
+def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, minutes):
+    train(
+        tmp_path / "run", "--config.train.checkpoint_every=1000",
+        f"--config.train.checkpoint_minutes={minutes}",
+    )  # fmt: skip
+    saved = [step for name, step in events if name == "committed"]
+    assert saved == [14] if minutes != "1e-9" else saved[0] == 1 and saved[-1] == 14
+
+
+def test_a_save_by_time_does_not_wait_for_the_one_before(events, tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def slow(folder, state, *more):
+        while int(state.step) == 1 and ("dispatch", 9) not in events:
+            time.sleep(0.001)
+        return save(folder, state, *more)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    train(
+        tmp_path / "run", "--config.train.checkpoint_every=1000",
+        "--config.train.checkpoint_minutes=1e-9",
+    )  # fmt: skip
+    fetched = [step for name, step in events if name == "fetch"]
+    assert fetched[0] == 1 and fetched[1] >= 9 and fetched[-1] == 14
