@@ -3,7 +3,8 @@
 python -m alexnet_jax.main --config configs/paper.py --workdir runs/paper [--config.section.key=value ...]
 
 The same command continues a run that was stopped. A config file is Python code and is executed.
-Every value of the config can be set on the command line; the three switches of the paper's ablations are
+Every value of the config can be set on the command line, and those of alexnet_jax/specs.py that a file leaves at their
+default, such as --config.train.checkpoint_minutes=5; the three switches of the paper's ablations are
   --config.model.activation=tanh   --config.model.lrn=False   --config.model.overlapping_pooling=False
 Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDER/train/<class>/*.jpg, FOLDER/val/...)
 """

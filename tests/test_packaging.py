@@ -177,7 +177,7 @@ def test_the_launcher_sets_the_memory_and_passes_the_arguments(tmp_path):
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\nenv\necho "arguments: $@"\n')
     python.chmod(0o755)
-    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "JAX_PLATFORMS": "cpu"}
     command = [ROOT / "launch" / "train.sh", "--workdir", "a b"]
     said = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     settings = (ROOT / "launch" / "malloc.env").read_text().splitlines()
