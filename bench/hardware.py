@@ -1,8 +1,19 @@
-"""What a measurement ran on."""
+"""What a measurement ran on, and the lock by which one at a time has the GPU."""
 
+import contextlib
+import fcntl
+import functools
 import os
 import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
+
+PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax", "torch", "triton")
+PACKAGES += ("nvidia-cudnn-cu13", "nvidia-cublas")
 
 
 def machine() -> str:
@@ -12,13 +23,66 @@ def machine() -> str:
 
 
 def hardware() -> dict:
-    """Processor, cores that this process may use, bytes of memory."""
+    """Processor, cores that this process may use, bytes of memory; GPUs, where there are any."""
     total = _values("/proc/meminfo", "MemTotal")
-    return {
+    found = {
         "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": int(total[0].split()[0]) * 1024 if total else None,
     }
+    return found | ({"gpus": gpus()} if gpus() else {})
+
+
+@functools.cache
+def gpus() -> list[dict]:
+    """`name`, `driver` and `memory_bytes` of each GPU that nvidia-smi lists."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total"]
+    try:
+        said = subprocess.run(
+            [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.split(", ") for line in said.stdout.splitlines() if line.count(", ") == 2]
+    return [
+        {"name": name, "driver": driver, "memory_bytes": int(mib) << 20}
+        for name, driver, mib in rows
+        if mib.isdigit()
+    ]
+
+
+@functools.cache
+def device() -> str:
+    """'cuda' if JAX finds a GPU in a process like this one, else 'cpu'.
+
+    Asks another process, as one that has used a GPU keeps some of its memory.
+    """
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") or not gpus():
+        return "cpu"
+    said = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    )  # fmt: skip
+    return "cuda" if said.stdout.split()[-1:] in (["gpu"], ["cuda"]) else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of those of PACKAGES that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+@contextlib.contextmanager
+def device_lock() -> Iterator[None]:
+    """Held by the one process that times something on the GPU, or times algorithms to choose one."""
+    path = Path(tempfile.gettempdir()) / f"alexnet-jax-device-{os.getuid()}.lock"
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def peak_bytes() -> int:

@@ -1,12 +1,14 @@
-"""How long a training step takes, next to PyTorch's and a plainly written one, on this machine's CPU.
+"""How long a training step takes, next to PyTorch's and a plainly written one, on this machine's GPU or CPU.
 
     python -m bench.peers
     python -m bench.peers --batch 32 128 --peers compile-written plain --json peers.json
+    python -m bench.peers --device cuda --limit 200 --keep-going
 
-The whole step of the paper's network in float32: forward, backward and update, with groups, response
-normalization within towers and dropout. Left out on both sides: decoding and cropping of images (ours
-still converts uint8; torch's images come as padded floats). PyTorch comes with its own response
-normalization and with one written by hand. All have the memory settings of launch/malloc.env.
+The whole step of the paper's network: forward, backward and update, with groups, response normalization within
+towers and dropout. Left out on both sides: decoding and cropping of images (ours still converts uint8; torch's images
+come as padded floats). PyTorch comes with its own response normalization and with one written by hand. All have the
+memory settings of launch/malloc.env. On a CPU all is float32; on a GPU ours computes in bfloat16 and torch under
+autocast, with float32 weights, or with --dtype float32 both in TF32.
 """
 
 from importlib import util
@@ -17,37 +19,51 @@ from bench import alternate
 
 OURS = "alexnet_jax"
 PEERS = {
-    "eager": "PyTorch eager",
-    "eager-written": "PyTorch eager, LRN by hand",
-    "compile": "torch.compile",
-    "compile-written": "torch.compile, LRN by hand",
     "plain": "Flax written plainly",
+    "eager": "PyTorch eager",
+    "compile": "torch.compile",
+    "graph": "torch.compile, CUDA graph",
+    "max": "torch.compile, max-autotune",
 }
+PEERS |= {f"{name}-written": f"{PEERS[name]}, LRN by hand" for name in PEERS if name != "plain"}
+ON_CPU = ("eager", "eager-written", "compile", "compile-written", "plain")
+# What takes longest to compile comes last: it is asked for after all others are ready.
+ON_GPU = ("plain", "eager", "eager-written", "compile", "compile-written", "graph", "graph-written")
+ON_GPU += ("max", "max-written")
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), help="default: all")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"],
+                        help="to compute in; default: float32, on a GPU bfloat16")  # fmt: skip
     alternate.add_options(parser)
     options = parser.parse_args(arguments)
-    if set(options.peers) - {"plain"} and util.find_spec("torch") is None:
+    alternate.check(options)
+    here = ON_GPU if options.device == "cuda" else ON_CPU
+    peers = here if options.peers is None else options.peers
+    if set(peers) - set(here):
+        raise ConfigError(f"--peers {' '.join(set(peers) - set(here))}: only on a GPU")
+    if set(peers) - {"plain"} and util.find_spec("torch") is None:
         raise ConfigError(
             'PyTorch is not installed: pip install -e ".[peers]", or compare with --peers plain'
         )
-    alternate.check(options)
-    labels = {"ours": OURS} | {name: PEERS[name] for name in options.peers}
+    dtype = options.dtype or DTYPES[options.device]
+    labels = {"ours": OURS} | {name: PEERS[name] for name in peers}
+    settings = [f"--threads={options.threads}", f"--device={options.device}", f"--dtype={dtype}"]
     alternate.report(
         options,
         lambda batch: {
             name: alternate.Program(
-                label,
-                "bench.programs",
-                [name, f"--batch={batch}", f"--threads={options.threads}"],
-                {"JAX_PLATFORMS": "cpu"},
+                # Of each that compiles torch starts as many processes as there are cores.
+                label, "bench.programs", [name, f"--batch={batch}", *settings],
+                {"TORCHINDUCTOR_COMPILE_THREADS": "4"} if options.device == "cuda" else {},
             )
             for name, label in labels.items()
         },
-    )
+        dtype=dtype,
+    )  # fmt: skip
     return 0
 
 

@@ -1,9 +1,9 @@
 """The programs that bench/peers.py compares, each run in a process of its own.
 
-    python -m bench.programs NAME --batch 32 --threads 2
+    python -m bench.programs NAME --batch 32 --threads 2 --device cpu --dtype float32
 
-answers bench/alternate.py. All compute the paper's network (§3.5) in float32 and update it as §5 says: groups,
-response normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images.
+answers bench/alternate.py. All compute the paper's network (§3.5) and update it as §5 says: groups, response
+normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images. Weights are float32.
 """
 
 import argparse
@@ -21,8 +21,12 @@ def main() -> None:
     parser.add_argument("name", choices=PROGRAMS)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], required=True)
     options = parser.parse_args()
-    alternate.serve(lambda: PROGRAMS[options.name](options))
+    alternate.serve(
+        lambda: PROGRAMS[options.name](options), waits=options.name in ("ours", "plain")
+    )
 
 
 def _examples(batch: int):
@@ -49,6 +53,7 @@ def _ours(options):
             f"--config.augment.scale={1 / 255}",
             "--config.augment.color_std=0.0",
             f"--config.schedule.weights.learning_rate={RATE}",
+            f"--config.model.compute_dtype={options.dtype}",
         ],
     )
     return ours.program(spec)
@@ -74,16 +79,21 @@ def _plain(options):
             def pool(x):
                 return nn.max_pool(x, (3, 3), (2, 2))
 
+            def conv(*settings, **others):
+                return nn.Conv(*settings, **others, dtype=options.dtype)
+
             side = ((0, 3), (0, 3))
-            x = pool(normalize(nn.relu(nn.Conv(96, (11, 11), 4, side)(x))))
-            x = pool(normalize(nn.relu(nn.Conv(256, (5, 5), feature_group_count=2)(x))))
-            x = nn.relu(nn.Conv(384, (3, 3))(x))
-            x = nn.relu(nn.Conv(384, (3, 3), feature_group_count=2)(x))
-            x = pool(nn.relu(nn.Conv(256, (3, 3), feature_group_count=2)(x)))
+            x = pool(normalize(nn.relu(conv(96, (11, 11), 4, side)(x))))
+            x = pool(normalize(nn.relu(conv(256, (5, 5), feature_group_count=2)(x))))
+            x = nn.relu(conv(384, (3, 3))(x))
+            x = nn.relu(conv(384, (3, 3), feature_group_count=2)(x))
+            x = pool(nn.relu(conv(256, (3, 3), feature_group_count=2)(x)))
             x = x.reshape(x.shape[0], -1)
             for _ in range(2):
-                x = nn.Dropout(0.5, deterministic=False)(nn.relu(nn.Dense(4096)(x)))
-            return nn.Dense(CLASSES)(x)
+                x = nn.Dropout(0.5, deterministic=False)(
+                    nn.relu(nn.Dense(4096, dtype=options.dtype)(x))
+                )
+            return nn.Dense(CLASSES, dtype=options.dtype)(x)
 
     images, labels = _examples(options.batch)
     images = jnp.asarray(images, jnp.float32) / 255
@@ -98,7 +108,9 @@ def _plain(options):
 
     def loss(params, images, labels, key):
         logits: Any = model.apply(params, images, rngs={"dropout": key})
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits.astype(jnp.float32), labels
+        ).mean()
 
     @jax.jit
     def step(params, velocity, key, images, labels):
@@ -120,21 +132,18 @@ def _plain(options):
     return run, {"version": f"jax {jax.__version__}", "parameters": count}
 
 
-def _torch(options, *, compiled: bool, written: bool):
+def _torch(options, *, mode: str | None, written: bool):
     from bench import torch_step
 
     examples = _examples(options.batch)
-    return torch_step.build(options.threads, *examples, compiled=compiled, written=written)
+    return torch_step.build(options, *examples, mode=mode, written=written)
 
 
-PROGRAMS = {
-    "ours": _ours,
-    "eager": functools.partial(_torch, compiled=False, written=False),
-    "eager-written": functools.partial(_torch, compiled=False, written=True),
-    "compile": functools.partial(_torch, compiled=True, written=False),
-    "compile-written": functools.partial(_torch, compiled=True, written=True),
-    "plain": _plain,
-}
+MODES = {"eager": None, "compile": "default", "graph": "reduce-overhead", "max": "max-autotune"}
+PROGRAMS = {"ours": _ours, "plain": _plain}
+for name, mode in MODES.items():
+    PROGRAMS[name] = functools.partial(_torch, mode=mode, written=False)
+    PROGRAMS[f"{name}-written"] = functools.partial(_torch, mode=mode, written=True)
 
 if __name__ == "__main__":
     main()
