@@ -14,11 +14,11 @@ export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax-cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 
 # The memory settings, for what trains or measures; launch/memory.sh says which are for this machine.
-MEMORY := $(if $(filter quickstart bench reliability,$(MAKECMDGOALS)),$(shell launch/memory.sh))
+MEMORY := $(if $(filter quickstart bench gpu reliability,$(MAKECMDGOALS)),$(shell launch/memory.sh))
 $(foreach setting,$(MEMORY),$(eval export $(setting)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench reliability lock clean
+.PHONY: help quickstart test lint bench gpu reliability lock clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make test         run the tests'
 	@echo 'make lint         check style and types'
 	@echo 'make bench        measure the training step; BENCH=step, layers, ... as the README lists'
+	@echo 'make gpu          measure everything on a GPU, in eight minutes; DATA=FOLDER trains on CIFAR-10 too'
 	@echo 'make reliability  kill runs, fill disks, damage files, and record what came of it'
 	@echo 'make lock         choose the pinned versions anew (requirements*.lock)'
 	@echo 'make clean        remove the virtual environment and caches; runs/ stays'
@@ -53,6 +54,18 @@ lint: $(VENV)/dev.stamp
 BENCH ?= peers --peers plain
 bench: $(VENV)/core.stamp
 	$(RUN) -m bench.$(BENCH)
+
+# With python3 as it is where that has the packages (wheels in .gpu/whl add to them, if there are any), else with the
+# virtual environment. GPU_DRY=1 does all of it at toy size on a CPU; GPU_ARGS has more arguments of bench/gpu.py.
+GPU_SITE := $(CURDIR)/.gpu/site
+gpu:
+	@if [ ! -d $(GPU_SITE) ] && ls .gpu/whl/*.whl >/dev/null 2>&1; then \
+	    python3 -m pip install -q --no-index --no-deps --no-compile --target $(GPU_SITE) .gpu/whl/*.whl; fi; \
+	export PYTHONPATH=$(GPU_SITE):$$PYTHONPATH; \
+	for python in python3 $(RUN) ''; do \
+	    $$python -c 'import jax, flax, optax, orbax, ml_collections' 2>/dev/null && break; done; \
+	if [ -z "$$python" ]; then $(MAKE) $(VENV)/core.stamp && python=$(RUN) || exit; fi; \
+	$$python -m bench.gpu $(if $(DATA),--data '$(DATA)') $(GPU_ARGS)
 
 # About half an hour. Writes docs/results/reliability*.json and the table of the README.
 reliability: $(VENV)/dev.stamp

@@ -2,19 +2,24 @@
 
     python -m bench.layers --batch 32 --json layers.json
 
+    python -m bench.layers --batch 512 --config.model.compute_dtype=bfloat16
+
 Each operation of the config's net is timed forward and backward, the linear ones with the gradients of their inputs
 and of their weights apart, then loss, cropping and update; at the end the whole step. The bound of an operation is
-the larger of FLOP / peak and bytes / bandwidth. Both are measured first: a matrix product in the compute type, and a
-pass over a large array. Bytes: each input read once and each output written once, in the compute type; the update
-reads the gradient and reads and writes the state, in float32. What lies in a cache can be faster than its bound.
-On CPUs set launch/malloc.env first, as `make bench BENCH=layers` does.
+the larger of FLOP / peak and bytes / bandwidth. Both are measured first: a matrix product in the compute type (on a
+GPU float32 is TF32), and a pass over a large array. Bytes: each input read once and each output written once, in the
+compute type, weights too; the update reads the gradient and reads and writes the state, in float32. What lies in a
+cache can be faster than its bound. On CPUs set launch/malloc.env first, as `make bench BENCH=layers` does.
+
+On a GPU many calls follow one another. One that the host cannot issue in less time than it takes, or that takes no
+longer than one that does nothing, is marked "launch": the figure says how long a launch takes, not the operation.
 """
 
+import contextlib
 import functools
 import json
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +31,12 @@ import numpy as np
 from alexnet_jax import cli, geometry
 from alexnet_jax.data import augment
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.kernels import compiler, forms
+from alexnet_jax.kernels import compiler
+from alexnet_jax.kernels.forms import choose
 from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.training import schedule, state, step
-from bench import hardware, ours
+from bench import hardware, ours, roofline
 
 
 class Part(NamedTuple):
@@ -56,33 +62,56 @@ def main(arguments: list[str]) -> int:
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
     spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
-    report = measure(spec, options.repeats)
+    report: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        if jax.default_backend() != "cpu":
+            stack.enter_context(hardware.device_lock())
+        for report in measure(spec, options.repeats):
+            if options.json:
+                options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
 
 
-def measure(spec: Config, repeats: int) -> dict[str, Any]:
-    """Seconds, bound and kind of limit of every part, and seconds of the whole step."""
-    peak, bandwidth = peak_flop(spec.model.compute_dtype, repeats), copy_bandwidth(repeats)
-    rows = []
+def measure(spec: Config, repeats: int) -> Iterator[dict[str, Any]]:
+    """Seconds of the whole step, then seconds, bound and kind of limit of each part; what there is after each.
+
+    A part that fails, for want of memory for example, has `error` in place of `seconds`.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    facts, step_seconds = _whole_step(spec, repeats, 1 if on_cpu else 20)
+    report = facts | hardware.hardware() | {
+        "config": spec.name, "batch": spec.train.batch_size, "dtype": spec.model.compute_dtype,
+        "step_seconds": step_seconds,
+        "peak_flop": roofline.peak_flop(spec.model.compute_dtype, repeats),
+        "bandwidth": roofline.copy_bandwidth(repeats), "empty_seconds": roofline.empty_seconds(repeats),
+    }  # fmt: skip
+    report["device"] = report["machine"] if on_cpu else jax.devices()[0].device_kind
+    rows = report["layers"] = []
     for part in parts(spec):
-        seconds = time_of(jitted(part.call), part.arguments, repeats)
-        limits = {"FLOP": part.flop / peak, "bytes": part.bytes / bandwidth}
+        limits = {
+            "FLOP": part.flop / report["peak_flop"],
+            "bytes": part.bytes / report["bandwidth"],
+        }
         limit = max(limits, key=limits.__getitem__)
         row = {name: getattr(part, name) for name in ("layer", "operation", "way", "flop", "bytes")}
-        rows.append(row | {"seconds": seconds, "bound": limits[limit], "limit": limit})
+        rows.append(row | {"bound": limits[limit], "limit": limit})
+        try:
+            seconds, launch = roofline.time_of(jitted(part.call), part.arguments, repeats)
+        except jax.errors.JaxRuntimeError as error:
+            rows[-1]["error"] = str(error).strip().partition("\n")[0][:200]
+        else:
+            rows[-1] |= {"seconds": seconds, "launch_seconds": launch}
+            if not on_cpu and seconds < max(1.2 * launch, 1.5 * report["empty_seconds"]):
+                rows[-1]["limit"] = "launch"
+        yield report
+
+
+def _whole_step(spec: Config, repeats: int, steps: int) -> tuple[dict, float]:
     run, facts = ours.program(spec)
     run(2)
-    whole = [_timed(lambda: run(1)) for _ in range(repeats)]
-    facts |= hardware.hardware() | {"config": spec.name, "batch": spec.train.batch_size}
-    on_cpu = jax.default_backend() == "cpu"
-    return facts | {
-        "device": facts["machine"] if on_cpu else jax.devices()[0].device_kind,
-        "dtype": spec.model.compute_dtype, "peak_flop": peak, "bandwidth": bandwidth, "layers": rows,
-        "step_seconds": statistics.median(whole),
-    }  # fmt: skip
+    seconds = [roofline.timed(lambda: run(steps)) / steps for _ in range(repeats)]
+    return facts, statistics.median(seconds)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -91,19 +120,27 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['config']}, batch {report['batch']}, {report['dtype']}, {report['version']}; {report['device']}, "
         f"{report['cores']} cores: {report['peak_flop'] / 1e9:,.0f} GFLOP/s, "
-        f"{report['bandwidth'] / 1e9:,.1f} GB/s",
+        f"{report['bandwidth'] / 1e9:,.1f} GB/s, {report['empty_seconds'] * 1e6:.0f} us a call of nothing",
         "",
         "| layer | operation | | GFLOP | MB | ms | bound | limit | share of bound | share of step |",
         "|---|---|---|--:|--:|--:|--:|---|--:|--:|",
     ]
     for row in report["layers"]:
-        seconds, bound = row["seconds"], row["bound"]
-        lines.append(
+        begin = (
             f"| {row['layer']} | {row['operation']} | {row['way']} | {row['flop'] / 1e9:.2f} "
-            f"| {row['bytes'] / 1e6:.1f} | {seconds * 1e3:.3f} | {bound * 1e3:.3f} | {row['limit']} "
+            f"| {row['bytes'] / 1e6:.1f} |"
+        )
+        seconds, bound = row.get("seconds"), row["bound"]
+        if seconds is None:
+            lines.append(f"{begin} {row['error']} | {bound * 1e3:.3f} | | | |")
+            continue
+        lines.append(
+            f"{begin} {seconds * 1e3:.3f} | {bound * 1e3:.3f} | {row['limit']} "
             f"| {bound / seconds:.0%} | {seconds / whole:.1%} |"
         )
-    total, least = (sum(row[key] for row in report["layers"]) for key in ("seconds", "bound"))
+    total, least = (
+        sum(row.get(key, 0) for row in report["layers"]) for key in ("seconds", "bound")
+    )
     lines += [
         f"| sum | | | | | {total * 1e3:.1f} | {least * 1e3:.1f} | | {least / total:.0%} | {total / whole:.0%} |",
         f"| whole step | | | | | {whole * 1e3:.1f} | {least * 1e3:.1f} | | {least / whole:.0%} | |",
@@ -111,15 +148,15 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parts(spec: Config) -> list[Part]:
-    """Everything that a step does, in its order forward, each with its gradients behind it."""
+def parts(spec: Config) -> Iterator[Part]:
+    """Everything that a step does, in its order forward, each with its gradients behind it; on normal numbers."""
     model, batch = spec.model, spec.train.batch_size
     size, classes = spec.augment.crop_size, spec.model.num_classes or 1000
     multiply_adds = {
         layer.name: layer.multiply_adds for layer in geometry.layers(model, size, classes)
     }
     dtype, rows = jnp.dtype(model.compute_dtype), (*model.convs, *model.fcs)
-    found, draw = [_cropping(spec)], np.random.default_rng(0)
+    yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
     for name, row in rows:
         before = [(operation, "before_") for operation in getattr(row, "before", ())]
@@ -129,15 +166,16 @@ def parts(spec: Config) -> list[Part]:
         for operation, prefix in operations:
             layer = _Alone(
                 model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                part=False, apart=False, forms=forms.choose(jax.default_backend()), arrays=1,
+                part=False, apart=False, forms=choose(jax.default_backend()), arrays=1,
                 operation=operation, prefix=prefix,
             )  # fmt: skip
-            x = jnp.asarray(draw.normal(size=shape), dtype)
+            x = jax.random.normal(jax.random.key(0), shape, dtype)
             flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
             made = _of_layer(name, layer, x, flop, first=name == rows[0][0])
             shape = jax.eval_shape(made[0].call, *made[0].arguments).shape
-            found += made
-    return [*found, _loss(spec, shape), _update(spec)]
+            yield from made
+    yield _loss(spec, shape)
+    yield _update(spec)
 
 
 class _Alone(alexnet._Row):
@@ -159,6 +197,8 @@ def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[
     variables: Any = {}
     if layer.operation in ("linear", "batch_norm"):
         variables = jax.jit(layer.init)(jax.random.key(0), x, keys)
+    if layer.operation == "linear":  # cast beforehand, as the step casts them once
+        variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     params = variables.get("params", {})
 
     def forward(params, x):
@@ -184,13 +224,15 @@ def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[
 def _cropping(spec: Config) -> Part:
     examples, constants = ours.examples(spec), step.resized_statistics(ours.statistics(spec), spec)
     key, dtype = state.stream(spec.seed, state.AUGMENT), jnp.dtype(spec.model.compute_dtype)
+    forms = choose(jax.default_backend())
 
     def crop(images, indices, epochs, key, constants):
         images = augment.train_images(
             images, constants, spec.augment, seed_key=key, indices=indices, epochs=epochs,
             step=jnp.int32(0), positions=jnp.arange(len(indices)), color_std=jnp.float32(0.1),
+            forms=forms, to_blocks=step._to_blocks(spec, forms),
         )  # fmt: skip
-        return images.astype(dtype)
+        return getattr(images, "values", images).astype(dtype)  # of Blocks their values
 
     pixels = spec.train.batch_size * spec.augment.crop_size**2 * 3
     arguments = (examples.images, examples.indices, examples.epochs, key, constants)
@@ -200,7 +242,7 @@ def _cropping(spec: Config) -> Part:
 def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
     """Value and gradient of the loss by the logits, and the count of errors."""
     labels, train = jnp.asarray(ours.examples(spec).labels), spec.train
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    logits = jax.random.normal(jax.random.key(0), shape, jnp.float32)
 
     def loss(logits, labels):
         value, gradient = jax.value_and_grad(
@@ -215,12 +257,12 @@ def _update(spec: Config) -> Part:
     """Norm of the gradient, velocity and parameters; the gradient is taken to be the parameters."""
     current = state.create(spec, alexnet.AlexNet(spec.model), 0)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
+    forms = choose(jax.default_backend())
 
     def update(current, gradient, rates):
-        chosen = forms.choose(jax.default_backend())
-        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient), chosen)
+        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient), forms)
         metrics = {"loss": jnp.float32(0), "grad_norm": norm}
-        return step._update(spec, current, rates, gradient, current.batch_stats, metrics, chosen)[0]
+        return step._update(spec, current, rates, gradient, current.batch_stats, metrics, forms)[0]
 
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
@@ -234,51 +276,6 @@ def _update(spec: Config) -> Part:
 def jitted(call: Callable) -> Callable:
     """As the step is compiled."""
     return jax.jit(call, compiler_options=compiler.options())
-
-
-def time_of(call: Callable, arguments: tuple, repeats: int) -> float:
-    """Median seconds of a call, of several in a row where one is short: so a device need not wait for the host."""
-    arguments = jax.device_put(arguments)
-    jax.block_until_ready(call(*arguments))
-    count = max(1, min(100, round(0.02 / _timed(lambda: call(*arguments)))))
-
-    def several():
-        for _ in range(count - 1):
-            call(*arguments)
-        return call(*arguments)
-
-    return statistics.median(_timed(several) for _ in range(repeats)) / count
-
-
-def peak_flop(dtype: str, repeats: int) -> float:
-    """FLOP/s of a matrix product of random numbers, the most that any of several sizes and repeats reaches."""
-    multiply, best = jitted(jnp.matmul), 0.0
-    for side in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
-        a = jax.random.normal(jax.random.key(0), (side, side), jnp.dtype(dtype))
-        multiply(a, a).block_until_ready()
-        seconds = min(_timed(lambda a=a: multiply(a, a)) for _ in range(3 * repeats))
-        best = max(best, 2 * side**3 / seconds)
-    return best
-
-
-def copy_bandwidth(repeats: int) -> float:
-    """Bytes/s, read and written together, of passing over an array in place that no cache holds."""
-    x = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**30,), jnp.float32)
-    negate = jax.jit(jnp.negative, donate_argnums=0)
-
-    def once():
-        nonlocal x
-        x = negate(x)
-        return x
-
-    once().block_until_ready()
-    return 2 * x.nbytes / min(_timed(once) for _ in range(3 * repeats))
-
-
-def _timed(call: Callable) -> float:
-    begun = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begun
 
 
 if __name__ == "__main__":

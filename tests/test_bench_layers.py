@@ -7,7 +7,7 @@ import pytest
 from alexnet_jax import geometry
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.alexnet import AlexNet
-from bench import layers, ours
+from bench import layers, ours, roofline
 
 BATCH = 4
 
@@ -19,7 +19,7 @@ def spec():
 
 @pytest.fixture(scope="module")
 def parts(spec):
-    return layers.parts(spec)
+    return list(layers.parts(spec))
 
 
 def find(parts, *names):
@@ -81,18 +81,60 @@ def test_the_parts_compute_what_the_net_does(spec, parts):
     assert shapes == jax.tree.map(jnp.shape, params["fc6"])
 
 
-def test_the_table_ends_with_the_sum_and_the_whole(spec, parts, monkeypatch):
-    some = [find(parts, "conv1", "act", "forward"), find(parts, "update", "momentum", "")]
-    monkeypatch.setattr(layers, "parts", lambda spec: some)
-    monkeypatch.setattr(layers, "peak_flop", lambda dtype, repeats: 1e9)
-    monkeypatch.setattr(layers, "copy_bandwidth", lambda repeats: 1e6)
+@pytest.fixture
+def measured(spec, parts, monkeypatch):
+    """Makes the report of some parts on a device of 1 GFLOP/s and 1 MB/s."""
+    monkeypatch.setattr(roofline, "peak_flop", lambda dtype, repeats: 1e9)
+    monkeypatch.setattr(roofline, "copy_bandwidth", lambda repeats: 1e6)
     monkeypatch.setattr(ours, "program", lambda spec: (lambda steps: 0.0, {"version": "jax"}))
-    report = layers.measure(spec, 1)
+
+    def measure(*some):
+        monkeypatch.setattr(layers, "parts", lambda spec: iter(some))
+        return list(layers.measure(spec, 1))[-1]
+
+    return measure
+
+
+def test_the_table_ends_with_the_sum_and_the_whole(parts, measured):
+    some = find(parts, "conv1", "act", "forward"), find(parts, "update", "momentum", "")
+    report = measured(*some)
     assert [row["bound"] for row in report["layers"]] == [part.bytes / 1e6 for part in some]
     assert all(row["limit"] == "bytes" and row["seconds"] > 0 for row in report["layers"])
     act, update, total, whole = layers.table(report).splitlines()[-4:]
     assert act.startswith("| conv1 | act | forward |") and update.startswith("| update |")
     assert total.startswith("| sum |") and whole.startswith("| whole step |")
+
+
+def test_what_is_shorter_than_a_launch_on_a_gpu_is_marked(parts, measured, monkeypatch):
+    act = find(parts, "conv1", "act", "forward")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(layers, "jitted", jax.jit)
+    monkeypatch.setattr(roofline, "empty_seconds", lambda repeats: 5e-6)
+    limits = {(100e-6, 20e-6): "bytes", (23e-6, 20e-6): "launch", (7e-6, 1e-6): "launch"}
+    for timing, limit in limits.items():
+        monkeypatch.setattr(roofline, "time_of", lambda *_, t=timing: roofline.Timing(*t))
+        (row,) = measured(act)["layers"]
+        assert (row["limit"], row["seconds"]) == (limit, timing[0])
+
+
+def test_a_part_that_fails_is_reported_and_the_others_go_on(parts, measured):
+    def fails(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
+
+    act = find(parts, "conv1", "act", "forward")
+    report = measured(act._replace(call=fails), act)
+    assert report["layers"][0]["error"] == "RESOURCE_EXHAUSTED: out of memory"
+    assert report["layers"][1]["seconds"] > 0
+    assert "| RESOURCE_EXHAUSTED: out of memory |" in layers.table(report)
+
+
+def test_weights_have_the_compute_type():
+    spec = ours.load("tests/tiny.py", BATCH, ["--config.model.compute_dtype=bfloat16"])
+    linear = find(layers.parts(spec), "conv2", "linear", "forward")
+    assert {leaf.dtype for leaf in jax.tree.leaves(linear.arguments)} == {jnp.dtype("bfloat16")}
+    assert linear.bytes == 2 * sum(
+        array.size for array in (*jax.tree.leaves(linear.arguments), linear.call(*linear.arguments))
+    )
 
 
 def test_wrong_arguments_are_refused():

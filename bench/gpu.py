@@ -1,0 +1,376 @@
+"""Everything that is to be measured on a GPU, in one command that ends within eight minutes.
+
+    make gpu                                            all stages; DATA=FOLDER adds runs on CIFAR-10
+    GPU_DRY=1 make gpu                                  the same stages at toy size on a CPU, into a temporary folder
+    python -m bench.gpu --only peers-512 kernels-512
+    python -m bench.gpu --resume docs/results/gpu-2026-11-26.json     what is not done there yet
+    python -m bench.gpu --page docs/results/gpu-2026-11-26.json       writes the page anew, measures nothing
+
+Stages run one after the other, what is worth most first, each in processes of its own and with a limit of its own.
+Nothing is installed or fetched. Stages share JAX's compilation cache, which keeps the choices of XLA's autotuner too.
+
+gpu-DATE.json is written after each stage: a cut of the whole loses what was running and no more. It holds
+
+    schema           1
+    time, commit     of the start; commit None outside a git checkout, with '+' behind it where files were changed
+    command, dry     as it was started; whether at toy size
+    machine, cores, memory_bytes, gpus [{name, driver, memory_bytes}], versions {package: version}
+    limit, seconds   allowed for all stages but those with data; spent on all so far
+    stages           by name: title, command, state ('done', 'failed', 'cut', 'skipped', 'running'), reason unless
+                     done, seconds, result, and unless done the last lines that it said; see bench/stages.py
+
+and the result of a stage is the JSON of its command: of peers and forms `measurements` (bench/alternate.py: seconds a
+step of each round, ratios to the first program, peak bytes), of kernels `layers` and `kernels` (microseconds a step),
+of layers `layers` (seconds of a call), of nets `nets` (seconds a step), of transfer `ways` (bytes a second), of tests
+the counts of pytest, of a run its results.json, of sweep its tables. gpu-DATE.md beside it is the page made of it.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from alexnet_jax import cli, files
+from alexnet_jax.errors import ConfigError
+from bench import alternate, hardware
+from bench.peers import ON_GPU
+from bench.stages import ROOT, Stage, carry_out
+
+RESULTS = ROOT / "docs/results"
+LIMIT = 475.0
+"""Seconds for all stages but those with data: with start and end under eight minutes."""
+DATA_LIMIT = 540.0
+"""Seconds for each stage with data."""
+NETS = ("80sec", "18pct", "13pct", "11pct")
+JOBS = 8
+"""Members of the sweep that share the GPU."""
+TINY = "--config tests/tiny.py --config.data.source=folder"
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10; adds the runs on it")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/gpu", metavar="FOLDER",
+                        help="of the runs on data, which go on where they were")  # fmt: skip
+    parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS")
+    parser.add_argument("--data-limit", type=float, default=DATA_LIMIT, metavar="SECONDS",
+                        help="of each stage with data")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: docs/results")
+    parser.add_argument("--resume", type=Path, metavar="FILE.json", help="what is not done there")
+    parser.add_argument("--page", type=Path, metavar="FILE.json", help="only write its page anew")
+    options = parser.parse_args(arguments)
+    if options.page:
+        record = json.loads(options.page.read_text())
+        files.write_atomically(options.page.with_suffix(".md"), page(record))
+        return 0
+    options.dry = os.environ.get("GPU_DRY", "0") not in ("", "0")
+    if not options.dry and not hardware.gpus():
+        raise ConfigError(
+            "nvidia-smi lists no GPU here; GPU_DRY=1 make gpu tries all stages on the CPU"
+        )
+    return measure(options)
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Carry out the stages that are asked for, and write JSON and page after each."""
+    folder = Path(tempfile.mkdtemp(prefix="alexnet-gpu-"))
+    timed, with_data = stages(options.dry, folder), data_stages(options)
+    every = [stage.name for stage in (*timed, *with_data)]
+    wanted = every if options.only is None else options.only
+    if unknown := set(wanted) - set(every):
+        raise ConfigError(f"--only {' '.join(unknown)}: the stages are {', '.join(every)}")
+    record, path = _begin(options, folder)
+    done = {name for name, row in record["stages"].items() if row["state"] == "done"}
+    if "sweep" not in done:
+        done.discard("sweep-tables")  # of what was finished then
+    timed, with_data = (
+        [stage for stage in some if stage.name in wanted and stage.name not in done]
+        for some in (timed, with_data)
+    )
+    print(f"{plan(timed, options.limit)}\n\nWhat each says goes to {folder}, results to {path}\n")
+    begun, before = time.monotonic(), record["seconds"]
+
+    def save() -> None:
+        record["seconds"] = round(before + time.monotonic() - begun, 1)
+        files.write_atomically(path, json.dumps(record, indent=1) + "\n")
+        files.write_atomically(path.with_suffix(".md"), page(record))
+
+    environment = _environment(options.dry, folder)
+    codes = [carry_out(timed, record["stages"], folder, options.limit, environment, save)]
+    if max(codes) < 2:  # else told to stop
+        codes.append(carry_out(with_data, record["stages"], folder, math.inf, environment, save))
+    print(f"\n{page(record)}\n{path.with_suffix('.md')}")
+    return max(codes)
+
+
+def stages(dry: bool, folder: Path) -> list[Stage]:
+    """Those without data, what is worth most first; seconds are those of one H200."""
+    torch = util.find_spec("torch") is not None
+    memory = sum(gpu["memory_bytes"] for gpu in hardware.gpus()[:1])
+    beside = "PyTorch" if torch else "Flax written plainly (PyTorch is not installed)"
+
+    def stage(name: str, title: str, expected: float, limit: float, real: str, toy: str) -> Stage:
+        """`real` and `toy`: a module of bench and its arguments, at full size and at toy size."""
+        module, *arguments = (toy if dry else real).split()
+        path = folder / f"{name}.json"
+        command = [sys.executable, "-m", f"bench.{module}", *arguments, f"--json={path}"]
+        return Stage(name, title, command, expected, 150 if dry else limit, lambda: _json(path))
+
+    def compared(module: str, batch: int, seconds: int, alive: int) -> str:
+        """Programs at a batch, so many beside the first on a device of 140 GB; they end by themselves."""
+        alive = alive if memory > 100e9 else max(alive // 2, 1)
+        settings = f"--device cuda --batch {batch} --rounds 3 --beside {alive}"
+        return f"{module} {settings} --limit {seconds - 15} --keep-going"
+
+    def peers(name: str, batch: int, expected: int, seconds: int, which: str, toy: str) -> Stage:
+        real = f"{compared('peers', batch, seconds, 12)} --peers {which if torch else 'plain'}"
+        toy = f"peers --device cpu --batch 1 --rounds 1 --steps 1 --keep-going --peers {toy}"
+        title = f"Next to {beside}, batch {batch}"
+        return stage(name, title, expected, seconds + 10, real, toy)
+
+    def forms(batch: int, seconds: int, alive: int) -> Stage:
+        real = f"{compared('step', batch, seconds, alive)} --dtype bfloat16"
+        toy = f"step {TINY} --device cpu --batch 8 --rounds 1 --steps 1"
+        toy += " --forms groups=feature_groups"
+        title = f"The step and its other forms, batch {batch}"
+        return stage(f"forms-{batch}", title, seconds, seconds + 10, real, toy)
+
+    quick = " ".join(name for name in ON_GPU if not name.startswith("max"))
+    bfloat16 = "--batch 512 --config.model.compute_dtype=bfloat16"
+    return [
+        _tests(folder),
+        peers("peers-512", 512, 90, 120, quick, "plain eager" if torch else "plain"),
+        stage("kernels-512", "The compiled step by layer, batch 512", 35, 60,
+              f"kernels {bfloat16}", f"kernels {TINY} --batch 8 --steps 2"),
+        forms(512, 90, 12),
+        peers("peers-128", 128, 80, 110, quick, "plain"),
+        stage("transfer", "Images to the device and back", 10, 25, "transfer", "transfer --batch 8"),
+        stage("nets", "Small nets: host and device", 25, 50, "nets",
+              f"nets {TINY} --batch 8 --steps 2 --repeats 1"),
+        stage("layers-512", "Each operation alone, batch 512", 45, 80,
+              f"layers {bfloat16}", f"layers {TINY} --batch 4 --repeats 1"),
+        forms(128, 60, 12),
+        forms(2048, 120, 3),
+        peers("autotuned-512", 512, 180, 180, "max max-written", "")._replace(
+            skip="" if torch and not dry else "only for PyTorch on a GPU"
+        ),
+    ]  # fmt: skip
+
+
+def _tests(folder: Path) -> Stage:
+    path = folder / "tests.xml"
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", f"--junitxml={path}"]
+    skip = "" if (ROOT / "tests/gpu").is_dir() else "there is no folder tests/gpu"
+    return Stage("tests", "Tests on the device", command, 45, 90, lambda: _counts(path), skip)
+
+
+def data_stages(options: argparse.Namespace) -> list[Stage]:
+    """The CIFAR-10 nets to the end of their schedules, and the ablations with ten seeds; both go on where they were."""
+    if options.data is None:
+        return []
+    data, limit, found = options.data.absolute(), options.data_limit, []
+    for name in NETS:
+        workdir = options.runs / f"cifar10-{name}"
+        command = [sys.executable, "-m", "alexnet_jax.main", f"--config=configs/cifar10.py:{name}"]
+        command += [f"--workdir={workdir}", f"--config.data.path={data}"]
+        found.append(
+            Stage(f"cifar10-{name}", f"CIFAR-10, the net {name}", command, limit, limit,
+                  functools.partial(_json, workdir / "results.json"), grace=60)
+        )  # fmt: skip
+    out = options.runs / "ablations"
+    sweep = [sys.executable, "-m", "launch.sweep", "ablations", "--scale=cifar10", "--seeds=10"]
+    sweep += [f"--out={out}", f"--data={data}"]
+    return [
+        *found,
+        Stage("sweep", "Ablations at the scale cifar10, ten seeds", [*sweep, "--local", f"--jobs={JOBS}"],
+              limit, limit, grace=60),
+        Stage("sweep-tables", "What of the ablations is finished", [*sweep, "--collect"], 10, 120,
+              lambda: (out / "ablations-cifar10.md").read_text()),
+    ]  # fmt: skip
+
+
+def plan(stages: list[Stage], limit: float) -> str:
+    """What is to be run, when each is expected to end, and its limit."""
+    rows, end = [("stage", "expected end, s", "limit, s", "")], 0.0
+    for stage in stages:
+        end += 0 if stage.skip else stage.expected
+        note = stage.skip or (
+            "cut, if those before take as long as expected" if end > limit else ""
+        )
+        rows.append((stage.name, f"{end:.0f}", f"{stage.limit:.0f}", note))
+    return "\n".join([*cli.table(rows, right=(1, 2)), f"all: {limit:.0f} s at most"])
+
+
+def _begin(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Path]:
+    """The record to fill, and where it goes: a new file, or the one that is resumed."""
+    if options.resume:
+        return json.loads(options.resume.read_text()), options.resume
+    out = options.out or (folder if options.dry else RESULTS)
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"gpu-{time.strftime('%Y-%m-%d')}"
+    number = next(n for n in itertools.count(1) if not (out / _numbered(name, n)).exists())
+    record = {
+        "schema": 1, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": _commit(),
+        "command": sys.argv, "dry": options.dry, **hardware.hardware(), "versions": hardware.versions(),
+        "limit": options.limit, "seconds": 0.0, "stages": {},
+    }  # fmt: skip
+    return record, out / _numbered(name, number)
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}.json" if number == 1 else f"{name}-{number}.json"
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _environment(dry: bool, folder: Path) -> dict[str, str]:
+    own = {
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    if dry:  # where programs compute next to nothing, compiling is what takes time
+        own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    return cache | os.environ | own
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _counts(path: Path) -> dict[str, int] | None:
+    """Of tests, failures, errors and skipped ones, from pytest's JUnit file."""
+    if not path.exists():
+        return None
+    suites = ElementTree.parse(path).getroot().iter("testsuite")
+    names = ("tests", "failures", "errors", "skipped")
+    counts = [{name: int(suite.get(name, 0)) for name in names} for suite in suites]
+    return {name: sum(count[name] for count in counts) for name in names}
+
+
+def page(record: dict[str, Any]) -> str:
+    """The record as Markdown: what was run and what was cut, then the tables of each stage."""
+    gpus = record.get("gpus") or []
+    device = f"one {gpus[0]['name']}, driver {gpus[0]['driver']}" if gpus else "no GPU"
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines = [
+        f"# Measured on a GPU, {record['time'][:10]}",
+        "",
+        *(
+            ["**At toy size on a CPU: nothing here says how fast anything is.**", ""]
+            if record["dry"]
+            else []
+        ),
+        f"Commit {record['commit'] or 'unknown'}; {device}; {record['cores']} cores of {record['machine']}; "
+        f"{versions}. `python -m bench.gpu`, {record['seconds']:.0f} s; the schema of the JSON beside this page is "
+        "in `bench/gpu.py`.",
+        "",
+        "| stage | state | s | |",
+        "|---|---|--:|---|",
+    ]
+    for name, row in record["stages"].items():
+        seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
+        lines.append(f"| {name} | {row['state']} | {seconds} | {row.get('reason', '')} |")
+    for name, row in record["stages"].items():
+        shown = _shown(name, row)
+        if shown:
+            command = shlex.join(["python", *row["command"][1:]])
+            command = re.sub(r" --json=\S+| --junitxml=\S+", "", command)
+            lines += ["", f"## {row['title']}", "", f"`{command}`", "", shown]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name: str, row: dict[str, Any]) -> str:
+    """The tables of a stage, and the end of what it said if it failed."""
+    parts = []
+    if row.get("result"):
+        kind = name.partition("-")[0]
+        parts.append(_SHOW[kind](row["result"]))
+    if row["state"] in ("failed", "cut") and row.get("said"):
+        parts.append("\n".join(["```", *row["said"][-10:], "```"]))
+    return "\n\n".join(parts)
+
+
+def _comparisons(result: dict[str, Any]) -> str:
+    return "\n".join(alternate.table(result, each) for each in result["measurements"]).rstrip()
+
+
+def _kernels(result: dict[str, Any]) -> str:
+    from bench import kernels
+
+    return kernels.table(result)
+
+
+def _layers(result: dict[str, Any]) -> str:
+    from bench import layers
+
+    return layers.table(result)
+
+
+def _nets(result: dict[str, Any]) -> str:
+    from bench import nets
+
+    return nets.table(result)
+
+
+def _transfer(result: dict[str, Any]) -> str:
+    from bench import transfer
+
+    return transfer.table(result)
+
+
+def _tests_line(result: dict[str, int]) -> str:
+    passed = result["tests"] - result["failures"] - result["errors"] - result["skipped"]
+    return f"{passed} passed, {result['failures'] + result['errors']} failed, {result['skipped']} skipped."
+
+
+def _trained(result: dict[str, Any]) -> str:
+    """Of results.json: errors by split and views, epochs and speed."""
+    lines = ["| split | views | images | top-1 error |", "|---|---|--:|--:|"]
+    for split, views in result["splits"].items():
+        for view, row in views.items():
+            lines.append(f"| {split} | {view} | {row['count']:,} | {row['top1_error']:.2%} |")
+    return "\n".join([*lines, "", f"Epoch {result['epoch']:g}, {result['seconds']:,.0f} s, "
+                      f"{result['images_per_second']:,.0f} images a second."])  # fmt: skip
+
+
+def _tables(result: str) -> str:
+    """Of a Markdown page, its tables: its pictures are elsewhere."""
+    return "\n".join(line for line in result.splitlines() if line.startswith("|") or not line)
+
+
+_SHOW: dict[str, Callable[[Any], str]] = {
+    "tests": _tests_line, "peers": _comparisons, "autotuned": _comparisons, "forms": _comparisons,
+    "kernels": _kernels, "layers": _layers, "nets": _nets, "transfer": _transfer, "cifar10": _trained, "sweep": _tables,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,379 @@
+"""Where the time of the compiled step goes: a trace of it by layer and direction, beside the least time of each.
+
+    python -m bench.kernels --batch 512 --dtype bfloat16 --json kernels.json
+    python -m bench.kernels --config configs/cifar10.py:80sec --batch 128 --peak 790 --bandwidth 4300
+
+Times are those of the device: the kernels of a few steps, summed by operation of the compiled program. An operation
+belongs to the layer that its op_name says, which is where the last of what was fused into it comes from; so a fusion
+over the border of two layers counts in one of them. One that says nothing belongs where its neighbors do. Bounds are
+those of bench/roofline.py: everything fused that can be. 'update' has the norm of the gradient too.
+
+CUDA graphs are switched off here, since a trace may not say which operation a kernel in a graph belongs to; --graphs
+leaves them on. On a CPU the time is that of the thread that carries out an operation, and others may help it.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alexnet_jax import cli
+from alexnet_jax.errors import AlexNetError, ConfigError
+from bench import hardware
+
+# Words in the scopes and the functions that an operation comes from, by place; the first place that has one counts.
+PLACES = {
+    "images": {"images", "train_images", "augment", "augmentation"},
+    "loss": {"loss", "_cross_entropy", "_mean_squared_error", "top1_errors",
+             "softmax_cross_entropy_with_integer_labels"},
+    "update": {"update", "_update", "_norm", "grad_norm", "sum_of_squares", "_sum_of_squares"},
+}  # fmt: skip
+LARGEST = 25
+
+
+class Place(NamedTuple):
+    layer: str
+    direction: str
+    """'forward' or 'backward' for a row of the net, else ''."""
+
+
+REST = Place("rest", "")
+
+
+class Operation(NamedTuple):
+    """An instruction of the compiled program."""
+
+    op_name: str
+    functions: tuple[str, ...]
+    """That it was traced in, the innermost first."""
+    called: str
+    """The computation that it calls, such as the one fused into it."""
+    within: str
+    """The computation that it is in."""
+    operands: tuple[str, ...]
+    """Instructions that it names."""
+
+
+class Sum(NamedTuple):
+    """All that a trace has of one operation."""
+
+    name: str
+    kernel: str
+    """The first kernel of it, as the device names it."""
+    nanoseconds: float
+    count: int
+
+
+def main(arguments: list[str]) -> int:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the config")
+    parser.add_argument("--forms", metavar="NAME=VALUE,...", help="other than the device's own")
+    parser.add_argument("--steps", type=int, default=10, help="that are traced")
+    parser.add_argument("--peak", type=float, metavar="TFLOPS", help="default: measured")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="default: measured")
+    parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs on")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options, rest = parser.parse_known_args(arguments)
+    if min(options.batch, options.steps) < 1:
+        raise ConfigError("--batch and --steps must be at least 1")
+    overrides = cli.config_overrides(rest)
+    if options.dtype:
+        overrides.append(f"--config.model.compute_dtype={options.dtype}")
+    report = measure(options, overrides)
+    print(table(report))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
+    """Microseconds a step by operation and by layer, the bound of each layer, and seconds of the step untraced."""
+    on_gpu = hardware.device() == "cuda"
+    if on_gpu:  # before JAX is asked for its devices
+        graphs = (
+            "--xla_enable_command_buffers_during_profiling=true"
+            if options.graphs
+            else "--xla_gpu_enable_command_buffer="
+        )
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {graphs}"
+    import jax
+
+    from alexnet_jax import geometry, parallel
+    from bench import ours, roofline
+
+    spec = ours.load(options.config, options.batch, overrides)
+    made = {"forms": _forms(options.forms)} if options.forms else {}
+    with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+        run, facts = ours.program(spec, **made)
+        run(3)
+        steps = 30 if on_gpu else options.steps
+        seconds = min(roofline.timed(lambda: run(steps)) for _ in range(3)) / steps
+        sums = traced(run, options.steps)
+        peak = (options.peak or 0) * 1e12 or roofline.peak_flop(spec.model.compute_dtype, 2)
+        bandwidth = (options.bandwidth or 0) * 1e9 or roofline.copy_bandwidth(2)
+    mesh = parallel.device_mesh(jax.local_devices()[:1])
+    operations = instructions(ours.lower(spec, mesh, **made).compile().as_text() or "")
+    classes = spec.model.num_classes or 1000
+    layers = [row.name for row in geometry.layers(spec.model, spec.augment.crop_size, classes)]
+    bounds: dict[Place, float] = collections.defaultdict(float)
+    for work in roofline.step_work(spec):
+        bounds[Place(work.layer, work.direction)] += work.seconds(peak, bandwidth)
+    return facts | hardware.hardware() | {
+        "device": jax.devices()[0].device_kind if on_gpu else hardware.machine(),
+        "config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
+        "forms": options.forms or "", "steps": options.steps, "step_seconds": seconds,
+        "graphs": ("on" if options.graphs else "off") if on_gpu else "none",
+        "peak_flop": peak, "bandwidth": bandwidth,
+    } | summed(sums, operations, layers, bounds, options.steps)  # fmt: skip
+
+
+def _forms(text: str) -> Any:
+    import jax
+
+    from alexnet_jax.kernels import forms
+
+    return forms.parse(text, forms.choose(jax.default_backend()))
+
+
+def summed(
+    sums: Iterable[Sum],
+    operations: dict[str, Operation],
+    layers: list[str],
+    bounds: dict[Place, float],
+    steps: int,
+) -> dict[str, Any]:
+    """`layers`: microseconds a step, kernels and bound of each place; `kernels`: the same of each operation.
+
+    layers: names of the rows of the net. bounds: seconds a step. Places are in the order of `bounds`, others last.
+    """
+    by_name = {_plain(name): name for name in operations}
+    places = _places(operations, set(layers))
+    total: dict[Place, list[float]] = {where: [0.0, 0.0] for where in bounds}
+    kernels, known = [], 0.0
+    for name, kernel, nanoseconds, count in sorted(sums, key=lambda row: -row.nanoseconds):
+        # In a graph only the kernel's own name may say what it is.
+        known_as = name if name in operations else by_name.get(_plain(kernel), "")
+        operation, where = operations.get(known_as), places.get(known_as, REST)
+        microseconds = nanoseconds / 1e3 / steps
+        known += microseconds if operation else 0.0
+        spent = total.setdefault(where, [0.0, 0.0])
+        spent[0] += microseconds
+        spent[1] += count / steps
+        kernels.append({
+            "operation": name, "kernel": kernel, "layer": where.layer, "direction": where.direction,
+            "microseconds": microseconds, "count": count / steps,
+            "op_name": operation.op_name if operation else "",
+        })  # fmt: skip
+    if not kernels:
+        raise AlexNetError("the trace has no operation of the step")
+    rows = [
+        {"layer": where.layer, "direction": where.direction, "microseconds": spent[0],
+         "kernels": spent[1], "bound": 1e6 * bounds[where] if where in bounds else None}
+        for where, spent in total.items()
+    ]  # fmt: skip
+    everything = sum(row["microseconds"] for row in rows)
+    return {"layers": rows, "kernels": kernels, "known_share": known / everything}
+
+
+def _places(operations: dict[str, Operation], layers: set[str]) -> dict[str, Place]:
+    """Of each operation: as it says itself; else as most of what it calls says; else as most of its neighbors say."""
+    within: dict[str, list[Operation]] = collections.defaultdict(list)
+    for operation in operations.values():
+        within[operation.within].append(operation)
+    found: dict[str, Place] = {}
+    for name, operation in operations.items():
+        inside = (_said(inner, layers) for inner in within[operation.called] if operation.called)
+        where = _said(operation, layers) or _most(inside)
+        if where:
+            found[name] = where
+    users: dict[str, list[str]] = collections.defaultdict(list)
+    for name, operation in operations.items():
+        for operand in operation.operands:
+            users[operand].append(name)
+    # Rows of the net first, among neighbors and those of neighbors.
+    every = layers | PLACES.keys()
+    for known in (layers, layers, every, every):
+        said = {name: where for name, where in found.items() if where.layer in known}
+        for name, operation in operations.items():
+            where = _most(said.get(other) for other in (*users[name], *operation.operands))
+            if where:
+                found.setdefault(name, where)
+    return found
+
+
+def _most(places: Iterable[Place | None]) -> Place | None:
+    counted = collections.Counter(where for where in places if where)
+    return counted.most_common(1)[0][0] if counted else None
+
+
+def _said(operation: Operation, layers: set[str]) -> Place | None:
+    words = re.findall(r"\w+", operation.op_name)
+    for word in words:
+        if word in layers:
+            back = "transpose(" in operation.op_name
+            return Place(word, "backward" if back else "forward")
+    sources = {*words, *operation.functions}
+    return next((Place(name, "") for name, known in PLACES.items() if known & sources), None)
+
+
+def instructions(text: str) -> dict[str, Operation]:
+    """By name, those of all computations of an HLO module as compiled.as_text() prints it."""
+    found, computation, functions = {}, "", _functions(text)
+    for line in text.splitlines():
+        if match := _COMPUTATION.match(line):
+            computation = match[1]
+        elif match := _INSTRUCTION.match(line):
+            said = (pattern.search(line) for pattern in (_OP_NAME, _FRAME, _CALLED))
+            op_name, frame, called = (match[1] if match else "" for match in said)
+            operands = tuple(_OPERAND.findall(line, match.end()))
+            found[match[1]] = Operation(
+                op_name, functions.get(frame, ()), called, computation, operands
+            )
+    return found
+
+
+_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = ")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
+
+
+def _functions(text: str) -> dict[str, tuple[str, ...]]:
+    """By number of a stack frame, the functions that it is in: from the tables before the first computation."""
+    tables: dict[str, dict[str, str]] = collections.defaultdict(dict)
+    table = ""
+    for line in text.partition("ENTRY ")[0].splitlines():
+        if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
+            table = line
+        elif match := re.match(r"(\d+) (.*)", line):
+            tables[table][match[1]] = match[2]
+    # XLA prints 0 where there is no parent, or (2026) all numbers of parents one too large.
+    shift = (
+        0
+        if any(row.endswith("parent_frame_id=0}") for row in tables["StackFrames"].values())
+        else 1
+    )
+    found: dict[str, tuple[str, ...]] = {}
+    for frame in tables["StackFrames"]:
+        names, current = [], frame
+        while current in tables["StackFrames"] and len(names) < 50:
+            location, parent = re.findall(r"=(\d+)", tables["StackFrames"][current])
+            function = re.search(
+                r"function_name_id=(\d+)", tables["FileLocations"].get(location, "")
+            )
+            qualified = tables["FunctionNames"].get(function[1] if function else "", "")
+            names.append(qualified.strip('"').rpartition(".")[2])
+            current = str(int(parent) - shift)
+        found[frame] = tuple(names)
+    return found
+
+
+def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
+    """What the device did in `run(steps)`, which must have been compiled before."""
+    import jax
+
+    settings = jax.profiler.ProfileOptions()
+    settings.python_tracer_level = 0  # it slows the host down and says nothing of the device
+    with tempfile.TemporaryDirectory() as folder:
+        jax.profiler.start_trace(folder, profiler_options=settings)
+        try:
+            run(steps)
+        finally:
+            jax.profiler.stop_trace()
+        (path,) = Path(folder).glob("**/*.xplane.pb")
+        with warnings.catch_warnings():  # Python 3.12 warns of how jaxlib made these types
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return sums(jax.profiler.ProfileData.from_file(str(path)))
+
+
+def sums(data: Any) -> list[Sum]:
+    """By operation, of a ProfileData: of the streams of a GPU, else of the threads of the CPU."""
+    planes = [plane for plane in data.planes if plane.name.startswith("/device:GPU")]
+    on_gpu = bool(planes)
+    planes = planes or [plane for plane in data.planes if plane.name == "/host:CPU"]
+    nanoseconds: dict[str, float] = collections.defaultdict(float)
+    counts, kernels = collections.Counter[str](), dict[str, str]()
+    for line in (line for plane in planes for line in plane.lines):
+        if on_gpu and "Stream" not in line.name:
+            continue
+        for name, kernel, own in _events(line, on_gpu):
+            nanoseconds[name] += own
+            counts[name] += 1
+            kernels.setdefault(name, kernel)
+    return [Sum(name, kernels[name], total, counts[name]) for name, total in nanoseconds.items()]
+
+
+def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
+    """(operation, kernel, nanoseconds without those of the events within it) of a stream or thread."""
+    found = []
+    for event in line.events:
+        operation = dict(event.stats).get("hlo_op", event.name if on_gpu else None)
+        if operation is not None:
+            found.append((event.start_ns, -event.duration_ns, str(operation), event.name))
+    own, open_ones = [], []
+    for number, (start, duration, _, _) in enumerate(sorted(found)):
+        own.append(-duration)
+        while open_ones and open_ones[-1][0] <= start:
+            open_ones.pop()
+        if open_ones:
+            own[open_ones[-1][1]] += duration
+        open_ones.append((start - duration, number))
+    for (_, _, operation, kernel), nanoseconds in zip(sorted(found), own, strict=True):
+        yield operation, kernel, nanoseconds
+
+
+def _plain(name: str) -> str:
+    """As a kernel is called after its instruction."""
+    return re.sub(r"\W", "_", name)
+
+
+def table(report: dict[str, Any]) -> str:
+    """A line a layer and direction, in microseconds, and the largest kernels."""
+    total = sum(row["microseconds"] for row in report["layers"])
+    least = sum(row["bound"] or 0 for row in report["layers"])
+    graphs = {"on": "CUDA graphs on", "off": "CUDA graphs off", "none": "no GPU"}[report["graphs"]]
+    lines = [
+        f"{report['config']}, batch {report['batch']}, {report['dtype']}, {report['version']}; {report['device']}: "
+        f"{report['peak_flop'] / 1e12:,.1f} TFLOP/s, {report['bandwidth'] / 1e9:,.0f} GB/s; {graphs}; "
+        f"a step takes {report['step_seconds'] * 1e3:.2f} ms, its kernels {total / 1e3:.2f}; "
+        f"{report['known_share']:.0%} of that is of operations of the program",
+        "",
+        "| layer | direction | us a step | kernels | share | bound, us | share of bound |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in report["layers"]:
+        bound, spent = row["bound"], row["microseconds"]
+        reached = f"{bound / spent:.0%}" if bound and spent else ""
+        lines.append(
+            f"| {row['layer']} | {row['direction']} | {spent:,.0f} | {row['kernels']:.0f} | {spent / total:.1%} "
+            f"| {'' if bound is None else f'{bound:,.0f}'} | {reached} |"
+        )
+    lines += [
+        f"| sum | | {total:,.0f} | {sum(row['kernels'] for row in report['layers']):.0f} | | {least:,.0f} "
+        f"| {least / total:.0%} |",
+        "",
+        "| us a step | times | layer | operation | kernel | op_name |",
+        "|--:|--:|---|---|---|---|",
+    ]
+    for row in report["kernels"][:LARGEST]:
+        place = f"{row['layer']} {row['direction']}".strip()
+        lines.append(
+            f"| {row['microseconds']:,.1f} | {row['count']:.0f} | {place} | `{row['operation']}` "
+            f"| `{row['kernel'][:60]}` | `{row['op_name'][-70:]}` |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)
