@@ -34,6 +34,8 @@ BATCHES = {"cpu": [32], "cuda": [128, 512]}
 STEPS = {"cpu": 3, "cuda": 30}
 TO_GET_READY = 0.8
 """Of the time that a comparison has."""
+ON_GPU = "cuda,cpu"
+"""JAX_PLATFORMS of a worker on a GPU. JAX would go on with the second where the first is missing."""
 MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_ARENA_MAX")
 """What launch/malloc.env sets."""
 BEGIN, TUNE = "begin\n", "tune\n"
@@ -206,6 +208,9 @@ def serve(build: Callable[[], tuple[Callable[[int], float], dict]], *, waits: bo
 
     run, facts = build()
     tune = facts.pop("tune", lambda: None)
+    jax = sys.modules.get("jax")
+    if jax and os.environ.get("JAX_PLATFORMS", "") == ON_GPU and jax.default_backend() == "cpu":
+        raise AlexNetError("JAX finds no GPU")
     answer({})
     if waits:
         sys.stdin.readline()
@@ -357,7 +362,7 @@ class _Worker:
 def _start(program: Program, device: str, errors) -> subprocess.Popen:
     # On a GPU every process would take three quarters of its memory at once.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    environment["JAX_PLATFORMS"] = "cpu" if device == "cpu" else "cuda,cpu"
+    environment["JAX_PLATFORMS"] = "cpu" if device == "cpu" else ON_GPU
     memory = memory_settings(environment["JAX_PLATFORMS"])
     for name in MEMORY:
         environment.pop(name, None)

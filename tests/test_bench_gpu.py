@@ -232,10 +232,12 @@ def test_results_of_a_day_do_not_replace_one_another(fake):
         gpu.measure(options(only=["x"]))
 
 
-def test_without_a_gpu_there_is_one_line(monkeypatch):
-    monkeypatch.setattr(hardware, "gpus", lambda: [])
+@pytest.mark.parametrize(("gpus", "who"), [([], "nvidia-smi lists"), ([{}], "JAX finds")])
+def test_without_a_gpu_there_is_one_line(gpus, who, monkeypatch):
+    monkeypatch.setattr(hardware, "gpus", lambda: gpus)
+    monkeypatch.setattr(hardware, "device", lambda: "cpu")
     monkeypatch.delenv("GPU_DRY", raising=False)
-    with pytest.raises(ConfigError, match="GPU_DRY=1 make gpu"):
+    with pytest.raises(ConfigError, match=f"{who} no GPU here; GPU_DRY=1 make gpu"):
         gpu.main([])
 
 

@@ -1,6 +1,7 @@
 """Programs that take turns, without running the big network; and their order, ratios and table."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib import util
@@ -181,8 +182,15 @@ def environment_of(program, device, monkeypatch) -> dict:
 
 def test_on_a_gpu_a_program_must_not_fall_back_to_the_cpu(monkeypatch):
     environment = environment_of(alternate.Program("p", "m", [], {}), "cuda", monkeypatch)
-    assert environment["JAX_PLATFORMS"] == "cuda,cpu"
+    assert environment["JAX_PLATFORMS"] == alternate.ON_GPU
     assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+    monkeypatch.undo()
+    script = "import jax; from bench import alternate; alternate.serve(lambda: (float, {}))"
+    said = subprocess.run(
+        [sys.executable, "-c", script], input="begin\n", capture_output=True, text=True,
+        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=alternate.ROOT,
+    )  # fmt: skip
+    assert "JAX finds no GPU" in said.stderr and not said.stdout
 
 
 def started(arguments, device, monkeypatch) -> tuple:
