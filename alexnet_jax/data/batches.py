@@ -2,12 +2,11 @@
 
 import functools
 import hashlib
-import itertools
 import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,39 +72,37 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return order.astype(np.int32)
 
 
-class Prefetch(Iterator[tuple[int, Any]]):
-    """(step, make(step)) from `start` to before `stop` (None: endless), made `depth` ahead.
+class Prefetch(Iterator[tuple[Any, Any]]):
+    """(item, make(item)) of `items`, made `depth` ahead.
 
     `poll` is called before each, and now and then while waiting for one; it may raise to leave.
     """
 
     def __init__(
         self,
-        make: Callable[[int], Any],
-        start: int,
-        stop: int | None,
+        make: Callable[[Any], Any],
+        items: Iterable[Any],
         depth: int,
         poll: Callable[[], None] = lambda: None,
     ):
         self._poll = poll
         self.wait_seconds = 0.0
         """Time that the consumer spent waiting, in total."""
-        steps = itertools.count(start) if stop is None else iter(range(start, stop))
-        self._inline = ((step, make(step)) for step in steps) if depth == 0 else None
+        self._inline = ((item, make(item)) for item in items) if depth == 0 else None
         self._made: queue.Queue = queue.Queue(max(depth, 1))
         self._end = threading.Event()
         if depth:
             # The thread does not know `self`: it ends too where a consumer drops the iterator.
             self._thread = threading.Thread(
                 target=_produce,
-                args=(make, steps, self._made, self._end),
+                args=(make, items, self._made, self._end),
                 name="prefetch",
                 daemon=True,
             )
             self._close = weakref.finalize(self, _stop, self._thread, self._made, self._end)
             self._thread.start()
 
-    def __next__(self) -> tuple[int, Any]:
+    def __next__(self) -> tuple[Any, Any]:
         started = time.perf_counter()
         try:
             if self._end.is_set():
@@ -144,24 +141,23 @@ class Prefetch(Iterator[tuple[int, Any]]):
 
 
 def prefetch(
-    make: Callable[[int], Any],
-    start: int,
-    stop: int | None,
+    make: Callable[[Any], Any],
+    items: Iterable[Any],
     depth: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Prefetch:
-    """An iterator of (step, make(step)); `make` runs in a background thread, at depth 0 here.
+    """An iterator of (item, make(item)); `make` runs in a background thread, at depth 0 here.
 
-    What `make` raises is raised by the iterator, after the steps made before. Use it as a context,
+    What `make` raises is raised by the iterator, after the items made before. Use it as a context,
     or close() it.
     """
-    return Prefetch(make, start, stop, depth, poll)
+    return Prefetch(make, items, depth, poll)
 
 
-def _produce(make: Callable[[int], Any], steps, made: queue.Queue, end: threading.Event) -> None:
+def _produce(make: Callable[[Any], Any], items, made: queue.Queue, end: threading.Event) -> None:
     try:
-        for step in steps:
-            result = ((step, make(step)), None)
+        for item in items:
+            result = ((item, make(item)), None)
             if not _put(made, result, end):
                 return
             del result  # else a batch more than `depth` is held

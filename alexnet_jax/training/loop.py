@@ -4,6 +4,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -87,6 +88,16 @@ class _Notes(NamedTuple):
 
     learning_rate: float
     batch_hash: str
+    compiled: bool
+    """Whether the time until it ended says nothing about other steps."""
+
+
+class Dispatch(NamedTuple):
+    """Steps that the devices are given at once."""
+
+    steps: range
+    is_first: bool
+    """Of its length in this start: it is compiled."""
 
 
 class Training:
@@ -129,6 +140,7 @@ class Training:
         self._start = self._fetched_step = 0
         self._fetched_at = time.monotonic()
         """The last step that was handed over to be saved, and when."""
+        self._estimated = False
         self._writer = BackgroundWriter()
         self._detector: diagnosis.PlateauDetector | None = None
         self._status = threading.Lock()
@@ -253,44 +265,60 @@ class Training:
     def _train(self, state, start: int):
         split = self.dataset.splits["train"]
         placed = placement.placed(split, self.mesh, self.spec.data.placement)
+        several = self.spec.train.steps_per_dispatch > 1
+        if several and placed.pool is None:
+            raise ConfigError(
+                "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
+            )
 
-        def make(step: int):
+        def make(dispatch: Dispatch):
             faults.point("data.batch")
-            indices, epochs = self._positions(step)
-            return (split.labels[indices], indices, epochs), placed.read(indices, epochs)
+            drawn = [self._positions(step) for step in dispatch.steps]
+            examples = [(split.labels[indices], indices, epochs) for indices, epochs in drawn]
+            if not several:
+                return examples, placed.read(*drawn[0])
+            indices, epochs = (np.stack(each) for each in zip(*drawn, strict=True))
+            return examples, placed.read_steps(indices, epochs)
 
         self._poll()
         faults.point("train.compile")
-        train_step = make_train_step(self.spec, self.model, self.statistics, self.mesh)
+        train_step = make_train_step(
+            self.spec, self.model, self.statistics, self.mesh, placed.pool if several else None
+        )
         self._detector = self._plateau_detector()
-        stream = batches.prefetch(make, start, self.last_step, self.spec.data.prefetch, self._poll)
+        dispatches = self._dispatches(start)
+        stream = batches.prefetch(make, dispatches, self.spec.data.prefetch, self._poll)
         profiler = self._profile and Profiler(self.workdir.path / "profile", start, self.last_step)
         try:
             while True:
                 try:
-                    step, (examples, read) = next(stream)
+                    dispatch, (examples, read) = next(stream)
                 except StopIteration:
                     return state
                 except (Stop, DataError):  # between two steps: nothing of them is lost
                     if self.step > self._fetched_step and not processes.several():
                         self._save(state, evaluation_due=False)
                     raise
-                self.watchdog.beat(SLOW if step == start else 0)
+                self.watchdog.beat(SLOW if dispatch.is_first else 0)
                 faults.point("train.step")
-                rates = self._rates(step, state)
+                rates = [self._rates(step, state) for step in dispatch.steps]
+                batch = read if several else placed.finish(read)
+                given = jax.tree.map(lambda *each: np.stack(each), *rates) if several else rates[0]
                 if profiler:
-                    profiler.before(step)
-                state, metrics = train_step(state, placed.finish(read), rates, **self._requests())
-                if profiler and (said := profiler.after(step, (state, metrics))):
+                    profiler.before(dispatch.steps[0])
+                state, metrics = train_step(state, batch, given, **self._requests())
+                if profiler and (said := profiler.after(dispatch.steps[-1], (state, metrics))):
                     self.log.say(said)
-                self.batch_hash = batches.chain(self.batch_hash, *examples)
+                notes = []
+                for example, rate in zip(examples, rates, strict=True):
+                    self.batch_hash = batches.chain(self.batch_hash, *example)
+                    notes.append(_Notes(float(rate.weights), self.batch_hash, dispatch.is_first))
                 self.meter.waited = stream.wait_seconds
-                notes = _Notes(float(rates.weights), self.batch_hash)
-                before = self.meter.add(step, metrics, notes)
-                self.step = step + 1
+                before = self.meter.add(dispatch.steps[0], metrics, notes)
+                self.step = dispatch.steps[-1] + 1
                 faults.point("train.stepped")
                 self.watchdog.beat(step=True)
-                self._log_step(before, state)
+                self._log_steps(before, state)
                 state = self._after_step(state)
         except DivergedError:
             self.workdir.write("diverged.json", self._divergence(state))
@@ -300,23 +328,41 @@ class Training:
             if profiler:
                 profiler.close()
 
+    def _dispatches(self, start: int) -> Iterator[Dispatch]:
+        """All steps from `start` on, train.steps_per_dispatch at once where nothing is due before the last of them."""
+        count, lengths, step = self.spec.train.steps_per_dispatch, set(), start
+        while step < self.last_step:
+            free = all(not self._is_due(done) for done in range(step + 1, step + count))
+            steps = range(step, step + (count if free and step + count <= self.last_step else 1))
+            yield Dispatch(steps, len(steps) not in lengths)
+            lengths.add(len(steps))
+            step = steps.stop
+
+    def _is_due(self, done: int) -> bool:
+        """Whether something is to be logged, evaluated or saved after so many steps."""
+        logged = done % self.spec.train.log_every == 0
+        return logged or done % self.evaluate_every == 0 or self._is_saved(done)
+
+    def _is_saved(self, done: int) -> bool:
+        spec = self.spec.train
+        of_series = spec.keep_powers_of_two and checkpoint.is_power_of_two(done)
+        return done == self.last_step or done % spec.checkpoint_every == 0 or of_series
+
     def _after_step(self, state):
         """Evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
-        spec, done, interruption = self.spec.train, self.step, None
+        done, interruption = self.step, None
         self._writer.check()
         self.log.progress(done, self.meter, self.batch_size)
         due = done % self.evaluate_every == 0
         if due and not self._stopping:
             try:
-                self._log_step(self.meter.flush(), state)
+                self._log_steps(self.meter.flush(), state)
                 with self.meter.paused():
                     state, due = self._evaluate(state), False
             except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
                 interruption = error
         stopping = self._stopping or interruption
-        of_series = spec.keep_powers_of_two and checkpoint.is_power_of_two(done)
-        by_steps = done == self.last_step or done % spec.checkpoint_every == 0 or of_series
-        if by_steps or stopping or self._saving:
+        if self._is_saved(done) or stopping or self._saving:
             self._save(state, evaluation_due=due)
         if interruption:
             raise interruption
@@ -349,12 +395,15 @@ class Training:
         if not processes.several():
             self.signals.poll()
 
-    def _log_step(self, read: Read | None, state) -> None:
-        """Say what is to be said after the step that was just read; `state` may be later."""
-        if read is None:
-            return
-        done, (learning_rate, batch_hash) = read
-        if done == self._start + 4:
+    def _log_steps(self, reads: list[Read], state) -> None:
+        """Say what is to be said after the steps that were just read; `state` may be later."""
+        for read in reads:
+            self._log_step(read, state)
+
+    def _log_step(self, read: Read, state) -> None:
+        done, (learning_rate, batch_hash, compiled) = read
+        if not (self._estimated or compiled) and done >= self._start + 4:
+            self._estimated = True
             self._estimate(done)
         if done % self.spec.train.log_every == 0:
             values = {"learning_rate": learning_rate, **self.meter.summary(self.batch_size)}
@@ -366,7 +415,7 @@ class Training:
             said = self._detector and self._detector.feed(done, values["train_loss"], signal)
             if said:
                 self.log.say(said)
-        if done == self._start + 1:  # compiled: what follows takes what a step takes
+        if compiled:
             self.meter.restart_clock()
 
     def _plateau_detector(self) -> diagnosis.PlateauDetector | None:
@@ -437,7 +486,7 @@ class Training:
 
         Raises DivergedError rather than save what is not finite, and the StorageError of the checkpoint before.
         """
-        self._log_step(self.meter.flush(), state)
+        self._log_steps(self.meter.flush(), state)
         self.meter.save = False
         with self.meter.paused():
             self.log.flush()

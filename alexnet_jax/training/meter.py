@@ -5,10 +5,12 @@ import math
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from alexnet_jax.errors import DivergedError
 
@@ -36,7 +38,7 @@ class Meter:
 
     def __init__(self, saved: dict | None = None) -> None:
         self._sums = saved or {"loss": 0.0, "top1_errors": 0, "steps": 0}
-        self._pending: tuple[int, dict, Any] | None = None
+        self._pending: tuple[int, dict, Sequence[Any]] | None = None
         self.recent: deque[dict] = deque(maxlen=20)
         self._norms: deque[float] = deque(maxlen=128)
         self.waited = self._paused = 0.0
@@ -45,22 +47,29 @@ class Meter:
         self.stop = self.save = False
         """Whether a process of the run asked to stop, or to save, in a step that was read."""
 
-    def add(self, step: int, metrics: dict, notes: Any = None) -> Read | None:
-        """Take the metrics (device arrays) of a step that was just dispatched; the step before, which is read now.
+    def add(self, step: int, metrics: dict, notes: Sequence[Any] = (None,)) -> list[Read]:
+        """Take the metrics (device arrays) of what was just dispatched: `step`, or as many from it on as `notes` has,
+        stacked [k]. The steps of the dispatch before, which are read now.
 
-        Raises DivergedError if the metrics of the step before were not finite.
+        Raises DivergedError if the metrics of one of those were not finite.
         """
         previous, self._pending = self._pending, (step, metrics, notes)
-        return self._read(*previous) if previous else None
+        return self._read(*previous) if previous else []
 
-    def flush(self) -> Read | None:
-        """Wait for the latest step and count it, unless it was read before. Raises DivergedError."""
+    def flush(self) -> list[Read]:
+        """Wait for the latest dispatch and count it, unless it was read before. Raises DivergedError."""
         pending, self._pending = self._pending, None
-        return self._read(*pending) if pending else None
+        return self._read(*pending) if pending else []
 
-    def _read(self, step: int, metrics: dict, notes: Any) -> Read:
-        values = jax.device_get(metrics)
+    def _read(self, step: int, metrics: dict, notes: Sequence[Any]) -> list[Read]:
+        fetched = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         self._read_at = self._now()
+        return [
+            self._count(step + i, {name: value[i] for name, value in fetched.items()}, note)
+            for i, note in enumerate(notes)
+        ]
+
+    def _count(self, step: int, values: dict, notes: Any) -> Read:
         loss, grad_norm = float(values["loss"]), float(values["grad_norm"])
         self.stop |= bool(values["stop"])
         self.save |= bool(values["save"])

@@ -87,7 +87,7 @@ def prefetch_threads():
 @pytest.mark.fault("D1")
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_prefetching_gives_the_steps_in_order(depth):
-    with batches.prefetch(lambda step: step * step, 5, 12, depth) as made:
+    with batches.prefetch(lambda step: step * step, range(5, 12), depth) as made:
         assert list(made) == [(step, step * step) for step in range(5, 12)]
         assert list(made) == []
     assert not prefetch_threads()
@@ -95,7 +95,7 @@ def test_prefetching_gives_the_steps_in_order(depth):
 
 def test_prefetching_stays_depth_ahead():
     made = []
-    with batches.prefetch(made.append, 0, None, 2) as ahead:
+    with batches.prefetch(made.append, itertools.count(), 2) as ahead:
         next(ahead)
         deadline = time.monotonic() + 5
         while len(made) < 4 and time.monotonic() < deadline:
@@ -112,7 +112,7 @@ def test_an_exception_reaches_the_consumer_after_the_steps_before_it(depth):
             raise KeyError("three")
         return step
 
-    with batches.prefetch(make, 0, None, depth) as made:
+    with batches.prefetch(make, itertools.count(), depth) as made:
         assert [step for step, _ in itertools.islice(made, 3)] == [0, 1, 2]
         with pytest.raises(KeyError, match="three"):
             next(made)
@@ -122,7 +122,7 @@ def test_an_exception_reaches_the_consumer_after_the_steps_before_it(depth):
 
 
 def test_closing_ends_the_thread_and_the_iterator():
-    made = batches.prefetch(lambda step: step, 0, None, 2)
+    made = batches.prefetch(lambda step: step, itertools.count(), 2)
     next(made)
     made.close()
     made.close()
@@ -132,7 +132,7 @@ def test_closing_ends_the_thread_and_the_iterator():
 
 
 def test_dropping_the_iterator_ends_the_thread():
-    made = batches.prefetch(lambda step: np.zeros(10), 0, None, 2)
+    made = batches.prefetch(lambda step: np.zeros(10), itertools.count(), 2)
     next(made)
     del made
     gc.collect()
@@ -143,10 +143,10 @@ def test_the_time_spent_waiting_is_counted():
     def slow(step):
         time.sleep(0.05)
 
-    with batches.prefetch(slow, 0, 3, 1) as made:
+    with batches.prefetch(slow, range(3), 1) as made:
         list(made)
         assert 0.1 < made.wait_seconds < 2
-    with batches.prefetch(lambda step: step, 0, 3, 3) as made:
+    with batches.prefetch(lambda step: step, range(3), 3) as made:
         time.sleep(0.1)
         list(made)
         assert made.wait_seconds < 0.05
@@ -177,7 +177,7 @@ def test_neither_threads_nor_prefetching_nor_the_cache_change_a_byte(jpegs, data
             )
             return batches.batch(split, *places)
 
-        with batches.prefetch(make, 1, 8, depth) as made:
+        with batches.prefetch(make, range(1, 8), depth) as made:
             return [tuple(part.tobytes() for part in batch) for _, batch in made]
 
     cached = stream(1, 0)

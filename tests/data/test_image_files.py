@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_an_image_damaged_during_training_ends_it_at_its_step_by_name(paths, dep
     broken = int(make(3).indices[5])
     whole = paths[broken].read_bytes()
     paths[broken].write_bytes(whole[: len(whole) // 2])
-    with batches.prefetch(make, 0, None, depth) as made:
+    with batches.prefetch(make, itertools.count(), depth) as made:
         assert [next(made)[0] for _ in range(3)] == [0, 1, 2]
         with pytest.raises(DataError, match=f"{paths[broken]}") as caught:
             next(made)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import main
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.training import checkpoint, loop
 from alexnet_jax.training.log import Log
 from alexnet_jax.training.meter import Meter
@@ -42,7 +43,9 @@ def events(monkeypatch):
         return record
 
     monkeypatch.setattr(loop, "make_train_step", make_train_step)
-    monkeypatch.setattr(Meter, "_read", recorded("read", read, lambda meter, step, *_: step + 1))
+    monkeypatch.setattr(
+        Meter, "_read", recorded("read", read, lambda meter, step, _, notes: step + len(notes))
+    )
     monkeypatch.setattr(Log, "train", recorded("log", train, lambda log, step, *_: step))
     monkeypatch.setattr(
         loop.Training, "_evaluate", recorded("evaluate", evaluate, lambda run, state: run.step)
@@ -127,6 +130,37 @@ def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, min
     )  # fmt: skip
     saved = [step for name, step in events if name == "committed"]
     assert saved == [14] if minutes != "1e-9" else saved[0] == 1 and saved[-1] == 14
+
+
+def test_several_steps_of_one_dispatch_train_as_one_at_a_time(events, tmp_path):
+    """Of 14 steps with lines at 5, 10 and a checkpoint at 6, 12 (evaluated), two at once go wherever nothing is due."""
+    settings = ("--config.data.placement=device", "--config.train.log_every=5")
+    found = {}
+    for count in (1, 2):
+        events.clear()
+        train(tmp_path / str(count), *settings, f"--config.train.steps_per_dispatch={count}")
+        lines = (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()
+        state = checkpoint.load_variables(tmp_path / str(count) / "checkpoints", 14)
+        found[count] = [json.loads(line) for line in lines], state["params"]
+    assert [step for name, step in events if name == "read"] == [2, 4, 5, 6, 8, 10, 12, 14]
+    (lines, params), (others, other_params) = found.values()
+    keys = ("step", "epoch", "batch_hash", "learning_rate", "train_top1_error")
+    assert [[line.get(key) for key in keys] for line in lines] == [
+        [line.get(key) for key in keys] for line in others
+    ]
+    for line, other in zip(lines, others, strict=True):
+        assert line.keys() == other.keys()
+        for key in {"train_loss", "grad_norm", "eval_val_center_nll"} & line.keys():
+            assert line[key] == pytest.approx(other[key], rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, other_params
+    )
+
+
+def test_several_steps_of_one_dispatch_need_the_images_on_the_devices(tmp_path, capsys):
+    command = ["--config", "tests/tiny.py", "--workdir", str(tmp_path / "run")]
+    with pytest.raises(ConfigError, match="placement=device"):
+        main.main([*command, "--config.train.steps_per_dispatch=2"])
 
 
 def test_a_save_by_time_does_not_wait_for_the_one_before(events, tmp_path, monkeypatch):
