@@ -10,11 +10,7 @@ GPUs the candidates that combine several, and what PROGRAM lists. Forms without 
 compute type keep all else.
 """
 
-import subprocess
-import sys
-
 from alexnet_jax import cli, config
-from alexnet_jax.errors import AlexNetError
 from alexnet_jax.specs import Config
 from bench import alternate
 
@@ -41,7 +37,7 @@ def main(arguments: list[str]) -> int:
     made_up = ["--config.data.path=unused", *overrides]
     spec = config.parse(config.load(options.config, made_up))
     alternate.check(options)
-    names = default_forms(platform(), spec) if options.forms is None else options.forms
+    names = default_forms(options.device, spec) if options.forms is None else options.forms
     alternate.report(
         options,
         lambda batch: {
@@ -52,32 +48,23 @@ def main(arguments: list[str]) -> int:
             )
             for form in ("chosen", *names)
         },
+        dtype=spec.model.compute_dtype,
     )
     return 0
 
 
-def platform() -> str:
-    """Of the default backend, asked in a process that ends: this one must not hold memory of a GPU."""
-    ask = "import jax; print(jax.default_backend())"
-    found = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True)
-    if found.returncode:
-        last = found.stderr.strip().splitlines()[-1:]
-        raise AlexNetError(f"JAX finds no device: {' '.join(last)}")
-    return found.stdout.split()[-1]
-
-
-def default_forms(platform: str, spec: Config) -> list[str]:
-    """What is measured on a platform: each change that makes another program of this config, and PROGRAM."""
+def default_forms(device: str, spec: Config) -> list[str]:
+    """What is measured on "cpu" or "cuda": each change that makes another program of this config, and PROGRAM."""
     from alexnet_jax.kernels import forms
 
-    chosen = forms.choose(platform)
+    chosen = forms.choose(device)
     idle = {"loops"} if spec.train.accumulate == 1 else set()
     idle |= {"weights"} if spec.model.compute_dtype == "float32" else set()
     idle |= {"images"} if chosen.strided == "plain" else set()
     changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]
     if spec.model.compute_dtype != "float32":  # as 'parity' there
         changes = [c for c in changes if c not in ("pool=parity", "pool=compared")]
-    if platform == "cpu":
+    if device == "cpu":
         return [*changes, *PROGRAM]
     return [*forms.CANDIDATES, *changes, *(name for name in PROGRAM if name not in ON_CPU)]
 

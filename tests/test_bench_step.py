@@ -45,21 +45,21 @@ def test_a_worker_takes_changes_and_whole_programs_and_refuses_others():
 
 
 def test_what_makes_no_other_program_is_not_measured(spec):
-    on_cpu, on_gpu = (step.default_forms(name, spec) for name in ("cpu", "gpu"))
+    on_cpu, on_gpu = (step.default_forms(name, spec) for name in ("cpu", "cuda"))
     assert "groups=feature_groups" in on_cpu and "ynnpack" in on_cpu
     assert set(CANDIDATES) < set(on_gpu) and "ynnpack" not in on_gpu and "malloc" not in on_gpu
     for names in (on_cpu, on_gpu):
         assert not [n for n in names if n.startswith(("loops", "weights"))]
     narrow = ours.load("tests/tiny.py", 8, ["--config.data.source=folder", "--config.train.accumulate=2",
                                             "--config.model.compute_dtype=bfloat16"])  # fmt: skip
-    on_gpu = step.default_forms("gpu", narrow)
-    assert "weights=kept" in on_gpu and "loops=scan" in on_gpu and "pool=parity" not in on_gpu
+    on_gpu = step.default_forms("cuda", narrow)
+    assert "weights=kept" in on_gpu and "loops=unrolled" in on_gpu and "pool=parity" not in on_gpu
 
 
 def test_the_bench_starts_each_form_with_what_it_asks_for(monkeypatch):
     started = {}
     monkeypatch.setattr(
-        alternate, "report", lambda options, programs_at: started.update(programs_at(8))
+        alternate, "report", lambda options, programs_at, **facts: started.update(programs_at(8))
     )
     settings = "--config.data.source=folder"
     assert step.main(["--config", "tests/tiny.py", "--dtype", "bfloat16", settings]) == 0
