@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from alexnet_jax import config, parallel
+from alexnet_jax.data import placement
 from alexnet_jax.data.batches import Batch
+from alexnet_jax.data.splits import Split
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.model import alexnet
@@ -37,20 +39,29 @@ def statistics(spec: Config) -> Statistics:
 
 
 def program(spec: Config, forms: Forms | None = None) -> tuple[Callable[[int], float], dict]:
-    """(run(steps) -> the last loss, facts), on one device. forms: None for those of the device."""
+    """(run(steps) -> the last loss, facts), on one device. forms: None for those of the device.
+
+    With train.steps_per_dispatch above 1, steps are a multiple of it, and the images lie on the device.
+    """
     mesh = parallel.device_mesh(jax.local_devices()[:1])
     model = alexnet.of_config(spec, forms)
-    batch = jax.device_put(examples(spec))
+    batch, pool, each = jax.device_put(examples(spec)), None, spec.train.steps_per_dispatch
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
-    train_step = step.make_train_step(spec, model, statistics(spec), mesh)
+    if each > 1:
+        drawn = examples(spec)
+        placed = placement.placed(Split(drawn.images, drawn.labels), mesh, "device")
+        indices, epochs = (np.stack([array] * each) for array in (drawn.indices, drawn.epochs))
+        batch, pool = placed.read_steps(indices, epochs), placed.pool
+        rates = jax.tree.map(lambda rate: np.stack([rate] * each), rates)
+    train_step = step.make_train_step(spec, model, statistics(spec), mesh, pool)
 
     def run(steps: int) -> float:
         nonlocal current
-        for _ in range(steps):
+        for _ in range(steps // each):
             current, metrics = train_step(current, batch, rates)
         jax.block_until_ready(current)
-        return float(metrics["loss"])
+        return float(np.ravel(metrics["loss"])[-1])
 
     count = sum(leaf.size for leaf in jax.tree.leaves(current.params))
     return run, {"version": f"jax {jax.__version__}", "parameters": count}

@@ -23,7 +23,7 @@ def run(tmp_path):
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or tool)
-    executable(tmp_path / "bin" / "make", 'echo "make $*"')
+    executable(tmp_path / "bin" / "make", 'echo "make $*${GPU_DRY:+ at toy size}"')
     (tmp_path / ".ci").mkdir()
     shutil.copy(SCRIPT, tmp_path / ".ci" / "run")
 
@@ -43,6 +43,7 @@ def test_both_pythons_run_the_tests_each_in_its_own_environment(run, tmp_path):
     executable(tmp_path / "bin" / "python3.12", "exit 0")
     assert run("3.11.9") == [
         "make PYTHON=bin/python3.11 lint test",
+        "make gpu at toy size",
         "make VENV=.venv-3.12 PYTHON=bin/python3.12 test",
     ]
 
@@ -55,18 +56,19 @@ def test_a_shim_that_does_not_work_gives_way_to_the_python_of_pyenv(run, tmp_pat
     executable(tmp_path / root / "versions" / "3.12.1" / "bin" / "python3.12", "exit 0")
     assert run("3.11.9") == [
         "make lint test",
+        "make gpu at toy size",
         f"make VENV=.venv-3.12 PYTHON={root}/versions/3.12.1/bin/python3.12 test",
     ]
 
 
 def test_without_python_3_12_it_says_so(run):
-    first, said = run("3.11.9")
+    first, _, said = run("3.11.9")
     assert first == "make lint test" and said.startswith("No Python 3.12")
 
 
 def test_python_3_12_runs_the_tests_once_where_it_is_the_only_one(run, tmp_path):
     executable(tmp_path / "bin" / "python3.12", "exit 0")
-    assert run("3.12.1") == ["make lint test"]
+    assert run("3.12.1") == ["make lint test", "make gpu at toy size"]
 
 
 def test_failing_tests_fail_the_script(run, tmp_path):
