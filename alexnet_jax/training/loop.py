@@ -387,7 +387,9 @@ class Training:
 
     def _requests(self) -> dict[str, bool]:
         """What a step is to tell all processes that this one asks for; the time is that of the leader."""
-        by_time = processes.several() and processes.leads() and self._time_to_save()
+        # Requests are summed over the data alone: where towers lie in other processes, only steps decide on a save.
+        agree = processes.several() and self.mesh.shape[parallel.TOWER] == 1
+        by_time = agree and processes.leads() and self._time_to_save()
         return {"stop": bool(self.signals.received), "save": by_time}
 
     def _poll(self) -> None:
