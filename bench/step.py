@@ -19,8 +19,15 @@ PROGRAM = {
     "undonated": "state not donated",
     "malloc": "without launch/malloc.env",
     "dtype": "the other compute type",
+    "inexact": "one draw of dropout bits a layer (train.exact=False)",
+    "deterministic": "the same bits each time (train.deterministic=True)",
 }
-ON_CPU = ("ynnpack", "malloc")
+CPU_ONLY, GPU_ONLY = ("ynnpack", "malloc"), ("deterministic",)
+#: What a form of the config is, beside the compute type.
+SETTINGS = {
+    "inexact": "--config.train.exact=False",
+    "deterministic": "--config.train.deterministic=True",
+}
 OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
 
@@ -64,17 +71,18 @@ def default_forms(device: str, spec: Config) -> list[str]:
     changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]
     if spec.model.compute_dtype != "float32":  # as 'parity' there
         changes = [c for c in changes if c not in ("pool=parity", "pool=compared")]
-    if device == "cpu":
-        return [*changes, *PROGRAM]
-    return [*forms.CANDIDATES, *changes, *(name for name in PROGRAM if name not in ON_CPU)]
+    others = GPU_ONLY if device == "cpu" else CPU_ONLY
+    candidates = () if device == "cpu" else forms.CANDIDATES
+    return [*candidates, *changes, *(name for name in PROGRAM if name not in others)]
 
 
 def _program(form: str, dtype: str, arguments: list[str]) -> alternate.Program:
     worker, label = form, PROGRAM.get(form, form)
     if form == "chosen":
         label = f"as chosen, {dtype}"
-    if form == "malloc":
+    if form == "malloc" or form in SETTINGS:
         worker = "chosen"
+        arguments = [*arguments, *filter(None, [SETTINGS.get(form)])]
     if form == "dtype":
         worker, label = "chosen", f"compute_dtype={OTHER[dtype]}"
         arguments = [*arguments, f"--config.model.compute_dtype={OTHER[dtype]}"]

@@ -46,7 +46,9 @@ def test_a_worker_takes_changes_and_whole_programs_and_refuses_others():
 
 def test_what_makes_no_other_program_is_not_measured(spec):
     on_cpu, on_gpu = (step.default_forms(name, spec) for name in ("cpu", "cuda"))
-    assert "groups=feature_groups" in on_cpu and "ynnpack" in on_cpu
+    assert (
+        "groups=feature_groups" in on_cpu and "ynnpack" in on_cpu and "deterministic" not in on_cpu
+    )
     assert set(CANDIDATES) < set(on_gpu) and "ynnpack" not in on_gpu and "malloc" not in on_gpu
     for names in (on_cpu, on_gpu):
         assert not [n for n in names if n.startswith(("loops", "weights"))]
@@ -69,7 +71,11 @@ def test_the_bench_starts_each_form_with_what_it_asks_for(monkeypatch):
     assert [name for name, program in started.items() if not program.kept_memory] == ["malloc"]
     for name, program in started.items():
         form, *arguments = program.arguments
-        assert form == ("chosen" if name in ("malloc", "dtype") else name)
+        unchanged = ("malloc", "dtype", *step.SETTINGS)
+        assert form == ("chosen" if name in unchanged else name)
         assert "--batch=8" in arguments and settings in arguments
         dtype = "float32" if name == "dtype" else "bfloat16"
-        assert arguments[-1] == f"--config.model.compute_dtype={dtype}"
+        settings_of_form = [step.SETTINGS[name]] if name in step.SETTINGS else []
+        assert arguments[-1 - len(settings_of_form) :] == [
+            f"--config.model.compute_dtype={dtype}", *settings_of_form
+        ]  # fmt: skip
