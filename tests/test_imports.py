@@ -52,7 +52,13 @@ OURS = {
     "alexnet_jax.training.signals": SPECS,
     "alexnet_jax.training.watchdog": SPECS,
     "alexnet_jax.analysis": SPECS
-    | {"alexnet_jax.analysis", "alexnet_jax.kernels", "alexnet_jax.cli", "alexnet_jax.workdir", "alexnet_jax.network"}
+    | {
+        "alexnet_jax.analysis",
+        "alexnet_jax.kernels",
+        "alexnet_jax.cli",
+        "alexnet_jax.workdir",
+        "alexnet_jax.network",
+    }
     | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.pages"}
     | {"alexnet_jax.config", "alexnet_jax.describe", "alexnet_jax.provenance"}
     | {"alexnet_jax.reference"},
