@@ -45,15 +45,16 @@ log = logging.getLogger(__name__)
 
 def fetch(state: State) -> State:
     """A copy of `state` on the host, which steps made from now on do not change; all processes must call it."""
+    on_cpu = jax.default_backend() == "cpu"
 
     def local(leaf):
-        # A new array each time: a view of the state's own would keep the next step from reusing its memory.
-        whole = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
-        return leaf.addressable_data(0) if whole else leaf
+        if not (isinstance(leaf, jax.Array) and leaf.is_fully_replicated):
+            return leaf
+        # On CPU device_get would return the memory of the device itself, and keep the next step from reusing it.
+        one = leaf.addressable_data(0)
+        return np.array(one) if on_cpu else one
 
-    on_host = processes.to_host(jax.tree.map(local, state))
-    # On CPU, what device_get returns is the memory of the device.
-    return jax.tree.map(np.array, on_host) if jax.default_backend() == "cpu" else on_host
+    return processes.to_host(jax.tree.map(local, state))
 
 
 def check_finite(state: State) -> None:
