@@ -86,10 +86,13 @@ def main(arguments: list[str]) -> int:
 
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
+    from alexnet_jax.kernels import compiler
     from alexnet_jax.training import loop
     from alexnet_jax.training.signals import Signals, Stop
     from alexnet_jax.training.watchdog import Watchdog
 
+    if spec.train.deterministic:
+        compiler.make_deterministic()
     processes.connect()
     processes.check_same("config", config.digest(config_dict))
     with Signals() as signals:
