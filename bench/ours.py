@@ -78,7 +78,7 @@ def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
         step.resized_statistics(statistics(spec), spec),
         *(state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT)),
     )
-    requests = np.zeros((mesh.shape[parallel.DATA], 2), np.float32)
+    requests = np.zeros((mesh.size, 2), np.float32)
     jitted = step.jit_train_step(spec, model, mesh)
     return jitted.lower(
         start, weights, *map(_shapes, (examples(spec), rates, requests, constants)), None

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -208,9 +209,11 @@ def _is_locked(run: Run) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """That of a run: with the memory settings of malloc.env, and one compilation cache for all."""
-    lines = (ROOT / "launch" / "malloc.env").read_text().splitlines()
-    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    """That of a run on this machine: with the memory settings of memory.sh, and one compilation cache for all."""
+    said = subprocess.run(
+        [ROOT / "launch" / "memory.sh"], capture_output=True, text=True, check=True
+    )
+    settings = dict(line.split("=", 1) for line in said.stdout.splitlines())
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax-cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",

@@ -210,10 +210,10 @@ def test_towers_cross_where_the_paper_has_them_cross():
     assert sorted(c.bytes for c in scattered) == sorted(2 * images * v for v in maps[:3])
     assert {c.groups for c in gathered + scattered} == {pairs}
     rest = [c for c in found if c not in gathered + scattered]
-    # The gradients of a tower over the data, and the norm over the towers.
+    # The gradients of a tower over the data; the norm and the requests to stop and save over the towers.
     last = 4096 * 1000 + 1000
     half = (60_965_224 - last) // 2 + last
     assert sorted((c.kind, c.groups, c.bytes) for c in rest) == [
-        ("all-reduce", pairs, 4),
+        ("all-reduce", pairs, 4 * 3),
         ("all-reduce", ((0, 2), (1, 3)), 4 * (half + 4)),
     ]

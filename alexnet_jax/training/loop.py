@@ -58,6 +58,12 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
         )
     for split in dataset.splits.values():
         split.images[np.arange(1)]
+    mesh = parallel.device_mesh(towers=_towers_apart(spec))
+    on_devices = placement.on_device(dataset.splits["train"], mesh, spec.data.placement)
+    if spec.train.steps_per_dispatch > 1 and not on_devices:
+        raise ConfigError(
+            "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
+        )
     processes.check_same("images", dataset.fingerprint)
     like = statistics.zeros(spec.data.image_size)
     return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
@@ -266,10 +272,6 @@ class Training:
         split = self.dataset.splits["train"]
         placed = placement.placed(split, self.mesh, self.spec.data.placement)
         several = self.spec.train.steps_per_dispatch > 1
-        if several and placed.pool is None:
-            raise ConfigError(
-                "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
-            )
 
         def make(dispatch: Dispatch):
             faults.point("data.batch")
@@ -387,9 +389,7 @@ class Training:
 
     def _requests(self) -> dict[str, bool]:
         """What a step is to tell all processes that this one asks for; the time is that of the leader."""
-        # Requests are summed over the data alone: where towers lie in other processes, only steps decide on a save.
-        agree = processes.several() and self.mesh.shape[parallel.TOWER] == 1
-        by_time = agree and processes.leads() and self._time_to_save()
+        by_time = processes.several() and processes.leads() and self._time_to_save()
         return {"stop": bool(self.signals.received), "save": by_time}
 
     def _poll(self) -> None:

@@ -43,13 +43,13 @@ def make_train_step(
     """
     jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
     forms, images = _forms(model, mesh), pool.images if pool else None
-    everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P(DATA)))
+    everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P((DATA, TOWER))))
     keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
     constants = jax.jit(
         lambda statistics, keys: (statistics, *jax.random.wrap_key_data(keys, impl=RANDOM)),
         out_shardings=everywhere,
     )(jax.device_get(resized_statistics(statistics, spec)), np.asarray(keys))
-    rows = np.ones((mesh.shape[DATA], 1), np.float32)
+    rows = np.ones((mesh.size, 1), np.float32)
     requests = {
         (stop, save): processes.to_devices(rows * np.asarray([stop, save], np.float32), shared)
         for stop in (False, True)
@@ -78,7 +78,7 @@ def make_train_step(
 def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
     """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
-    State without its schedule; weights as `narrow` makes them; requests [data devices 2]; constants: (statistics, two
+    State without its schedule; weights as `narrow` makes them; requests [devices 2]; constants: (statistics, two
     keys). The seed and the statistics are arguments, so that runs that differ in them share one compilation. images:
     None, or those from which `gather` takes the ones of each of several steps.
     """
@@ -94,7 +94,7 @@ def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
         function = functools.partial(_steps, function, gather, forms.loops)
         each: Any = jax.P(None, DATA)
         batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
-    inputs = (placement, copies, batch, jax.P(), jax.P(DATA), jax.P(), images)
+    inputs = (placement, copies, batch, jax.P(), jax.P((DATA, TOWER)), jax.P(), images)
     outputs = (placement, copies, jax.P())
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
     mapped = jax.shard_map(
@@ -256,7 +256,8 @@ def _step(
     total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
-    gradient, loss, errors, stop, save = total
+    gradient, loss, errors, *asked = total
+    stop, save = jax.lax.psum(asked, TOWER) if model.split else asked
     norm = _norm(gradient, placement, forms)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
     metrics |= {"stop": stop > 0, "save": save > 0}

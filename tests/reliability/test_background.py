@@ -171,6 +171,18 @@ def test_a_signal_to_one_process_in_an_evaluation_stops_all_in_it(starter, pair,
 
 @pytest.mark.full
 @pytest.mark.fault("F43")
+def test_towers_in_two_processes_agree_to_save_and_to_stop(starter, tmp_path):
+    folder, apart = tmp_path / "run", "--config.train.split_towers=True"
+    both = start(starter, folder, ALL, OFTEN, apart, devices=1, fault="train.step:*:sleep=0.1")
+    both[0].wait_for("step 16/48")
+    both[1].signal(signal.SIGTERM)
+    assert [outcome.code for outcome in ends(both)] == [75, 75]
+    assert set(steps_of(folder)) - set(range(6, 49, 6)), "none was made by time"
+    assert [outcome.code for outcome in ends(start(starter, folder, apart, devices=1))] == [0, 0]
+
+
+@pytest.mark.full
+@pytest.mark.fault("F43")
 def test_two_processes_save_by_time_after_the_same_step(starter, pair, tmp_path):
     folder = tmp_path / "run"
     slowly = "train.step:*:sleep=0.02"

@@ -161,6 +161,7 @@ def test_several_steps_of_one_dispatch_need_the_images_on_the_devices(tmp_path, 
     command = ["--config", "tests/tiny.py", "--workdir", str(tmp_path / "run")]
     with pytest.raises(ConfigError, match="placement=device"):
         main.main([*command, "--config.train.steps_per_dispatch=2"])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_save_by_time_does_not_wait_for_the_one_before(events, tmp_path, monkeypatch):
