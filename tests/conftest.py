@@ -1,10 +1,11 @@
-"""Four virtual CPU devices, one compilation cache for all runs of the tests, and the record of `make reliability`."""
+"""Four virtual CPU devices, or the GPU for tests/gpu; one compilation cache; and the record of `make reliability`."""
 
 import atexit
 import collections
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,9 +13,33 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
+def _wants_gpu() -> bool:
+    """Whether JAX is to have a GPU: JAX_PLATFORMS names one, or pytest was told to run nothing but tests/gpu.
+
+    ALEXNET_TEST_DEVICE, 'gpu' or 'cpu', decides before either; the workers of pytest-xdist are told by it.
+    """
+    if chosen := os.environ.get("ALEXNET_TEST_DEVICE"):
+        return chosen != "cpu"
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return not {"cuda", "gpu"}.isdisjoint(platforms.split(","))
+    named = [Path(argument.partition("::")[0]) for argument in sys.argv[1:]]
+    named = [path.resolve() for path in named if path.exists()]
+    return bool(named) and all(path.is_relative_to(ROOT / "tests" / "gpu") for path in named)
+
+
 # Before JAX is imported anywhere.
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+if _wants_gpu():
+    os.environ["ALEXNET_TEST_DEVICE"] = "gpu"
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms.split(","):  # what the GPU is compared with
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    # Several processes share the GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+else:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ["MPLBACKEND"] = "Agg"

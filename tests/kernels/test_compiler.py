@@ -46,46 +46,58 @@ def test_determinism_is_for_gpus_and_costs_others_nothing():
         assert compiler.options(platform, deterministic=True) == plain
 
 
-def compiled(tmp_path: Path, script: str) -> dict[str, str]:
-    """What the jit `program` of `script` was compiled with, in a process with a compilation cache."""
+def compiled(tmp_path: Path, *arguments: str) -> dict[str, dict[str, str]]:
+    """By file of each program that Python compiles with these arguments: the options that differ from the usual."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_dump_to={tmp_path / 'dump'}",
+        "XLA_FLAGS": f"--xla_backend_optimization_level=1 --xla_dump_to={tmp_path / 'dump'}",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
     }
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, check=True)
+    return {
+        path.name: dict(re.findall(r"^(\w+): (.*)$", path.read_text(), re.MULTILINE))
+        for path in (tmp_path / "dump").glob("*.debug_options")
+    }
+
+
+def of_a_program(tmp_path: Path, made: str) -> dict[str, str]:
+    """Options of the jit that `made` makes of `program`."""
     lines = [
         "import jax, numpy",
         "from alexnet_jax.kernels import compiler",
         "def program(x): return x @ x.T + 1",
-        script,
+        f"({made})(numpy.ones((2, 3), numpy.float32))",
     ]
-    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, env=environment, check=True)
-    (path,) = (tmp_path / "dump").glob("*.jit_program.debug_options")
-    return dict(re.findall(r"^(\w+): (.*)$", path.read_text(), re.MULTILINE))
+    found = compiled(tmp_path, "-c", "\n".join(lines))
+    (name,) = (name for name in found if "jit_program" in name)
+    return found[name]
+
+
+def is_deterministic(options: dict[str, str]) -> bool:
+    return (
+        options.get("xla_gpu_exclude_nondeterministic_ops") == "true"
+        and options.get("xla_gpu_enable_triton_gemm") == "false"
+        and "xla_gpu_per_fusion_autotune_cache_dir" not in options
+    )
 
 
 def test_a_deterministic_program_shares_no_timed_algorithms(tmp_path):
-    options = compiled(
-        tmp_path,
-        "options = compiler.options('gpu', deterministic=True)\n"
-        "jax.jit(program, compiler_options=options)(numpy.ones((2, 3), numpy.float32))",
-    )
-    assert options["xla_gpu_exclude_nondeterministic_ops"] == "true"
-    assert options["xla_gpu_enable_triton_gemm"] == "false"
-    assert "xla_gpu_per_fusion_autotune_cache_dir" not in options
+    options = "compiler.options('gpu', deterministic=True)"
+    made = f"jax.jit(program, compiler_options={options})"
+    assert is_deterministic(of_a_program(tmp_path, made))
 
 
 def test_jax_lets_programs_share_timed_algorithms_otherwise(tmp_path):
-    options = compiled(tmp_path, "jax.jit(program)(numpy.ones((2, 3), numpy.float32))")
+    options = of_a_program(tmp_path, "jax.jit(program)")
     assert str(tmp_path / "cache") in options["xla_gpu_per_fusion_autotune_cache_dir"]
-    assert "xla_gpu_exclude_nondeterministic_ops" not in options
+    assert not is_deterministic(options)
 
 
-def test_a_deterministic_process_compiles_every_program_so(tmp_path):
-    options = compiled(
-        tmp_path,
-        "compiler.make_deterministic()\njax.jit(program)(numpy.ones((2, 3), numpy.float32))",
-    )
-    assert options["xla_gpu_exclude_nondeterministic_ops"] == "true"
-    assert options["xla_gpu_enable_triton_gemm"] == "false"
-    assert "xla_gpu_per_fusion_autotune_cache_dir" not in options
+def test_a_deterministic_run_compiles_every_program_so(tmp_path):
+    """Initial weights, the report before the first step and evaluation too."""
+    settings = ["--config.train.deterministic=True", "--config.train.max_steps=1"]
+    settings.append("--config.evaluation.final_views=('center',)")
+    run = ["-m", "alexnet_jax.main", "--config=tests/tiny.py", f"--workdir={tmp_path / 'run'}"]
+    found = compiled(tmp_path, *run, *settings)
+    assert len(found) > 5
+    assert [name for name, options in found.items() if not is_deterministic(options)] == []
