@@ -97,5 +97,5 @@ class Runs:
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._processes.append(process)
-        out, err = process.communicate()
+        out, err = process.communicate(timeout=300)
         return Outcome(process.returncode, out, err)
