@@ -29,6 +29,7 @@ def run(*arguments: str, **environment: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.full
 def test_some_of_them_on_the_cpu():
     said = run("tests/gpu", f"-k=not stand_in and ({SOME})", ALEXNET_TEST_DEVICE="cpu")
     assert " passed" in said and " skipped" not in said

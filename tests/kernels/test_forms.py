@@ -105,7 +105,10 @@ def test_a_form_computes_the_values_and_gradients_of_the_plain_one(which, change
 
 
 @pytest.mark.parametrize("text", ["cpu", "gpu", forms.CANDIDATES[-1]])
-@pytest.mark.parametrize("which", [TINY, TINY_2012], ids=["tiny", "tiny2012"])
+@pytest.mark.parametrize(
+    "which",
+    [pytest.param(TINY, marks=pytest.mark.full, id="tiny"), pytest.param(TINY_2012, id="tiny2012")],
+)
 def test_the_forms_of_a_device_compute_the_same_in_both_types(which, text, plain):
     chosen = {"cpu": CPU, "gpu": GPU}.get(text) or forms.parse(text, GPU)
     spec = load(which)
