@@ -174,7 +174,7 @@ def _tests(folder: Path) -> Stage:
     path = folder / "tests.xml"
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-q", f"--junitxml={path}"]
     skip = "" if (ROOT / "tests/gpu").is_dir() else "there is no folder tests/gpu"
-    return Stage("tests", "Tests on the device", command, 45, 90, lambda: _counts(path), skip)
+    return Stage("tests", "Tests on the device", command, 90, 150, lambda: _counts(path), skip)
 
 
 def data_stages(options: argparse.Namespace) -> list[Stage]:
