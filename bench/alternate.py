@@ -9,7 +9,6 @@ first step one after the other, since XLA chooses algorithms by timing them. Nob
 
 import argparse
 import contextlib
-import functools
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.errors import AlexNetError, ConfigError
 from bench import hardware
+from launch.runs import memory_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 BESIDE = {"cpu": 2, "cuda": 12}
@@ -375,15 +375,6 @@ def _start(program: Program, device: str, errors) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=errors,
     )
-
-
-@functools.cache
-def memory_settings(platforms: str) -> dict[str, str]:
-    """Of launch/malloc.env those for the first of `platforms`, as JAX_PLATFORMS names them."""
-    environment = os.environ | {"JAX_PLATFORMS": platforms}
-    command = [str(ROOT / "launch/memory.sh")]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return dict(line.split("=") for line in said.stdout.splitlines())
 
 
 def _peak_bytes() -> int:

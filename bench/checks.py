@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_jax import cli, parallel
 from alexnet_jax.data import batches
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model import alexnet
 from alexnet_jax.training import checkpoint, schedule, state, step
 from alexnet_jax.training.meter import Meter
 from alexnet_jax.training.signals import Signals
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds a step of every round, with the checks of a run and without."""
-    mesh, model = parallel.device_mesh(), AlexNet(spec.model)
+    mesh, model = parallel.device_mesh(), alexnet.of_config(spec)
     replicated = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     batch = ours.examples(spec)
     on_device = jax.device_put(batch, replicated)
@@ -96,7 +96,7 @@ def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
 
 def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
     """Bytes of a state, and seconds of every round by part: write, hash, commit, verify, restore."""
-    current = state.create(spec, AlexNet(spec.model), 0, mesh=parallel.device_mesh())
+    current = state.create(spec, alexnet.of_config(spec), 0, mesh=parallel.device_mesh())
     parts: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for number in range(rounds):

@@ -7,6 +7,7 @@ HASH.lock (held by whoever runs it).
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -208,14 +209,19 @@ def _is_locked(run: Run) -> bool:
     return False
 
 
+@functools.cache
+def memory_settings(platforms: str) -> dict[str, str]:
+    """Of launch/malloc.env those for `platforms`, as JAX_PLATFORMS names them; '' for what this machine has."""
+    environment = os.environ | {"JAX_PLATFORMS": platforms}
+    command = [str(ROOT / "launch" / "memory.sh")]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in said.stdout.splitlines())
+
+
 def environment() -> dict[str, str]:
     """That of a run on this machine: with the memory settings of memory.sh, and one compilation cache for all."""
-    said = subprocess.run(
-        [ROOT / "launch" / "memory.sh"], capture_output=True, text=True, check=True
-    )
-    settings = dict(line.split("=", 1) for line in said.stdout.splitlines())
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax-cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    return cache | dict(os.environ) | settings
+    return cache | dict(os.environ) | memory_settings(os.environ.get("JAX_PLATFORMS", ""))

@@ -103,13 +103,14 @@ class Subject:
     def probabilities(self, split: "Split", view: str) -> np.ndarray:
         """float32 [n classes] of every image of `split`, on all devices."""
         from alexnet_jax.evaluation import evaluate
-        from alexnet_jax.model.alexnet import AlexNet
+        from alexnet_jax.model import alexnet
         from alexnet_jax.parallel import device_mesh
         from alexnet_jax.training.step import make_eval_step
 
         run, mesh = self.run, device_mesh()
         if view not in self._predict:
-            step = make_eval_step(run.config, AlexNet(run.config.model), run.statistics, mesh, view)
+            model = alexnet.of_config(run.config)
+            step = make_eval_step(run.config, model, run.statistics, mesh, view)
             self._predict[view] = evaluate.predictor(step, run.params, run.batch_stats, mesh)
         size = evaluate.batch_size(run.config, view, mesh)
         return evaluate.predictions(self._predict[view], split, size)

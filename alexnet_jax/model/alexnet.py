@@ -24,7 +24,7 @@ class AlexNet(nn.Module):
     `axis_name`: mesh axis over which batch-normalization statistics are averaged, if any.
     `split`: inside shard_map, each device of the mesh axis 'tower' has one tower and its parameters (§3.2).
     `forms`: how operations are written for the device; None: as for the default backend.
-    `precision`: of float32 products, 'default' (TF32 where the device has it) or 'highest'.
+    `precision`: of float32 products, 'default' (TF32 where the device has it) or 'highest'; `of_config` sets it.
     """
 
     spec: ModelSpec
@@ -90,12 +90,11 @@ def _is_apart(x) -> bool:
     return isinstance(x, tuple)
 
 
-def _parts(x) -> tuple:
-    return x if _is_apart(x) else (x,)
-
-
-def _in_blocks(x) -> bool:
-    return isinstance(x, Blocks)
+def _channels(x) -> int:
+    """Maps or units of x, in whatever form it comes."""
+    if isinstance(x, Blocks):
+        return x.channels
+    return sum(part.shape[-1] for part in x) if _is_apart(x) else x.shape[-1]
 
 
 def _joined(x):
@@ -178,8 +177,7 @@ class _Row(nn.Module):
 
     def _linear(self, x: Any):
         """§3.5: kernel * x + bias."""
-        row, features = self.row, self._features
-        inputs = x.channels if _in_blocks(x) else sum(part.shape[-1] for part in _parts(x))
+        row, inputs, features = self.row, _channels(x), self._features
         if isinstance(row, FCSpec):
             shape: tuple[int, ...] = (inputs, features)
             if row.groups > 1:

@@ -24,7 +24,7 @@ from alexnet_jax.errors import (
     DivergedError,
 )
 from alexnet_jax.evaluation import errors, evaluate
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model import alexnet
 from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
@@ -133,7 +133,7 @@ class Training:
         self.notes: list[str] = []
         """Lines to say when it starts."""
         self.mesh = parallel.device_mesh(towers=_towers_apart(spec))
-        self.model = AlexNet(spec.model)
+        self.model = alexnet.of_config(spec)
         self.batch_size = spec.train.batch_size
         self.examples = len(dataset.splits["train"].labels)
         self.last_step = last_step(spec, self.examples)

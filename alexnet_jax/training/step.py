@@ -83,10 +83,7 @@ def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
     None, or those from which `gather` takes the ones of each of several steps.
     """
     placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
-    precision = spec.train.matmul_precision
-    model = model.clone(
-        axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms, precision=precision
-    )
+    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
     copies = placement.params if forms.weights == "kept" else None
     function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
     batch, images = jax.P(DATA), None
@@ -142,8 +139,7 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
     divides the batch by the views (views.images_at_once).
     """
 
-    precision = spec.train.matmul_precision
-    model = model.clone(split=mesh.shape[TOWER] > 1, forms=_forms(model, mesh), precision=precision)
+    model = model.clone(split=mesh.shape[TOWER] > 1, forms=_forms(model, mesh))
     placement = states.partition(spec, model, mesh)
 
     def predict(params, batch_stats, images, statistics):
