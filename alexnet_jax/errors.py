@@ -16,6 +16,18 @@ EXIT_CODES = {
 }
 
 
+def printable(text: str) -> str:
+    """A name as it may stand in a line: line breaks and bytes that are no UTF-8 are escaped."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def listed(names, limit: int = 5) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 class AlexNetError(Exception):
     """Base of the errors that end a command with one line and an exit code."""
 

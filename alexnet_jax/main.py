@@ -86,6 +86,7 @@ def main(arguments: list[str]) -> int:
 
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
+    from alexnet_jax.data import splits
     from alexnet_jax.kernels import compiler
     from alexnet_jax.training import loop
     from alexnet_jax.training.signals import Signals, Stop
@@ -105,7 +106,9 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
             return signals.exit_code
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
-            start = functools.partial(_start, options, config_dict, spec, workdir, last_step)
+            start = functools.partial(
+                _start, options, config_dict, spec, workdir, last_step, splits.summary(dataset)
+            )
             notes = processes.lead(start)
             if notes is None:
                 return 0
@@ -134,7 +137,9 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     return 0
 
 
-def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int) -> list | None:
+def _start(
+    options, config_dict, spec: Config, workdir: Workdir, last_step: int, data: dict
+) -> list | None:
     """Make the run folder this run's; what to say of it, or None where the run is finished."""
     from alexnet_jax.training.log import summary
 
@@ -145,7 +150,7 @@ def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int)
         return None
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", now)
+    workdir.write("run.json", now | {"data": data})
     return _moved(before, now)
 
 

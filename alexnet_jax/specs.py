@@ -144,6 +144,8 @@ class DataSpec:
     threads: Count
     prefetch: NaturalNumber
     placement: typing.Literal["auto", "device", "host"]
+    skip_unreadable: bool = False
+    """Of source 'folder', train on the images that can be decoded; the run records the others."""
 
 
 @dataclass(frozen=True)

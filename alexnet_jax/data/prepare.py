@@ -35,17 +35,18 @@ import numpy as np
 from alexnet_jax import cli
 from alexnet_jax.data import images, layouts, statistics, store
 from alexnet_jax.data.layouts import Image, Listing
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.splits import Split, duplicates
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
     OutOfMemoryError,
     StorageError,
     WorkdirError,
+    printable,
 )
 from alexnet_jax.files import sha256_of, sync_folder
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same source gives other bytes: parts of older versions are not used again."""
 LARGEST_SHARD, SMALLEST_SHARD, FEWEST_SHARDS = 4096, 128, 16
 """Images in a file: few files for a large set, and work for several processes in a small one."""
@@ -188,10 +189,13 @@ def summary(index: store.Index) -> Iterator[str]:
             yield f"  {refused['count']:,} refused: {_named(refused['count'], refused['first'])}"
     for note in report["notes"]:
         yield f"note: {note}"
-    found = report["duplicates"]
-    yield f"{found['count']:,} files are in two splits, byte for byte" + (
-        f": {_named(found['count'], found['first'])}; all in {DUPLICATES}" if found["count"] else ""
-    )
+    for key, where in (("duplicates", "in two splits"), ("two_classes", "under two classes")):
+        found = report.get(key, {"count": 0})  # older stores know of splits alone
+        yield f"{found['count']:,} files are {where}, byte for byte" + (
+            f": {_named(found['count'], found['first'])}; all in {DUPLICATES}"
+            if found["count"]
+            else ""
+        )
     yield (
         f"{index.format} of {index.size}x{index.size}, {report['bytes']:,} bytes, "
         f"fingerprint {index.fingerprint[:16]}"
@@ -486,7 +490,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
                 content = image.read()
                 pixels, record, changes = convert(content, task.options, title)
             except DataError as error:
-                reason = _printable(str(error).replace(task.root, ""))
+                reason = printable(str(error).replace(task.root, ""))
                 refused.append({"split": task.split, "image": title, "reason": reason})
                 sums.append(None)
             else:
@@ -518,12 +522,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
 
 def _shown(image: Image, task: Task) -> str:
     """The name of an image for reports: within its source, wherever that is."""
-    return _printable(image.title.removeprefix(task.root))
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; reports may not."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return printable(image.title.removeprefix(task.root))
 
 
 @contextlib.contextmanager
@@ -580,14 +579,18 @@ def convert(
             if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
                 content = _gunzipped(content, title)
                 changes.append("gzipped")
+            try:
+                pixels = images.decode(content, size, name=title)
+            except DataError as error:
+                raise DataError(_sniffed(content, title) or str(error)) from None
             kind, (width, height), found = inspect(content, title)
             changes += found
             kept = kind == "JPEG" and width == height == size and "CMYK, now RGB" not in found
         else:
             height, width = content.shape[:2]
+            pixels = images.decode(content, size, name=title)
         if min(width, height) < size:
             changes.append(f"enlarged to {size} pixels")
-        pixels = images.decode(content, size, name=title)
     if options.format == "raw":
         return pixels, b"", changes
     if kept and isinstance(content, bytes):
@@ -620,34 +623,25 @@ def _gunzipped(content: bytes, title: str) -> bytes:
 
 
 def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]]:
-    """('JPEG' or 'PNG', (width, height), what decoding will change), from the header alone.
+    """(format, (width, height), what decoding has changed) of an image that can be decoded, from its header.
 
-    The content decides, not the name. Raises DataError for other formats, and for images of more
-    than images.PIXEL_LIMIT, which are bombs rather than photographs.
+    The content decides, not the name.
     """
     from PIL import Image
 
     changes = []
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            kind = "PNG" if image.format == "PNG" else "JPEG"
-            mode, size = image.mode, image.size
-            if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                changes.append("transparent, now on white")
-            if getattr(image, "is_animated", False) and kind == "PNG":
-                changes.append("animated, first frame kept")
-            orientation = _orientation(image)
-    except Image.DecompressionBombError:
-        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, OverflowError):
-        raise DataError(f"{title} {_sniffed(encoded)}") from None
-    if size[0] * size[1] > images.PIXEL_LIMIT:
-        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels")
-    name = title.lower()
-    if kind == "PNG" and name.endswith((".jpg", ".jpeg")):
-        changes.append("PNG under the name of a JPEG")
-    if kind == "JPEG" and name.endswith(".png"):
-        changes.append("JPEG under the name of a PNG")
+    with Image.open(io.BytesIO(encoded), formats=tuple(images.FORMATS)) as image:
+        kind = image.format if image.format in images.FORMATS else "JPEG"  # such as MPO
+        mode, size = image.mode, image.size
+        if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            changes.append("transparent, now on white")
+        if getattr(image, "is_animated", False) and kind != "JPEG":
+            changes.append("animated, first frame kept")
+        orientation = _orientation(image)
+    suffix = os.path.splitext(title)[1].lower()
+    named = next((name for name, suffixes in images.FORMATS.items() if suffix in suffixes), kind)
+    if named != kind:
+        changes.append(f"{kind} under the name of a {named}")
     if mode == "CMYK":
         changes.append("CMYK, now RGB")
     if mode in ("1", "L", "LA", "I") or mode.startswith("I;"):
@@ -670,21 +664,17 @@ def _orientation(image) -> int:
         return 1
 
 
-def _sniffed(encoded: bytes) -> str:
-    """What is wrong with bytes that are no readable JPEG or PNG, in words."""
+def _sniffed(encoded: bytes, title: str) -> str | None:
+    """What is wrong with bytes that are of no format that is read, or do not begin as it should; else None."""
     if not encoded:
-        return "is empty; remove or replace it"
-    for begin, name in (
-        (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
-        (b"P6", "PPM"), (b"P5", "PGM"), (b"<", "HTML or XML text"),
-    ):  # fmt: skip
-        if encoded.startswith(begin):
-            return f"is {name}, not JPEG or PNG; convert or remove it"
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "is WebP, not JPEG or PNG; convert or remove it"
-    if encoded.startswith((b"\xff\xd8", b"\x89PNG")):
-        return "is damaged near its beginning; remove or replace it"
-    return f"is no image: it begins with {encoded[:8]!r}; remove or replace it"
+        return f"{title} is empty; remove or replace it"
+    if encoded.startswith(b"<"):
+        return f"{title} is HTML or XML text; remove or replace it"
+    if encoded.startswith(
+        (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P")
+    ):
+        return None
+    return f"{title} is no image: it begins with {encoded[:8]!r}; remove or replace it"
 
 
 # The end
@@ -715,12 +705,16 @@ def _complete(
         _save(folder / f"{split}-labels.npy", lambda file, labels=labels: np.save(file, labels))
     refused = [one for task in tasks for one in results[task.stem]["refused"]]
     _write_lines(folder / store.REFUSED, refused)
-    duplicates = list(_duplicates(tasks, results))
-    _write_lines(folder / DUPLICATES, duplicates)
+    in_splits, in_classes = _duplicates(tasks, results)
+    _write_lines(folder / DUPLICATES, [*in_splits, *in_classes])
     report = _report(listing, tasks, results)
     report["duplicates"] = {
-        "count": len(duplicates),
-        "first": [" = ".join(one.values()) for one in duplicates[:_EXAMPLES]],
+        "count": len(in_splits),
+        "first": [" = ".join(one.values()) for one in in_splits[:_EXAMPLES]],
+    }
+    report["two_classes"] = {
+        "count": len(in_classes),
+        "first": [" = ".join(one["classes"]) for one in in_classes[:_EXAMPLES]],
     }
     index = store.Index(
         asked["format"], asked["size"], listing.classes, listing.words, splits, files, "",
@@ -766,18 +760,23 @@ def _report(listing: Listing, tasks: list[Task], results: dict[str, dict]) -> di
     return report
 
 
-def _duplicates(tasks: list[Task], results: dict[str, dict]) -> Iterator[dict[str, str]]:
-    """Split -> image, for each source file whose bytes are in two splits."""
-    held_out: dict[str, tuple[str, str]] = {}
-    for task in tasks:  # train is last
-        for (_, image), digest in zip(task.images, results[task.stem]["sums"], strict=True):
-            if digest is None:
-                continue
-            split, title = held_out.get(digest, (task.split, ""))
-            if split != task.split:
-                yield {split: title, task.split: _shown(image, task)}
-            elif task.split != "train":
-                held_out.setdefault(digest, (task.split, _shown(image, task)))
+def _duplicates(
+    tasks: list[Task], results: dict[str, dict]
+) -> tuple[list[dict[str, str]], list[dict[str, list[str]]]]:
+    """The source files whose bytes are in two splits, and those whose bytes are under two classes."""
+    digests: dict[str, list] = {}
+    labels: dict[str, list[int]] = {}
+    titles: dict[str, list[str]] = {}
+    for task in tasks:
+        digests.setdefault(task.split, []).extend(results[task.stem]["sums"])
+        for label, image in task.images:
+            labels.setdefault(task.split, []).append(label)
+            titles.setdefault(task.split, []).append(_shown(image, task))
+    found = duplicates(digests, labels)
+    return (
+        [{split: titles[split][i] for split, i in pair} for pair in found.splits],
+        [{"classes": [titles[split][i] for split, i in pair]} for pair in found.classes],
+    )
 
 
 def _write_lines(path: pathlib.Path, records: list[dict]) -> None:

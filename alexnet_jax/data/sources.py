@@ -10,9 +10,17 @@ import zlib
 import numpy as np
 
 from alexnet_jax.data import cifar10, folders, store, tfds
-from alexnet_jax.data.image_files import fitted
-from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
-from alexnet_jax.errors import DataError
+from alexnet_jax.data.image_files import UnreadableImages, fitted
+from alexnet_jax.data.splits import (
+    SPLITS,
+    Dataset,
+    Split,
+    held_out,
+    keep_classes,
+    split_of,
+    take,
+)
+from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.specs import DataSpec
 
 _NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
@@ -22,7 +30,7 @@ _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     """The images and labels that `spec` asks for; `seed` draws the validation split.
 
-    Nothing is decoded yet. Raises DataError.
+    Nothing is decoded yet, unless unreadable images are to be skipped. Raises DataError.
     """
     dataset = SOURCES[spec.source](spec)
     if spec.classes:
@@ -38,7 +46,64 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
         taken += [spec.validation, seed]
-    return dataset._replace(fingerprint=hashlib.sha256(repr(taken).encode()).hexdigest())
+    notes = (*dataset.notes, *_empty_classes(dataset).values())
+    fingerprint = hashlib.sha256(repr(taken).encode()).hexdigest()
+    return dataset._replace(fingerprint=fingerprint, notes=notes)
+
+
+def _empty_classes(dataset: Dataset) -> dict[str, str]:
+    """Split -> the classes that have no image in it, and how many they have elsewhere; in words."""
+    names = dataset.class_names
+    counts = {
+        name: np.bincount(split.labels, minlength=len(names))
+        for name, split in dataset.splits.items()
+    }
+    lines = {}
+    for name in counts:
+        empty = []
+        for i in np.flatnonzero(counts[name] == 0):
+            there = ", ".join(
+                f"{found[i]:,} in {other}" for other, found in counts.items() if found[i]
+            )
+            empty.append(f"{names[i]} ({there})" if there else names[i])
+        if empty:
+            lines[name] = (
+                f"{name} has no image of {len(empty):,} of {len(names):,} classes: {listed(empty)}"
+            )
+    return lines
+
+
+def check(dataset: Dataset, spec: DataSpec) -> None:
+    """Raises DataError for what cannot be trained on: classes without training images, and unreadable images.
+
+    Of a set that is decoded at once all are tried, of others the first of each split. Raises ConfigError too.
+    """
+    if spec.skip_unreadable and spec.source != "folder":
+        raise ConfigError(
+            f"config.data.skip_unreadable is for source 'folder', not {spec.source!r}; a store leaves unreadable "
+            "images out when it is prepared, with --max-bad-share"
+        )
+    where = spec.path or spec.source
+    if fault := _empty_classes(dataset).get("train"):
+        remedy = "add images, or choose classes with config.data.classes"
+        if spec.validation:
+            remedy = f"hold out less than config.data.validation={spec.validation}, or {remedy}"
+        elif spec.source == "arrays":
+            remedy = f"labels count from 0; {remedy}"
+        raise DataError(f"{where}: {fault}; {remedy}")
+    found: dict[str, UnreadableImages] = {}
+    for split in dataset.splits.values():
+        try:
+            split.images[np.arange(1)]
+        except UnreadableImages as error:  # a split for validation is of the files of train
+            found[str(error)] = error
+    if found:
+        faults = [fault for error in found.values() for fault in error.faults]
+        whole = not any(error.hint for error in found.values())
+        hint = next(iter(found.values())).hint
+        if whole and spec.source == "folder":
+            hint = "; remove or replace them, or skip them by --config.data.skip_unreadable=True"
+        raise UnreadableImages(faults, sum(error.count for error in found.values()), hint)
 
 
 def digits(spec: DataSpec) -> Dataset:
@@ -90,8 +155,9 @@ def arrays(spec: DataSpec) -> Dataset:
     """
     path = pathlib.Path(spec.path or "").expanduser()
     content = _npz(path)
+    content, notes = _with_our_names(path, content)
     splits = {}
-    for name in ("train", "val", "test"):
+    for name in SPLITS:
         if f"{name}_images" in content or name == "train":
             splits[name] = _checked(path, name, content)
     found = int(max(split.labels.max(initial=-1) for split in splits.values())) + 1
@@ -112,7 +178,26 @@ def arrays(spec: DataSpec) -> Dataset:
         name: Split(fitted(split.images, spec.image_size, spec.threads), split.labels)
         for name, split in splits.items()
     }
-    return Dataset(splits, names, identity)
+    return Dataset(splits, names, identity, notes=notes)
+
+
+def _with_our_names(
+    path: pathlib.Path, content: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays of splits under the names of SPLITS, and a note of the others. Raises DataError."""
+    found, others = {}, []
+    for key, array in content.items():
+        prefix, _, kind = key.rpartition("_")
+        split = split_of(prefix) if kind in ("images", "labels") else None
+        name = f"{split}_{kind}" if split else key
+        if name in found:
+            raise DataError(f"{path} has {name} twice, the second time as {key}; remove one")
+        if split or key == "class_names":
+            found[name] = array
+        else:
+            others.append(key)
+    note = f"{path}: left out {len(others):,} arrays of other names: {listed(others)}"
+    return found, (note,) * bool(others)
 
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -1,11 +1,24 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.errors import DataError
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Split -> the names that a folder, an archive or an array of it may have."""
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name holds, in upper or lower case."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 class Split(NamedTuple):
@@ -23,6 +36,10 @@ class Dataset(NamedTuple):
     """SHA-256 of the content: of (relative path, size, label) of files, of the bytes of arrays."""
     statistics: Any = None
     """statistics.Statistics of exactly this 'train', where the source has them."""
+    notes: tuple[str, ...] = ()
+    """What was left out, a line for each kind."""
+    skipped: tuple[str, ...] = ()
+    """The images that data.skip_unreadable left out, and why."""
 
 
 class View:
@@ -68,6 +85,45 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
         kept = np.flatnonzero(labels >= 0)
         splits[name] = Split(View(split.images, kept), labels[kept])
     return dataset._replace(splits=splits, class_names=wanted, statistics=None)
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """What a run records of its images: counts by class, and what was left out."""
+    counts = {}
+    for name, split in dataset.splits.items():
+        found = np.bincount(split.labels, minlength=len(dataset.class_names)).tolist()
+        counts[name] = dict(zip(dataset.class_names, found, strict=True))
+    return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
+
+
+class Duplicates(NamedTuple):
+    """Pairs of equal images, each as (split, index)."""
+
+    splits: list[tuple[tuple[str, int], tuple[str, int]]]
+    """In two splits."""
+    classes: list[tuple[tuple[str, int], tuple[str, int]]]
+    """Under two classes."""
+
+
+def duplicates(
+    digests: Mapping[str, Sequence[Hashable]], labels: Mapping[str, Sequence[int] | np.ndarray]
+) -> Duplicates:
+    """Equal `digests` (None: unknown) in two splits or under two classes, each image once for the first like it.
+
+    The held-out splits come first: a pair for every image of 'train' that is also held out.
+    """
+    first: dict[Hashable, tuple[str, int]] = {}
+    found = Duplicates([], [])
+    for name in sorted(digests, key=lambda split: split == "train"):
+        for i, digest in enumerate(digests[name]):
+            if digest is None:
+                continue
+            before = first.setdefault(digest, (name, i))
+            if before[0] != name:
+                found.splits.append((before, (name, i)))
+            if labels[before[0]][before[1]] != labels[name][i]:
+                found.classes.append((before, (name, i)))
+    return found
 
 
 def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:

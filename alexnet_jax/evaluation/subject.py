@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import typing
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from alexnet_jax.evaluation import saved
 if typing.TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
     from alexnet_jax.workdir import Run
+
+log = logging.getLogger(__name__)
 
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
@@ -131,6 +134,8 @@ def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
             "; --data-path PATH says where the images are now" if data == run.config.data else ""
         )
         raise DataError(f"{error}{where}") from None
+    for note in found.notes:
+        log.warning("%s", note)
     net, there = set(run.class_names), set(found.class_names)
     if net != there:
         raise DataError(

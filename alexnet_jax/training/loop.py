@@ -56,8 +56,7 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
             "config.schedule.weights.kind='plateau' needs validation images: hold some out with "
             "--config.data.validation=0.1, or use kind 'epochs'"
         )
-    for split in dataset.splits.values():
-        split.images[np.arange(1)]
+    sources.check(dataset, spec.data)
     mesh = parallel.device_mesh(towers=_towers_apart(spec))
     on_devices = placement.on_device(dataset.splits["train"], mesh, spec.data.placement)
     if spec.train.steps_per_dispatch > 1 and not on_devices:
@@ -130,7 +129,7 @@ class Training:
         self.workdir, self.config_dict = workdir, config_dict
         self._initial = begin, partial
         self._profile = profile
-        self.notes: list[str] = []
+        self.notes = [f"warning: {note}" for note in dataset.notes]
         """Lines to say when it starts."""
         self.mesh = parallel.device_mesh(towers=_towers_apart(spec))
         self.model = alexnet.of_config(spec)
