@@ -224,7 +224,10 @@ def _report(index: store.Index) -> Iterator[Finding]:
     for note in index.report.get("notes", []):
         yield _note(note)
     for key, text in _TWICE.items():
-        if found := index.report.get(key, {"count": 0})["count"]:
+        if key not in index.report:
+            uncounted = text.partition(",")[0].replace(" are", "")
+            yield _note(f"an older version prepared this store and did not count the {uncounted}")
+        elif found := index.report[key]["count"]:
             yield _note(f"{found:,} {text} (see {prepare.DUPLICATES})")
 
 

@@ -3,6 +3,7 @@
 `discover` reads such a tree, for training, prepare and doctor alike.
 """
 
+import errno
 import hashlib
 import os
 import pathlib
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import archives
+from alexnet_jax.data import archives, image_files
 from alexnet_jax.data.image_files import ImageFiles, undecodable
 from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.splits import SPLITS, Dataset, Split, class_numbers, split_of, take
@@ -27,6 +28,7 @@ _OTHER_IMAGES = (
 )  # fmt: skip
 """Of images that are not read, unless FORMATS has them."""
 _OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
+SKIP = "remove or replace them, or skip them by --config.data.skip_unreadable=True"
 _NAMED = 5
 """Names of each kind in a message."""
 
@@ -42,6 +44,14 @@ class File(NamedTuple):
     @property
     def title(self) -> str:
         return self.path
+
+    def fault(self) -> str | None:
+        """Why the file cannot be opened."""
+        if self.size < 0:
+            return f"cannot read {self.path}: {os.strerror(errno.ENOENT)}"
+        if not os.access(self.path, os.R_OK):
+            return f"cannot read {self.path}: {os.strerror(errno.EACCES)}"
+        return None
 
     def read(self) -> bytes:
         """Raises DataError."""
@@ -84,27 +94,30 @@ def folder(spec: DataSpec) -> Dataset:
         class_numbers(spec.classes, names)
     classes = spec.classes or names
     faults += [*mismatches(class_names(tree, spec.classes)), *unprintable(classes)]
-    splits, digest, skipped, total = {}, hashlib.sha256(), [], 0
-    gone: dict[str, list[int]] = {}
-    for name, kinds in tree.splits.items():
-        place = tree.folders.get(name, root)
-        files = [file for kind in classes for file in kinds.get(kind, ())]
-        labels = [i for i, kind in enumerate(classes) for _ in kinds.get(kind, ())]
-        total += len(files)
-        splits[name] = _split(place, files, labels, spec)
-        if spec.skip_unreadable and not faults:
+    chosen = {
+        name: [(file, i) for i, kind in enumerate(classes) for file in kinds.get(kind, ())]
+        for name, kinds in tree.splits.items()
+    }
+    lost = [fault for pairs in chosen.values() for file, _ in pairs if (fault := file.fault())]
+    if faults or (lost and not spec.skip_unreadable):
+        raise refusal(root, faults, _unreadable(chosen, spec, lost))
+    splits, digest, skipped = {}, hashlib.sha256(), list(lost)
+    for name, pairs in chosen.items():
+        place = tree.folders[name]
+        pairs = [pair for pair in pairs if not (lost and pair[0].fault())]
+        splits[name] = _split(place, pairs, spec)
+        if spec.skip_unreadable:
             bad = dict(splits[name].images.unreadable())
             skipped += bad.values()
-            kept = [i for i in range(len(files)) if i not in bad]
+            kept = [i for i in range(len(pairs)) if i not in bad]
             splits[name] = take(splits[name], np.array(kept, np.intp))
-            files, labels = [files[i] for i in kept], [labels[i] for i in kept]
-        for file, label in zip(files, labels, strict=True):
+            pairs = [pairs[i] for i in kept]
+        for file, label in pairs:
             line = f"{name}/{_relative(file.path, place)} {file.size} {label}\n"
             digest.update(line.encode(errors="surrogateescape"))
-        gone[name] = [i for i, file in enumerate(files) if file.size < 0]
-    if faults or any(gone.values()):
-        raise refusal(root, faults, *_unreadable(splits, gone))
-    notes = [*tree.notes, *([f"skipped: {undecodable(skipped, total)}"] if skipped else [])]
+    notes = list(tree.notes)
+    if skipped:
+        notes.append(f"skipped: {undecodable(skipped, sum(map(len, chosen.values())))}")
     return Dataset(
         splits,
         classes,
@@ -115,21 +128,37 @@ def folder(spec: DataSpec) -> Dataset:
 
 
 def refusal(
-    root: pathlib.Path, faults: list[str], *unreadable: str, layout: str = LAYOUT
+    root: pathlib.Path, faults: list[str], unreadable: str | None = None, layout: str = LAYOUT
 ) -> DataError:
-    """The error of a tree with `faults`, all in one line."""
-    lines = [*faults, *unreadable]
-    hint = f"; it should hold {layout}" if faults and layout else ""
+    """The error of a tree with `faults` and `unreadable` images, all in one line."""
+    if unreadable and not faults:
+        return DataError(f"{root}: {unreadable}; {SKIP}")
+    lines = [*faults, unreadable] if unreadable else faults
+    hint = f"; it should hold {layout}" if layout else ""
     if len(lines) == 1:
         return DataError(f"{root}: {lines[0]}{hint}")
     numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, 1))
     return DataError(f"{root} has {len(lines)} kinds of faults: {numbered}{hint}")
 
 
-def _unreadable(splits: dict[str, Split], gone: dict[str, list[int]]) -> list[str]:
-    """In words, the images that cannot be decoded: one line, or none. Of large sets those `gone` alone are tried."""
-    bad = [fault for name, split in splits.items() for _, fault in split.images.check(gone[name])]
-    return [undecodable(bad, sum(len(split.labels) for split in splits.values()))] if bad else []
+def _unreadable(
+    chosen: dict[str, list[tuple[File, int]]], spec: DataSpec, lost: list[str]
+) -> str | None:
+    """All images that cannot be read, in words; the `lost` ones of a set too large to be decoded at once."""
+    files = [file for pairs in chosen.values() for file, _ in pairs]
+    images = ImageFiles(
+        lambda i: (None, files[i].path),
+        len(files),
+        spec.image_size,
+        threads=spec.threads,
+        identity=None,
+    )
+    bad = (
+        lost
+        if images.nbytes > image_files.CACHE_LIMIT_BYTES
+        else [fault for _, fault in images.check()]
+    )
+    return undecodable(bad, len(files)) if bad else None
 
 
 def has_train(root: pathlib.Path) -> bool:
@@ -194,6 +223,15 @@ def discover(root: pathlib.Path, wanted: tuple[str, ...] = ()) -> Tree:
     return _Discovery(root).tree(wanted)
 
 
+def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+    """The image files below `folder`, sorted, and what was left out. Raises DataError."""
+    found = _Discovery(folder)
+    files = found.walk(os.fspath(folder))
+    if faults := found.faults():
+        raise refusal(folder, faults, layout="")
+    return sorted(pathlib.Path(file.path) for file in files), found.notes()
+
+
 class _Discovery:
     """One reading of a tree, with what is wrong and what is left out: kind -> [count, the first names]."""
 
@@ -211,14 +249,19 @@ class _Discovery:
                 splits[name], packed[name] = self._classes(folders[name], set(wanted))
         splits.setdefault("train", {})
         packed.setdefault("train", {})
-        faults = [_in_words(kind, *found) for kind, found in self._faults.items()]
+        return Tree(folders, splits, packed, self.faults(), self.notes())
+
+    def faults(self) -> list[str]:
+        return [_in_words(kind, *found) for kind, found in self._faults.items()]
+
+    def notes(self) -> list[str]:
         notes = [f"left out {_in_words(k, *found)}" for k, found in self._left_out.items()]
         if self._others:
             kinds = sorted(self._others.items(), key=lambda item: -item[1][0])
             shown = listed([f"{count:,} {kind}" for kind, (count, _) in kinds])
             total = sum(count for count, _ in self._others.values())
             notes.append(f"left out {total:,} files that are no images: {shown}")
-        return Tree(folders, splits, packed, faults, notes)
+        return notes
 
     def _fault(self, kind: str, path: str) -> None:
         _count(self._faults, kind, printable(path))
@@ -313,10 +356,21 @@ class _Discovery:
         return classes, packed
 
     def _images(self, folder: str, split: pathlib.Path) -> list[File]:
-        """Of a class folder, sorted by name. Each folder is read once: links may lead back to where they are."""
-        files: list[File] = []
+        """Of a class folder."""
         before = sum(count for count, _ in self._others.values())
-        seen = {_place(os.stat(path)) for path in (self._root, split)}
+        files = self.walk(folder, self._root, split)
+        if not files:
+            others = sum(count for count, _ in self._others.values()) - before
+            kind = "class folders without images"
+            if others:
+                kind += f" (their files end in none of {' '.join(SUFFIXES)})"
+            self._fault(kind, folder)
+        return files
+
+    def walk(self, folder: str, *above: pathlib.Path) -> list[File]:
+        """The images below `folder`, sorted by name. Each folder is read once, and those `above` never."""
+        files: list[File] = []
+        seen = {_place(os.stat(path)) for path in above}
         # Links come last, so that what they lead to has its own name if it is in this class.
         pending, links = [(folder, os.stat(folder))], []
         while pending or links:
@@ -339,13 +393,7 @@ class _Discovery:
                     self._fault("dangling links", entry.path)
                 else:
                     self._other(entry)
-        if not files:
-            others = sum(count for count, _ in self._others.values()) - before
-            kind = "class folders without images"
-            if others:
-                kind += f" (their files end in none of {' '.join(SUFFIXES)})"
-            self._fault(kind, folder)
-        return sorted(files, key=lambda file: _relative(file.path, split))
+        return sorted(files, key=lambda file: _relative(file.path, self._root))
 
     def _other(self, entry: os.DirEntry) -> None:
         suffix = os.path.splitext(entry.name)[1].lower()
@@ -382,17 +430,18 @@ def _relative(path: str, folder: pathlib.Path) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
 
 
-def _split(folder: pathlib.Path, files: list[File], labels: list[int], spec: DataSpec) -> Split:
+def _split(folder: pathlib.Path, pairs: list[tuple[File, int]], spec: DataSpec) -> Split:
+    paths = [file.path for file, _ in pairs]
     identity = hashlib.sha256()
-    for file in files:
+    for file, _ in pairs:
         line = f"{_relative(file.path, folder)} {file.size} {file.modified}\n"
         identity.update(line.encode(errors="surrogateescape"))
     images = ImageFiles(
-        lambda i: (None, files[i].path),
-        len(files),
+        lambda i: (None, paths[i]),
+        len(paths),
         spec.image_size,
         threads=spec.threads,
         identity=identity.hexdigest(),
-        title=f"{len(files)} images of {folder}",
+        title=f"{len(paths)} images of {folder}",
     )
-    return Split(images, np.array(labels, np.int32))
+    return Split(images, np.array([label for _, label in pairs], np.int32))

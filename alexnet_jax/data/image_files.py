@@ -85,13 +85,12 @@ class ImageFiles:
         indices = np.asarray(indices)
         return self._decode(indices) if self._kept is None else self._kept[indices]
 
-    def check(self, suspects: Sequence[int] = ()) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; of sets over the limit `suspects` alone are tried."""
+    def check(self) -> list[tuple[int, str]]:
+        """(index, fault) of the images that cannot be decoded; none are kept."""
         faults: list[tuple[int, str]] = []
-        indices = suspects if self.nbytes > CACHE_LIMIT_BYTES else range(self._count)
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
-        for start in range(0, len(indices), _CHUNK):
-            self._decode(indices[start : start + _CHUNK], faults)
+        for start in range(0, self._count, _CHUNK):
+            self._decode(range(start, min(start + _CHUNK, self._count)), faults)
         return faults
 
     def unreadable(self) -> list[tuple[int, str]]:

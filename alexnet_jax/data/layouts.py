@@ -439,7 +439,7 @@ def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
 def _prepared(root: pathlib.Path) -> Found:
     """A set that tensorflow-datasets prepared."""
     prepared = tfds.listing(str(root))
-    splits, notes = {}, []
+    splits, notes = {}, list(prepared.notes)
     used: set[pathlib.Path] = set()
     for split, examples in prepared.splits.items():
         if all(label == -1 for label, _, _ in examples):

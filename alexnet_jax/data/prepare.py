@@ -630,7 +630,9 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
     from PIL import Image
 
     changes = []
-    with Image.open(io.BytesIO(encoded), formats=tuple(images.FORMATS)) as image:
+    Image.init()
+    known = [name for name in images.FORMATS if name in Image.OPEN]  # some need a package
+    with Image.open(io.BytesIO(encoded), formats=known) as image:
         kind = image.format if image.format in images.FORMATS else "JPEG"  # such as MPO
         mode, size = image.mode, image.size
         if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

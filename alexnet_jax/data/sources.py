@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 from alexnet_jax.data import cifar10, folders, store, tfds
-from alexnet_jax.data.image_files import UnreadableImages, fitted
+from alexnet_jax.data.image_files import UnreadableImages, fitted, undecodable
 from alexnet_jax.data.splits import (
     SPLITS,
     Dataset,
@@ -99,10 +99,10 @@ def check(dataset: Dataset, spec: DataSpec) -> None:
             found[str(error)] = error
     if found:
         faults = [fault for error in found.values() for fault in error.faults]
-        whole = not any(error.hint for error in found.values())
         hint = next(iter(found.values())).hint
-        if whole and spec.source == "folder":
-            hint = "; remove or replace them, or skip them by --config.data.skip_unreadable=True"
+        if spec.source == "folder" and not hint:  # all were tried
+            total = sum(len(split.labels) for split in dataset.splits.values())
+            raise DataError(f"{where}: {undecodable(faults, total)}; {folders.SKIP}")
         raise UnreadableImages(faults, sum(error.count for error in found.values()), hint)
 
 

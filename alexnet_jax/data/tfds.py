@@ -44,7 +44,17 @@ def tfds(spec: DataSpec) -> Dataset:
         digest.update(identity.encode() + labels.tobytes())
     if "train" not in splits:
         raise DataError(f"{title} has no split 'train'; it has {', '.join(builder.info.splits)}")
-    return Dataset(splits, tuple(builder.info.features[label].names), digest.hexdigest())
+    names = tuple(builder.info.features[label].names)
+    return Dataset(splits, names, digest.hexdigest(), notes=other_splits(builder))
+
+
+def other_splits(builder) -> tuple[str, ...]:
+    """A note of the splits that are not in SPLITS, if there are any."""
+    others = sorted(set(builder.info.splits) - set(SPLITS))
+    if not others:
+        return ()
+    counts = [f"{name} ({builder.info.splits[name].num_examples:,} images)" for name in others]
+    return (f"{builder.info.full_name}: left out the splits {', '.join(counts)}",)
 
 
 class Example(NamedTuple):
@@ -78,6 +88,7 @@ class Listing(NamedTuple):
     class_names: tuple[str, ...]
     splits: dict[str, list[tuple[int, str, Example]]]
     """(label, file name, example); the file name is empty where the set has none."""
+    notes: tuple[str, ...] = ()
 
 
 def listing(path: str) -> Listing:
@@ -96,7 +107,7 @@ def listing(path: str) -> Listing:
             found.append((int(features[label]), file_name.decode("utf-8", "replace"), example))
         splits[SPLITS[name]] = found
     names = tuple(builder.info.features[label].names)
-    return Listing(builder.info.full_name, names, splits)
+    return Listing(builder.info.full_name, names, splits, other_splits(builder))
 
 
 def is_prepared(path: pathlib.Path) -> bool:

@@ -1,6 +1,7 @@
 """Odd trees of class folders: training, prepare and doctor see the same images, and say what they leave out."""
 
 import io
+import json
 import os
 import stat
 import zlib
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import doctor, image_files, layouts, sources, splits
+from alexnet_jax.analysis import pictures
+from alexnet_jax.data import doctor, image_files, layouts, prepare, sources, splits
 from alexnet_jax.errors import ConfigError, DataError, listed
 from tests.data import imagenet_tars
 
@@ -273,13 +275,13 @@ def test_unreadable_images_of_all_splits_are_counted_and_named(tmp_path, data_sp
         trained(root, data_spec)
     line = str(caught.value)
     assert (
-        line.startswith("8 of 16 images cannot be read: ")
+        line.startswith(f"{root}: 8 of 16 images cannot be read: ")
         and "bad4.png" in line
         and "and 3 more" in line
     )
     assert "--config.data.skip_unreadable=True" in line and not list(cache_folder.iterdir())
     # Held out from train, the faults of one file are told once.
-    with pytest.raises(DataError, match=r"^7 of 11 images"):
+    with pytest.raises(DataError, match=r": 7 of 11 images"):
         dataset = sources.open_dataset(data_spec("folder", root, validation=0.3), 0)
         del dataset.splits["test"]
         sources.check(dataset, data_spec("folder", root, validation=0.3))
@@ -336,9 +338,11 @@ def test_where_skipping_is_refused(tmp_path, data_spec, monkeypatch):
 
 def test_of_a_large_set_dangling_links_are_found_at_the_start(tmp_path, data_spec, monkeypatch):
     monkeypatch.setattr(image_files, "CACHE_LIMIT_BYTES", 100)
-    root = build(tmp_path, {"train/a/2.png": Link("x"), "val/a/2.png": Link("y")})
+    root = build(
+        tmp_path, {"train/a/2.png": Link("x"), "val/a/2.png": Link("y"), "val/b/2.png": b"x"}
+    )
     with pytest.raises(
-        DataError, match=r"2 of 10 images cannot be read: .*train/a/2.png.*val/a/2.png"
+        DataError, match=r"2 of 11 images cannot be read: .*train/a/2.png.*val/a/2.png"
     ):
         trained(root, data_spec)
 
@@ -446,6 +450,40 @@ def test_equal_images_in_two_splits_or_classes_are_told(tmp_path):
     assert "NOTE  1 files are under two classes, byte for byte" in told and "train/b/y.png" in told
 
 
+def test_a_store_has_what_its_folder_had(tmp_path, data_spec, capsys):
+    """Images and counts, what was left out, and what is there twice."""
+    pytest.importorskip("array_record")
+    same = image("same", "GIF")
+    held = without("val") | {f"valid/{kind}/0.png": "" for kind in "ab"}
+    twice = {
+        "train/a/x.gif": same,
+        "train/b/x.gif": same,
+        "valid/a/x.gif": same,
+        "train/a/x.txt": b"",
+    }
+    root = build(tmp_path / "tree", held | twice)
+    prepare.main(
+        ["--from", str(root), "--out", str(tmp_path / "store"), "--size", "8", "--jobs", "1"]
+    )
+    said = capsys.readouterr().out
+    assert "note: left out 1 files that are no images: 1 .txt" in said
+    assert (
+        "2 files are in two splits, byte for byte" in said
+        and "1 files are under two classes" in said
+    )
+    dataset = sources.open_dataset(data_spec("store", tmp_path / "store"), 0)
+    assert counts(dataset) == counts(trained(root, data_spec)) == {"train": [3, 3], "val": [2, 1]}
+    mend, told = examined(tmp_path / "store")
+    assert not mend and "NOTE  left out 1 files" in told
+    assert (
+        "NOTE  2 files are in two splits" in told and "NOTE  1 files are under two classes" in told
+    )
+    index = json.loads((tmp_path / "store" / "index.json").read_text())
+    del index["report"]["two_classes"]
+    (tmp_path / "store" / "index.json").write_text(json.dumps(index))
+    assert "did not count the files under two classes" in examined(tmp_path / "store")[1]
+
+
 def test_duplicates_by_digest():
     digests = {"train": [b"a", b"b", None, b"a"], "test": [b"a", b"c"], "val": [b"c", None]}
     labels = {"train": [0, 1, 1, 1], "test": [0, 1], "val": [1, 1]}
@@ -474,6 +512,25 @@ def test_only_chosen_classes_count(tmp_path, data_spec):
     assert counts(trained(root, data_spec, classes=("b", "a"))) == SAME
     with pytest.raises(DataError, match="without images"):
         trained(root, data_spec, classes=("c", "a"))
+
+
+def test_folders_of_pictures_are_read_alike(tmp_path, caplog):
+    """What predict and the figures are given."""
+    root = build(
+        tmp_path,
+        {"train/a/x": Link("out"), "out/0.png": "", "train/a/z.jpg": "fifo", "train/a/.x.png": ""},
+    )
+    found = pictures.listed([root / "train/b/0.png", root / "train/a"])
+    assert [str(path.relative_to(root)) for path in found] == [
+        "train/b/0.png", "train/a/0.png", "train/a/1.png", "train/a/x/0.png",
+    ]  # fmt: skip
+    assert (
+        "pipes, sockets or devices named as images: 1 (z.jpg)" in caplog.text
+        and "1 hidden" in caplog.text
+    )
+    (root / "train/a/y").symlink_to("gone")
+    with pytest.raises(DataError, match="dangling links: 1"):
+        pictures.listed([root / "train/a"])
 
 
 def test_listed_names():

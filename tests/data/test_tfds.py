@@ -57,6 +57,8 @@ def prepared(tmp_path_factory):
 
 def check(dataset):
     assert dataset.class_names == ("even", "odd") and set(dataset.splits) == {"train", "val"}
+    (note,) = dataset.notes
+    assert note.endswith("left out the splits extra (1 images)")
     for name, count in (("train", TRAIN), ("val", VALIDATION)):
         split = dataset.splits[name]
         levels = split.images[np.arange(count)][:, 0, 0, 0] // 10
