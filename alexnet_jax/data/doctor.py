@@ -137,7 +137,7 @@ def examine(
             yield _note(f"{fault}; prepare refuses them") if found.direct else Finding(True, fault)
         for note in found.notes:
             yield _note(note)
-        splits = {name: kinds for name, kinds in found.splits.items() if any(kinds.values())}
+        splits = {name: kinds for name, kinds in found.splits.items() if any(map(kinds.get, names))}
         if "train" not in splits:
             return
         listing = layouts.listing(found._replace(splits=splits, notes=[]))
@@ -300,12 +300,14 @@ def _of_source(
     digests: dict[str, list[str | None]],
     jobs: int,
 ) -> Contents | None:
-    """What can be read; None where a split has nothing of the kind."""
+    """What can be read; None where that is nothing of 'train'."""
     splits = {}
     for name, chosen in listing.splits.items():
         usable = [one for one, digest in zip(chosen, digests[name], strict=True) if digest]
-        if not usable:
+        if not usable and name == "train":
             return None
+        if not usable:
+            continue
 
         def read(i: int, usable: Any = usable):
             image = usable[i][1]

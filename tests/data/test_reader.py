@@ -409,6 +409,20 @@ def test_doctor_and_prepare_read_archives_beside_folders(tmp_path, data_spec):
     ] == [0, 0, 1]
 
 
+def test_doctor_goes_on_behind_every_fault(tmp_path):
+    changes = without("val") | {
+        "val/c/0.png": "",
+        "test/a/0.png": b"x",
+        "test/b/0.png": b"",
+        "train/b/1.png": b"x",
+    }
+    mend, told = examined(build(tmp_path, changes))
+    assert mend.count("MEND") == 2 + 3 and "train: 3 images, 1 to 2 a class" in told
+    assert "NOTE  test: 2 of 2 images cannot be read" in told
+    mend, told = examined(build(tmp_path / "none", {name: b"x" for name in PLAIN}))
+    assert mend.count("MEND") == 8 and "train: 4 of 4 images cannot be read" in told
+
+
 @pytest.mark.parametrize("name", ["valid", "validation", "Val"])
 def test_archives_have_the_same_names_of_splits(name, tmp_path):
     files = [
