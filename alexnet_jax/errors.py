@@ -1,5 +1,7 @@
 """The errors a user can cause or meet, each with its documented exit code and one line to say."""
 
+import unicodedata
+
 EXIT_CODES = {
     0: "finished, final checkpoint verified",
     1: "a fault of this program; log.txt in the run folder has the traceback",
@@ -16,9 +18,15 @@ EXIT_CODES = {
 }
 
 
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode; joiners and wide spaces, which are in names, are others."""
+
+
 def printable(text: str) -> str:
-    """A name as it may stand in a line: line breaks and bytes that are no UTF-8 are escaped."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    """A name as it may stand in a line: control characters and bytes that are no UTF-8 are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in text)
 
 
 def listed(names, limit: int = 5) -> str:

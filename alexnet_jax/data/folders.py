@@ -209,7 +209,7 @@ def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
 
 def unprintable(classes: Iterable[str]) -> list[str]:
     """A fault where class names have line breaks, or bytes that are no UTF-8."""
-    bad = [repr(name) for name in classes if not name.isprintable()]
+    bad = [repr(name) for name in classes if printable(name) != name]
     return (
         [f"classes whose names cannot be printed, to be renamed: {len(bad):,} ({listed(bad)})"]
         if bad

@@ -768,16 +768,15 @@ def _duplicates(
     """The source files whose bytes are in two splits, and those whose bytes are under two classes."""
     digests: dict[str, list] = {}
     labels: dict[str, list[int]] = {}
-    titles: dict[str, list[str]] = {}
+    places: dict[str, list[tuple[Image, Task]]] = {}
     for task in tasks:
         digests.setdefault(task.split, []).extend(results[task.stem]["sums"])
-        for label, image in task.images:
-            labels.setdefault(task.split, []).append(label)
-            titles.setdefault(task.split, []).append(_shown(image, task))
+        labels.setdefault(task.split, []).extend(label for label, _ in task.images)
+        places.setdefault(task.split, []).extend((image, task) for _, image in task.images)
     found = duplicates(digests, labels)
     return (
-        [{split: titles[split][i] for split, i in pair} for pair in found.splits],
-        [{"classes": [titles[split][i] for split, i in pair]} for pair in found.classes],
+        [{split: _shown(*places[split][i]) for split, i in pair} for pair in found.splits],
+        [{"classes": [_shown(*places[split][i]) for split, i in pair]} for pair in found.classes],
     )
 
 

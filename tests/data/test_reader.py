@@ -13,7 +13,7 @@ from PIL import Image
 
 from alexnet_jax.analysis import pictures
 from alexnet_jax.data import doctor, image_files, layouts, prepare, sources, splits
-from alexnet_jax.errors import ConfigError, DataError, listed
+from alexnet_jax.errors import ConfigError, DataError, listed, printable
 from tests.data import imagenet_tars
 
 
@@ -49,7 +49,7 @@ def build(root: Path, changes: dict) -> Path:
         elif content == "folder":
             path.mkdir(exist_ok=True)
         else:
-            path.write_bytes(image(name) if content == "" else content)
+            path.write_bytes(content if isinstance(content, bytes) else image(name))
     return root
 
 
@@ -180,6 +180,10 @@ TREES: dict[str, tuple[dict, dict | None, list[str]]] = {
     "no UTF-8 in a file": ({os.fsdecode(b"train/a/\xff.png"): ""}, MORE, []),
     "line break in a class": (
         {"train/x\ny/0.png": "", "val/x\ny/0.png": ""}, None, ["names cannot be printed", "x\\ny"],
+    ),
+    "joiners and wide spaces in a class": (
+        {f"{split}/\u0645\u06cc\u200c\u062e\u3000\u72ac/0.png": "" for split in ("train", "val")},
+        {"train": [2, 2, 1], "val": [2, 2, 1]}, [],
     ),
     "no UTF-8 in a class": (
         {os.fsdecode(b"train/\xff/0.png"): "", os.fsdecode(b"val/\xff/0.png"): ""},
@@ -547,5 +551,7 @@ def test_folders_of_pictures_are_read_alike(tmp_path, caplog):
         pictures.listed([root / "train/a"])
 
 
-def test_listed_names():
+def test_names_in_messages():
+    assert printable("a\nb\udcff\u2028\x1b[0m\u200c") == r"a\nb\udcff\u2028\x1b[0m" + "\u200c"
+
     assert listed("ab") == "a, b" and listed("abc", 1) == "a and 2 more"
