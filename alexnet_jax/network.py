@@ -24,12 +24,12 @@ from alexnet_jax.evaluation import views
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet
 from alexnet_jax.training.step import mean_probabilities, resized_statistics
-from alexnet_jax.workdir import Run
+from alexnet_jax.workdir import Run, Step
 
 log = logging.getLogger(__name__)
 
 
-def load(path: str | Path, step: int | None = None) -> "Network":
+def load(path: str | Path, step: Step = None) -> "Network":
     """The network of a run folder (its newest checkpoint, or that of `step`) or of a .safetensors file.
 
     Warns of a network that claims to be trained and does not look it. Raises StorageError where there is none or it is

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="JPEG, PNG and other files")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--views", choices=specs.VIEWS, default="center", help="§4.1; default: center"
     )

@@ -45,7 +45,7 @@ class Source(NamedTuple):
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--layer", required=True, action="append",
         help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
