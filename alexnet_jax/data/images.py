@@ -43,6 +43,7 @@ VERSION = 2
 """Part of the name of every cached decode: raise it when `decode` gives other pixels."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_FAULTS = (OSError, SyntaxError, ValueError, IndexError, EOFError, RuntimeError, TypeError)
 _ORIENTATION = 0x0112
 _WHITE_IS_ZERO = 0
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_VALUE, _MAX_SAMPLE_VALUE = 258, 262, 281, 341
@@ -317,7 +318,7 @@ def _faults_named(name: str) -> Iterator[None]:
         yield
     except (library.DecompressionBombWarning, library.DecompressionBombError):
         raise _too_large(name) from None
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, RuntimeError) as error:
+    except _FAULTS as error:
         said = " ".join(str(error).split())
         raise DataError(f"cannot decode {name}: {said}; remove or replace it") from None
 
@@ -402,7 +403,7 @@ def _to_rgb(image: Any, raw: Any = None) -> np.ndarray:
         image.info["transparency"] = tuple(value >> 8 for value in hidden)
     elif isinstance(hidden, int) and raw in ("L;2", "L;4"):
         image = image.copy()
-        image.info["transparency"] = hidden * (85 if raw == "L;2" else 17)
+        image.info["transparency"] = (hidden & 3) * 85 if raw == "L;2" else (hidden & 15) * 17
     if image.has_transparency_data:
         # RGBa and La have premultiplied colors, which convert() to RGB only by way of RGBA
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")

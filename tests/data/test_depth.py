@@ -16,8 +16,8 @@ RAMP = np.arange(SIDE * SIDE).reshape(SIDE, SIDE)
 """0 to 255, one of each."""
 
 
-def tiff(values, bits, *, order="<", photometric=1, samples=1, **tags):
-    """An uncompressed TIFF of [h w] values or [h w samples]; Pillow writes none of 12 bits. `tags`: t281=4095 ..."""
+def tiff(values, bits, *, order="<", photometric=1, samples=1, deflated=False, **tags):
+    """A TIFF of [h w] values or [h w samples]; Pillow writes none of 12 bits. `tags`: t281=4095 ..."""
     height, width = values.shape[:2]
     if bits == 12:
         ones = (values.reshape(height, -1)[..., None] >> np.arange(11, -1, -1)) & 1
@@ -27,8 +27,9 @@ def tiff(values, bits, *, order="<", photometric=1, samples=1, **tags):
         data = np.packbits(ones.reshape(height, -1).astype(np.uint8), axis=1).tobytes()
     else:
         data = values.astype(f"{order}u{bits // 8}").tobytes()
+    data = zlib.compress(data) if deflated else data
     fields = {
-        256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: samples, 278: height,
+        256: width, 257: height, 258: bits, 259: 8 if deflated else 1, 262: photometric, 273: 8, 277: samples, 278: height,
         279: len(data), **{int(tag[1:]): value for tag, value in tags.items()},
     }  # fmt: skip
     if samples > 1:
@@ -36,7 +37,9 @@ def tiff(values, bits, *, order="<", photometric=1, samples=1, **tags):
     # 8 bytes of header, the pixels, values that do not fit their field, and the directory
     more, entries = b"", b""
     for tag, value in sorted(fields.items()):
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) and len(value) == 2:
+            entries += struct.pack(order + "HHIHH", tag, 3, 2, *value)
+        elif isinstance(value, tuple):
             place = 8 + len(data) + len(more)
             entries += struct.pack(order + "HHII", tag, 3, len(value), place)
             more += struct.pack(order + f"{len(value)}H", *value)
@@ -124,6 +127,31 @@ DECODED = {
     "color16-big-endian.tif": (
         tiff(color(WIDE), 16, photometric=2, samples=3, order=">"), color(RAMP),
     ),
+    # compressed, libtiff reads the values
+    **{
+        f"{bits}-bit-deflated-{order}-{photometric}.tif": (
+            tiff(values, bits, order=order, photometric=photometric, deflated=True),
+            levels if photometric else 255 - levels,
+        )
+        for bits, values, levels in ((12, TWELVE, scaled(TWELVE, 4095)), (16, WIDE, RAMP))
+        for order in "<>"
+        for photometric in (0, 1)
+    },
+    # alpha that is apart, multiplied in, or something else
+    "gray-alpha.tif": (tiff(np.stack([RAMP, RAMP * 0], -1), 8, samples=2, t338=2), RAMP * 0 + 255),
+    "gray-premultiplied.tif": (tiff(np.stack([RAMP * 0, RAMP * 0 + 128], -1), 8, samples=2, t338=1), RAMP * 0 + 127),
+    "gray-and-more.tif": (tiff(np.stack([RAMP, RAMP * 0], -1), 8, samples=2, t338=0), RAMP),
+    "color16-alpha.tif": (
+        tiff(np.concatenate([color(WIDE), RAMP[..., None] * 0], -1), 16, photometric=2, samples=4, t338=2),
+        RAMP * 0 + 255,
+    ),
+    "color16-premultiplied.tif": (
+        tiff(np.full((SIDE, SIDE, 4), (0, 0, 0, 32896)), 16, photometric=2, samples=4, t338=1), RAMP * 0 + 127,
+    ),
+    "cmyk16.tif": (
+        tiff(np.concatenate([color(WIDE), RAMP[..., None] * 0], -1), 16, photometric=5, samples=4),
+        255 - color(RAMP),
+    ),
     # transparency is compared at the depth of the file
     "16-bit.png": (png(WIDE, 16, 0), RAMP),
     "16-bit-clear.png": (png(WIDE, 16, 0, (0,)), np.where(RAMP == 0, 255, RAMP)),
@@ -133,6 +161,10 @@ DECODED = {
     "4-bit-clear.png": (png(FOUR, 4, 0, (5,)), np.where(FOUR == 5, 255, FOUR * 17)),
     "2-bit-clear.png": (png(TWO, 2, 0, (1,)), np.where(TWO == 1, 255, TWO * 85)),
     "1-bit-clear.png": (png(RAMP // 128, 1, 0, (0,)), np.full_like(RAMP, 255)),
+    "8-bit-clear-high-byte.png": (png(RAMP, 8, 0, (256 + 44,)), np.where(RAMP == 44, 255, RAMP)),
+    "significant-bits.png": (
+        png(WIDE, 16, 0)[:33] + chunk(b"sBIT", b"\x0c") + png(WIDE, 16, 0)[33:], RAMP,
+    ),
     "8-bit-clear.png": (png(RAMP, 8, 0, (17,)), np.where(RAMP == 17, 255, RAMP)),
     "color16-clear.png": (
         png(color(RAMP * 256 + 13), 16, 2, (13, 240 * 256 + 13, 13)),
@@ -151,6 +183,11 @@ DECODED = {
     "16-bit.pgm": (pnm("P5", WIDE, 65535), RAMP),
     "16-bit-plain.pgm": (pnm("P2", WIDE, 65535, plain=True), RAMP),
     "16-bit.ppm": (pnm("P6", color(RAMP * 256 + 200), 65535), color(RAMP)),
+    "12-bit.pgm": (pnm("P5", TWELVE, 4095), scaled(TWELVE, 4095)),
+    "16-bit-plain.ppm": (pnm("P3", color(WIDE), 65535, plain=True), color(RAMP)),
+    "256.pgm": (pnm("P5", RAMP, 256), scaled(RAMP, 256)),
+    "exceeded.pgm": (pnm("P5", RAMP, 100), scaled(np.minimum(RAMP, 100), 100)),
+    "1.pgm": (pnm("P5", RAMP // 128, 1), RAMP // 128 * 255),
     "15.pgm": (pnm("P5", FOUR, 15), FOUR * 17),
     "100.ppm": (pnm("P6", color(RAMP // 3), 100), scaled(color(RAMP // 3), 100)),
 }  # fmt: skip
@@ -182,7 +219,7 @@ def test_a_loaded_image_has_the_levels_of_its_file(name):
         image.load()
         difference = images.decode(image, SIDE).astype(int) - images.decode(DECODED[name][0], SIDE)
     # Of a netpbm file Pillow forgets what was white, and rounds.
-    rounded = name in ("10-bit.pgm", "10-bit-plain.pgm", "16-bit.ppm")
+    rounded = name in ("10-bit.pgm", "10-bit-plain.pgm", "12-bit.pgm", "256.pgm", "16-bit.ppm")
     assert np.abs(difference).max() <= rounded
 
 

@@ -232,6 +232,28 @@ def test_an_image_that_is_turned_or_cut_keeps_what_was_done_to_it():
     assert np.array_equal(images.decode(image.crop((5, 2, 21, 18)), 16), cut)
 
 
+def test_the_frame_that_a_pillow_image_is_at_counts():
+    frames = [Image.new("L", (16, 16), level) for level in (10, 200)]
+    for format in ("GIF", "TIFF", "PNG", "WEBP"):
+        data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+        image = Image.open(io.BytesIO(data))
+        assert abs(images.decode(image, 16).mean() - 10) < 2 and images.decode(data, 16).mean() < 12
+        image.seek(1)
+        assert abs(images.decode(image, 16).mean() - 200) < 2
+
+
+def test_metadata_that_means_nothing_is_an_error_in_one_line_or_nothing():
+    for key, value in (("transparency", b"\7"), ("transparency", None)):
+        image = Image.fromarray(pixels(16, 16)[..., 0])
+        image.info[key] = value
+        with pytest.raises(DataError, match="cannot decode image: "):
+            images.decode(image, 16)
+    for junk in (b"junk", 5, None):
+        image = Image.fromarray(pixels(16, 16))
+        image.info["exif"] = junk
+        assert np.array_equal(images.decode(image, 16, exif="apply"), pixels(16, 16))
+
+
 def test_arrays_of_grays_and_of_alpha_are_as_their_files():
     gray = pixels(16, 20)[..., 0]
     expected = images.decode(encoded(Image.fromarray(gray), "PNG"), 16)
