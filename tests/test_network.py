@@ -13,6 +13,7 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import config, parallel, weights, workdir
+from alexnet_jax.analysis import features
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError, StorageError
 from alexnet_jax.evaluation import views
@@ -173,7 +174,8 @@ def photo(orientation):
     return file.getvalue()
 
 
-def test_photos_are_turned_as_the_config_of_the_run_says(run):
+def test_photos_are_turned_as_the_config_of_the_run_says(run, tmp_path):
+    (tmp_path / "photo.png").write_bytes(photo(6))
     assert "exif" not in run.config_tree["data"]  # as of runs before there was the key
     turned = dataclasses.replace(run.config.data, exif="apply")
     for data, expected in (
@@ -181,8 +183,10 @@ def test_photos_are_turned_as_the_config_of_the_run_says(run):
         (turned, np.rot90(pictures(1)[0], -1)),
     ):
         net = Network(run._replace(config=dataclasses.replace(run.config, data=data)))
-        for form in (photo(6), Image.open(io.BytesIO(photo(6)))):
+        for form in (photo(6), tmp_path / "photo.png", Image.open(io.BytesIO(photo(6)))):
             assert np.array_equal(net.pixels(form)[0], expected)
+        read = features.of_files(net, [str(tmp_path)]).images[np.arange(1)]
+        assert np.array_equal(read[0], expected)
 
 
 def edit(path, folder, change):

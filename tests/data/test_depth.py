@@ -29,8 +29,8 @@ def tiff(values, bits, *, order="<", photometric=1, samples=1, deflated=False, *
         data = values.astype(f"{order}u{bits // 8}").tobytes()
     data = zlib.compress(data) if deflated else data
     fields = {
-        256: width, 257: height, 258: bits, 259: 8 if deflated else 1, 262: photometric, 273: 8, 277: samples, 278: height,
-        279: len(data), **{int(tag[1:]): value for tag, value in tags.items()},
+        256: width, 257: height, 258: bits, 259: 8 if deflated else 1, 262: photometric, 273: 8,
+        277: samples, 278: height, 279: len(data), **{int(tag[1:]): value for tag, value in tags.items()},
     }  # fmt: skip
     if samples > 1:
         fields[258] = (bits,) * samples

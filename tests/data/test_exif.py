@@ -1,6 +1,5 @@
 """The orientation that a camera notes: ignored as for ImageNet, or applied, from any container."""
 
-import dataclasses
 import io
 import struct
 import zlib
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_jax import specs
-from alexnet_jax.data import image_files, images, sources
+from alexnet_jax.data import image_files, images, sources, tfds
 from alexnet_jax.data.image_files import ImageFiles
 
 TALL, WIDE = 24, 17
@@ -183,25 +182,34 @@ def test_the_cache_of_decoded_images_knows_the_two_apart(cache_folder):
     assert len(list(cache_folder.iterdir())) == 2
 
 
+def spec(path, exif):
+    return specs.DataSpec(
+        source="folder", path=str(path), name=None, image_size=WIDE, classes=(), validation=0.0,
+        shuffle="epoch", threads=1, prefetch=0, placement="host", exif=exif,
+    )  # fmt: skip
+
+
+def test_a_prepared_set_is_turned_too(cache_folder):
+    data = encoded(picture(), "JPEG", exif=exif(6))
+    for choice in ("ignore", "apply"):
+        made = tfds._images([{"image": data}], "image", "set", spec(None, choice))[np.arange(1)]
+        assert np.array_equal(made[0], images.decode(data, WIDE, exif=choice))
+
+
 @pytest.mark.fault("F27")
 def test_a_folder_of_photos_is_turned_where_the_config_says_so(tmp_path):
     for kind in ("cat", "dog"):
         (tmp_path / "train" / kind).mkdir(parents=True)
         data = encoded(picture(), "JPEG", exif=exif(6))
         (tmp_path / "train" / kind / "1.jpg").write_bytes(data)
-    spec = specs.DataSpec(
-        source="folder", path=str(tmp_path), name=None, image_size=WIDE, classes=(), validation=0.0,
-        shuffle="epoch", threads=1, prefetch=0, placement="host",
-    )  # fmt: skip
     found = {}
     for choice in ("ignore", "apply"):
-        chosen = sources.open_dataset(dataclasses.replace(spec, exif=choice), 0)
+        chosen = sources.open_dataset(spec(tmp_path, choice), 0)
         pixels = chosen.splits["train"].images[np.arange(2)]
         assert np.array_equal(pixels[0], images.decode(data, WIDE, exif=choice))
         found[choice] = chosen.fingerprint
     # A run is not continued with the other choice, nor are its statistics used.
     assert found["ignore"] != found["apply"]
-    assert found["ignore"] == sources.open_dataset(spec, 0).fingerprint
 
 
 def test_the_default_of_all_is_to_ignore_it():
