@@ -21,7 +21,9 @@ BAR = 24
 
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="JPEG, PNG, HEIC and other files")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="JPEG, PNG, HEIC and other files"
+    )
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
     parser.add_argument(
