@@ -91,7 +91,7 @@ def of_files(net: "Network", paths: list[str]) -> Source:
     known = [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(found, stats, strict=True)]
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
-        threads=spec.threads, identity=None,
+        threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
     identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     return Source(images, f"files {identity}", {"files": np.array([str(p) for p in found])})

@@ -258,8 +258,10 @@ class Training:
             f"{len(split.labels):,} {name}" for name, split in self.dataset.splits.items()
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        turned = "; turned as their EXIF says" if self.spec.data.exif == "apply" else ""
         say(
-            f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; images: {sizes}"
+            f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; "
+            f"images: {sizes}{turned}"
         )
         say(
             f"{self.last_step:,} steps of {self.batch_size} = {self.epoch(self.last_step):.1f} epochs, "
