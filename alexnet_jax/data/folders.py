@@ -448,5 +448,6 @@ def _split(folder: pathlib.Path, pairs: list[tuple[File, int]], spec: DataSpec) 
         threads=spec.threads,
         identity=identity.hexdigest(),
         title=f"{len(paths)} images of {folder}",
+        exif=spec.exif,
     )
     return Split(images, np.array([label for _, label in pairs], np.int32))

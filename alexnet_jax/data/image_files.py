@@ -17,6 +17,7 @@ import numpy as np
 
 from alexnet_jax.data import cache, images
 from alexnet_jax.errors import DataError, listed, printable
+from alexnet_jax.specs import Exif
 
 CACHE_LIMIT_BYTES = 8 * 2**30
 """Sets that are larger when decoded are decoded again for every batch."""
@@ -49,7 +50,7 @@ class ImageFiles:
     `read(i)` gives (name for errors, path or encoded bytes or pixels) of image i and runs in many
     threads at once; the pixels do not depend on their number. With `identity` (a text that changes
     when any image does) the first access decodes everything into a file of the cache folder, if
-    that has room and the file would be within CACHE_LIMIT_BYTES.
+    that has room and the file would be within CACHE_LIMIT_BYTES. `exif` as of `images.decode`.
     """
 
     def __init__(
@@ -61,9 +62,11 @@ class ImageFiles:
         threads: int,
         identity: str | None,
         title: str = "images",
+        exif: Exif = "ignore",
     ):
         self._read, self._count, self.size, self._threads = read, count, size, threads
         self._identity, self._title = identity, title
+        self._exif: Exif = exif
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -122,7 +125,7 @@ class ImageFiles:
     def _can_read(self, i: int) -> bool:
         try:
             name, source = self._read(i)
-            images.decode(source, self.size, name=name)
+            images.decode(source, self.size, exif=self._exif, name=name)
         except DataError:
             return False
         return True
@@ -138,7 +141,7 @@ class ImageFiles:
             for place in places:
                 try:
                     name, source = self._read(int(indices[place]))
-                    images.decode(source, self.size, name=name, out=decoded[place])
+                    images.decode(source, self.size, exif=self._exif, name=name, out=decoded[place])
                 except DataError as error:
                     decoded[place] = 0
                     bad.append((int(indices[place]), str(error)))
@@ -156,7 +159,7 @@ class ImageFiles:
         return decoded
 
     def _path(self, identity: str) -> pathlib.Path:
-        text = f"{identity} {self.size} {images.VERSION}"
+        text = f"{identity} {self.size} {images.VERSION} {self._exif}"
         return cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
     def _keep(
