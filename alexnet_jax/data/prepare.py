@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -45,6 +46,7 @@ from alexnet_jax.errors import (
     printable,
 )
 from alexnet_jax.files import sha256_of, sync_folder
+from alexnet_jax.specs import Exif
 
 VERSION = 2
 """Raise it when the same source gives other bytes: parts of older versions are not used again."""
@@ -60,6 +62,7 @@ _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 60.0
 _EXAMPLES, _SHOWN = 5, 2
 """Names of images in the report, and of those on the terminal."""
+_TURNED = "turned as EXIF says"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -67,6 +70,7 @@ class Options(NamedTuple):
     format: str
     size: int
     quality: int
+    exif: Exif = "ignore"
 
 
 class Task(NamedTuple):
@@ -111,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="jpeg: a sixth of the disk; raw: no decoding (default: jpeg; CIFAR-10: raw)")  # fmt: skip
     parser.add_argument("--size", type=int, metavar="N", help="default: 256; CIFAR-10: 32")
     parser.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG; default: 95")
+    parser.add_argument("--exif", choices=typing.get_args(Exif), default="ignore",
+                        help="whether photos are turned as their EXIF orientation says; default: ignore")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="processes; default: the number of cores")  # fmt: skip
     parser.add_argument("--subset", action="store_true",
@@ -237,6 +243,7 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
         "format": kind,
         "size": options.size or (32 if small else 256),
         "quality": options.quality if kind == "jpeg" else None,
+        "exif": options.exif,
         "subset": options.subset,
         "classes": sorted(set(options.classes)),
         "max_per_class": options.max_per_class,
@@ -247,7 +254,7 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
 
 def _check_same(out: pathlib.Path, asked: dict) -> None:
     """Raises ConfigError where the store there was asked for otherwise."""
-    before = store.read_index(out).request
+    before = {"exif": "ignore"} | store.read_index(out).request  # older stores do not say
     other = [key for key in asked if before.get(key) != asked[key]]
     if other:
         raise ConfigError(
@@ -260,7 +267,7 @@ def _build(
     listing: Listing, asked: dict, arguments: argparse.Namespace, work: pathlib.Path
 ) -> store.Index:
     """Everything in work/store, its index last."""
-    options = Options(asked["format"], asked["size"], arguments.quality)
+    options = Options(asked["format"], asked["size"], arguments.quality, asked["exif"])
     if options.format == "jpeg":
         store.check_jpeg()
     folder, done = work / "store", work / "done"
@@ -579,13 +586,11 @@ def convert(
             if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
                 content = _gunzipped(content, title)
                 changes.append("gzipped")
-            try:
-                pixels = images.decode(content, size, name=title)
-            except DataError as error:
-                raise DataError(_sniffed(content, title) or str(error)) from None
-            kind, (width, height), found = inspect(content, title)
+            pixels = images.decode(content, size, exif=options.exif, name=title)
+            kind, (width, height), found = inspect(content, title, options.exif)
             changes += found
-            kept = kind == "JPEG" and width == height == size and "CMYK, now RGB" not in found
+            kept = kind == "JPEG" and width == height == size
+            kept &= not {"CMYK, now RGB", _TURNED} & set(found)
         else:
             height, width = content.shape[:2]
             pixels = images.decode(content, size, name=title)
@@ -622,7 +627,7 @@ def _gunzipped(content: bytes, title: str) -> bytes:
     return unpacked
 
 
-def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]]:
+def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int], list[str]]:
     """(format, (width, height), what decoding has changed) of an image that can be decoded, from its header.
 
     The content decides, not the name.
@@ -639,7 +644,7 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
             changes.append("transparent, now on white")
         if getattr(image, "is_animated", False) and kind != "JPEG":
             changes.append("animated, first frame kept")
-        orientation = _orientation(image)
+        orientation = images.orientation(image)
     suffix = os.path.splitext(title)[1].lower()
     named = next((name for name, suffixes in images.FORMATS.items() if suffix in suffixes), kind)
     if named != kind:
@@ -652,31 +657,9 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
         changes.append("with a palette, now RGB")
     if mode.startswith("I") or (kind == "PNG" and encoded[24:25] == b"\x10"):
         changes.append("16-bit, now 8-bit")
-    if orientation not in (0, 1):
-        changes.append("with an EXIF orientation, which is ignored")
+    if orientation != 1 and kind not in ("TIFF", "AVIF", "HEIF"):  # those turn an image themselves
+        changes.append(_TURNED if exif == "apply" else "with an EXIF orientation, which is ignored")
     return kind, size, changes
-
-
-def _orientation(image) -> int:
-    """1 (upright) where there is none, or where it is damaged: EXIF never makes an image bad."""
-    try:
-        found = image.getexif().get(0x0112, 1)
-        return found if isinstance(found, int) else 1
-    except Exception:
-        return 1
-
-
-def _sniffed(encoded: bytes, title: str) -> str | None:
-    """What is wrong with bytes that are of no format that is read, or do not begin as it should; else None."""
-    if not encoded:
-        return f"{title} is empty; remove or replace it"
-    if encoded.startswith(b"<"):
-        return f"{title} is HTML or XML text; remove or replace it"
-    if encoded.startswith(
-        (b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"P")
-    ):
-        return None
-    return f"{title} is no image: it begins with {encoded[:8]!r}; remove or replace it"
 
 
 # The end

@@ -348,8 +348,8 @@ def jpeg_header_of(width, height) -> bytes:
 
 BAD_IMAGES = {
     "empty": (b"", "is empty"),
-    "text": (b"not found", "is no image: it begins with"),
-    "web page": (b"<!DOCTYPE html><p>404", "is HTML or XML text"),
+    "text": (b"not found", "is not an image"),
+    "web page": (b"<!DOCTYPE html><p>404", "but HTML or XML text"),
     "GIF of no frame": (b"GIF89a", "is not an image"),
     "JPEG cut off": (noise(2)[:-200], "cannot decode"),
     "JPEG cut off at half": (noise(2)[: len(noise(2)) // 2], "x.jpg"),
@@ -362,7 +362,7 @@ BAD_IMAGES = {
     "PNG bomb": (png_header(30_000, 30_000), "has more than 89,478,485 pixels"),
     "JPEG header that lies": (jpeg_header_of(60_000, 60_000), "has more than 89,478,485 pixels"),
     "JPEG of no height": (jpeg_header_of(40, 0), "is not an image"),
-    "gzip of text": (gzip.compress(b"text"), "is no image"),
+    "gzip of text": (gzip.compress(b"text"), "is not an image"),
     "gzip cut off": (gzip.compress(noise(2))[:-9], "gzipped and cut off"),
 }
 
@@ -423,6 +423,27 @@ def test_orientation_changes_no_pixel():
     upright = prepare.convert(rotated(1), options, "x.jpg")[0]
     for content in (*(rotated(i) for i in range(2, 9)), broken_exif()):
         assert np.array_equal(prepare.convert(content, options, "x.jpg")[0], upright)
+
+
+def test_orientation_is_applied_on_request(tmp_path):
+    """Once: the store has upright pixels, also of a JPEG that has the right size and would keep its bytes."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    photo = noise(1, SIZE, SIZE, exif=exif)
+    folder = tmp_path / "source" / "train"
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.jpg").write_bytes(photo)
+    run(tmp_path / "source", tmp_path / "store", "--exif", "apply", "--format", "raw")
+    shard = np.load(tmp_path / "store" / "train-00000.npy")
+    assert np.array_equal(shard[0], images.decode(photo, SIZE)[::-1, ::-1])
+    index = store.read_index(tmp_path / "store")
+    assert index.report["converted"]["train"]["turned as EXIF says"]["count"] == 2
+    with pytest.raises(ConfigError, match="was prepared with exif apply, not ignore"):
+        run(tmp_path / "source", tmp_path / "store", "--format", "raw")
+    options = prepare.Options("jpeg", SIZE, 95, "apply")
+    assert prepare.convert(photo, options, "x.jpg")[1] != photo
+    assert prepare.convert(photo, options._replace(exif="ignore"), "x.jpg")[1] == photo
 
 
 @pytest.mark.fault("F23")
