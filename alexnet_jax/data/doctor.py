@@ -25,7 +25,7 @@ import numpy as np
 from alexnet_jax import cli
 from alexnet_jax.data import cache, folders, ilsvrc, images, layouts, prepare, statistics, store
 from alexnet_jax.data.image_files import ImageFiles
-from alexnet_jax.data.splits import Split, duplicates
+from alexnet_jax.data.splits import TWICE, Split, duplicates
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import ConfigError, DataError, StorageError, listed, printable
 
@@ -37,11 +37,6 @@ LARGEST_SHEET = 100
 """Classes on the contact sheet."""
 _THUMB, _TEXT, _COLUMNS = 96, 16, 10
 _LISTED = 20
-_TWICE = {
-    "duplicates": "files are in two splits, byte for byte: errors on these are those on training images",
-    "two_classes": "files are under two classes, byte for byte: at most one of the labels is right",
-}
-"""Key in the report of prepare -> what it counts."""
 _CHUNK = 64
 _SIZE, _SMALL = 256, 64
 """Images are shown and measured in the one, and only decoded in the other, which is quicker."""
@@ -223,7 +218,7 @@ def _report(index: store.Index) -> Iterator[Finding]:
             yield _note(f"{name}: {refused['count']:,} images were refused, see {store.REFUSED}")
     for note in index.report.get("notes", []):
         yield _note(note)
-    for key, text in _TWICE.items():
+    for key, text in zip(("duplicates", "two_classes"), TWICE.values(), strict=True):
         if key not in index.report:
             uncounted = text.partition(",")[0].replace(" are", "")
             yield _note(f"an older version prepared this store and did not count the {uncounted}")
@@ -284,13 +279,8 @@ def _duplicates(
     listing: layouts.Listing, digests: dict[str, list[str | None]]
 ) -> Iterator[Finding]:
     labels = {name: [label for label, _ in chosen] for name, chosen in listing.splits.items()}
-    twice = duplicates(digests, labels)
-    for text, pairs in zip(_TWICE.values(), (twice.splits, twice.classes), strict=True):
-        if pairs:
-            shown = [
-                " = ".join(listing.splits[name][i][1].title for name, i in pair) for pair in pairs
-            ]
-            yield _note(f"{len(pairs):,} {text}: {listed(shown, 3)}")
+    found = duplicates(digests, labels)
+    yield from map(_note, found.notes(lambda name, i: listing.splits[name][i][1].title))
 
 
 def _of_source(

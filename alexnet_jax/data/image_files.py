@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -103,7 +104,7 @@ class ImageFiles:
         """
         identity = f"{self._identity} skip"
         path = self._path(identity)
-        beside = path.with_suffix(".json")
+        beside = path.with_suffix(".npz")
         known = _read_faults(beside) if path.exists() else None
         if known is None or any(self._can_read(i) for i, _ in known):
             path.unlink(missing_ok=True)
@@ -118,8 +119,13 @@ class ImageFiles:
             )
         if known is not None and not found:
             return known
-        with contextlib.suppress(OSError), cache.replacing(beside) as temporary:
-            temporary.write_text(json.dumps(found))
+        text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        with (
+            contextlib.suppress(OSError),
+            cache.replacing(beside) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.savez(file, faults=text)
         return found
 
     def _can_read(self, i: int) -> bool:
@@ -225,8 +231,10 @@ def fitted(pixels: np.ndarray, size: int, threads: int):
 def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
     """What `ImageFiles.unreadable` wrote; None where there is nothing of it."""
     try:
-        return [(int(i), str(fault)) for i, fault in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError):
+        with open(path, "rb") as file:
+            text = np.load(file, allow_pickle=False)["faults"].tobytes()
+        return [(int(i), str(fault)) for i, fault in json.loads(text)]
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

@@ -1,12 +1,12 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, listed
 
 SPLITS = {
     "train": ("train", "training"),
@@ -96,6 +96,13 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
 
 
+TWICE = {
+    "splits": "files are in two splits, byte for byte: errors on these are those on training images",
+    "classes": "files are under two classes, byte for byte: at most one of the labels is right",
+}
+"""What the two kinds of Duplicates mean."""
+
+
 class Duplicates(NamedTuple):
     """Pairs of equal images, each as (split, index)."""
 
@@ -103,6 +110,14 @@ class Duplicates(NamedTuple):
     """In two splits."""
     classes: list[tuple[tuple[str, int], tuple[str, int]]]
     """Under two classes."""
+
+    def notes(self, title: Callable[[str, int], str]) -> list[str]:
+        """Of each kind that there is, how many, and the first by their `title(split, index)`."""
+        return [
+            f"{len(pairs):,} {text}: {listed([' = '.join(title(*place) for place in pair) for pair in pairs[:3]])}"
+            for text, pairs in zip(TWICE.values(), self, strict=True)
+            if pairs
+        ]
 
 
 def duplicates(
