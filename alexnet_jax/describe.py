@@ -155,7 +155,7 @@ def _text(description: dict) -> str:
     lines = [title, "", *cli.table([header, *rows, total], right=(1, 2, 3, 4, 5))]
     lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
     if crossings := description["crossings"]:
-        header = ("crosses before", "values forward", "values backward")
+        header = ("crosses at", "values forward", "values backward")
         ways = ("forward", "backward")
         rows = [(c["name"], *(f"{c[way]:,}" for way in ways)) for c in crossings]
         rows.append(("all", *(f"{sum(c[way] for c in crossings):,}" for way in ways)))
