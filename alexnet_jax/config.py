@@ -396,7 +396,8 @@ def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
     for name, row in model.convs:
         crosses = model.lrn and "lrn" in row.then and not model.lrn_constants.within_towers
         if crosses and row.features // towers < reach:
-            yield f"row {name} has {row.features // towers} maps a tower, fewer than the {reach} that its 'lrn' reaches over"
+            own = row.features // towers
+            yield f"row {name} has {own} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
     if rows[0][1].groups > 1:
         yield f"row {rows[0][0]} has groups, but every tower sees the whole image"
 

@@ -98,7 +98,10 @@ def test_forms_together_compute_the_values_and_gradients_of_the_plain_ones(text,
 
 
 def test_lrn_over_all_maps_joins_towers_in_arrays_of_their_own(plain):
-    settings = ("--config.model.convs.conv2.then=('act', 'lrn')", "--config.model.lrn_constants.alpha=0.01")
+    settings = (
+        "--config.model.convs.conv2.then=('act', 'lrn')",
+        "--config.model.lrn_constants.alpha=0.01",
+    )
     across = load(TINY, *settings, "--config.model.lrn_constants.within_towers=False")
     assert_like_the_plain_one(across, forms.parse("towers=apart", PLAIN), plain)
     within = plain(load(TINY, *settings))[1]
