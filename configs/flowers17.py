@@ -7,8 +7,8 @@ Cost:    34 steps of 32 images an epoch; 200 epochs, of batchnorm 100.
 Expect:  no published figure for this split; chance is 94.1 % error. A loss that stays at
          ln 17 = 2.83 has not begun to learn.
 
-Nets as configs/paper.py and configs/krizhevsky2012.py, with rates for a small set and, in both, no
-decay of biases (our choice).
+Nets as configs/paper.py, but with biases that do not decay, and configs/krizhevsky2012.py; rates are
+for a small set. Both are our choice.
 batchnorm is the variant widespread in Keras, from general knowledge: it shares sizes of layers with
 the paper, and little else.
 """
