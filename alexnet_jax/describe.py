@@ -88,9 +88,9 @@ def differences(first: dict, second: dict) -> list[Difference]:
 
 def source(name: str, key: str, value: object) -> str:
     """Where config `name` has this value of `key` from; "" if not known. None: it lacks the key."""
-    if not provenance.is_known(name):
+    if not provenance.is_known(name) or not _values(name):
         return ""
-    if _values(name) and _values(name).get(key) != value:
+    if _values(name).get(key) != value:
         return f"not as in configs/{provenance.argument(name)}"
     while (base := provenance.base(name)) and _values(base).get(key) == value:
         name = base

@@ -28,7 +28,9 @@ def base(name: str) -> str | None:
     family = variant.partition(":")[0]
     if family in OF_A_SCALE:
         return f"scales:{scale}" if scale else "scales"
-    return variant if scale else BASES.get(variant, BASES.get(family))
+    if scale:
+        return variant if is_known(variant) else None
+    return BASES.get(variant, BASES.get(family))
 
 
 def other_file(name: str) -> str | None:

@@ -287,6 +287,29 @@ def test_what_notes_are_about_is_said_by_some():
         assert any(re.search(said, note) for note in notes), said
 
 
+def test_a_name_from_outside_names_no_file():
+    """That of a run folder or of a weights file: what it begins from is loaded."""
+    for name in ("../mine", "../mine:x", "../mine,cifar10", "../mine:x,cifar10", "mine,../x", ""):
+        assert provenance.base(name) is None and provenance.other_file(name) is None
+        assert not provenance.is_known(name)
+        assert describe.source(name, "model.lrn", False) == ""
+    assert provenance.other_file("transfer:slow,../x") == "scales:../x"
+    assert provenance.argument("scales:../x") == "scales.py:../x"  # a variant, and none that exists
+    assert describe.source("scales:../x", "model.lrn", False) == ""
+
+
+def test_a_report_compares_with_the_file_that_a_config_begins_from():
+    names = (
+        "ablations:no_lrn,cifar10",
+        "ladder:cosine,digits",
+        "transfer:slow,imagenet",
+        "figure1:relu",
+    )
+    found = ["krizhevsky2012", "krizhevsky2012", "scales:imagenet", "cifar10"]
+    assert [provenance.other_file(name) for name in names] == found
+    assert provenance.other_file("paper") is None
+
+
 def test_each_step_of_the_ladder_begins_from_the_one_before():
     steps = [f"ladder:{name}" for name in ladder.STEPS]
     assert [provenance.base(name) for name in steps] == ["krizhevsky2012", *steps[:-1]]
