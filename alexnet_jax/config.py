@@ -354,6 +354,10 @@ def _check(spec: Config, faults: list[str]) -> None:
         t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
+    require(
+        t.accumulate == 1 or t.steps_per_dispatch == 1,
+        "config.train: with accumulate, each part is a dispatch of its own: leave out steps_per_dispatch",
+    )
     if t.split_towers:
         faults.extend(f"config.train.split_towers: {fault}" for fault in _unsplittable(spec.model))
     require(

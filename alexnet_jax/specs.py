@@ -33,6 +33,7 @@ NotNegative = typing.Annotated[float, Range(0)]
 Share = typing.Annotated[float, Range(0, 1)]
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
 FCOperation = typing.Literal["act", "batch_norm", "dropout"]
+Exif = typing.Literal["ignore", "apply"]
 Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
 
@@ -146,6 +147,8 @@ class DataSpec:
     threads: Count
     prefetch: NaturalNumber
     placement: typing.Literal["auto", "device", "host"]
+    exif: Exif = "ignore"
+    """'apply': photos are turned as their EXIF orientation says; 'ignore': as they are stored."""
 
 
 @dataclass(frozen=True)

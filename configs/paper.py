@@ -126,7 +126,9 @@ def get_config() -> Any:
     train.epochs = 90.0  # §5: roughly 90 cycles
     train.max_steps = config_dict.placeholder(int)  # end sooner
     train.batch_size = 128  # §5; of all devices together
-    train.accumulate = 1  # micro-batches in a step
+    train.accumulate = (
+        1  # parts of a batch that go through one after the other: 2 take half the memory
+    )
     train.split_towers = False  # §3.2: True puts each tower on a device of its own
     train.loss = "cross_entropy"
     train.label_smoothing = 0.0  # share of each label that goes to all classes alike

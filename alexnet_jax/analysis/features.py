@@ -45,7 +45,7 @@ class Source(NamedTuple):
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--layer", required=True, action="append",
         help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
@@ -91,7 +91,7 @@ def of_files(net: "Network", paths: list[str]) -> Source:
     known = [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(found, stats, strict=True)]
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
-        threads=spec.threads, identity=None,
+        threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
     identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     return Source(images, f"files {identity}", {"files": np.array([str(p) for p in found])})

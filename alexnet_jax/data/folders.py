@@ -142,5 +142,6 @@ def _split(folder: pathlib.Path, files: list[File], spec: DataSpec) -> Split:
         threads=spec.threads,
         identity=identity.hexdigest(),
         title=f"{len(paths)} images of {folder}",
+        exif=spec.exif,
     )
     return Split(images, np.array([file.label for file in files], np.int32))

@@ -35,6 +35,8 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
         if not len(split.labels):
             raise DataError(f"the split {name} of {spec.path or spec.source} has no images")
     taken = [dataset.fingerprint, spec.image_size, dataset.class_names]
+    if spec.exif != "ignore":
+        taken += [spec.exif]
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
         taken += [spec.validation, seed]

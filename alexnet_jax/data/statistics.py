@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import cache
+from alexnet_jax.data import cache, images
 from alexnet_jax.data.splits import Dataset, Split
 
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
@@ -83,7 +83,9 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     if dataset.statistics is not None:
         return dataset.statistics
     train = dataset.splits["train"]
-    key = hashlib.sha256(f"{dataset.fingerprint} {len(train.images)} 1".encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        f"{dataset.fingerprint} {len(train.images)} {images.VERSION}".encode()
+    ).hexdigest()[:32]
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
         return read(path)

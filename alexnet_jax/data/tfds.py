@@ -231,6 +231,7 @@ def _images(records, image: str, identity: str, spec: DataSpec) -> ImageFiles:
         threads=spec.threads,
         identity=identity,
         title=identity,
+        exif=spec.exif,
     )
 
 

@@ -144,7 +144,7 @@ def test_a_checkpoint_goes_on_in_either_form(tmp_path):
     model, statistics = AlexNet(spec.model), ours.statistics(spec)
     apart = parallel.device_mesh(jax.devices()[:2], 2)
     saved = state.create(spec, model, 3, mesh=apart)
-    meta = {"val_error": None}
+    meta: dict = {}
     checkpoint.save(tmp_path, jax.device_get(saved), statistics, meta)
     for mesh in (apart, parallel.device_mesh(jax.devices()[:1])):
         like = state.create(spec, model, 4, mesh=mesh)
