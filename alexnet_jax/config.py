@@ -396,6 +396,12 @@ def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
             yield f"row {name} has {row.features or model.num_classes} features, which {towers} towers do not divide"
         if not whole and row.groups == 1 and "batch_norm" in getattr(row, "before", ()):
             yield f"row {name} normalizes what all towers see; put batch_norm after a row"
+    reach = max(geometry.lrn_reach(model.lrn_constants.n))
+    for name, row in model.convs:
+        crosses = model.lrn and "lrn" in row.then and not model.lrn_constants.within_towers
+        if crosses and row.features // towers < reach:
+            own = row.features // towers
+            yield f"row {name} has {own} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
     if rows[0][1].groups > 1:
         yield f"row {rows[0][0]} has groups, but every tower sees the whole image"
 

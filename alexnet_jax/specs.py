@@ -90,6 +90,8 @@ class LRNSpec:
     n: Count
     alpha: NotNegative
     beta: NotNegative
+    within_towers: bool = True
+    """Whether a window ends with the maps of its tower. False: it runs over all maps of the layer."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,11 @@ class OptimizerSpec:
     kind: typing.Literal["momentum", "adam"]
     momentum: Share
     weight_decay: NotNegative
+    """Of kernels."""
     layer_weight_decay: dict[str, NotNegative]
+    """Row -> the decay of its kernel, where it differs."""
+    bias_weight_decay: NotNegative = 0.0
+    """Of the biases of all rows. The scale and offset of batch normalization never decay."""
 
 
 @dataclass(frozen=True)

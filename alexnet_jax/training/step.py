@@ -397,7 +397,7 @@ def top1_errors(logits, labels) -> jax.Array:
 
 
 def _cross_entropy(logits, labels, smoothing: float):
-    """§5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
+    """§3.5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing == 0:
         return loss

@@ -167,8 +167,8 @@ def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
     np.testing.assert_allclose(metrics[0]["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
 
     def first_update(path, w, g):
-        kernel = path[-1].key == "kernel"
-        return w - (0.05 * (g + 5e-4 * w) if kernel else 0.1 * g)
+        rate = 0.05 if path[-1].key == "kernel" else 0.1
+        return w - rate * (g + 5e-4 * w)  # §5: kernels and biases
 
     expected = jax.tree_util.tree_map_with_path(first_update, before.params, gradient)
     assert_close(after.params, expected)
