@@ -43,6 +43,7 @@ from alexnet_jax.errors import (
     OutOfMemoryError,
     StorageError,
     WorkdirError,
+    listed,
     printable,
 )
 from alexnet_jax.files import sha256_of, sync_folder
@@ -60,6 +61,8 @@ SPARE_BYTES = 64 * 2**20
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 60.0
+_FAR_TOO_MANY = 100
+"""Unusable images beyond those allowed, after which the others are not waited for."""
 _EXAMPLES, _SHOWN = 5, 2
 """Names of images in the report, and of those on the terminal."""
 _TURNED = "turned as EXIF says"
@@ -362,22 +365,28 @@ def _check_space(pending: list[Task], options: Options, work: pathlib.Path) -> N
 def _check_refused(
     tasks: list[Task], results: dict[str, dict], limits: dict[str, int], work: pathlib.Path
 ) -> None:
-    """Raises DataError once too many of a split are unusable; of val and test all are seen first."""
-    for split, limit in limits.items():
-        mine = [task for task in tasks if task.split == split]
-        finished = [task for task in mine if task.stem in results]
-        refused = [one for task in finished for one in results[task.stem]["refused"]]
-        if len(refused) > limit and (split == "train" or len(finished) == len(mine)):
-            listed = work / store.REFUSED
-            _write_lines(listed, refused)
-            total = sum(len(task.images) for task in mine)
-            policy = "none may be of val or test, on which errors are reported"
-            if split == "train":
-                policy = f"--max-bad-share allows {limit:,} of {total:,}"
-            raise DataError(
-                f"{len(refused):,} images of {split} cannot be used ({policy}): "
-                f"{refused[0]['reason']}; all so far are in {listed}"
-            )
+    """Raises DataError for too many unusable images of any split, once all are seen or far too many are found."""
+    refused: dict[str, list[dict]] = {split: [] for split in limits}
+    for task in tasks:
+        if task.stem in results:
+            refused[task.split] += results[task.stem]["refused"]
+    beyond = {split: len(refused[split]) - limit for split, limit in limits.items()}
+    seen = all(task.stem in results for task in tasks)
+    if max(beyond.values()) <= (0 if seen else _FAR_TOO_MANY):
+        return
+    listing = work / store.REFUSED
+    bad = {split: found for split, found in refused.items() if beyond[split] > 0}
+    _write_lines(listing, [one for found in bad.values() for one in found])
+    said = []
+    for split, found in bad.items():
+        policy = "none may be of val or test, on which errors are reported"
+        if split == "train":
+            total = sum(len(task.images) for task in tasks if task.split == split)
+            policy = f"--max-bad-share allows {limits[split]:,} of {total:,}"
+        reasons = listed([one["reason"].removesuffix("; remove or replace it") for one in found])
+        said.append(f"{len(found):,} images of {split} cannot be used ({policy}): {reasons}")
+    remedy = "remove or replace them; all"
+    raise DataError(f"{'; '.join(said)}; {remedy} {'' if seen else 'so far '}are in {listing}")
 
 
 @contextlib.contextmanager

@@ -500,6 +500,25 @@ def test_a_few_bad_images_of_train_are_skipped_and_listed(tmp_path):
 
 
 @pytest.mark.fault("F22")
+def test_the_bad_images_of_all_splits_are_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "SMALLEST_SHARD", 2)
+    as_folders(tmp_path / "source")
+    for split, synset in (("train", 0), ("train", 2), ("val", 1)):
+        sorted((tmp_path / "source" / split / SYNSETS[synset]).iterdir())[0].write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"2 images of train .*; 1 images of val .*all are in"
+    ) as told:
+        run(tmp_path / "source", tmp_path / "store")
+    assert str(told.value).count("is empty") == 3
+    listed = tmp_path / "store.preparing" / "refused.jsonl"
+    assert listed.read_text().count("\n") == 3
+    monkeypatch.setattr(prepare, "_FAR_TOO_MANY", 0)
+    monkeypatch.setattr(prepare, "VERSION", 0)
+    with pytest.raises(DataError, match=r"^1 images of val .*all so far are in"):
+        run(tmp_path / "source", tmp_path / "store")
+
+
+@pytest.mark.fault("F22")
 def test_no_bad_image_of_val_is_skipped_and_mending_it_continues(tmp_path):
     as_folders(tmp_path / "source")
     bad = sorted((tmp_path / "source" / "val" / SYNSETS[0]).iterdir())[:2]
