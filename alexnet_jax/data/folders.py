@@ -1,6 +1,5 @@
 """Images in folders: PATH/train/CLASS/*.jpg, and the same below val/ and test/."""
 
-import hashlib
 import logging
 import os
 import pathlib
@@ -8,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import archives
+from alexnet_jax.data import archives, identity
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.images import FORMATS
 from alexnet_jax.data.splits import Dataset, Split, class_numbers
@@ -63,17 +62,20 @@ def _scan(spec: DataSpec) -> Dataset:
     if spec.classes:
         class_numbers(spec.classes, classes)
         classes = spec.classes
-    digest, splits = hashlib.sha256(), {}
-    for name in found:
-        files = [
+    listed = {
+        name: [
             file
             for label, kind in enumerate(classes)
             for file in class_files(root / name, kind, label)
         ]
-        for file in files:
-            digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode())
-        splits[name] = _split(root / name, files, spec)
-    return Dataset(splits, classes, digest.hexdigest())
+        for name in found
+    }
+    names = [f"{name}/{file.name}" for name, files in listed.items() for file in files]
+    known, splits = identity.of_files(root, names, spec.threads), {}
+    ends = np.cumsum([len(files) for files in listed.values()])[:-1]
+    for (name, files), digests in zip(listed.items(), np.split(known.digests, ends), strict=True):
+        splits[name] = _split(root / name, files, digests, known, spec)
+    return Dataset(splits, classes, times=known.times)
 
 
 def _class_names(root: pathlib.Path, found: list[str]) -> tuple[str, ...]:
@@ -130,17 +132,21 @@ def class_files(folder: pathlib.Path, kind: str, label: int) -> list[File]:
     return sorted(files)
 
 
-def _split(folder: pathlib.Path, files: list[File], spec: DataSpec) -> Split:
+def _split(
+    folder: pathlib.Path,
+    files: list[File],
+    digests: np.ndarray,
+    known: identity.Files,
+    spec: DataSpec,
+) -> Split:
     paths = [os.path.join(folder, file.name) for file in files]
-    identity = hashlib.sha256()
-    for file in files:
-        identity.update(f"{file.name} {file.size} {file.modified}\n".encode())
     images = ImageFiles(
         lambda i: (None, paths[i]),
         len(paths),
         spec.image_size,
         threads=spec.threads,
-        identity=identity.hexdigest(),
+        identity=identity.key(digests, known.times),
         title=f"{len(paths)} images of {folder}",
+        check=known.check,
     )
-    return Split(images, np.array([file.label for file in files], np.int32))
+    return Split(images, np.array([file.label for file in files], np.int32), digests)

@@ -29,8 +29,9 @@ class ImageFiles:
 
     `read(i)` gives (name for errors, path or encoded bytes or pixels) of image i and runs in many
     threads at once; the pixels do not depend on their number. With `identity` (a text that changes
-    when any image does) the first access decodes everything into a file of the cache folder, if
-    that has room and the file would be within CACHE_LIMIT_BYTES.
+    with the content of any image) the first access decodes everything into a file of the cache
+    folder, if that has room and the file would be within CACHE_LIMIT_BYTES. `check` is called when
+    all are decoded and raises DataError if `identity` is no longer that of the sources.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class ImageFiles:
         threads: int,
         identity: str | None,
         title: str = "images",
+        check: Callable[[], None] | None = None,
     ):
         self._read, self._count, self.size, self._threads = read, count, size, threads
-        self._identity, self._title = identity, title
+        self._identity, self._title, self._check = identity, title, check
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -96,10 +98,12 @@ class ImageFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(path.parent).free < 1.1 * self.nbytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                with cache.replacing(path) as temporary:
+                with cache.replacing(path, self.nbytes) as temporary:
                     self._write(temporary, shape)
+                    if self._check is not None:
+                        self._check()
             except OSError as error:
-                log.warning(
+                cache.warn(
                     "cannot keep %d MB of decoded images in %s (%s): every batch decodes its own",
                     self.nbytes >> 20,
                     path.parent,
@@ -116,6 +120,7 @@ class ImageFiles:
         started = reported = time.monotonic()
         with open(path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + self.nbytes)  # what other processes see as taken
             for start in range(0, self._count, _CHUNK):
                 stop = min(start + _CHUNK, self._count)
                 self._decode(range(start, stop)).tofile(file)
@@ -142,4 +147,7 @@ def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
         kept = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return kept if kept.shape == shape and kept.dtype == np.uint8 else None
+    if kept.shape != shape or kept.dtype != np.uint8:
+        return None
+    cache.touch(path)
+    return kept

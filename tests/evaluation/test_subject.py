@@ -26,7 +26,7 @@ def report(two_nets, tmp_path_factory):
 
 def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, report):
     net, (found, out) = alexnet_jax.load(two_nets[0]), report
-    images, labels = dataset.splits["test"]
+    images, labels, _ = dataset.splits["test"]
     expected = net.predict(images[np.arange(len(labels))])
     wrong = [max(row) != row[label] for row, label in zip(expected, labels, strict=True)]
     assert len(set(expected.argmax(axis=1))) > 2
@@ -37,7 +37,7 @@ def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, r
 
 
 def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tmp_path):
-    images, labels = dataset.splits["test"]
+    images, labels, _ = dataset.splits["test"]
     order = np.random.default_rng(0).permutation(10)
     numbers = np.argsort(order)[labels]  # class `order[k]` of the net is class k there
     names = np.array(dataset.class_names)[order]
