@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import zipfile
@@ -86,14 +87,14 @@ def of_files(net: "Network", paths: list[str]) -> Source:
 
     found, spec = pictures.listed(paths), net.run.config.data
     try:
-        known = identity.of_files(".", list(map(str, found)), spec.threads)
+        known = identity.of_files("", list(map(str, found)), spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
         threads=spec.threads, identity=None,
     )  # fmt: skip
-    named = identity.key(known.digests, known.times, *map(str, found))
+    named = identity.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
     return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})
 
 

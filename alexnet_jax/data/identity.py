@@ -106,8 +106,8 @@ def of_files(
     whole: whether all bytes are read; None: for up to WHOLE_BYTES. Raises OSError, and DataError for what is not a
     file.
     """
-    root = os.path.realpath(root)
-    paths, started = [os.path.join(root, name) for name in names], time.time_ns()
+    root, started = os.fspath(root), time.time_ns()
+    paths = [os.path.join(root, name) for name in names]
     facts = _facts(paths)
     stamp = _stamp(facts)
     sampled = int(facts[:, 2].sum()) > WHOLE_BYTES if whole is None else not whole
@@ -115,13 +115,12 @@ def of_files(
         digests = _sampled(names, paths, facts[:, 2], threads)
     else:
         settled = facts[:, 3:].max(axis=1, initial=0) < started - _SETTLED_NS
-        digests = _remembered(root, paths, facts, settled, threads)
+        digests = _remembered(root, names, facts, settled, threads)
     return Files(root, names, digests, stamp, sampled)
 
 
 def times_of(root: str | os.PathLike, names: Sequence[str]) -> str:
     """The `stamp` of files, none of which is read. Raises as of_files."""
-    root = os.path.realpath(root)
     return _stamp(_facts([os.path.join(root, name) for name in names]))
 
 
@@ -311,8 +310,9 @@ def _sampled(names: Sequence[str], paths: list[str], sizes: np.ndarray, threads:
     blocks = max(_BLOCKS // (1 << max(len(names) // one_in, 1).bit_length()), 2)
 
     def digest(i: int) -> int:
-        about = f"{names[i]}\0{sizes[i]}\0".encode()
-        read = of_bytes(names[i].encode("utf-8", "surrogateescape")) % one_in == 0
+        name = os.fsencode(names[i])
+        about = name + f"\0{sizes[i]}\0".encode()
+        read = of_bytes(name) % one_in == 0
         return of_bytes(about + (_blocks(paths[i], int(sizes[i]), blocks) if read else b""))
 
     return _map(digest, range(len(names)), threads)
@@ -332,20 +332,22 @@ def _digest_of_file(path: str) -> int:
 
 
 def _remembered(
-    root: str, paths: list[str], facts: np.ndarray, settled: np.ndarray, threads: int
+    root: str, names: Sequence[str], facts: np.ndarray, settled: np.ndarray, threads: int
 ) -> np.ndarray:
     """Digests of whole files; those of files whose inode, size and times are known are not read again."""
-    memo_path = cache.folder() / f"digests-{key(root)}.npz"
+    real = os.path.realpath(root)
+    memo_path = cache.folder() / f"digests-{key(os.fsencode(real).hex())}.npz"
     memo = _read_memo(memo_path)
     keys = [
-        hashlib.sha256(os.fsencode(path) + row.tobytes()).digest()[:16]
-        for path, row in zip(paths, facts, strict=True)
+        hashlib.sha256(os.fsencode(os.path.join(real, name)) + row.tobytes()).digest()[:16]
+        for name, row in zip(names, facts, strict=True)
     ]
     digests = np.array([memo.get(one, 0) for one in keys], np.uint64)
     unknown = [i for i, one in enumerate(keys) if one not in memo]
     if not unknown:
         cache.touch(memo_path)
         return digests
+    paths = [os.path.join(root, name) for name in names]
     digests[unknown] = _map(lambda i: _digest_of_file(paths[i]), unknown, threads)
     learned = {keys[i]: digests[i] for i in unknown if settled[i]}
     if learned:
@@ -353,8 +355,8 @@ def _remembered(
         others = [one for one in memo.items() if one[0] not in now][-_MEMO_ENTRIES:]
         mine = [(one, digests[i]) for i, one in enumerate(keys) if one in memo]
         entries = dict(others) | dict(mine) | learned
-        names = np.frombuffer(b"".join(entries), np.uint64).reshape(-1, 2)
-        _write(memo_path, {"keys": names, "digests": np.array(list(entries.values()), np.uint64)})
+        packed = np.frombuffer(b"".join(entries), np.uint64).reshape(-1, 2)
+        _write(memo_path, {"keys": packed, "digests": np.array(list(entries.values()), np.uint64)})
     return digests
 
 

@@ -72,7 +72,7 @@ class Subject:
         if self._out or self._is_file:
             return
         found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
-        begun = found and identity.begun_with(self.path, found[1]["dataset"])
+        begun = found and identity.begun_with(self.path, found[1].get("dataset", ""))
         # Of a run of an earlier version nothing is known but where its images were.
         if begun != self.dataset.fingerprint and (begun or self._others):
             raise ConfigError(
