@@ -62,7 +62,7 @@ class Index(NamedTuple):
     """What prepare was asked for."""
     report: dict[str, Any]
     """What it found: counts, conversions, refusals, duplicates."""
-    samples: dict[str, str] | None = None
+    samples: dict[str, int] | None = None
     """Name of a shard -> digest of a sample of its bytes, for stores too large to be read at each start."""
 
 
@@ -81,30 +81,42 @@ def store(spec: DataSpec) -> Dataset:
         splits[name] = Split(None, labels)
     if index.format == "jpeg":
         check_jpeg()
-    times = check_content(folder, index, spec.threads)
+    seen = check_content(folder, index, spec.threads)
     for name, split in splits.items():
-        found = images(folder, index, name, spec.image_size, spec.threads, times=times)
-        digests = _digests(folder, index, name, bool(times))
+        found = images(folder, index, name, spec.image_size, spec.threads, seen=seen)
+        digests = _digests(folder, index, name, seen)
         splits[name] = Split(found, split.labels, digests)
     known = read_statistics(folder) if spec.image_size == index.size else None
-    return Dataset(splits, index.classes, statistics=known, times=times)
+    return Dataset(splits, index.classes, statistics=known, times=seen.times)
 
 
-def check_content(folder: pathlib.Path, index: Index, threads: int) -> str:
-    """The times of the shards where they are sampled, else ''. Raises DataError for a file that is another one."""
+class Content(NamedTuple):
+    """What was seen of the shards of a store that is too large to be read at each start."""
+
+    times: str = ""
+    """'' where all was read."""
+    samples: dict[str, int] | None = None
+    """Digest of a sample of each shard, where not all was read."""
+
+
+def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
+    """Compare the files that training reads with the index. Raises DataError for one that is another file."""
     shards = [shard.file for one in index.splits.values() for shard in one]
     others = [f"{name}-labels.npy" for name in index.splits]
     others += [STATISTICS] if STATISTICS in index.files else []
     sampled = sum(index.files[name][0] for name in shards) > identity.WHOLE_BYTES
     whole = others if sampled else [*shards, *others]
+    seen = Content()
     try:
         found = identity.of_files(folder, whole, threads, whole=True).digests.tolist()
         wrong = [name for name, one in zip(whole, found, strict=True) if one != _sum(index, name)]
-        for name in shards if sampled and not wrong else []:
-            known = (index.samples or {}).get(name)
-            if known and known != _sample(folder / name, index.files[name][0]):
-                wrong.append(name)
-        times = identity.times_of(folder, shards) if sampled else ""
+        if sampled and not wrong:
+            samples = {
+                name: identity.sample_of(folder / name, index.files[name][0]) for name in shards
+            }
+            known = index.samples or {}
+            wrong = [name for name, one in samples.items() if known.get(name, one) != one]
+            seen = Content(identity.times_of(folder, shards), samples)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; {_AGAIN}") from None
     if wrong:
@@ -112,7 +124,7 @@ def check_content(folder: pathlib.Path, index: Index, threads: int) -> str:
             f"{folder / wrong[0]} is not the file that was prepared (its sum is not that of {INDEX}): "
             f"copy it again, or {_AGAIN}"
         )
-    return times
+    return seen
 
 
 def _sum(index: Index, name: str) -> int:
@@ -120,17 +132,14 @@ def _sum(index: Index, name: str) -> int:
     return int.from_bytes(bytes.fromhex(index.files[name][1])[:8], "little")
 
 
-def _sample(path: pathlib.Path, size: int) -> str:
-    return f"{identity.sample_of(path, size):016x}"
-
-
-def _digests(folder: pathlib.Path, index: Index, split: str, sampled: bool) -> np.ndarray:
+def _digests(folder: pathlib.Path, index: Index, split: str, seen: Content) -> np.ndarray:
     """uint64 [n] of the images of a split: of their bytes, in a large store of their shard and place."""
     shards = index.splits[split]
-    sums = np.array([_sum(index, shard.file) for shard in shards], np.uint64)
+    sums = [_sum(index, shard.file) for shard in shards]
     counts = [shard.count for shard in shards]
-    if sampled:
-        return identity.of_places(sums, counts)
+    if seen.samples:
+        both = [f"{one} {seen.samples[x.file]}" for one, x in zip(sums, shards, strict=True)]
+        return identity.of_places([identity.of_bytes(one.encode()) for one in both], counts)
     paths, total = [folder / shard.file for shard in shards], sum(counts)
 
     def read() -> dict[str, np.ndarray]:
@@ -142,7 +151,7 @@ def _digests(folder: pathlib.Path, index: Index, split: str, sampled: bool) -> n
         found = (identity.of_bytes(records.one(i)) for i in range(total))
         return {"digests": np.fromiter(found, np.uint64, total)}
 
-    return identity.kept(identity.key(sums, *counts), read, {"digests": (total, np.uint64)})[
+    return identity.kept(identity.key(*sums, *counts), read, {"digests": (total, np.uint64)})[
         "digests"
     ]
 
@@ -155,11 +164,11 @@ def images(
     threads: int,
     *,
     keep: bool = True,
-    times: str = "",
+    seen: Content | None = None,
 ):
     """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
 
-    `keep`: a small set is decoded once, into the cache folder. `times`: those of check_content.
+    `keep`: a small set is decoded once, into the cache folder; needs `seen`, that of check_content.
     """
     shards = index.splits[split]
     paths = [folder / shard.file for shard in shards]
@@ -176,17 +185,21 @@ def images(
         sum(counts),
         size,
         threads=threads,
-        identity=identity.key(*(index.files[shard.file][1] for shard in shards), *counts, times)
-        if keep
+        identity=identity.key(
+            *(index.files[shard.file][1] for shard in shards), *counts, seen.times
+        )
+        if keep and seen
         else None,
         title=f"{sum(counts)} images of {split} in {folder}",
-        check=lambda: check_unchanged(folder, index, threads, times),
+        check=lambda: _check_unchanged(folder, index, threads, seen),
     )
 
 
-def check_unchanged(folder: pathlib.Path, index: Index, threads: int, times: str) -> None:
-    """Raises DataError where the files are not those that check_content saw."""
-    if check_content(folder, index, threads) != times:
+def _check_unchanged(
+    folder: pathlib.Path, index: Index, threads: int, seen: Content | None
+) -> None:
+    """Raises DataError where the files are not those that were seen."""
+    if check_content(folder, index, threads) != seen:
         raise DataError(f"{folder} was changed while it was read; run the same command again")
 
 
@@ -329,7 +342,7 @@ def read_index(folder: pathlib.Path) -> Index:
             dict(content["request"]),
             dict(content["report"]),
             {
-                name: str(file["sample"])
+                name: int(file["sample"], 16)
                 for name, file in content["files"].items()
                 if "sample" in file
             },
@@ -366,7 +379,11 @@ def write_index(path: pathlib.Path, index: Index) -> None:
         },
         "files": {
             name: {"size": size, "sha256": sha256}
-            | ({"sample": _sample(path.parent / name, size)} if name in shards else {})
+            | (
+                {"sample": f"{identity.sample_of(path.parent / name, size):016x}"}
+                if name in shards
+                else {}
+            )
             for name, (size, sha256) in sorted(index.files.items())
         },
         "fingerprint": index.fingerprint,

@@ -1,5 +1,6 @@
 """Data are known by their content: nothing of other images is ever taken for that of these."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -435,6 +436,22 @@ def test_a_file_of_a_store_that_is_another_one_is_refused(
         settle()
         (out / name).write_bytes(whole)
         assert look(spec)[0] == first[0]
+
+
+def test_a_large_store_of_an_earlier_version_is_known_by_a_sample(tmp_path, data_spec, monkeypatch):
+    monkeypatch.setattr(identity, "WHOLE_BYTES", 1000)
+    out = stored(write_folder(tmp_path / "set", 0, 61), tmp_path / "store", "raw")
+    index = json.loads((out / "index.json").read_text())
+    spec = data_spec("store", out, image_size=32)
+    dataset = sources.open_dataset(spec, 0)
+    first = dataset.fingerprint
+    assert len({*dataset.splits["train"].digests, *dataset.splits["test"].digests}) == 16
+    for file in index["files"].values():
+        file.pop("sample", None)
+    (out / "index.json").write_text(json.dumps(index))
+    assert sources.open_dataset(spec, 0).fingerprint == first
+    replace_in_place(out / "train-00000.npy", flip_last_bit)
+    assert sources.open_dataset(spec, 0).fingerprint != first
 
 
 def test_the_images_of_a_small_store_have_digests_of_their_own(tmp_path, data_spec):
