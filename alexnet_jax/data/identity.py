@@ -12,8 +12,11 @@ import logging
 import os
 import pathlib
 import stat
+import struct
 import time
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -36,7 +39,11 @@ _SETTLED_NS = 2 * 10**9
 _MEMO_ENTRIES = 2**20
 """Remembered of files that were not asked for this time."""
 _REPORT_SECONDS = 5.0
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile)
+_UNREADABLE = (
+    OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, RuntimeError, SyntaxError, struct.error,
+    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What NumPy raises for damaged files."""
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 log = logging.getLogger(__name__)
@@ -186,7 +193,11 @@ def read_record(folder: str | os.PathLike) -> dict[str, np.ndarray] | None:
             found = dict(np.load(file, allow_pickle=False))
     except _UNREADABLE:
         return None
-    return found if {"fingerprint", "class_names", "times", "train_digests"} <= set(found) else None
+    names = {"fingerprint", "class_names", "times"}
+    for split in _WORDS:
+        if f"{split}_digests" in found or split == "train":
+            names |= {f"{split}_digests", f"{split}_labels"}
+    return found if names == set(found) else None
 
 
 def begun_with(folder: str | os.PathLike, known: str) -> str | None:

@@ -63,6 +63,7 @@ class ImageFiles:
         with self._lock:
             if self._identity is not None:
                 self._kept, self._identity = self._keep(self._identity), None
+                self._check = None
             if self._pool is None and self._kept is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         indices = np.asarray(indices)

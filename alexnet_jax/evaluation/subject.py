@@ -73,11 +73,16 @@ class Subject:
             return
         found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
         begun = found and identity.begun_with(self.path, found[1].get("dataset", ""))
-        # Of a run of an earlier version nothing is known but where its images were.
-        if begun != self.dataset.fingerprint and (begun or self._others):
+        if begun is None and not self._others:
+            return
+        if begun != self.dataset.fingerprint:
+            why = (
+                f"{self.data} has not the images that {self.path} was trained with"
+                if begun
+                else f"{self.path} was begun by an earlier version, which kept no digests of its images"
+            )
             raise ConfigError(
-                f"{self.data} has not the images that {self.path} was trained with: --out DIR says where the "
-                "results go, as they must not replace those of the run"
+                f"{why}: --out DIR says where the results go, as they must not replace those of the run"
             )
 
     def split(self, name: str) -> "Split":

@@ -527,6 +527,27 @@ def test_a_resume_without_a_record_is_refused_all_the_same(tmp_path, data_spec):
         assert identity.compare(tmp_path, begun.fingerprint, begun) is None
 
 
+def test_damage_of_a_record_or_a_memo_is_never_an_error(tmp_path, data_spec, memo, cache_folder):
+    root = write_folder(tmp_path / "set", 0, 61)
+    names = [str(path.relative_to(root)) for path in sorted(root.rglob("*.bmp"))]
+    expected, draw_from = identity.of_files(root, names).digests, np.random.default_rng(0)
+    begun = sources.open_dataset(data_spec("synthetic"), 0)
+    other = sources.open_dataset(data_spec("synthetic", validation=0.5), 0)
+    content = identity.record(begun)
+    paths = [path for path in cache_folder.glob("digests-*") if memo == "remembered"]
+    kept = {tmp_path / identity.RECORD: content} | {path: path.read_bytes() for path in paths}
+    for path, whole in kept.items():
+        for _ in range(200):
+            damaged = bytearray(whole)
+            damaged[draw_from.integers(len(whole))] ^= 1 << draw_from.integers(8)
+            path.write_bytes(damaged)
+            if path.name == identity.RECORD:
+                with pytest.raises(ConfigError, match="the images changed"):
+                    identity.compare(tmp_path, begun.fingerprint, other)
+            else:
+                assert np.array_equal(identity.of_files(root, names).digests, expected)
+
+
 def test_a_run_of_an_earlier_version_goes_on_and_is_then_held(tmp_path, data_spec):
     old = "0123456789abcdef" * 4
     begun = sources.open_dataset(data_spec("synthetic"), 0)
