@@ -122,6 +122,17 @@ def test_decoded_images_stay_within_the_bound(cache_folder, limit):
     assert all((found[np.arange(4)] == ord(letter)).all() for letter, found in used.items())
 
 
+def test_a_set_counts_whole_while_it_is_decoded(cache_folder, limit):
+    seen = []
+
+    def read(i):
+        seen.append(sum(path.stat().st_size for path in cache_folder.iterdir()))
+        return None, np.zeros((16, 16, 3), np.uint8)
+
+    ImageFiles(read, 4, 16, threads=1, identity="a")[np.arange(1)]
+    assert len(seen) == 4 and min(seen) > 3 * KIB
+
+
 def test_a_bound_below_one_set_keeps_nothing(cache_folder, limit, caplog):
     for size in (KIB, 0):
         limit(size)
