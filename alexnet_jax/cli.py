@@ -23,6 +23,22 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
 
 
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """--step, as workdir.load takes it."""
+    parser.add_argument(
+        "--step", type=_step, metavar="N|best",
+        help="the checkpoint; best: of the lowest validation error; default: the newest",
+    )  # fmt: skip
+
+
+def _step(text: str) -> int | str:
+    if text == "best":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no step, nor best")
+    return int(text)
+
+
 def config_overrides(unknown: list[str]) -> list[str]:
     """The --config.key=value arguments among those that argparse left over. Raises ConfigError for others."""
     overrides: list[str] = []

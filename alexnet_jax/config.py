@@ -354,6 +354,10 @@ def _check(spec: Config, faults: list[str]) -> None:
         t.batch_size % t.accumulate == 0,
         f"config.train.batch_size={t.batch_size} is not divisible by accumulate={t.accumulate}",
     )
+    require(
+        t.accumulate == 1 or t.steps_per_dispatch == 1,
+        "config.train: with accumulate, each part is a dispatch of its own: leave out steps_per_dispatch",
+    )
     if t.split_towers:
         faults.extend(f"config.train.split_towers: {fault}" for fault in _unsplittable(spec.model))
     require(
@@ -392,6 +396,12 @@ def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
             yield f"row {name} has {row.features or model.num_classes} features, which {towers} towers do not divide"
         if not whole and row.groups == 1 and "batch_norm" in getattr(row, "before", ()):
             yield f"row {name} normalizes what all towers see; put batch_norm after a row"
+    reach = max(geometry.lrn_reach(model.lrn_constants.n))
+    for name, row in model.convs:
+        crosses = model.lrn and "lrn" in row.then and not model.lrn_constants.within_towers
+        if crosses and row.features // towers < reach:
+            own = row.features // towers
+            yield f"row {name} has {own} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
     if rows[0][1].groups > 1:
         yield f"row {rows[0][0]} has groups, but every tower sees the whole image"
 

@@ -6,11 +6,16 @@ python -m alexnet_jax.describe --config configs/paper.py [--diff configs/krizhev
 Values set on the command line (--config.key=value) apply to the first config.
 """
 
+import functools
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax import cli, config, geometry, provenance
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 ASSUMED_CLASSES = 1000
 """Outputs of the last row where the classes are counted from the data."""
@@ -62,20 +67,43 @@ def describe(spec: Config) -> dict:
 
 
 def differences(first: dict, second: dict) -> list[Difference]:
-    """Every value in which two configs, as plain dicts, differ, in order of their keys."""
-    one, two = _leaves(first), _leaves(second)
+    """Every value in which two configs, as plain dicts, differ, in order of their keys.
+
+    A key that only one of them lists has its default in the other.
+    """
+    listed = _leaves(first).keys() | _leaves(second).keys()
+    one, two = (_leaves(config.completed(tree)) for tree in (first, second))
     found = []
-    for key in sorted(one.keys() | two.keys()):
+    for key in sorted(listed):
         # 2 and 2.0 are the same to parse().
         if key != "name" and one.get(key) != two.get(key):
+            values = one.get(key), two.get(key)
             sources = [
-                provenance.source(tree["name"], key)
-                for tree, leaves in ((first, one), (second, two))
-                if key in leaves or key not in one
+                source(first["name"], key, values[0]),
+                source(second["name"], key, values[1]),
             ]
-            source = "; ".join(dict.fromkeys(filter(None, sources)))
-            found.append(Difference(key, one.get(key), two.get(key), source))
+            found.append(Difference(key, *values, "; ".join(dict.fromkeys(filter(None, sources)))))
     return found
+
+
+def source(name: str, key: str, value: object) -> str:
+    """Where config `name` has this value of `key` from; "" if not known. None: it lacks the key."""
+    if not provenance.is_known(name) or not _values(name):
+        return ""
+    if _values(name).get(key) != value:
+        return f"not as in configs/{provenance.argument(name)}"
+    while (base := provenance.base(name)) and _values(base).get(key) == value:
+        name = base
+    return provenance.note(name, key)
+
+
+@functools.cache
+def _values(name: str) -> dict[str, object]:
+    """The values of a config of configs/, by its name; none where there is no such variant."""
+    try:
+        return _leaves(config.completed(_plain(str(CONFIGS / provenance.argument(name)), [])))
+    except ConfigError:
+        return {}
 
 
 def _plain(argument: str, overrides: list[str]) -> dict:
@@ -101,7 +129,7 @@ def _operations(model: ModelSpec) -> dict[str, str]:
     """Layer -> what is done before and after it; a pool, on its own line, takes what follows."""
     texts: dict[str, str] = {}
     for name, row in model.convs:
-        after = list(row.then)
+        after = [_operation(model, operation) for operation in row.then]
         if "pool" in after:
             place = after.index("pool")
             texts[f"{name}/pool"] = ", ".join([_pool(row), *after[place + 1 :]])
@@ -113,6 +141,11 @@ def _operations(model: ModelSpec) -> dict[str, str]:
         before = [f"{operation} before" for operation in row.before]
         texts[name] = ", ".join([*before, *groups, *row.then])
     return texts
+
+
+def _operation(model: ModelSpec, operation: str) -> str:
+    across = operation == "lrn" and model.towers > 1 and not model.lrn_constants.within_towers
+    return "lrn over all maps" if across else operation
 
 
 def _pool(row: ConvSpec) -> str:
@@ -155,7 +188,7 @@ def _text(description: dict) -> str:
     lines = [title, "", *cli.table([header, *rows, total], right=(1, 2, 3, 4, 5))]
     lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
     if crossings := description["crossings"]:
-        header = ("crosses before", "values forward", "values backward")
+        header = ("crosses at", "values forward", "values backward")
         ways = ("forward", "backward")
         rows = [(c["name"], *(f"{c[way]:,}" for way in ways)) for c in crossings]
         rows.append(("all", *(f"{sum(c[way] for c in crossings):,}" for way in ways)))

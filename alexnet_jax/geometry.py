@@ -1,6 +1,5 @@
 """Sizes, parameters, multiply-adds and receptive fields of a network, from its specs alone (no JAX)."""
 
-import itertools
 import math
 from typing import NamedTuple
 
@@ -31,6 +30,11 @@ def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
     if rounding == "floor":
         return (size - window) // stride + 1
     return max(math.ceil((size - window) / stride), 0) + 1
+
+
+def lrn_reach(n: int) -> tuple[int, int]:
+    """Maps before and after its own that a window of §3.3 over n maps sees; of an even n, one more before."""
+    return n // 2, n - 1 - n // 2
 
 
 def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
@@ -97,7 +101,7 @@ class Crossing(NamedTuple):
     """Values of one image that towers on devices of their own send each other (§3.2), in all."""
 
     name: str
-    """The row that needs the maps or units of all towers."""
+    """The row that needs the maps or units of all towers, or "conv1/lrn", whose windows cross their borders."""
     forward: int
     backward: int
 
@@ -108,18 +112,28 @@ def whole_on_each(model, name: str) -> bool:
 
 
 def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> list[Crossing]:
-    """The rows of `model` (a ModelSpec) at which its towers meet: in the paper conv3, fc6, fc7 and fc8.
+    """Where the towers of `model` (a ModelSpec, its switches applied) meet: in the paper at conv3, fc6, fc7 and fc8.
 
     Forward each value goes to the other towers; backward each tower sends what it says of their values, but
-    not from the last row, which all compute.
+    not from the last row, which all compute. Windows of the LRN that do not end with their tower need the maps
+    beside each border, whose gradient comes back.
     """
     found, rows = [], (*model.convs, *model.fcs)
     sizes = {layer.name: layer for layer in layers(model, input_size, num_classes, channels)}
-    for (before, _), (name, row) in itertools.pairwise(rows):
-        if row.groups == 1:
+    for i, (name, row) in enumerate(rows):
+        if i > 0 and row.groups == 1:
+            before = rows[i - 1][0]
             layer = sizes.get(f"{before}/pool", sizes[before])
             values = (model.towers - 1) * layer.height**2 * layer.channels
             found.append(Crossing(name, values, 0 if whole_on_each(model, name) else values))
+        layer = sizes[name]
+        for operation in row.then:
+            if operation == "pool":
+                layer = sizes[f"{name}/pool"]
+            elif operation == "lrn" and not model.lrn_constants.within_towers:
+                maps = sum(lrn_reach(model.lrn_constants.n))
+                values = (model.towers - 1) * layer.height**2 * maps
+                found.append(Crossing(f"{name}/lrn", values, values))
     if rows[-1][1].groups > 1:  # towers that meet in the softmax only
         found.append(Crossing("softmax", (model.towers - 1) * num_classes, 0))
     return found

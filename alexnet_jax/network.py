@@ -7,9 +7,9 @@ net.features(["cat.jpg"], "fc7")      # [1 4096]
 """
 
 import difflib
+import io
 import logging
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from alexnet_jax.evaluation import views
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet
 from alexnet_jax.training.step import mean_probabilities, resized_statistics
-from alexnet_jax.workdir import Run
+from alexnet_jax.workdir import Run, Step
 
 log = logging.getLogger(__name__)
 
 
-def load(path: str | Path, step: int | None = None) -> "Network":
+def load(path: str | Path, step: Step = None) -> "Network":
     """The network of a run folder (its newest checkpoint, or that of `step`) or of a .safetensors file.
 
     Warns of a network that claims to be trained and does not look it. Raises StorageError where there is none or it is
@@ -95,12 +95,16 @@ class Network:
     def pixels(self, images: Any) -> np.ndarray:
         """uint8 [n s s 3] as the network was trained on: the central square, at config.data.image_size.
 
-        images: a path, a PIL image or uint8 [h w 3], or [h w] of grays; several of them; or uint8 [n h w 3].
+        images: a path, the bytes of a file, a Pillow image or uint8 [h w 3] (or [h w], [h w 1], [h w 4]); a list or
+            another iterable of these; or uint8 [n h w 3]. Files and Pillow images are turned as config.data.exif says.
+
         Raises DataError.
         """
-        if _is_one(images):
-            images = [images]
-        made = [self._decoded(image) for image in images]
+        data = self.run.config.data
+        made = [
+            image_files.decode(image, data.image_size, exif=data.exif, name=name)
+            for name, image in _several(images)
+        ]
         if not made:
             raise DataError("there are no images")
         return np.stack(made)
@@ -188,26 +192,24 @@ class Network:
         outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)
         return outputs[1]
 
-    def _decoded(self, image) -> np.ndarray:
-        size = self.run.config.data.image_size
-        if hasattr(image, "convert"):  # of PIL
-            image = np.asarray(image.convert("RGB"))
-        if isinstance(image, np.ndarray) and (
-            image.dtype != np.uint8 or (image.ndim != 2 and image.shape[2:] != (3,))
-        ):
-            raise DataError(
-                f"pixels are uint8 [h w 3] from 0 to 255, not {image.dtype} {list(image.shape)}"
-            )
-        return image_files.decode(image, size)
-
     @property
     def _example(self) -> np.ndarray:
         size = self.run.config.data.image_size
         return np.zeros((1, size, size, 3), np.uint8)
 
 
-def _is_one(images) -> bool:
-    """Whether `images` is one path, PIL image or array of pixels, and not several."""
-    if isinstance(images, np.ndarray):
-        return images.ndim == 2 or images.shape[2:] == (3,)
-    return isinstance(images, str | os.PathLike) or hasattr(images, "convert")
+def _several(images: Any) -> Iterator[tuple[str, Any]]:
+    """(name for errors, image) of one image or of several. Raises DataError for what is neither."""
+    if image_files.is_image(images):
+        yield "the image", images
+        return
+    # The order of a set means nothing, and a file gives lines.
+    if isinstance(images, Mapping | Set | io.IOBase) or not isinstance(images, Iterable):
+        raise DataError(
+            f"images are paths, the bytes of files, Pillow images or uint8 [h w 3], one or a list, or uint8 [n h w 3]; "
+            f"not {type(images).__name__}"
+        )
+    if hasattr(images, "__array__"):
+        images = np.asarray(images)
+    for i, image in enumerate(images):
+        yield f"image {i}", image

@@ -2,6 +2,8 @@
 
 python -m alexnet_jax.predict cat.jpg dog.jpg --workdir W [--views center|ten|nine|dense] [--top 5] [--json]
 python -m alexnet_jax.predict --workdir W --serve [--port 8000]
+
+Photos are turned by their EXIF orientation where those of training were: data.exif in the config of the run.
 """
 
 import argparse
@@ -19,9 +21,11 @@ BAR = 24
 
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="JPEG, PNG and other files")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="JPEG, PNG, HEIC and other files"
+    )
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--views", choices=specs.VIEWS, default="center", help="§4.1; default: center"
     )

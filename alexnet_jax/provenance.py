@@ -1,38 +1,70 @@
 """Where values of configs/ come from: a section of the paper, a file of the authors, a choice.
 
-`alexnet_jax.describe --diff` prints these beside the keys in which two configs differ.
+`alexnet_jax.describe --diff` prints these beside the keys in which two configs differ. A note is about the values
+that its config sets; one that is as in the config that it begins from has the note there.
 """
 
 from fnmatch import fnmatchcase
 
 
-def source(name: str, key: str) -> str:
-    """Where config `name` has its value of `key` ("model.convs.conv1.pad") from; "" if not known.
-
-    A variant says what it changes itself, then its file, then its scale ("ablations:no_lrn,cifar10"), then the
-    config that file begins from.
-    """
-    name, _, scale = name.partition(",")
-    family = name.partition(":")[0]
-    for entry in (name, family, "scales") if scale else (name, family):
-        for pattern, note in SOURCES.get(entry, {}).items():
+def note(name: str, key: str) -> str:
+    """Where config `name` has the value of `key` ("model.convs.conv1.pad") from that it sets; "" if not known."""
+    variant, _, scale = name.partition(",")
+    family = variant.partition(":")[0]
+    is_scaled = scale and family not in OF_A_SCALE
+    for entry in (f"scales:{scale}", "scales") if is_scaled else (variant, family):
+        for pattern, text in SOURCES.get(entry, {}).items():
             if fnmatchcase(key, pattern):
-                return note
-    begun = base(name)
-    return source(begun, key) if begun else ""
+                return text
+    return ""
 
 
 def base(name: str) -> str | None:
-    """The config of configs/ that config `name` begins from, None of the paper's own."""
-    name = name.partition(",")[0]
-    return BASES.get(name, BASES.get(name.partition(":")[0]))
+    """The config of configs/ that config `name` begins from; None for the paper's own and for unknown ones.
+
+    A variant that is brought to a scale ("ablations:no_lrn,cifar10") begins from the variant.
+    """
+    variant, _, scale = name.partition(",")
+    family = variant.partition(":")[0]
+    if family in OF_A_SCALE:
+        return f"scales:{scale}" if scale else "scales"
+    if scale:
+        return variant if is_known(variant) else None
+    return BASES.get(variant, BASES.get(family))
+
+
+def other_file(name: str) -> str | None:
+    """The first config that config `name` begins from which is of another file."""
+    begun = base(name)
+    while begun and begun.partition(":")[0] == name.partition(":")[0]:
+        begun = base(begun)
+    return begun
+
+
+def argument(name: str) -> str:
+    """What --config takes for config `name`, below configs/: "ablations.py:no_lrn,cifar10"."""
+    file, colon, variant = name.partition(":")
+    return f"{file}.py{colon}{variant}"
+
+
+def is_known(name: str) -> bool:
+    """Whether config `name` is one of configs/, by its file."""
+    family = name.partition(":")[0]
+    return family in {entry.partition(":")[0] for entry in SOURCES}
 
 
 BASES = {
     "krizhevsky2012": "paper",
     "ablations": "krizhevsky2012",
     "scales": "krizhevsky2012",
-    "ladder": "krizhevsky2012",
+    "ladder:he_init": "krizhevsky2012",
+    "ladder:batch_norm": "ladder:he_init",
+    "ladder:one_tower": "ladder:batch_norm",
+    "ladder:equal_rates": "ladder:one_tower",
+    "ladder:cosine": "ladder:equal_rates",
+    "ladder:global_pooling": "ladder:cosine",
+    "ladder:label_smoothing": "ladder:global_pooling",
+    "ladder:random_resized_crop": "ladder:label_smoothing",
     "cuda_convnet2": "krizhevsky2012",
     "caffe": "paper",
     "torchvision": "paper",
@@ -45,23 +77,32 @@ BASES = {
     "cifar10": "paper",
     "figure1": "cifar10",
 }
-"""File, or variant -> the file that it begins from, in configs/."""
+"""File, or variant -> the config that it begins from, in configs/."""
+OF_A_SCALE = ("transfer",)
+"""Files whose variants begin from a scale: "transfer:finetune,cifar10" from "scales:cifar10"."""
 
 _OURS = "our choice"
 _KNOWN = "from general knowledge"
+_NO_BIAS_DECAY = _OURS + ": none, as in the authors' program"
 _ADAM = "Keras variant, " + _KNOWN
 
 # Patterns are tried in order, the first that fits is taken.
 SOURCES: dict[str, dict[str, str]] = {
     "paper": {
         "model.activation": "paper §3.1",
-        "model.lrn*": "paper §3.3: alpha not divided by n",
+        "model.lrn": "paper §3.3",
+        "model.lrn_constants.alpha": "paper §3.3: not divided by n",
+        "model.lrn_constants.within_towers": "paper §3.2, Figure 2: nothing crosses in the first two layers",
+        "model.lrn_constants.*": "paper §3.3",
         "model.overlapping_pooling": "paper §3.4",
         "model.towers": "paper §3.2",
         "model.convs.conv1.pad": "paper §3.5 prints no padding; 224 -> 55 needs it",
         "model.convs.*.init_std": "paper §5: 0.01 everywhere",
         "model.convs.*.bias": "paper §5: 1 in conv2, conv4, conv5 and the hidden rows",
-        "model.convs.*.then": "paper §3.5: act, lrn, pool",
+        "model.convs.conv[12].then": "paper §3.5: act, lrn, pool",
+        "model.convs.conv[34].then": "paper §3.5: act, no lrn and no pool",
+        "model.convs.conv5.then": "paper §3.5: act, pool",
+        "model.convs.*.pool.rounding": "layer.py rounds up; as printed, both ways are the same",
         "model.convs.*.pool*": "paper §3.4",
         "model.convs.*.groups": "paper §3.2, Figure 2",
         "model.convs.*": "paper §3.5, Figure 2",
@@ -71,23 +112,37 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.fcs.*.before": "paper §4.2: dropout in the first two",
         "model.fcs.*": "paper §3.5, Figure 2",
         "model.init": "paper §5: Gaussian",
-        "model.dropout.*": "paper §4.2: outputs times 0.5 at test time",
+        "model.dropout.rate": "paper §4.2: 0.5",
+        "model.dropout.scale_at": "paper §4.2: outputs times 0.5 at test time",
+        "model.spatial_norm.alpha": "layers-145.cfg: scale=0.001; layer.py divides it by 25 places",
+        "model.spatial_norm.*": "layers-145.cfg; not in the paper",
+        "model.batch_norm.*": "Keras, " + _KNOWN + "; not in the paper",
         "model.num_classes": "paper §2",
+        "data.shuffle": "not printed",
         "data.image_size": "paper §2",
         "augment.color_basis": "paper §4.1: eigenvalue times N(0, 0.1^2)",
-        "augment.color_*": "paper §4.1: throughout",
+        "augment.color_std": "paper §4.1: 0.1",
+        "augment.color_rescale": "paper §4.1: nothing is divided",
+        "augment.color_off_epoch": "paper §4.1: throughout",
         "augment.mean": "paper §2: the mean of each pixel",
         "augment.scale": "paper §2: raw RGB values",
         "augment.crop_chunk": "paper §4.1: random patches",
+        "augment.resize": "paper §2: images are stored at 256",
+        "augment.min_area": "Szegedy et al. (2015), section 6; not in the paper",
         "augment.*": "paper §4.1",
+        "optimizer.bias_weight_decay": "paper §5: the update rule spares no bias",
         "optimizer.*": "paper §5",
         "schedule.bias*": "paper §5: an equal rate for all layers",
         "schedule.layer_factors*": "paper §5: an equal rate for all layers",
+        "schedule.weights.learning_rate": "paper §5: 0.01",
+        "schedule.weights.max_drops": "paper §5: three times",
+        "schedule.weights.patience": "not printed; " + _OURS,
+        "schedule.weights.min_improvement": "not printed; " + _OURS,
         "schedule.*": "paper §5: divided by 10 when the validation error stalls",
         "train.epochs": "paper §5: roughly 90 cycles",
         "train.batch_size": "paper §5",
-        "train.loss": "paper §5",
-        "train.label_smoothing": "paper §5",
+        "train.loss": "paper §3.5",
+        "train.label_smoothing": "paper §3.5: the log-probability of the label",
         "evaluation.final_views": "paper §4.1: ten patches",
     },
     "krizhevsky2012": {
@@ -96,6 +151,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.convs.conv2.then": "layers-145.cfg: cnorm2, 5x5 places of one map",
         "model.convs.conv5.then": "layers-145.cfg: pool3 with neuron=relu",
         "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",
+        "optimizer.bias_weight_decay": "layer.cu: biases are made with a decay of 0",
         "data.shuffle": "python_util/data.py (2014): batches keep their order",
         "augment.crop_chunk": "convdata_jpeg.py: 32 images share a crop and a flip",
         "augment.mean": "convdata_jpeg.py: the centre of the mean image for every crop",
@@ -118,13 +174,21 @@ SOURCES: dict[str, dict[str, str]] = {
     "ablations:no_lrn": {"model.lrn": "experiment #148"},
     "ablations:non_overlapping_pooling": {"model.overlapping_pooling": "experiment #147"},
     "ablations:tanh": {"model.activation": "paper §3.1, Figure 1"},
-    "ablations:one_tower": {"model.*": "experiment #145-half"},
-    "ablations:no_communication": {"model.*": "experiment #150"},
+    "ablations:one_tower": {
+        "model.towers": "experiment #145-half",
+        "model.convs.*.features": "experiment #145-half",
+        "model.convs.*.groups": "experiment #145-half",
+    },
+    "ablations:no_communication": {
+        "model.*.features": "experiment #150",
+        "model.*.groups": "experiment #150",
+    },
     "ablations:lrn_layer1_only": {"model.convs.conv2.then": "experiment #167"},
     "ablations:no_color": {"augment.color_std": "paper §4.1"},
     "ablations:no_dropout": {"model.fcs.*.then": "paper §4.2"},
     "ablations:no_augmentation": {
-        "augment.c[ro]*": "paper §4.1: without",
+        "augment.crop": "paper §4.1: without",
+        "augment.color_std": "paper §4.1: without",
         "augment.flip": "paper §4.1: without",
     },
     "ablations:no_conv3": {"model.convs.conv3.*": "paper §7"},
@@ -133,7 +197,7 @@ SOURCES: dict[str, dict[str, str]] = {
     "ablations:init_001": {"model.convs.*.init_std": "paper §5: 0.01 everywhere"},
     "scales": {
         "model.num_classes": "the set",
-        "model.*.init_std": "layers-145.cfg, times the root of the lost inputs",
+        "model.*.init_std": "times the root of the lost inputs",
         "model.*": _OURS,
         "data.*": _OURS,
         "augment.color_off_epoch": "layer-params-145.cfg: off at 67 of 91, in proportion",
@@ -143,18 +207,33 @@ SOURCES: dict[str, dict[str, str]] = {
         "train.*": _OURS,
         "evaluation.*": _OURS,
     },
-    "ladder": {
-        "model.init": "He et al. (2015)",
-        "model.*.bias": "He et al. (2015)",
-        "model.convs.conv5.pool*": "Lin et al. (2014): global average pooling",
-        "model.convs.*.then": "Ioffe and Szegedy (2015): batch normalization",
-        "model.towers": "one GPU",
-        "model.convs.*.groups": "one GPU",
-        "model.fcs.*": "Lin et al. (2014): no hidden rows",
-        "schedule.weights*": "Loshchilov and Hutter (2017): cosine",
-        "schedule.*": _OURS,
+    "scales:cifar10": {
+        "model.convs.conv1.init_std": "times the root of the lost inputs, times 4: " + _OURS,
+    },
+    "ladder:he_init": {"model.init": "He et al. (2015)", "model.*.bias": "He et al. (2015)"},
+    "ladder:batch_norm": {"model.convs.*.then": "Ioffe and Szegedy (2015): batch normalization"},
+    "ladder:one_tower": {"model.towers": "one GPU", "model.convs.*.groups": "one GPU"},
+    "ladder:equal_rates": {
+        "schedule.bias*": _OURS,
+        "schedule.layer_factors*": _OURS,
         "augment.color_off_epoch": _OURS,
-        "train.label_smoothing": "Szegedy et al. (2016), section 7",
+    },
+    "ladder:cosine": {"schedule.weights.kind": "Loshchilov and Hutter (2017): cosine"},
+    "ladder:global_pooling": {
+        "model.convs.conv5.*": "Lin et al. (2014): global average pooling",
+        "model.fcs.*": "Lin et al. (2014): no hidden rows",
+    },
+    "ladder:label_smoothing": {"train.label_smoothing": "Szegedy et al. (2016), section 7"},
+    "transfer:slow": {
+        "schedule.layer_factors.*": "Caffe's example of fine-tuning, " + _KNOWN + ": a tenth",
+    },
+    "transfer": {
+        "model.num_classes": "counted",
+        "data.*": _OURS,
+        "augment.color_off_epoch": _OURS + ": never",
+        "schedule.*": _OURS,
+        "train.*": _OURS,
+        "evaluation.*": _OURS,
     },
     "ladder:random_resized_crop": {
         "augment.crop": "Szegedy et al. (2015), section 6",
@@ -174,7 +253,9 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.towers": "lrn_layer.cpp: across the maps of both groups",
         "model.dropout.scale_at": "dropout_layer.cpp",
         "model.*": "bvlc_*/train_val.prototxt",
-        "augment.c*": "bvlc_*/train_val.prototxt: 227x227 crops, no color noise",
+        "augment.crop_size": "bvlc_*/train_val.prototxt: 227x227 crops",
+        "augment.color_std": "bvlc_*/train_val.prototxt: no color noise",
+        "optimizer.bias_weight_decay": "bvlc_*/train_val.prototxt: decay_mult: 0",
         "schedule.bias_factor": "bvlc_*/train_val.prototxt: lr_mult: 2",
         "schedule.*": "bvlc_*/solver.prototxt: stepsize 100,000",
         "train.*": "bvlc_*/solver.prototxt, train_val.prototxt: 450,000 times 256",
@@ -187,6 +268,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.*": "torchvision/models/alexnet.py",
         "augment.*": "references/classification, " + _KNOWN,
         "optimizer.weight_decay": "references/classification, " + _KNOWN,
+        "optimizer.bias_weight_decay": "references/classification: as the weights, by default",
         "schedule.*": "references/classification, " + _KNOWN,
         "train.batch_size": "references/classification, " + _KNOWN,
         "evaluation.final_views": "centre crop, as reported",
@@ -200,15 +282,19 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.convs.*.groups": _OURS,
         "model.convs.conv1.pad": _OURS,
         "model.dropout.scale_at": _OURS,
-        "data.validation": _OURS,
+        "data.*": _OURS,
+        "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "schedule.*": _OURS,
         "train.*": _OURS,
         "evaluation.batch_size": _OURS,
     },
     "folder": {
-        "model.convs.conv[2-5].init_std": "layers-145.cfg: initW=0.03",
+        "model.convs.conv2.init_std": _OURS,
+        "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",
         "model.*.bias": "bvlc_alexnet: 0.1",
         "model.num_classes": "counted",
+        "data.exif": _OURS,
+        "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "schedule.*": _OURS,
         "train.*": _OURS,
         "evaluation.batch_size": _OURS,
@@ -227,18 +313,21 @@ SOURCES: dict[str, dict[str, str]] = {
     },
     "flowers17": {
         "model.num_classes": "17 flowers",
+        "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "schedule.*": _OURS,
         "train.*": _OURS,
         "evaluation.*": _OURS,
     },
     "tiny_imagenet": {
         "model.num_classes": "100 classes",
-        "model.convs.conv[2-5].init_std": "layers-145.cfg: initW=0.03",
+        "model.convs.conv2.init_std": _OURS,
+        "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",
         "model.*.bias": "bvlc_alexnet: 0.1",
         "model.convs.*.features": _OURS,
         "model.convs.conv1.*": _OURS,
         "model.fcs.*": _OURS,
         "data.image_size": "the set",
+        "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "augment.*": _OURS,
         "schedule.*": _OURS,
         "train.*": _OURS,
@@ -246,6 +335,7 @@ SOURCES: dict[str, dict[str, str]] = {
     },
     "quickstart": {
         "model.num_classes": "10 digits",
+        "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "model.*.bias": "bvlc_alexnet: 0.1",
         "model.*": _OURS,
         "data.*": _OURS,
@@ -262,13 +352,17 @@ SOURCES: dict[str, dict[str, str]] = {
         "train.*": "tutorials, " + _KNOWN,
     },
     "cifar10": {
-        "model.lrn_constants.*": "layers-conv-local-11pct.cfg; layer.py divides scale by size=9",
-        "model.spatial_norm.*": "layers-18pct.cfg; layer.py divides scale by 9 places",
+        "model.lrn_constants.alpha": "layers-conv-local-11pct.cfg; layer.py divides scale by size=9",
+        "model.lrn_constants.*": "layers-conv-local-11pct.cfg",
+        "model.spatial_norm.alpha": "layers-18pct.cfg; layer.py divides scale by 9 places",
+        "model.spatial_norm.*": "layers-18pct.cfg",
         "model.num_classes": "10 classes",
         "model.*": "layers-*pct.cfg, layers-80sec.cfg",
         "data.*": "the set",
         "augment.*": "convdata_cifar.py",
+        "optimizer.bias_weight_decay": "layer.cu: biases are made with a decay of 0",
         "optimizer.*": "layer-params-*.cfg: wc",
+        "schedule.weights.drops": "layer-params-*.cfg, in part inferred",
         "schedule.*": "layer-params-*.cfg: epsW=0.001, epsB=0.002",
         "train.epochs": "layer-params-*.cfg, in part inferred",
         "train.*": _OURS,

@@ -89,7 +89,12 @@ class Server(ThreadingHTTPServer):
             html.fill('<button type="button"><img src="{uri}" alt="held-out image {i}"></button>\n', uri=uri, i=i)
             for i, uri in enumerate(self.examples, 1)
         )  # fmt: skip
-        return html.page("look.html", nonce=nonce, title=self.title, facts=facts, examples=examples)
+        applied = run.config.data.exif == "apply"
+        turned = "It is turned upright" if applied else "The camera's orientation (EXIF) is ignored"
+        return html.page(
+            "look.html", nonce=nonce, title=self.title, facts=facts, examples=examples,
+            orientation="from-image" if applied else "none", turned=f"{turned}, as in training.",
+        )  # fmt: skip
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -123,8 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(413, f"the file is larger than {LIMIT >> 20} MB")
         body = self.rfile.read(int(length))
         try:
-            size = self.server.net.run.config.data.image_size
-            pixels = images.decode(body, size, name="the file")
+            data = self.server.net.run.config.data
+            pixels = images.decode(body, data.image_size, exif=data.exif, name="the file")
             self._answer(200, self.server.look(pixels, answer))
         except DataError as error:
             self._answer(422, {"error": str(error)})

@@ -33,6 +33,7 @@ NotNegative = typing.Annotated[float, Range(0)]
 Share = typing.Annotated[float, Range(0, 1)]
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
 FCOperation = typing.Literal["act", "batch_norm", "dropout"]
+Exif = typing.Literal["ignore", "apply"]
 Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
 
@@ -89,6 +90,8 @@ class LRNSpec:
     n: Count
     alpha: NotNegative
     beta: NotNegative
+    within_towers: bool = True
+    """Whether a window ends with the maps of its tower. False: it runs over all maps of the layer."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class DataSpec:
     threads: Count
     prefetch: NaturalNumber
     placement: typing.Literal["auto", "device", "host"]
+    exif: Exif = "ignore"
+    """'apply': photos are turned as their EXIF orientation says; 'ignore': as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,11 @@ class OptimizerSpec:
     kind: typing.Literal["momentum", "adam"]
     momentum: Share
     weight_decay: NotNegative
+    """Of kernels."""
     layer_weight_decay: dict[str, NotNegative]
+    """Row -> the decay of its kernel, where it differs."""
+    bias_weight_decay: NotNegative = 0.0
+    """Of the biases of all rows. The scale and offset of batch normalization never decay."""
 
 
 @dataclass(frozen=True)

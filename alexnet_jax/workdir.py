@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
@@ -47,10 +47,14 @@ class Run(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load(path: str | Path, step: int | None = None) -> Run:
-    """The newest checkpoint of a run folder, or that of `step`, or a .safetensors file of alexnet_jax.weights.
+Step = int | Literal["best"] | None
+"""Which checkpoint: that of a step, the one with the lowest validation error, or the newest."""
 
-    Arrays are NumPy. Raises StorageError.
+
+def load(path: str | Path, step: Step = None) -> Run:
+    """The newest checkpoint of a run folder, the one that `step` says, or a .safetensors file of alexnet_jax.weights.
+
+    Arrays are NumPy. Raises StorageError, and ConfigError where no checkpoint has a validation error.
     """
     if Path(path).suffix == ".safetensors":
         from alexnet_jax import weights
@@ -61,17 +65,31 @@ def load(path: str | Path, step: int | None = None) -> Run:
     tree = _read_config(Path(path))
     from alexnet_jax.training import checkpoint
 
-    folder = Path(path).absolute() / "checkpoints"
-    found = checkpoint.latest(folder, step)
+    folder, spec = Path(path).absolute() / "checkpoints", configs.parse(tree)
+    found = checkpoint.latest(folder, _best(path, spec) if step == "best" else step)
     if found is None:
         raise StorageError(
             f"no checkpoint in {folder}: train first with python -m alexnet_jax.main --workdir {path}"
         )
     step, meta = found
     variables = checkpoint.load_variables(folder, step)
-    spec = configs.with_classes(configs.parse(tree), len(meta["class_names"]))
+    spec = configs.with_classes(spec, len(meta["class_names"]))
     return Run(spec, tree, step, variables["params"], variables["batch_stats"],
                checkpoint.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
+
+
+def _best(path: str | Path, spec: Config) -> int:
+    """The step of the checkpoint with the lowest validation error. Raises ConfigError."""
+    from alexnet_jax.training import checkpoint
+
+    steps = checkpoint.committed_steps(Path(path) / "checkpoints")
+    errors = validation_errors(path, spec)
+    best = checkpoint.best_step({step: errors[step] for step in steps if step in errors})
+    if best is None:
+        raise ConfigError(
+            f"no checkpoint of {path} has a validation error, so none is the best: leave --step out for the newest"
+        )
+    return best
 
 
 def load_config(path: str | Path) -> Config:
@@ -108,6 +126,14 @@ def read_metrics(path: str | Path) -> list[dict]:
                     f"{file}: line {number + 1} is damaged; delete it and draw again"
                 ) from None
     return rows
+
+
+def validation_errors(path: str | Path, spec: Config) -> dict[int, float]:
+    """Step -> top-1 error (fraction) of each evaluation of 'val' in metrics.jsonl of a run folder of `spec`."""
+    key = f"eval_val_{spec.evaluation.views}_top1_error"
+    if not (Path(path) / "metrics.jsonl").exists():
+        return {}
+    return {line["step"]: line[key] for line in read_metrics(path) if key in line}
 
 
 def history(path: str | Path) -> list[dict]:

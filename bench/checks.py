@@ -102,7 +102,7 @@ def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
         for number in range(rounds):
             place = Path(temporary) / str(number)
             host = jax.device_get(current)
-            seconds = checkpoint.save(place, host, ours.statistics(spec), {"val_error": None})
+            seconds = checkpoint.save(place, host, ours.statistics(spec), {})
             begin = time.perf_counter()
             checkpoint.verify(place, 0)
             verified = time.perf_counter()

@@ -68,7 +68,7 @@ def program(spec: Config, forms: Forms | None = None) -> tuple[Callable[[int], f
 
 
 def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
-    """The step on `mesh`, which may be of devices that are not here, from shapes alone."""
+    """The step of a whole batch on `mesh`, which may be of devices that are not here, from shapes alone."""
     forms = forms or choose(mesh.devices.flat[0].platform)
     model = alexnet.of_config(spec, forms)
     start = state.shapes(spec, model)

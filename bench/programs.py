@@ -3,7 +3,7 @@
     python -m bench.programs NAME --batch 32 --threads 2 --device cpu --dtype float32
 
 answers bench/alternate.py. All compute the paper's network (§3.5) and update it as §5 says: groups, response
-normalization within towers, dropout, cross-entropy, momentum and weight decay. Random images. Weights are float32.
+normalization within towers, dropout, cross-entropy, momentum and decay. Random images. Weights are float32.
 """
 
 import argparse
@@ -101,10 +101,7 @@ def _plain(options):
     model = Plain()
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = jax.jit(model.init)(keys, images)
-    optimizer = optax.chain(
-        optax.add_decayed_weights(DECAY, lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
-        optax.sgd(RATE, MOMENTUM),
-    )
+    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 
     def loss(params, images, labels, key):
         logits: Any = model.apply(params, images, rngs={"dropout": key})

@@ -52,7 +52,7 @@ class Transfer(NamedTuple):
     def sent(self) -> float:
         n = self.group
         share = {"all-reduce": 2 * (n - 1) / n, "all-gather": (n - 1) / n, "reduce-scatter": n - 1}
-        return self.bytes * share[self.kind]
+        return self.bytes * share.get(self.kind, 1.0)
 
 
 class Seconds(NamedTuple):
@@ -124,6 +124,10 @@ def two_towers(spec: Config, devices: int, images: float) -> list[Transfer]:
     towers, size = spec.model.towers, _element(spec)
     found = []
     for crossing in _crossings(spec):
+        if crossing.name.endswith("/lrn"):
+            edges = crossing.forward // (towers - 1) * size * images
+            found += [Transfer("collective-permute", round(edges), 2)] * 2  # there and back
+            continue
         whole = crossing.forward // (towers - 1) * size * images
         found.append(Transfer("all-gather", round(whole), towers))
         if crossing.backward:

@@ -65,7 +65,7 @@ def default_forms(device: str, spec: Config) -> list[str]:
     from alexnet_jax.kernels import forms
 
     chosen = forms.choose(device)
-    idle = {"loops"} if spec.train.accumulate == 1 else set()
+    idle = {"loops"} if spec.train.steps_per_dispatch == 1 else set()
     idle |= {"weights"} if spec.model.compute_dtype == "float32" else set()
     idle |= {"images"} if chosen.strided == "plain" else set()
     changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]

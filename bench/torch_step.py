@@ -25,13 +25,12 @@ def build(options, images, labels, *, mode: str | None, written: bool):
     inputs = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 255
     inputs = F.pad(inputs, (0, 3, 0, 3)).contiguous(memory_format=torch.channels_last)
     targets = torch.from_numpy(labels).to(device)
-    weights = [p for p in model.parameters() if p.dim() > 1]
-    biases = [p for p in model.parameters() if p.dim() == 1]
     # One kernel for each tensor: the fastest of torch's three forms of it.
     optimizer = torch.optim.SGD(
-        [{"params": weights, "weight_decay": programs.DECAY}, {"params": biases}],
+        model.parameters(),
         lr=programs.RATE,
         momentum=programs.MOMENTUM,
+        weight_decay=programs.DECAY,
         fused=True,
     )
 

@@ -35,6 +35,8 @@ def get_config(arg="alexnet"):
     config.augment.crop_size = 227
     config.augment.color_std = 0.0
 
+    del config.optimizer.bias_weight_decay  # decay_mult: 0
+
     schedule = config.schedule
     # stepsize: 100000
     drops = tuple(iterations / EPOCH for iterations in (100_000, 200_000, 300_000, 400_000))

@@ -7,7 +7,8 @@ Cost:    60 epochs of 22,500 images: 42,000 steps of 32 images, 6.6 GFLOP each.
 Expect:  no published figure for this net; a loss that stays at ln 2 = 0.69 has not begun to learn.
 
 Differs from configs/paper.py: one tower, a pad of 2 in the first row, PyTorch's alpha (divided by
-n), the initial weights of the authors' program, Caffe's biases, and rates of our choice.
+n), the initial weights of the authors' program, Caffe's biases, which do not decay, photos turned as their
+EXIF says, and rates of our choice.
 """
 
 from configs import paper
@@ -31,6 +32,8 @@ def get_config():
         model.fcs[name].bias = 0.1
 
     config.data.validation = 0.1
+    config.data.exif = "apply"  # photos are turned as the camera was held
+    del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.001, factor=0.1, drops=(30.0, 50.0)
     )

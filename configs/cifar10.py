@@ -44,6 +44,7 @@ def base():
     augment.color_std = 0.0
 
     config.optimizer.weight_decay = 0.0  # each net has its own, row by row
+    del config.optimizer.bias_weight_decay  # layer.cu: biases are made with a decay of 0
     config.schedule.bias_factor = 2.0  # epsW=0.001, epsB=0.002
     config.train.checkpoint_every = 1000
     config.evaluation.batch_size = 500

@@ -8,8 +8,9 @@ Cost:    100 epochs of your images, 4.1 GFLOP each and 32 to a step.
 Expect:  a loss below ln(number of classes) within the first epoch or two (seen with 17 classes of 64
          images: 2.39 after 40 steps); how far, depends on the images.
 
-Differs from configs/paper.py: the classes are counted; initial weights of the authors' program and
-Caffe's biases, with which it begins to learn at once; and rates for a small set (our choice).
+Differs from configs/paper.py: the classes are counted; photos are turned as their EXIF says; initial
+weights of the authors' program and Caffe's biases, with which it begins to learn at once; no decay of
+biases, and rates for a small set (our choice).
 """
 
 from ml_collections import config_dict
@@ -22,7 +23,9 @@ def get_config():
     config.name = "folder"
     begin_quickly(config.model)
     config.model.num_classes = config_dict.placeholder(int)  # counted
+    config.data.exif = "apply"  # photos are turned as the camera was held
 
+    del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
     # Drops by epochs, as a plateau would need a validation split.
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.005, factor=0.1, drops=(60.0, 85.0)

@@ -34,6 +34,8 @@ def get_config(arg=""):
     for name in ("conv3", "conv4", "conv5"):
         model.convs[name].init_std = 0.03  # layers-145.cfg: initW=0.03
 
+    del config.optimizer.bias_weight_decay  # layer.cu: biases are made with a decay of 0
+
     config.data.shuffle = "once"  # data batches keep their order (python_util/data.py of 2014)
 
     augment = config.augment

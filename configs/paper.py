@@ -31,7 +31,11 @@ def get_config() -> Any:
     model.towers = 2  # §3.2: two GPUs; normalization and groups stay within a tower
     model.init = "gaussian"  # §5: zero mean, the standard deviation of each row
     model.compute_dtype = "float32"
-    model.lrn_constants = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)  # §3.3, alpha per squared term
+    # §3.3, alpha per squared term. Its sum is printed over the N kernels of a layer. But in §3.2 and Figure 2 the
+    # GPUs communicate only at certain layers, and the kernels of layer 2 see the maps of their own GPU alone, into
+    # which an LRN of layer 1 over all maps would bring those of the other. So a window ends with the maps of its
+    # tower. The other reading is --config.model.lrn_constants.within_towers=False.
+    model.lrn_constants = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)
     model.spatial_norm = dict(
         size=5, alpha=4e-5, beta=0.75
     )  # used by rows with 'spatial_norm' only
@@ -102,6 +106,7 @@ def get_config() -> Any:
     optimizer.kind = "momentum"
     optimizer.momentum = 0.9
     optimizer.weight_decay = 5e-4
+    optimizer.bias_weight_decay = 5e-4  # the update rule as printed excepts no parameter
     optimizer.layer_weight_decay = ConfigDict()  # layer -> decay, where it differs
 
     schedule = config.schedule = ConfigDict()  # §5: divided by 10 when the validation error stalls
@@ -121,7 +126,9 @@ def get_config() -> Any:
     train.epochs = 90.0  # §5: roughly 90 cycles
     train.max_steps = config_dict.placeholder(int)  # end sooner
     train.batch_size = 128  # §5; of all devices together
-    train.accumulate = 1  # micro-batches in a step
+    train.accumulate = (
+        1  # parts of a batch that go through one after the other: 2 take half the memory
+    )
     train.split_towers = False  # §3.2: True puts each tower on a device of its own
     train.loss = "cross_entropy"
     train.label_smoothing = 0.0  # share of each label that goes to all classes alike

@@ -46,8 +46,8 @@ def get_config():
     augment.scale = 1 / (255 * 0.226)  # the mean of its three standard deviations
     augment.color_std = 0.0
 
-    # Differs: torchvision lets biases decay as well.
     config.optimizer.weight_decay = 1e-4
+    config.optimizer.bias_weight_decay = 1e-4  # as the weights, by default
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.01, factor=0.1, drops=(30.0, 60.0)
     )

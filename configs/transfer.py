@@ -32,6 +32,7 @@ def get_config(arg="finetune,cifar10"):
     config.name = f"transfer:{arg}"
     config.model.num_classes = config_dict.placeholder(int)  # counted
     config.data.source = "folder"
+    config.data.exif = "apply"  # photos are turned as the camera was held
     config.augment.color_off_epoch = config_dict.placeholder(float)
     config.schedule.weights.drops = (40.0, 54.0)
     config.train.epochs = 60.0

@@ -51,6 +51,13 @@ def test_towers_cross_at_four_rows_and_not_back_from_the_last():
     }
 
 
+def test_lrn_over_all_maps_sends_those_beside_the_border_there_and_back():
+    across = spec("--config.model.lrn_constants.within_towers=False")
+    found = [t for t in scaling.two_towers(across, 4, images=10) if t.kind == "collective-permute"]
+    edges = [4 * 10 * 4 * side**2 for side in (55, 55, 27, 27)]
+    assert [(t.bytes, t.sent, t.group) for t in found] == [(edge, edge, 2) for edge in edges]
+
+
 def test_times_are_those_of_the_links():
     rows = scaling.predict(spec(), scaling.Seconds(0.001, 1e-5), options())
     by = {(row["devices"], row["way"], row["overlap"]): row for row in rows}

@@ -250,7 +250,8 @@ OUT_OF_RANGE = {
         color_off_epoch=NEGATIVE, min_area=(-0.1, 0.0, 1.1),
     ),
     ("optimizer", specs.OptimizerSpec): dict(
-        momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},)
+        momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},),
+        bias_weight_decay=NEGATIVE,
     ),
     ("schedule.weights", specs.RateSpec): dict(
         learning_rate=NEGATIVE, factor=(0.0, -0.1, 1.1), max_drops=(-1,), patience=COUNT,
@@ -361,6 +362,10 @@ UNLISTED = {
     "train.deterministic": ("--config.train.deterministic", True),
     "train.exact": ("--noconfig.train.exact", False),
     "train.steps_per_dispatch": ("--config.train.steps_per_dispatch=4", 4),
+    "model.lrn_constants.within_towers": (
+        "--config.model.lrn_constants.within_towers=False",
+        False,
+    ),
     "augment.min_area": ("--config.augment.min_area=0.25", 0.25),
     "schedule.weights.target": ("--config.schedule.weights.target=8", 8.0),
     "schedule.weights.drops": ("--config.schedule.weights.drops=(15.0, 20.0)", (15.0, 20.0)),
@@ -388,9 +393,25 @@ def flat(tree: dict, prefix: str = "") -> dict:
 
 
 def test_a_config_that_sets_no_new_key_keeps_its_digest():
-    """Old run folders are compared with it."""
-    digest = "a4ca8676d383a71cbce2475b3c9aa2ced4238de5f40c68698c36613bba4b1d5c"
-    assert config.digest(config.load("configs/paper.py", ["--config.data.path=x"])) == digest
+    """Sweeps name their run folders by it. These do not list optimizer.bias_weight_decay, which is newer."""
+    digests = {
+        "krizhevsky2012.py": "2dfbbbdc909708d34be71ca0b6be95f7e23c2ddcf266700933e46e37dee37232",
+        "scales.py:cifar10": "bacbb477462e53c847e1ad8d6f6f4ac4b1cf9c81942db830309d618cbc61cc96",
+        "cifar10.py:80sec": "9d4206e27850cdda17678e5b1b86b7e1604a25563d4dd0ada516ed611f34daff",
+        "quickstart.py": "286901f3dd2911d1a1c2cee7619db05e72e7fef6255b77b28464262ec742b3ff",
+    }
+    found = {name: config.digest(config.load(f"configs/{name}", [PATH])) for name in digests}
+    assert found == digests
+
+
+def test_a_decay_of_biases_can_be_set_where_the_file_has_none():
+    override = "--config.optimizer.bias_weight_decay=1e-3"
+    loaded = config.load("configs/krizhevsky2012.py", [PATH, override])
+    assert config.parse(loaded).optimizer.bias_weight_decay == 1e-3
+    assert parse().optimizer.bias_weight_decay == parse().optimizer.weight_decay == 5e-4
+    for name in ("krizhevsky2012.py", "caffe.py", "cifar10.py", "folder.py", "quickstart.py"):
+        spec = config.parse(config.load(f"configs/{name}", [PATH]))
+        assert spec.optimizer.bias_weight_decay == 0
 
 
 def test_completed_lists_every_default_and_changes_nothing_else():

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import pathlib
+import re
 
 import jax
 import pytest
@@ -201,15 +202,120 @@ def plain(name: str) -> dict:
     return json.loads(config.to_json(load(name)))
 
 
+def values(name: str) -> dict:
+    return describe._values(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_that_a_config_sets_has_a_note_of_its_own(name):
+    base = provenance.base(name)
+    if base is None:
+        assert name == "paper"
+        return
+    ours, begun = values(name), values(base)
+    assert ours and begun
+    for key in ours.keys() | begun.keys():
+        if key != "name" and ours.get(key) != begun.get(key):
+            assert provenance.note(name, key), key
+            assert describe.source(name, key, ours.get(key)) == provenance.note(name, key)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_difference_from_the_paper_has_a_source(name):
     for difference in describe.differences(plain(name), plain("paper")):
-        ours = provenance.source(name, difference.key)
-        assert ours, difference.key
-        if difference.first is not None:
-            assert ours != provenance.source("paper", difference.key), difference.key
+        if difference.key != "data.path":  # load() says where
+            assert describe.source(name, difference.key, difference.first), difference.key
+
+
+@pytest.mark.parametrize("key", ["model.lrn_constants.alpha", "model.convs.conv1.then"])
+def test_what_a_config_leaves_alone_is_not_its_choice(key):
+    """A pattern of a scale or of a variant is about what it changes."""
+    program = provenance.note("krizhevsky2012", key)
+    for name in ("scales:cifar10", "ablations:no_color,cifar10", "ladder:he_init,digits"):
+        assert describe.source(name, key, values(name)[key]) == program
+    scaled = "ablations:init_001,cifar10"
+    changed = "model.convs.conv4.init_std"
+    assert (
+        describe.source(scaled, changed, values(scaled)[changed])
+        == "times the root of the lost inputs"
+    )
+
+
+# What a note says -> the keys that it may stand beside.
+ABOUT = {
+    r"alpha|divide[sd] (it |scale )?by (n|size|the window|9|25)\b": r"model\.(lrn_constants|spatial_norm)\.alpha",
+    r"scale=": r"model\.(lrn_constants|spatial_norm)\.alpha",
+    r"k = 1": r"model\.lrn_constants\.k",
+    r"nothing crosses": r"model\.lrn_constants\.within_towers",
+    r"initW|0\.01 everywhere|root of the lost|sqrt": r"model\..*\.init_std",
+    r"bvlc_alexnet|PyTorch draws|hidden rows$": r"model\.(convs|fcs)\..*",
+    r"bvlc_alexnet: 0\.1|PyTorch draws|1 in conv2": r"model\..*\.bias",
+    r"\bbias(es)?\b|decay|none, as in|as the weights": r"optimizer\.bias_weight_decay",
+    r"\bwc\b|no regularization$": r"optimizer\..*weight_decay.*",
+    r"act, |rnorm1|cnorm2|pool3": r"model\.convs\.\w+\.then",
+    r"dropout in|dropout_layer|outputs times|§4.2: 0.5": r"model\.(dropout\..*|fcs\.\w+\.(then|before))",
+    r"rounds up": r".*\.pool\.rounding",
+    r"patches|share a crop|227x227": r"augment\.crop_\w+|evaluation\.final_views",
+    r"eigenvalue|noise|N\(0|off at|throughout|1 \+ 0\.1|nothing is divided": r"augment\.color_\w+",
+    r"off at|throughout|never": r"augment\.color_off_epoch",
+    r"mean image|mean of each": r"augment\.mean",
+    r"raw RGB": r"augment\.scale",
+    r"epsW|epsB|lowered|stalls|stepsize|cosine|fast as possible": r"schedule\..*",
+    r"frozen|72 of 91|a tenth": r"schedule\.layer_factors\..*",
+    r"lr_mult|equal rate": r"schedule\.(bias|layer_factors).*",
+    r"cycles|killed": r"train\.epochs",
+    r"log-probability|section 7": r"train\.label_smoothing",
+    r"keep their order": r"data\.shuffle",
+    r"classes$|digits$|flowers$|^counted$": r"model\.num_classes",
+    r"as reported": r"evaluation\.final_views",
+    r"one GPU|across the maps": r"model\.(towers|convs\.\w+\.groups)",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_stands_beside_the_keys_that_it_is_about_alone(name):
+    for key, value in values(name).items():
+        note = describe.source(name, key, value)
+        for said, keys in ABOUT.items():
+            if re.search(said, note):
+                assert re.fullmatch(keys, key), (key, note)
+
+
+def test_what_notes_are_about_is_said_by_some():
+    notes = {note for entry in provenance.SOURCES.values() for note in entry.values()}
+    for said in ABOUT:
+        assert any(re.search(said, note) for note in notes), said
+
+
+def test_a_name_from_outside_names_no_file():
+    """That of a run folder or of a weights file: what it begins from is loaded."""
+    for name in ("../mine", "../mine:x", "../mine,cifar10", "../mine:x,cifar10", "mine,../x", ""):
+        assert provenance.base(name) is None and provenance.other_file(name) is None
+        assert not provenance.is_known(name)
+        assert describe.source(name, "model.lrn", False) == ""
+    assert provenance.other_file("transfer:slow,../x") == "scales:../x"
+    assert provenance.argument("scales:../x") == "scales.py:../x"  # a variant, and none that exists
+    assert describe.source("scales:../x", "model.lrn", False) == ""
+
+
+def test_a_report_compares_with_the_file_that_a_config_begins_from():
+    names = (
+        "ablations:no_lrn,cifar10",
+        "ladder:cosine,digits",
+        "transfer:slow,imagenet",
+        "figure1:relu",
+    )
+    found = ["krizhevsky2012", "krizhevsky2012", "scales:imagenet", "cifar10"]
+    assert [provenance.other_file(name) for name in names] == found
+    assert provenance.other_file("paper") is None
+
+
+def test_each_step_of_the_ladder_begins_from_the_one_before():
+    steps = [f"ladder:{name}" for name in ladder.STEPS]
+    assert [provenance.base(name) for name in steps] == ["krizhevsky2012", *steps[:-1]]
+    assert {provenance.other_file(name) for name in steps} == {"krizhevsky2012"}
 
 
 @pytest.mark.parametrize("name", provenance.SOURCES)
 def test_sources_are_of_configs_that_exist(name):
-    assert name in NAMES or any(other.startswith(f"{name}:") for other in NAMES)
+    assert name in NAMES or any(other.startswith((f"{name}:", f"{name},")) for other in NAMES)

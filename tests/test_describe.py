@@ -113,6 +113,50 @@ def test_command_exits_with_2_on_wrong_usage_and_0_on_help_without_importing_jax
 
 
 def test_paper_values_have_sections():
-    assert provenance.source("paper", "optimizer.momentum") == "paper §5"
+    assert describe.source("paper", "optimizer.momentum", 0.9) == "paper §5"
     assert paper.get_config().optimizer.momentum == 0.9
-    assert provenance.source("paper", "no.such.key") == ""
+    assert provenance.note("paper", "no.such.key") == ""
+
+
+def test_decay_of_biases_is_printed_and_not_programmed(capsys):
+    lines = printed(capsys, "--config", PAPER, "--diff", PROGRAM).splitlines()
+    [line] = [line for line in lines if line.startswith("optimizer.")]
+    assert line.split()[:3] == ["optimizer.bias_weight_decay", "0.0005", "0.0"]
+    assert line.endswith(
+        "paper §5: the update rule spares no bias; layer.cu: biases are made with a decay of 0"
+    )
+    assert not [line for line in lines if "within_towers" in line]  # both stay within the tower
+
+
+def test_a_value_of_the_command_line_is_not_the_files(capsys):
+    overrides = ["--config.model.lrn=False", "--config.model.lrn_constants.within_towers=False"]
+    lines = printed(capsys, "--config", PAPER, *overrides, "--diff", PAPER).splitlines()
+    found = {line.split()[0]: line for line in lines if line.startswith("model.")}
+    assert found["model.lrn"].endswith(" not as in configs/paper.py; paper §3.3")
+    within = found["model.lrn_constants.within_towers"]
+    assert within.split()[1:3] == ["false", "true"]
+    assert within.endswith("paper §3.2, Figure 2: nothing crosses in the first two layers")
+    assert "2 differences" in lines
+
+
+def test_without_lrn_is_not_labeled_by_its_alpha(capsys):
+    ablation = str(CONFIGS / "ablations.py:no_lrn")
+    lines = printed(capsys, "--config", PROGRAM, "--diff", ablation).splitlines()
+    [line] = [line for line in lines if line.startswith("model.lrn")]
+    assert line.endswith("paper §3.3; experiment #148")
+
+
+def test_configs_of_other_names_have_no_sources(tmp_path):
+    mine = plain(paper.get_config())
+    mine["name"], mine["model"]["lrn"] = "../mine:x", False
+    [found] = describe.differences(mine, plain(paper.get_config()))
+    assert found == ("model.lrn", False, True, "paper §3.3")
+
+
+def test_lrn_over_all_maps_is_told_and_counted(capsys):
+    override = "--config.model.lrn_constants.within_towers=False"
+    text = printed(capsys, "--config", PAPER, override)
+    assert "2 groups, act, lrn over all maps" in text
+    assert ["conv1/lrn", "12,100", "12,100"] in [line.split() for line in text.splitlines()]
+    one = printed(capsys, "--config", str(CONFIGS / "caffe.py"), override)
+    assert "over all maps" not in one

@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import parallel
-from bench import hlo, ours
+from bench import hlo, ours, scaling
 
 HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
 
@@ -195,6 +195,19 @@ def test_two_devices_add_all_gradients_at_once(compiled):
     (found,) = hlo.collectives(compiled)
     assert found.kind == "all-reduce" and found.groups == ((0, 1),)
     assert found.bytes == 4 * (60_965_224 + 4)
+
+
+def test_lrn_over_all_maps_sends_the_maps_beside_the_border_both_ways():
+    overrides = ["--config.model.lrn_constants.within_towers=False"]
+    spec = ours.load("tests/tiny.py", 8, overrides)
+    mesh = parallel.device_mesh(jax.local_devices(), towers=2)
+    found = hlo.collectives(ours.lower(spec, mesh).compile().as_text() or "")
+    sent = [c for c in found if c.kind == "collective-permute"]
+    up, down, images = ((0, 1), (2, 3)), ((1, 0), (3, 2)), 4
+    assert {c.groups for c in sent} == {up, down}
+    assert [c.bytes for c in sent] == [4 * images * 7 * 7 * 2] * 4
+    expected = [t for t in scaling.two_towers(spec, 4, images) if t.kind == "collective-permute"]
+    assert sum(t.bytes for t in expected) == sum(c.bytes for c in sent)
 
 
 def test_towers_cross_where_the_paper_has_them_cross():

@@ -1,8 +1,11 @@
+import dataclasses
+import io
 import json
 import os
 import pickle
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -10,10 +13,12 @@ from PIL import Image
 
 import alexnet_jax
 from alexnet_jax import config, parallel, weights, workdir
+from alexnet_jax.analysis import features
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError, StorageError
 from alexnet_jax.evaluation import views
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.network import Network
 from alexnet_jax.training import state, step
 
 NAMES = tuple(f"class {number}" for number in range(10))
@@ -91,13 +96,97 @@ def test_images_come_as_paths_pictures_and_arrays(net, tmp_path):
     assert name == NAMES[expected[0].argmax()] and probability == expected.max() > second[1]
 
 
-NO_IMAGES = [[], np.zeros((2, 16, 16, 3), np.float32), [np.zeros((16, 16, 4), np.uint8)]]
+def test_every_form_of_an_image_has_the_same_answer(net, tmp_path):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:8, :, 3] = 255
+    file = tmp_path / "transparent.png"
+    Image.fromarray(pixels).save(file)
+    expected = net.predict([file])
+    with Image.open(file) as image:
+        forms = [
+            image,
+            pixels,
+            jnp.asarray(pixels),
+            file.read_bytes(),
+            bytearray(file.read_bytes()),
+        ]
+        for form in forms:
+            assert np.array_equal(net.predict(form), expected)
+            assert np.array_equal(net.predict([form]), expected)
+        assert np.array_equal(net.pixels(form for form in forms), net.pixels([file] * 5))
+    assert (net.pixels(file)[0, 8:] == 255).all()
 
 
-@pytest.mark.parametrize("images", NO_IMAGES)
-def test_what_is_no_image_is_refused(net, images):
-    with pytest.raises(DataError, match=r"no images|pixels are uint8"):
+def test_an_array_with_one_channel_is_one_image(net):
+    gray = pictures(1, 28)[0, ..., :1]
+    assert net.predict(gray).shape == (1, 10)
+    assert np.array_equal(net.pixels(gray), net.pixels(gray[..., 0]))
+    assert net.pixels(np.stack([gray, gray])).shape == (2, 16, 16, 3)
+    assert net.pixels(jnp.asarray(pictures(2))).shape == (2, 16, 16, 3)
+    assert np.array_equal(net.pixels(np.array(pictures(2)[:, :, ::-1])[:, :, ::-1]), pictures(2))
+
+
+def test_names_of_files_come_in_arrays_too(net, tmp_path):
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "one.png")
+    names = np.array([str(tmp_path / "one.png")] * 2)
+    assert np.array_equal(net.pixels(names), np.repeat(pictures(1), 2, axis=0))
+
+
+NO_IMAGES = {
+    "none": (None, "not NoneType"),
+    "a number": (3, "not int"),
+    "a float": (3.5, "not float"),
+    "a dict": ({"cat.jpg": 1}, "not dict"),
+    "a set": ({"cat.jpg"}, "not set"),
+    "an open file": (io.BytesIO(b"cat"), "not BytesIO"),
+    "an empty list": ([], "no images"),
+    "an empty generator": ((path for path in ()), "no images"),
+    "an empty batch": (np.zeros((0, 16, 16, 3), np.uint8), "no images"),
+    "numbers": ([1, 2, 3], "image 0 is of the type int"),
+    "lists": ([[1, 2], [3, 4]], "image 0 is of the type list"),
+    "nested paths": ([["cat.jpg"]], "image 0 is of the type list"),
+    "none among images": ([pictures(1)[0], None], "image 1 is of the type NoneType"),
+    "no rows": (np.zeros((0, 5, 3), np.uint8), "the image: pixels are uint8"),
+    "a batch of float": (np.zeros((2, 16, 16, 3), np.float32), "image 0: pixels are uint8"),
+    "several grays without a channel": (np.zeros((9, 28, 28), np.uint8), "not uint8 [9, 28, 28]"),
+    "channels first": (np.zeros((3, 16, 16), np.uint8), "channels come last"),
+    "a row of numbers": (np.zeros(5, np.uint8), "image 0: pixels are uint8"),
+    "a number of NumPy": (np.uint8(5), "not uint8"),
+    "five axes": (np.zeros((1, 2, 9, 9, 3), np.uint8), "image 0: pixels are uint8"),
+    "float of JAX": (jnp.zeros((16, 16, 3)), "the image: pixels are uint8"),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_refused(net, name):
+    images, said = NO_IMAGES[name]
+    with pytest.raises(DataError) as caught:
         net.predict(images)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def photo(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    picture = Image.fromarray(pictures(1)[0])
+    picture.save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def test_photos_are_turned_as_the_config_of_the_run_says(run, tmp_path):
+    (tmp_path / "photo.png").write_bytes(photo(6))
+    assert "exif" not in run.config_tree["data"]  # as of runs before there was the key
+    turned = dataclasses.replace(run.config.data, exif="apply")
+    for data, expected in (
+        (run.config.data, pictures(1)[0]),
+        (turned, np.rot90(pictures(1)[0], -1)),
+    ):
+        net = Network(run._replace(config=dataclasses.replace(run.config, data=data)))
+        for form in (photo(6), tmp_path / "photo.png", Image.open(io.BytesIO(photo(6)))):
+            assert np.array_equal(net.pixels(form)[0], expected)
+        read = features.of_files(net, [str(tmp_path)]).images[np.arange(1)]
+        assert np.array_equal(read[0], expected)
 
 
 def edit(path, folder, change):

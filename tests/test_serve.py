@@ -1,5 +1,6 @@
 """The page of one network: what it answers, whom it refuses, and how it looks in a browser."""
 
+import dataclasses
 import http.client
 import io
 import json
@@ -184,3 +185,35 @@ def test_the_command_serves_until_ctrl_c(weights_file):  # noqa: F811
     finally:
         process.kill()
         process.communicate()
+
+
+def turned_photo(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photo())).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("exif", ["ignore", "apply"])
+def test_the_page_shows_a_photo_as_the_network_saw_it(net, exif):  # noqa: F811
+    config = net.run.config
+    data = dataclasses.replace(config.data, exif=exif)
+    chosen = Network(net.run._replace(config=dataclasses.replace(config, data=data)))
+    with serve.Server(chosen, "turned") as made:
+        made.examples = []
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            page = ask(made, "GET", "/")[2].decode()
+            found = json.loads(post(made, turned_photo(6))[2])
+            upright = json.loads(post(made, photo())[2])
+        finally:
+            made.shutdown()
+            thread.join()
+    assert (found["seen"] != upright["seen"]) == (exif == "apply")
+    [expected] = chosen.top(turned_photo(6))
+    assert [one["class"] for one in found["top"]] == [name for name, _ in expected]
+    said = "turned upright" if exif == "apply" else "(EXIF) is ignored"
+    shown = "from-image" if exif == "apply" else "none"
+    assert said in page and f"image-orientation: {shown};" in page

@@ -46,7 +46,7 @@ class Source(NamedTuple):
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--layer", required=True, action="append",
         help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
@@ -92,7 +92,7 @@ def of_files(net: "Network", paths: list[str]) -> Source:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
-        threads=spec.threads, identity=None,
+        threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
     named = identity.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
     return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})

@@ -17,7 +17,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """With the arguments that every figure of a network takes."""
     made = cli.parser(description)
     made.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    made.add_argument("--step", type=int, help="the checkpoint of a run; default: the newest")
+    cli.add_step(made)
     made.add_argument("--out", metavar="DIR", help="folder of the figure; default: WORKDIR/figures")
     return made
 

@@ -16,7 +16,6 @@ from alexnet_jax.specs import Config
 if TYPE_CHECKING:
     from alexnet_jax.analysis.answers import Kept
 
-CONFIGS = Path(config.__file__).parents[1] / "configs"
 ON_THE_PAGE = (
     "curves",
     "filters",
@@ -160,17 +159,18 @@ def network(spec: Config, tree: dict) -> Html:
 
 def _differences(name: str, tree: dict) -> Html:
     """What sets a config apart from the one that its file begins from."""
-    base = provenance.base(name)
+    base = provenance.other_file(name)
     if base is None:
         return Html("")
     try:
-        other = json.loads(config.to_json(config.load(str(CONFIGS / f"{base}.py"), [])))
+        argument = str(describe.CONFIGS / provenance.argument(base))
+        other = json.loads(config.to_json(config.load(argument, [])))
     except AlexNetError as error:
         return missing(f"differences from {base}: {error}")
     found = describe.differences(tree, other)
     # Where the images lie is no property of a net.
     rows = [(d.key, _value(d.first), _value(d.second), d.source) for d in found if d.key != "data.path"]  # fmt: skip
-    summary = f"{len(rows)} differences from configs/{base}.py"
+    summary = f"{len(rows)} differences from configs/{provenance.argument(base)}"
     return _folded(summary, table(("key", "here", base, "source"), rows))
 
 

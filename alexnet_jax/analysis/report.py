@@ -13,13 +13,13 @@ from alexnet_jax.errors import AlexNetError, StorageError
 from alexnet_jax.pages import html
 from alexnet_jax.pages.html import Html, fill
 from alexnet_jax.specs import Config
-from alexnet_jax.workdir import Run
+from alexnet_jax.workdir import Run, Step
 
 
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="the run folder")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    cli.add_step(parser)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
     )
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     print(write(Path(options.workdir), options.step, options.data_path))
 
 
-def write(folder: Path, step: int | None = None, data_path: str | None = None) -> Path:
+def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path:
     """Make report.html of a run folder; what is missing there is said in its place.
 
     Raises StorageError if it is no run folder or cannot be written.

@@ -148,5 +148,6 @@ def _split(
         identity=identity.key(digests, known.times),
         title=f"{len(paths)} images of {folder}",
         check=known.check,
+        exif=spec.exif,
     )
     return Split(images, np.array([file.label for file in files], np.int32), digests)

@@ -162,9 +162,9 @@ def kept(
     return made
 
 
-def fingerprint(dataset: Any, image_size: int) -> str:
-    """Of all that training sees: images, labels, their order, splits, classes, and the stored size."""
-    digest = hashlib.sha256(json.dumps([image_size, dataset.class_names]).encode())
+def fingerprint(dataset: Any, image_size: int, exif: str) -> str:
+    """Of all that training sees: images, labels, their order, splits, classes, the stored size, how EXIF is taken."""
+    digest = hashlib.sha256(json.dumps([image_size, exif, dataset.class_names]).encode())
     for name, split in sorted(dataset.splits.items()):
         digest.update(f"{name} {len(split.labels)}\0".encode())
         digest.update(np.asarray(split.digests, np.uint64).tobytes())

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from alexnet_jax.data import cache, images
+from alexnet_jax.specs import Exif
 
 CACHE_LIMIT_BYTES = 8 * 2**30
 """Sets that are larger when decoded are decoded again for every batch."""
@@ -31,7 +32,8 @@ class ImageFiles:
     threads at once; the pixels do not depend on their number. With `identity` (a text that changes
     with the content of any image) the first access decodes everything into a file of the cache
     folder, if that has room and the file would be within CACHE_LIMIT_BYTES. `check` is called when
-    all are decoded and raises DataError if `identity` is no longer that of the sources.
+    all are decoded and raises DataError if `identity` is no longer that of the sources. `exif` as
+    of `images.decode`.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class ImageFiles:
         threads: int,
         identity: str | None,
         title: str = "images",
+        exif: Exif = "ignore",
         check: Callable[[], None] | None = None,
     ):
         self._read, self._count, self.size, self._threads = read, count, size, threads
         self._identity, self._title, self._check = identity, title, check
+        self._exif: Exif = exif
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
         self._lock = threading.Lock()
@@ -75,7 +79,7 @@ class ImageFiles:
         def fill(places: range) -> None:
             for place in places:
                 name, source = self._read(int(indices[place]))
-                images.decode(source, self.size, name=name, out=decoded[place])
+                images.decode(source, self.size, exif=self._exif, name=name, out=decoded[place])
 
         step = min(max(len(indices) // (4 * self._threads), 1), 64)
         pieces = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
@@ -89,7 +93,7 @@ class ImageFiles:
         """All images, first decoded into the cache folder if need be; None if they do not fit."""
         if self.nbytes > CACHE_LIMIT_BYTES:
             return None
-        text = f"{identity} {self.size} {images.VERSION}"
+        text = f"{identity} {self.size} {images.VERSION} {self._exif}"
         path = cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
         shape = (self._count, self.size, self.size, 3)
         kept = _open(path, shape)

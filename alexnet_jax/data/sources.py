@@ -37,8 +37,8 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
     return dataset._replace(
-        fingerprint=identity.fingerprint(dataset, spec.image_size),
-        decoding=f"{spec.image_size} {decoder.VERSION}",
+        fingerprint=identity.fingerprint(dataset, spec.image_size, spec.exif),
+        decoding=f"{spec.image_size} {spec.exif} {decoder.VERSION}",
     )
 
 

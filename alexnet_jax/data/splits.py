@@ -28,7 +28,7 @@ class Dataset(NamedTuple):
     times: str = ""
     """Of a set of files so large that `digests` are of a sample: changes with any file's times."""
     decoding: str = ""
-    """What the pixels depend on besides `digests`: stored size, version of the decoder."""
+    """What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder."""
 
 
 class View:

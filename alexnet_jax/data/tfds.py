@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,17 +50,8 @@ def tfds(spec: DataSpec) -> Dataset:
         if files.sampled:
             digests = identity.of_places(known, counts)
         _check_labels(labels, about, len(builder.info.features[label].names))
-        images = ImageFiles(
-            lambda i, found=records[name], about=about: (
-                f"example {i} of {about}",
-                found[i][image],
-            ),
-            len(labels),
-            spec.image_size,
-            threads=spec.threads,
-            identity=identity.key(digests, files.times),
-            title=about,
-            check=files.check,
+        images = _images(
+            records[name], image, about, spec, identity.key(digests, files.times), files.check
         )
         splits[SPLITS[name]] = Split(images, labels, digests)
     return Dataset(splits, tuple(builder.info.features[label].names), times=files.times)
@@ -239,6 +231,27 @@ def _records(builder, name: str, image: str, skip):
         expected = builder.info.splits[name].num_examples
         raise DataError(f"{builder.data_path}: {length} examples in {name}, not {expected}")
     return records
+
+
+def _images(
+    records,
+    image: str,
+    about: str,
+    spec: DataSpec,
+    key: str | None = None,
+    check: Callable[[], None] | None = None,
+) -> ImageFiles:
+    """`key` and `check`: as `identity` and `check` of ImageFiles."""
+    return ImageFiles(
+        lambda i: (f"example {i} of {about}", records[i][image]),
+        len(records),
+        spec.image_size,
+        threads=spec.threads,
+        identity=key,
+        title=about,
+        exif=spec.exif,
+        check=check,
+    )
 
 
 def _files(builder, names: list[str], threads: int) -> identity.Files:

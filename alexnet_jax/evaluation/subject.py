@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import specs
+from alexnet_jax import cli, specs
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import saved
 
 if typing.TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
-    from alexnet_jax.workdir import Run
+    from alexnet_jax.workdir import Run, Step
 
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
@@ -28,7 +28,7 @@ class Subject:
     """
 
     def __init__(
-        self, path: str | Path, step: int | None = None, source: str | None = None,
+        self, path: str | Path, step: "Step" = None, source: str | None = None,
         data_path: str | None = None, out: str | Path | None = None,
     ):  # fmt: skip
         from alexnet_jax import workdir
@@ -196,7 +196,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--workdir, --step, --source, --data-path and --out, of which `from_arguments` makes a Subject."""
     # fmt: off
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    cli.add_step(parser)
     parser.add_argument("--source", choices=SOURCES, help="what the images come from; default: as in training")
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now; default: as in training")
     parser.add_argument("--out", metavar="DIR", help="where what is written goes; default: the run folder")

@@ -18,7 +18,7 @@ SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".safetensors", "onnx"
 def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    parser.add_argument("--step", type=int, help="the checkpoint; default: the newest")
+    cli.add_step(parser)
     parser.add_argument("--format", required=True, choices=SUFFIXES)
     parser.add_argument("--out", required=True, metavar="FILE")
     options = parser.parse_args(arguments)

@@ -162,8 +162,9 @@ class _Graph:
                 )
 
     def _response_normalization(self, name: str, x: str) -> str:
-        """§3.3, within each tower; ONNX divides alpha by the window."""
-        lrn, towers = self.spec.model.lrn_constants, self.spec.model.towers
+        """§3.3, within each tower or over all maps; ONNX divides alpha by the window."""
+        lrn = self.spec.model.lrn_constants
+        towers = self.spec.model.towers if lrn.within_towers else 1
         if lrn.n % 2 == 0:
             raise ConfigError(
                 f"config.model.lrn_constants.n={lrn.n}: ONNX normalizes over odd windows only"

@@ -69,9 +69,8 @@ class Forms:
     also writes 0.2 GB of squares. GPU: measured sliced only; forecast the same."""
 
     loops: typing.Literal["unrolled", "scan"] = "unrolled"
-    """Parts of a batch, and steps of one dispatch: one after the other in the program, or in a loop. XLA:CPU gives
-    convolutions inside a loop a far slower form. XLA:GPU keeps what unrolled parts have written until the end: compiled
-    for an H200 at batch 512, 4 parts take 2.9 GB of temporaries unrolled, as one part does, and 1.4 in a loop."""
+    """Steps of one dispatch: one after the other in the program, or in a loop. XLA:CPU gives convolutions inside a loop
+    a far slower form. XLA:GPU keeps what the steps of an unrolled program have written until the end."""
 
     images: typing.Literal["plain", "blocks", "packed"] = "plain"
     """Training crops as images; straight in the blocks that the first convolution takes; the same with the three

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.geometry import conv_size, whole_on_each
+from alexnet_jax.geometry import conv_size, lrn_reach, whole_on_each
 from alexnet_jax.kernels import convolution, elementwise
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms
@@ -235,8 +235,8 @@ class _Row(nn.Module):
     def _operate(self, operation, x, train, dropout_keys, prefix, wide=False):
         """One operation; with `wide` the result is float32, whatever the compute type."""
         if _is_apart(x):
-            if operation in ("batch_norm", "dropout"):
-                y = self._operate(operation, _joined(x), train, dropout_keys, prefix)
+            if operation in ("batch_norm", "dropout") or self._crosses_towers(operation):
+                y = self._operate(operation, _joined(x), train, dropout_keys, prefix, wide)
                 return tuple(convolution.split(y, len(x)))
             towers_each = self.model.towers // len(x)
             return tuple(self._pointwise(operation, part, towers_each, wide) for part in x)
@@ -245,7 +245,21 @@ class _Row(nn.Module):
         if operation == "dropout":
             apart = self.apart if prefix else self.part
             return _dropout(x, self.model.dropout, train, dropout_keys, apart)
+        if self._crosses_towers(operation):
+            return self._normalize_all_maps(x, wide)
         return self._pointwise(operation, x, self.model.towers // self._parts, wide)
+
+    def _crosses_towers(self, operation: str) -> bool:
+        """Whether its windows run over the maps of all towers."""
+        return operation == "lrn" and not self.model.lrn_constants.within_towers
+
+    def _normalize_all_maps(self, x, wide: bool):
+        """§3.3 over all maps of the layer, of which `x` holds this tower's where the towers are apart."""
+        if not self.part:
+            return self._pointwise("lrn", x, 1, wide)
+        before, after = lrn_reach(self.model.lrn_constants.n)
+        y = self._pointwise("lrn", towers.with_neighbors(x, before, after), 1, wide)
+        return lax.slice_in_dim(y, before, before + x.shape[-1], axis=y.ndim - 1)
 
     def _pointwise(self, operation, x, towers: int, wide: bool):
         """An operation without parameters or draws, on the maps of so many towers."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.geometry import pool_size
+from alexnet_jax.geometry import lrn_reach, pool_size
 from alexnet_jax.kernels import elementwise, pooling
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.kernels.normalization import response_normalization
@@ -19,15 +19,15 @@ from alexnet_jax.kernels.normalization import response_normalization
 def local_response_normalization(
     x, *, k, n, alpha, beta, towers=1, forms: Forms | None = None, dtype=None
 ):
-    """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each tower.
+    """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each of `towers` parts of x.
 
-    Map f's window runs from f - n//2 to f - n//2 + n - 1, clipped at the tower's ends.
+    Map f's window runs from f - n//2 to f - n//2 + n - 1 (geometry.lrn_reach), clipped at the ends of its part.
     alpha is per squared term, as printed; `lrn_constants` converts other programs' numbers.
     dtype: of the result, None for that of x; sums are float32.
     """
     shape = x.shape
     x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
-    windows = ((x.ndim - 1, n // 2, n - 1 - n // 2),)
+    windows = ((x.ndim - 1, *lrn_reach(n)),)
     y = response_normalization(
         x, k=k, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
     )

@@ -6,6 +6,7 @@ Inside `jax.shard_map`, where the maps or units of an array are split over the m
 import functools
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.geometry import whole_on_each
@@ -38,6 +39,22 @@ def own(x):
     """This tower's part of the last axis."""
     part = x.shape[-1] // lax.axis_size(TOWER)
     return lax.dynamic_slice_in_dim(x, lax.axis_index(TOWER) * part, part, axis=x.ndim - 1)
+
+
+def with_neighbors(x, before: int, after: int):
+    """Own maps [... c] -> [... before + c + after]: the next ones of the towers beside this one, zeros at the ends.
+
+    Backward, each tower receives what its neighbors say of the maps it lent. Both counts are at most c.
+    """
+    last = lax.axis_size(TOWER) - 1
+    up = [(tower, tower + 1) for tower in range(last)]
+    down = [(tower + 1, tower) for tower in range(last)]
+    width, parts = x.shape[-1], [x]
+    if before:
+        parts.insert(0, lax.ppermute(x[..., width - before :], TOWER, up))
+    if after:
+        parts.append(lax.ppermute(x[..., :after], TOWER, down))
+    return jnp.concatenate(parts, axis=-1)
 
 
 def partition(model: ModelSpec, tree):

@@ -320,23 +320,23 @@ def load_statistics(folder: Path, step: int) -> Statistics:
     return statistics.read(Path(folder) / str(step) / "statistics.npz")
 
 
-def kept_steps(folder: Path, keep_every: int | None, keep_powers_of_two: bool = False) -> list[int]:
-    """The last two steps, the best by validation error, each k-th, and 0, 1, 2, 4, 8 ... if they are asked for."""
-    steps = committed_steps(folder)
-    errors = {}
-    for step in steps:
-        try:
-            text = (Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8")
-            error = json.loads(text)["val_error"]
-        except (OSError, ValueError, KeyError):
-            continue  # damaged: not the best
-        if error is not None and np.isfinite(error):
-            errors[step] = error
-    keep = set(steps[-2:])
-    if errors:
-        keep.add(min(errors, key=lambda step: (errors[step], step)))
+def kept_steps(
+    steps: list[int],
+    best: int | None = None,
+    keep_every: int | None = None,
+    keep_powers_of_two: bool = False,
+) -> list[int]:
+    """Of committed `steps` the last two, `best`, each k-th, and 0, 1, 2, 4, 8 ... if they are asked for."""
+    keep = {*steps[-2:], best}
     keep |= {step for step in steps if keep_every and step % keep_every == 0}
-    return sorted(keep | {step for step in steps if keep_powers_of_two and is_power_of_two(step)})
+    keep |= {step for step in steps if keep_powers_of_two and is_power_of_two(step)}
+    return sorted(keep & set(steps))
+
+
+def best_step(errors: dict[int, float]) -> int | None:
+    """The step with the lowest of validation `errors`, the first of several; None where there is no number."""
+    finite = [(error, step) for step, error in errors.items() if np.isfinite(error)]
+    return min(finite)[1] if finite else None
 
 
 def is_power_of_two(step: int) -> bool:

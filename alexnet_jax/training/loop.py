@@ -35,7 +35,7 @@ from alexnet_jax.training.profiler import Profiler
 from alexnet_jax.training.signals import Signals, Stop
 from alexnet_jax.training.step import make_eval_step, make_train_step
 from alexnet_jax.training.watchdog import SLOW, Watchdog
-from alexnet_jax.workdir import Bystander, Run, Workdir, read_metrics
+from alexnet_jax.workdir import Bystander, Run, Workdir, read_metrics, validation_errors
 
 WRITE_SECONDS = SLOW
 """The time that a checkpoint may take to be written before the run counts as stalled."""
@@ -150,9 +150,11 @@ class Training:
         self._writer = BackgroundWriter()
         self._detector: diagnosis.PlateauDetector | None = None
         self._status = threading.Lock()
-        self.val_error: float | None = None
+        self._errors: dict[int, float] = {}
+        """Validation error of each step that has a checkpoint and was evaluated."""
         self.batch_hash = ""
         self._eval_steps: dict = {}
+        self._predicted: tuple | None = None
         self._begin, self._earlier_seconds = time.monotonic(), 0.0
 
     def epoch(self, step: int) -> float:
@@ -162,11 +164,13 @@ class Training:
     def run(self, signals: Signals, watchdog: Watchdog) -> None:
         self.signals, self.watchdog = signals, watchdog
         found = processes.lead(self._recover)
+        self._errors = dict(processes.lead(self._saved_errors))
         self.watchdog.beat(SLOW)
         state = states.create(self.spec, self.model, self.spec.seed, mesh=self.mesh)
         if found:
             if processes.leads():
-                self._prune()  # a start that was killed between its last save and that left one too many
+                # A start that was killed between its last save and that left one too many.
+                self._prune(checkpoint.best_step(self._errors))
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
@@ -184,7 +188,9 @@ class Training:
                 self.log.say(line)
             self._announce(state, start)
             if evaluation_due:
-                state = self._evaluate(state)
+                state, error = self._evaluate(state)
+                if error is not None:
+                    self._errors[start] = error
             if not found and self.spec.train.keep_powers_of_two:
                 self._save(state, evaluation_due=False)
             state = self._train(state, start)
@@ -214,6 +220,12 @@ class Training:
             )
         return found
 
+    def _saved_errors(self) -> list[tuple[int, float]]:
+        """Validation errors of the steps that have a checkpoint."""
+        errors = validation_errors(self.workdir.path, self.spec)
+        steps = checkpoint.committed_steps(self.workdir.checkpoints)
+        return [(step, errors[step]) for step in steps if step in errors]
+
     def _initialize(self, state):
         begin, partial = self._initial
         if begin is None:
@@ -237,8 +249,7 @@ class Training:
             lambda: checkpoint.load_statistics(self.workdir.checkpoints, step), self.statistics
         )
         self.meter = Meter(meta["meter"])
-        self.val_error, self._earlier_seconds = meta["val_error"], meta["seconds"]
-        self.batch_hash = meta["batch_hash"]
+        self._earlier_seconds, self.batch_hash = meta["seconds"], meta["batch_hash"]
         return checkpoint.restore(self.workdir.checkpoints, step, state), meta["evaluation_due"]
 
     def _announce(self, state, start: int) -> None:
@@ -247,8 +258,10 @@ class Training:
             f"{len(split.labels):,} {name}" for name, split in self.dataset.splits.items()
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        turned = "; turned as their EXIF says" if self.spec.data.exif == "apply" else ""
         say(
-            f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; images: {sizes}"
+            f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; "
+            f"images: {sizes}{turned}"
         )
         say(
             f"{self.last_step:,} steps of {self.batch_size} = {self.epoch(self.last_step):.1f} epochs, "
@@ -343,7 +356,10 @@ class Training:
     def _is_due(self, done: int) -> bool:
         """Whether something is to be logged, evaluated or saved after so many steps."""
         logged = done % self.spec.train.log_every == 0
-        return logged or done % self.evaluate_every == 0 or self._is_saved(done)
+        return logged or self._is_evaluated(done) or self._is_saved(done)
+
+    def _is_evaluated(self, done: int) -> bool:
+        return done == self.last_step or done % self.evaluate_every == 0
 
     def _is_saved(self, done: int) -> bool:
         spec = self.spec.train
@@ -352,19 +368,22 @@ class Training:
 
     def _after_step(self, state):
         """Evaluate, save and stop where it is time for that; the state, which an evaluation may change."""
-        done, interruption = self.step, None
+        done, interruption, error = self.step, None, None
         self._writer.check()
         self.log.progress(done, self.meter, self.batch_size)
-        due = done % self.evaluate_every == 0
+        due = self._is_evaluated(done)
         if due and not self._stopping:
             try:
                 self._log_steps(self.meter.flush(), state)
                 with self.meter.paused():
-                    state, due = self._evaluate(state), False
-            except (Stop, DataError) as error:  # saved as it is, and evaluated at the next start
-                interruption = error
+                    (state, error), due = self._evaluate(state), False
+            except (Stop, DataError) as why:  # saved as it is, and evaluated at the next start
+                interruption = why
         stopping = self._stopping or interruption
-        if self._is_saved(done) or stopping or self._saving:
+        is_best = error is not None and error < min(self._errors.values(), default=math.inf)
+        if self._is_saved(done) or is_best or stopping or self._saving:
+            if error is not None:
+                self._errors[done] = error
             self._save(state, evaluation_due=due)
         if interruption:
             raise interruption
@@ -445,20 +464,31 @@ class Training:
         return schedule.rates(self.spec, self.epoch(step), state.schedule, self.spec.train.epochs)
 
     def _evaluate(self, state):
-        """Log the errors of the held-out images; the plateau schedule may react to those of 'val'."""
+        """Log the errors of the held-out images: the state, and the top-1 error if they are those of 'val'.
+
+        The plateau schedule may react to that one.
+        """
         if not self.held_out:
-            return state
+            return state, None
         name, view, step = self.held_out[0], self.spec.evaluation.views, self.step
         probabilities = self._probabilities(state, name, view)
         result = errors.summarize(probabilities, self.dataset.splits[name].labels)
         self.log.evaluation(step, self.epoch(step), name, view, result)
-        if name == "val":
-            error = self.val_error = result["top1_error"]
-            plateau = schedule.update(self.spec.schedule.weights, state.schedule, error)
-            state = state._replace(schedule=plateau)
-        return state
+        if name != "val":
+            return state, None
+        error, count = result["top1_error"], result["count"]
+        if (
+            step % self.evaluate_every == 0
+        ):  # not at an end between two: a longer run has none there
+            rate, wrong = self.spec.schedule.weights, round(error * count)
+            state = state._replace(schedule=schedule.update(rate, state.schedule, wrong, count))
+        return state, error
 
     def _probabilities(self, state, name: str, view: str):
+        """Of the images of a split [n classes], those last computed not twice."""
+        asked = (self.step, name, view)
+        if self._predicted and self._predicted[0] == asked:
+            return self._predicted[1]
         if view not in self._eval_steps:
             self._eval_steps[view] = make_eval_step(
                 self.spec, self.model, self.statistics, self.mesh, view
@@ -481,7 +511,9 @@ class Training:
             self.watchdog.beat()
             return probabilities
 
-        return evaluate.predictions(watched, self.dataset.splits[name], size, poll)
+        probabilities = evaluate.predictions(watched, self.dataset.splits[name], size, poll)
+        self._predicted = asked, probabilities
+        return probabilities
 
     def _save(self, state, *, evaluation_due: bool) -> None:
         """Fetch the state, and begin to write a checkpoint of it once the one before is committed.
@@ -497,8 +529,8 @@ class Training:
             checkpoint.check_finite(fetched)
             self._fetched_step, self._fetched_at = self.step, time.monotonic()
             if processes.leads():
-                job = partial(self._commit, self.step, fetched, self._meta(evaluation_due))
-                self._writer.start(job)
+                meta, best = self._meta(evaluation_due), checkpoint.best_step(self._errors)
+                self._writer.start(partial(self._commit, self.step, fetched, meta, best))
             else:
                 self.saved_step = self.step
             self.watchdog.beat()
@@ -517,18 +549,17 @@ class Training:
             "dataset": self.dataset.fingerprint,
             "evaluation_due": evaluation_due,
             "meter": self.meter.saved,
-            "val_error": self.val_error,
             "batch_hash": self.batch_hash,
             "seconds": self.seconds,
         }
 
-    def _commit(self, step: int, state, meta: dict) -> None:
-        """Commit a checkpoint, tell status.json of it, and only then delete old ones; in the writer's thread."""
+    def _commit(self, step: int, state, meta: dict, best: int | None) -> None:
+        """Commit a checkpoint, tell status.json, and only then delete old ones but `best`: in the writer's thread."""
         with self.watchdog.watching(WRITE_SECONDS):
             checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
             self._write_status(step)
             faults.point("save.status")
-            self._prune()
+            self._prune(best)
 
     def _write_status(self, saved_step: int | None = None) -> None:
         """status.json of a running run, from any thread; `saved_step` was just committed."""
@@ -536,10 +567,10 @@ class Training:
             self.saved_step = self.saved_step if saved_step is None else saved_step
             self.workdir.write_status("running", self.step, self.saved_step)
 
-    def _prune(self) -> None:
-        folder = self.workdir.checkpoints
-        keep = self.spec.train
-        kept = checkpoint.kept_steps(folder, keep.keep_every, keep.keep_powers_of_two)
+    def _prune(self, best: int | None) -> None:
+        folder, keep = self.workdir.checkpoints, self.spec.train
+        steps = checkpoint.committed_steps(folder)
+        kept = checkpoint.kept_steps(steps, best, keep.keep_every, keep.keep_powers_of_two)
         checkpoint.prune(folder, kept)
 
     @property
@@ -601,6 +632,11 @@ class Training:
         self.workdir.write("results.json", results)  # last: what has it, is finished
         faults.point("finish.results")
         self.log.say(summary(results))
+        best = checkpoint.best_step(self._errors)
+        if best is not None and best != step:
+            self.log.say(
+                f"  lowest validation error: {self._errors[best]:.2%} at step {best:,}, kept as --step best"
+            )
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
 
 

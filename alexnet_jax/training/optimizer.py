@@ -21,8 +21,9 @@ def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransforma
     multiplies by the rate at the end, is another rule. Momentum 0 keeps no velocity.
     adam: the decay, as in §5, is not part of what is averaged.
 
-    Kernels decay; biases and the scale and offset of batch normalization do not, and have their own rate.
-    Where the rate is exactly 0 the whole tensor stands still: no decay, no drift (2012 weights.cu).
+    Kernels and biases each have a decay and a rate of their own; the scale and offset of batch normalization take
+    the rate of biases and do not decay. Where the rate is exactly 0 the whole tensor stands still: no decay, no
+    drift (2012 weights.cu).
     """
     return OPTIMIZERS[spec.kind](spec, forms)
 
@@ -39,23 +40,26 @@ def _adam(spec: OptimizerSpec, forms: Forms) -> optax.GradientTransformationExtr
 
 
 def _decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
-    """One transformation for each decay that some row has: add decay * w to the kernels of those rows."""
-    apart = spec.layer_weight_decay
-    decays = {spec.weight_decay, *apart.values()} - {0.0}
+    """One transformation for each decay other than 0: add decay * w to the parameters that have it."""
+    decays = {spec.weight_decay, *spec.layer_weight_decay.values(), spec.bias_weight_decay} - {0.0}
     return [
-        optax.add_decayed_weights(decay, mask=_rows_with(decay, spec)) for decay in sorted(decays)
+        optax.add_decayed_weights(decay, mask=_parameters_with(decay, spec))
+        for decay in sorted(decays)
     ]
 
 
-def _rows_with(decay: float, spec: OptimizerSpec) -> Callable[[Any], Any]:
+def _parameters_with(decay: float, spec: OptimizerSpec) -> Callable[[Any], Any]:
     def mask(params):
-        def decays(path, _):
-            own = spec.layer_weight_decay.get(path[0].key, spec.weight_decay)
-            return is_weight(path) and own == decay
-
-        return jax.tree_util.tree_map_with_path(decays, params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: _decay(path, spec) == decay, params)
 
     return mask
+
+
+def _decay(path, spec: OptimizerSpec) -> float:
+    """Of the parameter at `path`."""
+    if is_weight(path):
+        return spec.layer_weight_decay.get(path[0].key, spec.weight_decay)
+    return spec.bias_weight_decay if path[-1].key == "bias" else 0.0
 
 
 def is_weight(path) -> bool:

@@ -1,6 +1,7 @@
 """Learning rates over time (§5: divided by 10 when the validation error stalls; the 2012 lr.cu). Host only."""
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -53,16 +54,19 @@ def rates(spec: Config, epoch: float, state: ScheduleState, total_epochs: float)
     )
 
 
-def update(spec: RateSpec, state: ScheduleState, error: float) -> ScheduleState:
-    """The state after an evaluation with validation `error` (fraction). Only 'plateau' looks at it.
+def update(spec: RateSpec, state: ScheduleState, wrong: int, count: int) -> ScheduleState:
+    """The state after an evaluation in which `wrong` of `count` validation images had errors.
 
-    An error that is not a number is never the best, and counts as no improvement.
+    Only 'plateau' looks at it. Whole images are compared, not fractions, so that rounding decides nothing: `best`
+    is a float32, which gives back its number of images (of up to 8 million).
     """
     if spec.kind != "plateau":
         return state
     drops, stalled, best = int(state.drops), int(state.stalled), float(state.best)
-    if error < best - spec.min_improvement:
-        return _state(drops, 0, error)
+    fallen = round(best * count) - wrong if math.isfinite(best) else count + 1
+    # Of the decimal number that the config says, and not of the float nearest to it.
+    if fallen > 0 and fallen >= Fraction(repr(spec.min_improvement)) * count:
+        return _state(drops, 0, wrong / count)
     if stalled + 1 >= spec.patience and drops < spec.max_drops:
         return _state(drops + 1, 0, best)
     return _state(drops, stalled + 1, best)

@@ -34,14 +34,18 @@ def make_train_step(
     gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
     all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch
     statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
-    parts; batch normalization then sees a part at a time. Parts save activations, not gradients: XLA on CPU keeps
-    those of all parts until the end. The batch must divide over devices and parts (training.loop.check_devices).
+    parts, each a call of one program that adds to the sums it is given: the memory is that of the activations of one
+    part, and of one gradient more. Batch normalization then sees a part at a time. The batch must divide over devices
+    and parts (training.loop.check_devices).
 
     With `pool`, the images that lie on the devices, one call makes k steps, with the results of k calls: `batch`
     and `rates` are those of each, stacked [k ...], the numbers of the examples in place of their images, and so are
     the metrics.
     """
-    jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
+    if spec.train.accumulate > 1:
+        jitted: Any = _in_parts(spec, model, mesh)
+    else:
+        jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
     forms, images = _forms(model, mesh), pool.images if pool else None
     everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P((DATA, TOWER))))
     keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
@@ -78,9 +82,10 @@ def make_train_step(
 def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
     """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
-    State without its schedule; weights as `narrow` makes them; requests [devices 2]; constants: (statistics, two
-    keys). The seed and the statistics are arguments, so that runs that differ in them share one compilation. images:
-    None, or those from which `gather` takes the ones of each of several steps.
+    The batch goes through as a whole, whatever `train.accumulate` says. State without its schedule; weights as `narrow`
+    makes them; requests [devices 2]; constants: (statistics, two keys). The seed and the statistics are arguments, so
+    that runs that differ in them share one compilation. images: None, or those from which `gather` takes the ones of
+    each of several steps.
     """
     placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
     model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
@@ -92,21 +97,82 @@ def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
         each: Any = jax.P(None, DATA)
         batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
     inputs = (placement, copies, batch, jax.P(), jax.P((DATA, TOWER)), jax.P(), images)
-    outputs = (placement, copies, jax.P())
-    # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
-    mapped = jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=inputs,
-        out_specs=outputs,
-        check_vma=False,
+    return _jit(function, spec, mesh, inputs, (placement, copies, jax.P()), donated=(0, 1))
+
+
+def jit_part_and_update(spec: Config, model: AlexNet, mesh):
+    """A step in `train.accumulate` parts: (zeros, part, update).
+
+    zeros() -> sums: gradient, loss and number of errors, each [devices ...], a row on each device. part(params,
+    weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums): adds what part `number`
+    of the batch has; the sums are donated. update(state, weights, sums, batch_stats, rates, requests) -> (state,
+    weights, metrics): state and weights are donated.
+    """
+    placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
+    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
+    copies = placement.params if forms.weights == "kept" else None
+    scalar, row = jax.P(), jax.P(DATA)
+    sums = (jax.tree.map(lambda place: jax.P(DATA, *place), placement.params), row, row)
+    start = states.shapes(spec, model.clone(axis_name=None, split=False)).params
+    rows = jax.tree.map(
+        lambda p: jax.ShapeDtypeStruct((mesh.shape[DATA], *p.shape), p.dtype), start
     )
+    row_of = functools.partial(jax.ShapeDtypeStruct, (mesh.shape[DATA],))
+    shapes = (rows, row_of(jnp.float32), row_of(jnp.int32))
+
+    def part(params, weights, batch_stats, step, sums, batch, number, rates, constants):
+        batch_stats, found = _sums(
+            spec, model, mesh.shape[DATA], params, weights, batch_stats, step, batch, rates,
+            constants, parts=spec.train.accumulate, number=number,
+        )  # fmt: skip
+        return batch_stats, jax.tree.map(lambda total, x: total + x[None], sums, found)
+
+    def update(state, weights, sums, batch_stats, rates, requests):
+        sums = jax.tree.map(lambda total: total[0], sums)
+        return _apply(
+            spec, model, mesh.shape[DATA], placement.params, state, sums, batch_stats, rates,
+            requests,
+        )  # fmt: skip
+
+    zeros = jax.jit(
+        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
+        out_shardings=parallel.shardings(mesh, sums),
+    )
+    stats = placement.batch_stats
+    inputs = (placement.params, copies, stats, scalar, sums, row, scalar, scalar, scalar)
+    add = _jit(part, spec, mesh, inputs, (stats, sums), donated=(4,))
+    inputs = (placement, copies, sums, stats, scalar, jax.P((DATA, TOWER)))
+    outputs = (placement, copies, scalar)
+    return zeros, add, _jit(update, spec, mesh, inputs, outputs, donated=(0, 1))
+
+
+def _in_parts(spec: Config, model: AlexNet, mesh):
+    """The same function as `jit_train_step` makes."""
+    zeros, part, update = jit_part_and_update(spec, model, mesh)
+
+    def step(state, weights, batch, rates, requests, constants, _):
+        batch_stats, sums = state.batch_stats, zeros()
+        for number in range(spec.train.accumulate):
+            batch_stats, sums = part(
+                state.params, weights, batch_stats, state.step, sums, batch, np.int32(number),
+                rates, constants,
+            )  # fmt: skip
+        return update(state, weights, sums, batch_stats, rates, requests)
+
+    return step
+
+
+def _jit(function, spec: Config, mesh, inputs, outputs, donated: tuple[int, ...] = ()):
+    """`function` of what lies on each device, jitted; `inputs` and `outputs` are trees of PartitionSpecs."""
+    # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+    platform = mesh.devices.flat[0].platform
     return jax.jit(
         mapped,
         in_shardings=parallel.shardings(mesh, inputs),
         out_shardings=parallel.shardings(mesh, outputs),
-        donate_argnums=(0, 1),
-        compiler_options=_options(spec, mesh),
+        donate_argnums=donated,
+        compiler_options=compiler.options(platform, deterministic=spec.train.deterministic),
     )
 
 
@@ -127,11 +193,6 @@ def _forms(model: AlexNet, mesh) -> Forms:
     return model.forms or choose(mesh.devices.flat[0].platform)
 
 
-def _options(spec: Config, mesh) -> dict[str, str]:
-    platform = mesh.devices.flat[0].platform
-    return compiler.options(platform, deterministic=spec.train.deterministic)
-
-
 def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, view: str):
     """f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], the mean over the views (§4.1).
 
@@ -149,15 +210,7 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
         )
 
     inputs = (placement.params, placement.batch_stats, jax.P(DATA), jax.P())
-    mapped = jax.shard_map(
-        predict, mesh=mesh, in_specs=inputs, out_specs=jax.P(DATA), check_vma=False
-    )
-    jitted = jax.jit(
-        mapped,
-        in_shardings=parallel.shardings(mesh, inputs),
-        out_shardings=parallel.shardings(mesh, jax.P(DATA)),
-        compiler_options=_options(spec, mesh),
-    )
+    jitted = _jit(predict, spec, mesh, inputs, jax.P(DATA))
     statistics = processes.to_devices(
         jax.device_get(resized_statistics(statistics, spec)), parallel.shardings(mesh, jax.P())
     )
@@ -190,31 +243,48 @@ def _step(
     images=None,
 ):
     """What each device does with its share of the batch; `images` are in the batch."""
+    batch_stats, sums = _sums(
+        spec, model, num_devices, state.params, weights, state.batch_stats, state.step, batch,
+        rates, constants,
+    )  # fmt: skip
+    return _apply(spec, model, num_devices, placement, state, sums, batch_stats, rates, requests)
+
+
+def _sums(
+    spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Batch,
+    rates: Rates, constants, *, parts: int = 1, number=0,
+):  # fmt: skip
+    """(batch statistics, (gradient, loss, errors)) of part `number` of `parts` of this device's share of the batch.
+
+    Every k-th example makes a part: so a part holds the same examples whatever the number of devices. Loss and
+    gradient are sums over the part, divided by the whole batch.
+    """
     statistics, augment_key, dropout_key = constants
     forms: Any = model.forms
-    share, parts = batch.labels.shape[0], spec.train.accumulate
+    share = batch.labels.shape[0]
     device = jax.lax.axis_index(DATA)
-    positions = device * share + jnp.arange(share)
-    dropout_key = jax.random.fold_in(dropout_key, state.step)
+    if parts > 1:
+        batch = jax.tree.map(lambda x: _every(x, parts, number), batch)
+    positions = device * share + number + parts * jnp.arange(share // parts)
+    dropout_key = jax.random.fold_in(dropout_key, step)
     if spec.train.exact:
         keys = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(positions)
     else:  # one for each part
-        keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)
-    to_blocks = _to_blocks(spec, forms)
+        keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)[number]
 
-    def loss_of_part(params, batch_stats, examples: Batch, positions, keys):
+    def loss_of(params):
         images = augment.train_images(
-            examples.images,
+            batch.images,
             statistics,
             spec.augment,
             seed_key=augment_key,
-            indices=examples.indices,
-            epochs=examples.epochs,
-            step=state.step,
+            indices=batch.indices,
+            epochs=batch.epochs,
+            step=step,
             positions=positions,
             color_std=rates.color_std,
             forms=forms,
-            to_blocks=to_blocks,
+            to_blocks=_to_blocks(spec, forms),
         )
         (logits, _), changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -223,31 +293,30 @@ def _step(
             example_keys=keys,
             mutable=["batch_stats"],
         )
-        # Divided by the whole batch here, so that summing over parts and devices makes the mean gradient.
-        losses = LOSSES[spec.train.loss](logits, examples.labels, spec.train.label_smoothing)
+        losses = LOSSES[spec.train.loss](logits, batch.labels, spec.train.label_smoothing)
         loss = losses.sum() / (share * num_devices)
-        return loss, (top1_errors(logits, examples.labels), changed.get("batch_stats", batch_stats))
+        return loss, (top1_errors(logits, batch.labels), changed.get("batch_stats", batch_stats))
 
-    def sums_of_part(batch_stats, part):
-        (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of_part, has_aux=True)(
-            state.params if weights is None else weights, batch_stats, *part
-        )
-        gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, state.params)
-        return batch_stats, (gradient, loss, errors)
+    (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+        params if weights is None else weights
+    )
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, params)
+    return batch_stats, (gradient, loss, errors)
 
-    # Every k-th example makes a part: so a part holds the same examples whatever the number of devices.
-    def part_of(x):
-        return x.reshape(share // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
-    if parts == 1:
-        batch_stats, total = sums_of_part(
-            state.batch_stats, (batch, positions, keys if spec.train.exact else keys[0])
-        )
-    else:
-        keys = part_of(keys) if spec.train.exact else keys
-        split = (*jax.tree.map(part_of, (batch, positions)), keys)
-        batch_stats, total = _accumulated(sums_of_part, state.batch_stats, split, parts, forms)
-    gradient, loss, errors = total
+def _every(x, k: int, number):
+    """x[number::k], for a traced number."""
+    grouped = x.reshape(x.shape[0] // k, k, *x.shape[1:])
+    return jax.lax.dynamic_index_in_dim(grouped, number, axis=1, keepdims=False)
+
+
+def _apply(
+    spec: Config, model: AlexNet, num_devices: int, placement, state: State, sums, batch_stats,
+    rates: Rates, requests,
+):  # fmt: skip
+    """(state, weights, metrics) from the sums of each device."""
+    forms: Any = model.forms
+    gradient, loss, errors = sums
     # Counts as float32, so that XLA sends everything together.
     total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
@@ -279,25 +348,6 @@ def _steps(step, gather, loops: str, state, weights, batch, rates, requests, con
         carry, metrics = one(carry, jax.tree.map(lambda x, i=number: x[i], (batch, rates)))
         made.append(metrics)
     return *carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
-
-
-def _accumulated(sums_of_part, batch_stats, split, parts: int, forms: Forms):
-    """(batch statistics after all parts, sums over them) of arrays `split` [parts ...]."""
-    if forms.loops == "scan":
-        shapes = jax.eval_shape(sums_of_part, batch_stats, jax.tree.map(lambda x: x[0], split))[1]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def add(carry, part):
-            batch_stats, sums = sums_of_part(carry[0], part)
-            return (batch_stats, jax.tree.map(jnp.add, carry[1], sums)), None
-
-        return jax.lax.scan(add, (batch_stats, zeros), split)[0]
-    total: Any = None
-    for number in range(parts):
-        part = jax.tree.map(lambda x, number=number: x[number], split)
-        batch_stats, sums = sums_of_part(batch_stats, part)
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    return batch_stats, total
 
 
 def _to_blocks(spec: Config, forms: Forms):
@@ -347,7 +397,7 @@ def top1_errors(logits, labels) -> jax.Array:
 
 
 def _cross_entropy(logits, labels, smoothing: float):
-    """§5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
+    """§3.5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing == 0:
         return loss

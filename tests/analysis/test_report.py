@@ -41,9 +41,7 @@ def run(tmp_path_factory):
     spec = config.parse(tree)
     mesh = parallel.device_mesh(jax.devices()[:1])
     made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)._replace(step=np.int32(8))
-    checkpoint.save(
-        folder / "checkpoints", made, statistics.zeros(16), {"class_names": NAMES, "val_error": 0.5}
-    )
+    checkpoint.save(folder / "checkpoints", made, statistics.zeros(16), {"class_names": NAMES})
     (folder / "config.json").write_text(config.to_json(tree))
     rows = [
         {"step": i, "epoch": i / 4, "train_loss": 3 / i, "train_top1_error": 0.5, "learning_rate": 0.1}

@@ -98,6 +98,14 @@ def test_a_batch_may_have_any_size_and_the_graph_says_its_classes(tmp_path):
     assert (tmp_path / "net.onnx").read_bytes() == first
 
 
+def test_lrn_over_all_maps_goes_out_as_one_operation(tmp_path):
+    overrides = ["--config.model.lrn_constants.within_towers=False"]
+    run = nets.random_run("tests/interop/everything.py", overrides)
+    assert difference_of(run, tmp_path) < 2e-6
+    kinds = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert kinds.count("LRN") == 2 and "Split" not in kinds
+
+
 def test_what_onnx_has_not_is_refused(tmp_path):
     from alexnet_jax.interop import onnx as ours
 

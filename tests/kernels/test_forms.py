@@ -97,6 +97,17 @@ def test_forms_together_compute_the_values_and_gradients_of_the_plain_ones(text,
     assert_like_the_plain_one(load(TINY), forms.parse(text, GPU), plain)
 
 
+def test_lrn_over_all_maps_joins_towers_in_arrays_of_their_own(plain):
+    settings = (
+        "--config.model.convs.conv2.then=('act', 'lrn')",
+        "--config.model.lrn_constants.alpha=0.01",
+    )
+    across = load(TINY, *settings, "--config.model.lrn_constants.within_towers=False")
+    assert_like_the_plain_one(across, forms.parse("towers=apart", PLAIN), plain)
+    within = plain(load(TINY, *settings))[1]
+    assert largest_error(plain(across)[1], within) > 1e-3
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("which", [TINY, TINY_2012], ids=["tiny", "tiny2012"])
@@ -136,7 +147,7 @@ def lowered(spec, chosen) -> str:
 @pytest.mark.full
 @pytest.mark.parametrize("base", [CPU, GPU], ids=["cpu", "gpu"])
 def test_a_form_makes_another_program(base):
-    idle = {"images", "weights"} if base is CPU else {"weights"}
+    idle = {"images", "weights", "loops"} if base is CPU else {"weights", "loops"}
     spec = load(TINY)
     chosen = lowered(spec, base)
     assert lowered(spec, base) == chosen

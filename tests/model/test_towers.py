@@ -7,7 +7,9 @@ import pytest
 from alexnet_jax import config, geometry, parallel
 from alexnet_jax.data.batches import Batch
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.model import ops
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.towers import with_neighbors
 from alexnet_jax.training import checkpoint, schedule, state, step
 from bench import ours
 from tests import tiny
@@ -32,6 +34,11 @@ def no_communication(net):
     """Not even in the last row, whose classes are divided."""
     net.model.fcs.fc6.groups = 2
     net.model.fcs.fc7.groups = 2
+
+
+def lrn_over_all_maps(net):
+    """With four maps a tower; an even window sees two maps of the tower before, one of that behind."""
+    net.model.lrn_constants.update(n=4, alpha=1e-2, within_towers=False)
 
 
 def dropout_before(net):
@@ -64,6 +71,7 @@ def trained(spec, devices, towers):
     "change",
     [
         paper_rule,
+        lrn_over_all_maps,
         *(
             pytest.param(change, marks=pytest.mark.full)
             for change in (
@@ -88,6 +96,39 @@ def test_towers_apart_learn_what_towers_together_do(change):
     np.testing.assert_allclose(apart[2], probabilities, atol=1e-5)
 
 
+CONSTANTS = dict(k=1.5, alpha=0.3, beta=0.75)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("towers", [2, 4])
+def test_lrn_over_all_maps_and_its_gradient_are_those_of_one_device(n, towers):
+    """Of windows up to as wide as a tower's maps on either side; in between, both neighbors lend some."""
+    generator = np.random.default_rng(n)
+    x, gradient = generator.normal(size=(2, 2, 3, 3, 4 * towers)).astype(np.float32)
+    mesh = parallel.device_mesh(jax.devices()[:towers], towers)
+    before, after = geometry.lrn_reach(n)
+
+    def whole(x):
+        return ops.local_response_normalization(x, n=n, **CONSTANTS)
+
+    def part(x):
+        y = whole(with_neighbors(x, before, after))
+        return y[..., before : before + x.shape[-1]]
+
+    place = jax.P(None, None, None, parallel.TOWER)
+    apart = jax.shard_map(part, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
+    for normalize in (whole, apart):
+        y, pull = jax.vjp(jax.jit(normalize), x)
+        found = np.asarray(y), np.asarray(pull(gradient)[0])
+        if normalize is whole:
+            expected = found
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+    if n > 1:  # and not those of windows that end with their tower
+        within = ops.local_response_normalization(x, n=n, towers=towers, **CONSTANTS)
+        assert np.abs(within - expected[0]).max() > 1e-2
+
+
 def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row():
     spec = config.parse(tiny.get_config())
     mesh = parallel.device_mesh(jax.devices()[:2], 2)
@@ -103,7 +144,7 @@ def test_a_checkpoint_goes_on_in_either_form(tmp_path):
     model, statistics = AlexNet(spec.model), ours.statistics(spec)
     apart = parallel.device_mesh(jax.devices()[:2], 2)
     saved = state.create(spec, model, 3, mesh=apart)
-    meta = {"val_error": None}
+    meta: dict = {}
     checkpoint.save(tmp_path, jax.device_get(saved), statistics, meta)
     for mesh in (apart, parallel.device_mesh(jax.devices()[:1])):
         like = state.create(spec, model, 4, mesh=mesh)
@@ -122,6 +163,43 @@ def test_crossings_of_the_paper():
         ("fc7", 4096, 4096),
         ("fc8", 4096, 0),
     ]
+
+
+def test_lrn_over_all_maps_crosses_at_its_borders():
+    override = "--config.model.lrn_constants.within_towers=False"
+    found = config.parse(config.load("configs/paper.py", ["--config.data.path=unused", override]))
+    crossings = geometry.crossings(found.model, 224, 1000)
+    assert [c for c in crossings if "lrn" in c.name] == [
+        ("conv1/lrn", 55 * 55 * 4, 55 * 55 * 4),
+        ("conv2/lrn", 27 * 27 * 4, 27 * 27 * 4),
+    ]
+    assert [c.name for c in crossings] == ["conv1/lrn", "conv2/lrn", "conv3", "fc6", "fc7", "fc8"]
+    pooled = config.parse(
+        config.load(
+            "configs/paper.py",
+            ["--config.data.path=unused", override, "--config.model.lrn_constants.n=4",
+             "--config.model.convs.conv1.then=('act', 'pool', 'lrn')"],
+        )
+    )  # fmt: skip
+    assert geometry.crossings(pooled.model, 224, 1000)[0] == (
+        "conv1/lrn",
+        27 * 27 * 3,
+        27 * 27 * 3,
+    )
+
+
+def test_windows_that_reach_beyond_the_next_tower_are_refused_apart_alone():
+    wide = ["--config.model.lrn_constants.n=11"]
+    apart = ["--config.train.split_towers=True"]
+    across = ["--config.model.lrn_constants.within_towers=False"]
+    for arguments in (wide + apart, wide + across, apart + across):
+        config.parse(config.load("tests/tiny.py", arguments))
+    without = ["--config.model.lrn=False"]
+    config.parse(config.load("tests/tiny.py", wide + apart + across + without))
+    with pytest.raises(
+        ConfigError, match=r"split_towers: row conv1 has 4 maps a tower, .* 5 beyond$"
+    ):
+        config.parse(config.load("tests/tiny.py", wide + apart + across))
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,33 @@ def test_every_key_of_a_config_is_harmless_or_refused():
 
 
 @pytest.mark.fault("F14")
+def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
+    new = json.loads(config.to_json(config.load("configs/krizhevsky2012.py", [])))
+    for section, key, default in (
+        (("optimizer",), "bias_weight_decay", 0.0),
+        (("model", "lrn_constants"), "within_towers", True),
+    ):
+        for value, same in ((default, True), (1.0 - default, False)):
+            told = json.loads(json.dumps(new))
+            node = told
+            for name in section:
+                node = node[name]
+            assert key not in node
+            node[key] = value
+            if same:
+                assert workdir.check_same(new, told, "W") == {}
+                assert config.parse(fitted(new)) == config.parse(fitted(told))
+            else:
+                with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}"):
+                    workdir.check_same(new, told, "W")
+
+
+def fitted(tree: dict) -> dict:
+    """With images, which a config needs."""
+    return tree | {"data": tree["data"] | {"path": "images"}}
+
+
+@pytest.mark.fault("F14")
 def test_a_changed_key_is_refused_allowed_and_remembered(starter, run):
     refused = starter.run(run, "--config.train.epochs=5.0")
     assert refused.code == 2

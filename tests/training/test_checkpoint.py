@@ -26,13 +26,13 @@ def state():
     state = states.create(
         spec, AlexNet(spec.model), 3, mesh=parallel.device_mesh(jax.devices()[:1])
     )
-    plateau = schedule.update(spec.schedule.weights, state.schedule, 0.5)
+    plateau = schedule.update(spec.schedule.weights, state.schedule, 1, 2)
     return state._replace(step=state.step + 12, schedule=plateau)
 
 
 @pytest.fixture
 def folder(state, tmp_path) -> Path:
-    checkpoint.save(tmp_path, state, STATISTICS, {"val_error": 0.5, "class_names": ["a"]})
+    checkpoint.save(tmp_path, state, STATISTICS, {"class_names": ["a"]})
     return tmp_path
 
 
@@ -86,7 +86,7 @@ DAMAGE = {
 @pytest.mark.fault("F7")
 def test_damage_to_any_file_is_found_and_the_step_before_is_used(folder, state, damage, figures):
     changed = jax.tree.map(lambda x: x + 1, state)
-    checkpoint.save(folder, changed, STATISTICS, {"val_error": None, "class_names": ["b"]})
+    checkpoint.save(folder, changed, STATISTICS, {"class_names": ["b"]})
     newest = folder / "13"
     files = [p for p in newest.rglob("*") if p.is_file() and p.stat().st_size]
     others = [p for p in (folder / "12").rglob("*") if p.is_file()]
@@ -144,7 +144,7 @@ def test_what_killed_starts_left_is_removed_and_said(folder):
 
 @pytest.mark.fault("F8")
 def test_a_step_that_was_asked_for_is_not_replaced_by_another(folder, state):
-    checkpoint.save(folder, state._replace(step=state.step + 1), STATISTICS, {"val_error": None})
+    checkpoint.save(folder, state._replace(step=state.step + 1), STATISTICS, {})
     (folder / "13" / "meta.json").write_text("{}")
     with pytest.raises(StorageError, match="damaged"):
         checkpoint.latest(folder, 13)
@@ -204,22 +204,33 @@ def test_another_model_is_refused_by_the_names_of_its_leaves(folder, state):
 
 
 def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
-    for step, error in ((13, 0.1), (14, 0.3), (15, 0.4), (16, None), (17, 0.2)):
-        checkpoint.save(
-            folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {"val_error": error}
-        )
-        checkpoint.prune(folder, checkpoint.kept_steps(folder, 5))
+    for step, best in ((13, 13), (14, 13), (15, 13), (16, 13), (17, 13)):
+        checkpoint.save(folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {})
+        steps = checkpoint.committed_steps(folder)
+        checkpoint.prune(folder, checkpoint.kept_steps(steps, best, 5))
     assert checkpoint.committed_steps(folder) == [13, 15, 16, 17]
     assert not list(folder.glob(".trash*"))
 
 
+@pytest.mark.parametrize(
+    ("best", "every", "powers", "kept"),
+    [
+        (None, None, False, [16, 17]),
+        (13, None, False, [13, 16, 17]),
+        (17, None, False, [16, 17]),
+        (99, None, False, [16, 17]),  # gone: deleted to make room
+        (None, 4, False, [0, 4, 8, 12, 16, 17]),
+        (3, 9, True, [0, 1, 2, 3, 4, 8, 9, 16, 17]),
+    ],
+)
+def test_what_is_kept_of_the_steps(best, every, powers, kept):
+    assert checkpoint.kept_steps(list(range(18)), best, every, powers) == kept
+
+
 @pytest.mark.fault("F38")
-def test_an_error_that_is_no_number_is_never_the_best(folder, state):
-    for step, error in ((13, float("nan")), (14, 0.6), (15, 0.7), (16, 0.8)):
-        checkpoint.save(
-            folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {"val_error": error}
-        )
-    assert checkpoint.kept_steps(folder, None) == [12, 15, 16]
+def test_an_error_that_is_no_number_is_never_the_best():
+    assert checkpoint.best_step({13: float("nan"), 14: 0.6, 15: 0.6, 16: 0.8}) == 14
+    assert checkpoint.best_step({13: float("nan")}) is None and checkpoint.best_step({}) is None
 
 
 @pytest.mark.fault("F8")

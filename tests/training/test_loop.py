@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import main
+from alexnet_jax import main, workdir
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.training import checkpoint, loop
 from alexnet_jax.training.log import Log
 from alexnet_jax.training.meter import Meter
@@ -77,7 +78,7 @@ def test_a_line_of_the_log_waits_for_no_step_but_its_own(events, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 15))
     assert all("train_loss" in line for line in lines)
-    assert [line["step"] for line in lines if "eval_val_center_nll" in line] == [12]
+    assert [line["step"] for line in lines if "eval_val_center_nll" in line] == [12, 14]
 
 
 def test_the_evaluation_of_a_step_comes_before_its_checkpoint_is_fetched(events, tmp_path):
@@ -86,7 +87,7 @@ def test_the_evaluation_of_a_step_comes_before_its_checkpoint_is_fetched(events,
     names = ["dispatch", "read", "log", "evaluate", "fetch"]
     assert order == [(name, 12) for name in names]
     meta = checkpoint.verify(tmp_path / "run" / "checkpoints", 12)
-    assert not meta["evaluation_due"] and meta["val_error"] is not None
+    assert not meta["evaluation_due"]
     assert meta["meter"] == {"loss": 0.0, "top1_errors": 0, "steps": 0}  # 12 is a line of the log
 
 
@@ -113,9 +114,9 @@ def test_the_writer_is_given_nothing_of_the_devices(tmp_path, monkeypatch):
     """Several devices wait for each other for ever where two threads begin what they do together."""
     commit, seen = loop.Training._commit, set()
 
-    def committed(self, step, state, meta):
+    def committed(self, step, state, *more):
         seen.update(map(type, jax.tree.leaves(state)))
-        return commit(self, step, state, meta)
+        return commit(self, step, state, *more)
 
     monkeypatch.setattr(loop.Training, "_commit", committed)
     train(tmp_path / "run")
@@ -129,7 +130,9 @@ def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, min
         f"--config.train.checkpoint_minutes={minutes}",
     )  # fmt: skip
     saved = [step for name, step in events if name == "committed"]
-    assert saved == [14] if minutes != "1e-9" else saved[0] == 1 and saved[-1] == 14
+    # 12, evaluated, has the lowest error so far.
+    assert saved[:-1] == [12] if minutes != "1e-9" else saved[0] == 1
+    assert saved[-1] == 14
 
 
 def test_several_steps_of_one_dispatch_train_as_one_at_a_time(events, tmp_path):
@@ -179,3 +182,69 @@ def test_a_save_by_time_does_not_wait_for_the_one_before(events, tmp_path, monke
     )  # fmt: skip
     fetched = [step for name, step in events if name == "fetch"]
     assert fetched[0] == 1 and fetched[1] >= 9 and fetched[-1] == 14
+
+
+def logged_errors(folder) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    key = "eval_val_center_top1_error"
+    return {line["step"]: line[key] for line in lines if key in line}
+
+
+OFTEN = (
+    "--config.train.checkpoint_every=1000", "--config.evaluation.every_epochs=0.25",
+    "--config.schedule.weights.learning_rate=0.01",
+)  # fmt: skip
+"""Evaluated at 3, 6, 9, 12 and 14 of 14 steps, and saved at the last alone unless an error is the lowest so far."""
+
+
+def test_a_better_validation_error_saves_the_weights_that_have_it(events, tmp_path, capsys):
+    folder = tmp_path / "run"
+    train(folder, *OFTEN)
+    logged = logged_errors(folder)
+    assert list(logged) == [3, 6, 9, 12, 14]
+    lowest, better = 1.1, []
+    for step, error in logged.items():
+        if error < lowest:
+            better, lowest = [*better, step], error
+    assert len(better) > 1 and lowest < 0.85  # it learned something
+    saved = sorted({*better, 14})
+    assert [step for name, step in events if name == "committed"] == saved
+    best = better[-1]
+    assert checkpoint.committed_steps(folder / "checkpoints") == sorted({best, *saved[-2:]})
+
+    capsys.readouterr()
+    arguments = ["--workdir", str(folder), "--split", "val", "--views", "center", "--json"]
+    evaluate.main([*arguments, "--step", "best"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["step"] == best
+    assert report["splits"]["val"]["center"]["top1_error"] == lowest
+
+
+def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, monkeypatch):
+    """Errors 0.5, 0.2, 0.4, 0.3 at steps 3, 6, 9, 12, with a checkpoint of every step: 6 stays to the end."""
+    errors = {3: 0.5, 6: 0.2, 8: 0.5, 9: 0.4, 12: 0.3, 14: 0.6}
+    summarize = loop.errors.summarize
+    evaluated = loop.Training._evaluate
+
+    def _evaluate(self, state):
+        found = {"count": 100, "top1_error": errors[self.step], "nll": 1.0}
+        monkeypatch.setattr(loop.errors, "summarize", lambda *_: found)
+        try:
+            return evaluated(self, state)
+        finally:
+            monkeypatch.setattr(loop.errors, "summarize", summarize)
+
+    monkeypatch.setattr(loop.Training, "_evaluate", _evaluate)
+    folder, often = tmp_path / "run", (*OFTEN[1:], "--config.train.checkpoint_every=1")
+    command = ["--config", "tests/tiny.py", "--workdir", str(folder), *often]
+    assert main.main([*command, "--config.train.max_steps=8"]) == 0
+    assert checkpoint.committed_steps(folder / "checkpoints") == [6, 7, 8]
+    train(folder, *often)
+    assert checkpoint.committed_steps(folder / "checkpoints") == [6, 13, 14]
+    assert workdir.load(folder, "best").step == 6
+
+
+def test_without_a_validation_error_there_is_no_best(tmp_path):
+    train(tmp_path / "run", "--config.data.validation=0.0", "--config.schedule.weights.kind=epochs")
+    with pytest.raises(ConfigError, match=r"no checkpoint of .* has a validation error"):
+        workdir.load(tmp_path / "run", "best")

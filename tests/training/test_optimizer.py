@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from alexnet_jax import config
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.training import optimizer
 from alexnet_jax.training.schedule import Rates
@@ -61,14 +62,17 @@ def run(spec, params, gradients, schedule) -> tuple[Any, Any]:
     return params, state
 
 
-def recurrence(params, gradients, rates_of_kernel, rates_of_others, momentum, decay) -> Any:
+def recurrence(
+    params, gradients, rates_of_kernel, rates_of_others, momentum, decay, bias_decay=0.0
+) -> Any:
     """§5 as printed, in float64."""
 
     def one(path, w, *gradients):
         kernel = path[-1].key == "kernel"
+        own = {"kernel": decay, "bias": bias_decay}.get(path[-1].key, 0.0)
         w, v = np.float64(w), np.zeros(w.shape)
         for g, rate in zip(gradients, rates_of_kernel if kernel else rates_of_others, strict=True):
-            v = momentum * v - rate * (decay if kernel else 0.0) * w - rate * np.float64(g)
+            v = momentum * v - rate * own * w - rate * np.float64(g)
             w = w + v
         return w
 
@@ -87,6 +91,19 @@ def test_update_is_the_papers_across_a_rate_drop():
     kernel = [0.1] * 6 + [0.01] * 6
     after, _ = run(PAPER, params, gradients, [rates(rate) for rate in kernel])
     assert_close(after, recurrence(params, gradients, kernel, [0.02] * 12, 0.9, 5e-4))
+
+
+@pytest.mark.parametrize("bias_decay", [5e-4, 0.05])
+def test_biases_decay_at_their_own_rate_inside_the_velocity(bias_decay):
+    """As the paper prints it, bias_decay being that of the weights; and with another."""
+    params, spec = make_params(), dataclasses.replace(PAPER, bias_weight_decay=bias_decay)
+    gradients = make_gradients(params, 12)
+    kernel = [0.1] * 6 + [0.01] * 6
+    after, _ = run(spec, params, gradients, [rates(rate, 0.2) for rate in kernel])
+    expected = recurrence(params, gradients, kernel, [0.2] * 12, 0.9, 5e-4, bias_decay)
+    assert_close(after, expected)
+    without, _ = run(PAPER, params, gradients, [rates(rate, 0.2) for rate in kernel])
+    assert np.abs(after["fc8"]["bias"] - without["fc8"]["bias"]).max() > 1e-4
 
 
 def test_optax_sgd_is_another_rule_once_the_rate_drops():
@@ -117,6 +134,60 @@ def test_only_kernels_decay():
         np.testing.assert_allclose(after[row]["kernel"], 0.95 * params[row]["kernel"], rtol=1e-6)
         for name in ("bias", "scale", "offset"):
             np.testing.assert_array_equal(after[row][name], params[row][name])
+
+
+def test_biases_of_all_rows_decay_alike_and_batch_normalization_does_not():
+    params = make_params()
+    zero = [jax.tree.map(np.zeros_like, params)]
+    for kind in ("momentum", "adam"):
+        spec = OptimizerSpec(
+            kind=kind, momentum=0.9, weight_decay=0.0, layer_weight_decay={"fc8": 0.5}, bias_weight_decay=0.2
+        )  # fmt: skip
+        after, _ = run(spec, params, zero, [rates(0.1, 0.5)])
+        for row, kernel in (("conv1", 1.0), ("fc8", 0.95)):
+            for name, factor in (("kernel", kernel), ("bias", 0.9), ("scale", 1), ("offset", 1)):
+                np.testing.assert_allclose(after[row][name], factor * params[row][name], rtol=1e-6)
+
+
+def test_a_bias_that_stands_still_does_not_decay():
+    params, spec = make_params(), dataclasses.replace(PAPER, bias_weight_decay=0.5)
+    gradients = make_gradients(params, 1)
+    after, _ = run(spec, params, gradients, [rates(0.1, 0.0)])
+    frozen, _ = run(spec, params, gradients, [rates(0.1, 0.1, conv1=0.0)])
+    np.testing.assert_array_equal(after["fc8"]["bias"], params["fc8"]["bias"])
+    np.testing.assert_array_equal(frozen["conv1"]["bias"], params["conv1"]["bias"])
+    assert np.abs(frozen["fc8"]["bias"] - params["fc8"]["bias"]).max() > 1e-3
+
+
+def test_the_decay_of_the_paper_leaves_the_shape_of_the_state():
+    """So a run of before, without a decay of biases, can go on with it, and the other way round."""
+    params = make_params()
+    states = [
+        optimizer.build(dataclasses.replace(PAPER, bias_weight_decay=decay)).init(params)
+        for decay in (0.0, 5e-4)
+    ]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+def test_torch_decays_every_parameter_as_the_config_of_torchvision_does():
+    torch = pytest.importorskip("torch")
+    spec = config.parse(config.load("configs/torchvision.py", ["--config.data.path=unused"]))
+    params = {row: {k: made[k] for k in ("kernel", "bias")} for row, made in make_params().items()}
+    gradients = make_gradients(params, 5)
+    after, _ = run(spec.optimizer, params, gradients, [rates(0.01, 0.01)] * 5)
+    tensors = jax.tree.map(lambda w: torch.nn.Parameter(torch.tensor(w)), params)
+    rule = torch.optim.SGD(
+        jax.tree.leaves(tensors), lr=0.01, momentum=0.9, weight_decay=spec.optimizer.weight_decay
+    )
+    for gradient in gradients:
+        for tensor, g in zip(jax.tree.leaves(tensors), jax.tree.leaves(gradient), strict=True):
+            tensor.grad = torch.tensor(g)
+        rule.step()
+    theirs = jax.tree.map(lambda tensor: tensor.detach().numpy(), tensors)
+    assert_close(after, theirs, 2e-7)
+    less = dataclasses.replace(spec.optimizer, bias_weight_decay=0.0)
+    without, _ = run(less, params, gradients, [rates(0.01, 0.01)] * 5)
+    assert np.abs(without["fc8"]["bias"] - theirs["fc8"]["bias"]).max() > 1e-6
 
 
 def test_a_row_can_have_its_own_decay():

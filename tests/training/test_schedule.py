@@ -29,11 +29,11 @@ def weights_at(rate: RateSpec, epochs, total: float = 90.0) -> list[float]:
     ]
 
 
-def feed(rate: RateSpec, errors) -> list[int]:
-    """Drops after each evaluation."""
+def feed(rate: RateSpec, errors, count: int = 10_000) -> list[int]:
+    """Drops after each evaluation, with these errors (fractions) of `count` images."""
     state, drops = schedule.create(), []
     for error in errors:
-        state = schedule.update(rate, state, error)
+        state = schedule.update(rate, state, round(error * count), count)
         drops.append(int(state.drops))
     return drops
 
@@ -80,23 +80,43 @@ def test_plateau_compares_with_the_best_so_that_a_slow_creep_counts():
     assert feed(rate, 0.5 - 0.0002 * np.arange(5)) == [0, 0, 0, 1, 1]
 
 
-def test_nan_is_never_the_best():
-    rate = RateSpec("plateau", 0.01, patience=3)
-    state = schedule.update(rate, schedule.create(), float("nan"))
-    assert np.isinf(state.best) and int(state.stalled) == 1
-    state = schedule.update(rate, state, 0.5)
-    assert state.best == np.float32(0.5) and int(state.stalled) == 0
-    assert schedule.update(rate, state, float("nan")).best == np.float32(0.5)
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 10, 30, 1000, 9999, 50_000, 1_281_167])
+def test_a_constant_error_is_no_improvement_whatever_its_value(count):
+    """What is stored as float32 must not look worse, or better, than the same error seen again."""
+    rate = RateSpec("plateau", 0.01, max_drops=3, patience=2, min_improvement=0.0)
+    for error in (0.0, 0.1, 0.3, 0.4, 1 / 3, 0.5, 0.7, 0.9, 1.0):
+        assert feed(rate, [error] * 12, count) == [0, 0, 1, 1, 2, 2, 3, 3, 3, 3, 3, 3], error
+
+
+@pytest.mark.parametrize("least", [0.001, 0.002, 0.01, 0.05, 0.1])
+def test_a_fall_of_exactly_min_improvement_is_one(least):
+    """Wherever it begins: 0.3 to 0.299 as 0.7 to 0.699, with a fall of one image less beside it."""
+    rate = RateSpec("plateau", 0.01, patience=1, min_improvement=least)
+    for count in (1000, 50_000):
+        needed = round(least * count)
+        for before in range(needed, count, max(count // 97, 1)):
+            state = schedule.update(rate, schedule.create(), before, count)
+            enough = schedule.update(rate, state, before - needed, count)
+            short = schedule.update(rate, state, before - needed + 1, count)
+            assert (int(enough.drops), int(short.drops)) == (0, 1), (before, count)
+
+
+def test_the_smallest_fall_counts_where_any_does():
+    rate = RateSpec("plateau", 0.01, patience=1, min_improvement=0.0)
+    for count in (3, 1_281_167, 2**23):
+        state = schedule.update(rate, schedule.create(), count - 1, count)
+        assert int(schedule.update(rate, state, count - 2, count).drops) == 0
+        assert int(schedule.update(rate, state, count - 1, count).drops) == 1
 
 
 @pytest.mark.parametrize("kind", ["epochs", "exp", "linear"])
 def test_only_plateau_looks_at_the_error(kind):
     state = schedule.create()
-    assert schedule.update(RateSpec(kind, 0.01), state, 0.1) is state
+    assert schedule.update(RateSpec(kind, 0.01), state, 1, 10) is state
 
 
 def test_state_keeps_its_dtypes_for_the_checkpoint():
-    state = schedule.update(RateSpec("plateau", 0.01), schedule.create(), 0.3)
+    state = schedule.update(RateSpec("plateau", 0.01), schedule.create(), 3, 10)
     assert [x.dtype for x in state] == [np.int32, np.int32, np.float32]
 
 

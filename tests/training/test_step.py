@@ -167,8 +167,8 @@ def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
     np.testing.assert_allclose(metrics[0]["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
 
     def first_update(path, w, g):
-        kernel = path[-1].key == "kernel"
-        return w - (0.05 * (g + 5e-4 * w) if kernel else 0.1 * g)
+        rate = 0.05 if path[-1].key == "kernel" else 0.1
+        return w - rate * (g + 5e-4 * w)  # §5: kernels and biases
 
     expected = jax.tree_util.tree_map_with_path(first_update, before.params, gradient)
     assert_close(after.params, expected)
@@ -197,6 +197,42 @@ def test_accumulation_changes_nothing_without_batch_norm():
     _, parts, others = train(2, train={"accumulate": 2})
     assert_close(whole.params, parts.params)
     assert_close(metrics, others)
+
+
+def temporary_bytes(parts: int) -> int:
+    """Of the compiled programs of a step of tests/tiny.py at batch 1024: the largest, and sums beside it."""
+    spec, mesh = made_up(parts), mesh_of(1)
+    if parts == 1:
+        return ours.lower(spec, mesh).compile().memory_analysis().temp_size_in_bytes
+    model, host = AlexNet(spec.model), ours.examples(spec)
+    zeros, part, update = step.jit_part_and_update(spec, model, mesh)
+    start = state.shapes(spec, model)
+    rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)
+    statistics = step.resized_statistics(ours.statistics(spec), spec)
+    keys = (state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT))
+    sums, constants = jax.eval_shape(zeros), (statistics, *keys)
+    added = part.lower(
+        start.params, None, start.batch_stats, start.step, sums, host, np.int32(0), rates, constants
+    )
+    updated = update.lower(
+        start, None, sums, start.batch_stats, rates, np.zeros((1, 2), np.float32)
+    )
+    analyses = [lowered.compile().memory_analysis() for lowered in (added, updated)]
+    # The sums are added to in place.
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(sums))
+    assert analyses[0].alias_size_in_bytes >= size
+    return size + max(analysis.temp_size_in_bytes for analysis in analyses)
+
+
+def made_up(parts: int):
+    more = ["--config.data.source=folder", f"--config.train.accumulate={parts}"]
+    return ours.load("tests/tiny.py", 1024, more)
+
+
+def test_parts_take_the_memory_of_one_part():
+    whole = temporary_bytes(1)
+    for parts in (2, 4):
+        assert temporary_bytes(parts) < 1.2 * whole / parts, parts
 
 
 def test_accumulation_with_batch_norm_sees_the_same_parts_on_any_devices():
