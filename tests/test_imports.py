@@ -38,7 +38,8 @@ OURS = {
     "alexnet_jax.evaluation.confusion": SPECS | {"alexnet_jax.evaluation.errors"},
     "alexnet_jax.evaluation.saved": SPECS | {"alexnet_jax.evaluation.errors"},
     "alexnet_jax.evaluation.subject": SPECS
-    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.parallel"}
+    | {"alexnet_jax.cli", "alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model"}
+    | {"alexnet_jax.parallel"}
     | {"alexnet_jax.training.checkpoint", "alexnet_jax.training.step", "alexnet_jax.workdir"},
     "alexnet_jax.evaluation.compare": SPECS | {"alexnet_jax.cli", "alexnet_jax.evaluation"},
     "alexnet_jax.evaluation.ensemble": SPECS
