@@ -4,7 +4,6 @@
 """
 
 import errno
-import hashlib
 import os
 import pathlib
 import stat
@@ -13,10 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import archives, image_files
+from alexnet_jax.data import archives, identity, image_files
 from alexnet_jax.data.image_files import ImageFiles, undecodable
 from alexnet_jax.data.images import FORMATS
-from alexnet_jax.data.splits import SPLITS, Dataset, Split, class_numbers, split_of, take
+from alexnet_jax.data.splits import (
+    SPLITS,
+    Dataset,
+    Split,
+    class_numbers,
+    duplicates,
+    split_of,
+    take,
+)
 from alexnet_jax.errors import DataError, listed, printable
 from alexnet_jax.specs import DataSpec
 
@@ -105,27 +112,39 @@ def folder(spec: DataSpec) -> Dataset:
     lost = [fault for pairs in chosen.values() for file, _ in pairs if (fault := file.fault())]
     if faults or (lost and not spec.skip_unreadable):
         raise refusal(root, faults, _unreadable(chosen, spec, lost))
-    splits, digest, skipped = {}, hashlib.sha256(), list(lost)
-    for name, pairs in chosen.items():
-        place = tree.folders[name]
-        pairs = [pair for pair in pairs if not (lost and pair[0].fault())]
-        splits[name] = _split(place, pairs, spec)
+    total = sum(map(len, chosen.values()))
+    if lost:
+        chosen = {
+            name: [pair for pair in pairs if not pair[0].fault()] for name, pairs in chosen.items()
+        }
+    names = [_relative(file.path, root) for pairs in chosen.values() for file, _ in pairs]
+    try:
+        known = identity.of_files(root, names, spec.threads)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    ends = np.cumsum([len(pairs) for pairs in chosen.values()])[:-1]
+    splits, skipped = {}, list(lost)
+    for (name, pairs), digests in zip(chosen.items(), np.split(known.digests, ends), strict=True):
+        splits[name] = _split(tree.folders[name], pairs, digests, known, spec)
         if spec.skip_unreadable:
             bad = dict(splits[name].images.unreadable())
             skipped += bad.values()
-            kept = [i for i in range(len(pairs)) if i not in bad]
-            splits[name] = take(splits[name], np.array(kept, np.intp))
-            pairs = [pairs[i] for i in kept]
-        for file, label in pairs:
-            line = f"{name}/{_relative(file.path, place)} {file.size} {label}\n"
-            digest.update(line.encode(errors="surrogateescape"))
+            readable = np.delete(np.arange(len(pairs)), list(bad))
+            splits[name] = take(splits[name], readable)
+            chosen[name] = [pairs[i] for i in readable]
     notes = list(tree.notes)
+    if not known.sampled:
+        twice = duplicates(
+            {name: split.digests.tolist() for name, split in splits.items()},
+            {name: split.labels for name, split in splits.items()},
+        )
+        notes += twice.notes(lambda name, i: printable(_relative(chosen[name][i][0].path, root)))
     if skipped:
-        notes.append(f"skipped: {undecodable(skipped, sum(map(len, chosen.values())))}")
+        notes.append(f"skipped: {undecodable(skipped, total)}")
     return Dataset(
         splits,
         classes,
-        digest.hexdigest(),
+        times=known.times,
         notes=tuple(f"{root}: {note}" for note in notes),
         skipped=tuple(map(printable, skipped)),
     )
@@ -435,19 +454,22 @@ def _relative(path: str, folder: pathlib.Path) -> str:
     return inside.replace(os.sep, "/")
 
 
-def _split(folder: pathlib.Path, pairs: list[tuple[File, int]], spec: DataSpec) -> Split:
+def _split(
+    folder: pathlib.Path,
+    pairs: list[tuple[File, int]],
+    digests: np.ndarray,
+    known: identity.Files,
+    spec: DataSpec,
+) -> Split:
     paths = [file.path for file, _ in pairs]
-    identity = hashlib.sha256()
-    for file, _ in pairs:
-        line = f"{_relative(file.path, folder)} {file.size} {file.modified}\n"
-        identity.update(line.encode(errors="surrogateescape"))
     images = ImageFiles(
         lambda i: (None, paths[i]),
         len(paths),
         spec.image_size,
         threads=spec.threads,
-        identity=identity.hexdigest(),
+        identity=identity.key(digests, known.times),
         title=f"{len(paths)} images of {folder}",
+        check=known.check,
         exif=spec.exif,
     )
-    return Split(images, np.array([label for _, label in pairs], np.int32))
+    return Split(images, np.array([label for _, label in pairs], np.int32), digests)

@@ -50,8 +50,10 @@ class ImageFiles:
 
     `read(i)` gives (name for errors, path or encoded bytes or pixels) of image i and runs in many
     threads at once; the pixels do not depend on their number. With `identity` (a text that changes
-    when any image does) the first access decodes everything into a file of the cache folder, if
-    that has room and the file would be within CACHE_LIMIT_BYTES. `exif` as of `images.decode`.
+    with the content of any image) the first access decodes everything into a file of the cache
+    folder, if that has room and the file would be within CACHE_LIMIT_BYTES. `check` is called when
+    all are decoded and raises DataError if `identity` is no longer that of the sources. `exif` as
+    of `images.decode`.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class ImageFiles:
         identity: str | None,
         title: str = "images",
         exif: Exif = "ignore",
+        check: Callable[[], None] | None = None,
     ):
         self._read, self._count, self.size, self._threads = read, count, size, threads
-        self._identity, self._title = identity, title
+        self._identity, self._title, self._check = identity, title, check
         self._exif: Exif = exif
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
@@ -84,6 +87,7 @@ class ImageFiles:
         with self._lock:
             if self._identity is not None:
                 self._kept, self._identity = self._keep(self._identity), None
+                self._check = None
             if self._pool is None and self._kept is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         indices = np.asarray(indices)
@@ -122,7 +126,7 @@ class ImageFiles:
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
         with (
             contextlib.suppress(OSError),
-            cache.replacing(beside) as temporary,
+            cache.replacing(beside, len(text) + 1024) as temporary,
             open(temporary, "wb") as file,
         ):
             np.savez(file, faults=text)
@@ -183,10 +187,12 @@ class ImageFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(path.parent).free < 1.1 * self.nbytes:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                with cache.replacing(path) as temporary:
+                with cache.replacing(path, self.nbytes) as temporary:
                     self._write(temporary, shape, faults)
+                    if self._check is not None:
+                        self._check()
             except OSError as error:
-                log.warning(
+                cache.warn(
                     "cannot keep %d MB of decoded images in %s (%s): every batch decodes its own",
                     self.nbytes >> 20,
                     path.parent,
@@ -204,6 +210,7 @@ class ImageFiles:
         bad: list[tuple[int, str]] = []
         with open(path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + self.nbytes)  # what other processes see as taken
             for start in range(0, self._count, _CHUNK):
                 stop = min(start + _CHUNK, self._count)
                 self._decode(range(start, stop), bad).tofile(file)
@@ -244,4 +251,7 @@ def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
         kept = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return kept if kept.shape == shape and kept.dtype == np.uint8 else None
+    if kept.shape != shape or kept.dtype != np.uint8:
+        return None
+    cache.touch(path)
+    return kept

@@ -1,6 +1,5 @@
 """Data sources by the name that a config gives, and the one function that opens them."""
 
-import hashlib
 import os
 import pathlib
 import tokenize
@@ -9,7 +8,8 @@ import zlib
 
 import numpy as np
 
-from alexnet_jax.data import cifar10, folders, store, tfds
+from alexnet_jax.data import cifar10, folders, identity, store, tfds
+from alexnet_jax.data import images as decoder
 from alexnet_jax.data.image_files import UnreadableImages, fitted, undecodable
 from alexnet_jax.data.splits import (
     SPLITS,
@@ -42,15 +42,14 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     for name, split in dataset.splits.items():
         if not len(split.labels):
             raise DataError(f"the split {name} of {spec.path or spec.source} has no images")
-    taken = [dataset.fingerprint, spec.image_size, dataset.class_names]
-    if spec.exif != "ignore":
-        taken += [spec.exif]
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
-        taken += [spec.validation, seed]
     notes = (*dataset.notes, *_empty_classes(dataset).values())
-    fingerprint = hashlib.sha256(repr(taken).encode()).hexdigest()
-    return dataset._replace(fingerprint=fingerprint, notes=notes)
+    return dataset._replace(
+        notes=notes,
+        fingerprint=identity.fingerprint(dataset, spec.image_size, spec.exif),
+        decoding=f"{spec.image_size} {spec.exif} {decoder.VERSION}",
+    )
 
 
 def _empty_classes(dataset: Dataset) -> dict[str, str]:
@@ -119,11 +118,14 @@ def digits(spec: DataSpec) -> Dataset:
     pixels = np.rint(np.asarray(values).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(target, np.int32)
     test = held_out(labels, 0.2, np.random.default_rng(_DIGITS))
+    digests = identity.of_rows(pixels)
     splits = {
-        name: Split(fitted(pixels[mask], spec.image_size, spec.threads), labels[mask])
+        name: Split(
+            fitted(pixels[mask], spec.image_size, spec.threads), labels[mask], digests[mask]
+        )
         for name, mask in (("train", ~test), ("test", test))
     }
-    return Dataset(splits, tuple(map(str, range(10))), _digest(pixels, labels))
+    return Dataset(splits, tuple(map(str, range(10))))
 
 
 def synthetic(spec: DataSpec) -> Dataset:
@@ -145,9 +147,9 @@ def synthetic(spec: DataSpec) -> Dataset:
             stripes = stripes[:, None, None] if label < 5 else stripes[None, :, None]
             noise = generator.normal(0, 30, (size, size, 3))
             image[:] = np.clip(40 + 150 * stripes * colors[label % 5] + noise, 0, 255)
-        splits[name] = Split(images, labels)
+        splits[name] = Split(images, labels, identity.of_rows(images))
     names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
-    return Dataset(splits, names, _digest(*(array for split in splits.values() for array in split)))
+    return Dataset(splits, names)
 
 
 def arrays(spec: DataSpec) -> Dataset:
@@ -175,12 +177,14 @@ def arrays(spec: DataSpec) -> Dataset:
         raise DataError(
             f"{path}: a label is {found - 1}, but {known} has the classes 0 to {len(names) - 1}"
         )
-    identity = _digest(*(array for key, array in sorted(content.items()) if key != "class_names"))
     splits = {
-        name: Split(fitted(split.images, spec.image_size, spec.threads), split.labels)
+        name: split._replace(
+            images=fitted(split.images, spec.image_size, spec.threads),
+            digests=identity.of_rows(split.images),
+        )
         for name, split in splits.items()
     }
-    return Dataset(splits, names, identity, notes=notes)
+    return Dataset(splits, names, notes=notes)
 
 
 def _with_our_names(
@@ -280,14 +284,6 @@ def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
         take(train, np.flatnonzero(mask)),
     )
     return dataset._replace(splits=splits, statistics=None)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 SOURCES = {

@@ -26,20 +26,26 @@ class Split(NamedTuple):
     """`len(images)`, and `images[int array]` -> uint8 [b s s 3]."""
     labels: np.ndarray
     """int32 [n]"""
+    digests: np.ndarray | None = None
+    """uint64 [n]: of the content of each image, as it is stored; every source gives them."""
 
 
 class Dataset(NamedTuple):
     splits: dict[str, Split]
     """Of 'train', 'val' and 'test' those that there are; 'train' always."""
     class_names: tuple[str, ...]
-    fingerprint: str
-    """SHA-256 of the content: of (relative path, size, label) of files, of the bytes of arrays."""
+    fingerprint: str = ""
+    """Of the digests, labels and classes of all splits and the stored size; open_dataset makes it."""
     statistics: Any = None
     """statistics.Statistics of exactly this 'train', where the source has them."""
     notes: tuple[str, ...] = ()
     """What was left out, a line for each kind."""
     skipped: tuple[str, ...] = ()
     """The images that data.skip_unreadable left out, and why."""
+    times: str = ""
+    """Of a set of files so large that `digests` are of a sample: changes with any file's times."""
+    decoding: str = ""
+    """What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder."""
 
 
 class View:
@@ -56,7 +62,8 @@ class View:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    return Split(View(split.images, indices), split.labels[indices])
+    digests = None if split.digests is None else split.digests[indices]
+    return Split(View(split.images, indices), split.labels[indices], digests)
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
@@ -82,8 +89,7 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         labels = renumber[split.labels]
-        kept = np.flatnonzero(labels >= 0)
-        splits[name] = Split(View(split.images, kept), labels[kept])
+        splits[name] = take(split._replace(labels=labels), np.flatnonzero(labels >= 0))
     return dataset._replace(splits=splits, class_names=wanted, statistics=None)
 
 

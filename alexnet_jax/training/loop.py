@@ -15,7 +15,7 @@ import numpy as np
 from alexnet_jax import config as configs
 from alexnet_jax import faults, parallel, processes
 from alexnet_jax.analysis import curves, filters
-from alexnet_jax.data import batches, placement, sources, statistics
+from alexnet_jax.data import batches, identity, placement, sources, statistics
 from alexnet_jax.errors import (
     AlexNetError,
     CheckpointError,
@@ -177,6 +177,7 @@ class Training:
         self.step = self._start = self.saved_step = self._fetched_step = start = int(state.step)
         if processes.leads():
             checkpoint.check_room(self.workdir.checkpoints, state)
+            self.workdir.write_bytes(identity.RECORD, identity.record(self.dataset))
             self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         else:
             self.log = Silence()
@@ -240,10 +241,9 @@ class Training:
 
     def _restore(self, state, step: int, meta: dict):
         """The saved state, and whether its step still has to be evaluated."""
-        if meta["dataset"] != self.dataset.fingerprint:
-            raise ConfigError(
-                f"the images changed since {self.workdir.path} was begun; choose another --workdir"
-            )
+        compare = partial(identity.compare, self.workdir.path, meta["dataset"], self.dataset)
+        if note := processes.lead(compare):
+            self.notes.append(note)
         self.statistics = processes.lead_arrays(
             lambda: checkpoint.load_statistics(self.workdir.checkpoints, step), self.statistics
         )

@@ -77,6 +77,8 @@ def test_the_fingerprint_follows_the_content(root, data_spec):
     assert fingerprint(threads=1) == first
     assert fingerprint(image_size=4) != first
     (root / "test" / "cat" / "0.png").rename(root / "test" / "cat" / "1.png")
+    assert fingerprint() == first  # the same images in the same order
+    (root / "train" / "cat" / "0.png").rename(root / "train" / "cat" / "9.png")
     assert fingerprint() != first
 
 

@@ -456,12 +456,14 @@ def test_archives_have_the_same_names_of_splits(name, tmp_path):
         layouts.find(tmp_path / "two.tar", tmp_path)
 
 
-def test_equal_images_in_two_splits_or_classes_are_told(tmp_path):
+def test_equal_images_in_two_splits_or_classes_are_told(tmp_path, data_spec):
     same = image("same")
     root = build(
         tmp_path,
         {"train/a/x.png": same, "val/a/x.png": same, "train/b/y.png": same, "train/a/z.png": same},
     )
+    notes = "".join(trained(root, data_spec).notes)
+    assert "3 files are in two splits" in notes and "1 files are under two classes" in notes
     mend, told = examined(root)
     assert not mend
     assert "NOTE  3 files are in two splits, byte for byte" in told and "val/a/x.png = " in told
