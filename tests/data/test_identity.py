@@ -243,8 +243,8 @@ def test_all_that_training_sees_is_in_the_fingerprint(tmp_path, data_spec):
     assert first.startswith(identity.PREFIX) and len(first) < 256  # what processes can compare
     assert fingerprint(seed=1) == first == fingerprint(threads=1)
     others = [fingerprint(image_size=16), fingerprint(validation=0.5), fingerprint(1, validation=0.5),
-              fingerprint(classes=("bee", "ant"))]  # fmt: skip
-    assert len({first, *others}) == 5
+              fingerprint(classes=("bee", "ant")), fingerprint(exif="apply")]  # fmt: skip
+    assert len({first, *others}) == 6
     write_npz(tmp_path / "a.npz", 0, 61)
     arrays = dict(np.load(tmp_path / "a.npz"))
     spec = data_spec("arrays", tmp_path / "a.npz", image_size=32)
