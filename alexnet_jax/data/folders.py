@@ -71,7 +71,7 @@ def _scan(spec: DataSpec) -> Dataset:
             for file in class_files(root / name, kind, label)
         ]
         for file in files:
-            digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode())
+            digest.update(f"{name}/{file.name} {file.size} {file.label}\n".encode(errors="surrogateescape"))
         splits[name] = _split(root / name, files, spec)
     return Dataset(splits, classes, digest.hexdigest())
 
@@ -134,7 +134,7 @@ def _split(folder: pathlib.Path, files: list[File], spec: DataSpec) -> Split:
     paths = [os.path.join(folder, file.name) for file in files]
     identity = hashlib.sha256()
     for file in files:
-        identity.update(f"{file.name} {file.size} {file.modified}\n".encode())
+        identity.update(f"{file.name} {file.size} {file.modified}\n".encode(errors="surrogateescape"))
     images = ImageFiles(
         lambda i: (None, paths[i]),
         len(paths),
