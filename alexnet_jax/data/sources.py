@@ -9,9 +9,10 @@ import zlib
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import cifar10, folders, store, tfds
 from alexnet_jax.data.image_files import fitted
-from alexnet_jax.data.splits import Dataset, Split, held_out, keep_classes, take
+from alexnet_jax.data.splits import Dataset, Split, class_names, held_out, keep_classes, take
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import DataSpec
 
@@ -25,6 +26,7 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     Nothing is decoded yet. Raises DataError.
     """
     dataset = SOURCES[spec.source](spec)
+    class_names(dataset.class_names, spec.path or spec.source)
     if spec.classes:
         dataset = keep_classes(dataset, spec.classes)
     if len(dataset.class_names) < 2:
@@ -103,7 +105,7 @@ def arrays(spec: DataSpec) -> Dataset:
         raise DataError(
             f"{path}: class_names has the shape {list(named.shape)}, not one name a class"
         )
-    names = tuple(map(str, named))
+    names = class_names(named, f"{path}: class_names")
     if found > len(names):
         known = "class_names" if "class_names" in content else "train_labels"
         raise DataError(
@@ -119,6 +121,8 @@ def arrays(spec: DataSpec) -> Dataset:
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name. Raises DataError."""
+    if other := files.not_regular(path):
+        raise DataError(f"cannot read {path}: {other}; source 'arrays' reads {_NPZ}")
     if not path.is_file():
         raise DataError(f"no file {path}; source 'arrays' reads {_NPZ}")
     try:
