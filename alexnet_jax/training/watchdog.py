@@ -23,7 +23,8 @@ class Watchdog:
     """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds, or other work lasts too long.
 
     The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a
-    minute, whatever the run is doing. Use it as a context: it watches from the first beat to the end.
+    minute, whatever the run is doing, by a thread of its own: it writes, and a disk that hangs must not keep the
+    watching thread from its work. Use it as a context: it watches from the first beat to the end.
     """
 
     def __init__(
@@ -39,14 +40,17 @@ class Watchdog:
         self._work: _Work | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._life = threading.Thread(target=self._show_life, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._thread.start()
+        self._life.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._end.set()
         self._thread.join()
+        self._life.join(timeout=5)  # it may hang
 
     def beat(self, allow: float = 0.0, *, step: bool = False) -> None:
         """Something came to its end: a `step`, or anything else that shows life.
@@ -75,7 +79,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         pause = min(1.0, self._seconds / 4)
-        woke = heartbeat = time.monotonic()
+        woke = time.monotonic()
         while not self._end.wait(pause):
             now, work = time.monotonic(), self._work
             if now - woke > 10 * pause:  # the whole process was stopped: that is not a stall
@@ -89,6 +93,7 @@ class Watchdog:
             if work and now - work.begin > work.allow:
                 self._on_stall(now - work.begin)
                 return
-            if now - heartbeat > _HEARTBEAT:
-                heartbeat = now
-                self._on_heartbeat()
+
+    def _show_life(self) -> None:
+        while not self._end.wait(_HEARTBEAT):
+            self._on_heartbeat()
