@@ -1,6 +1,7 @@
 """The errors a user can cause or meet, each with its documented exit code and one line to say."""
 
 import errno
+import unicodedata
 
 EXIT_CODES = {
     0: "finished, final checkpoint verified",
@@ -16,6 +17,24 @@ EXIT_CODES = {
     130: "stopped by Ctrl-C, state saved: run the same command again",
     143: "stopped at once by a second signal",
 }
+
+
+_CONTROL = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode; joiners and wide spaces, which are in names, are others."""
+
+
+def printable(text: str) -> str:
+    """A name as it may stand in a line: control characters and bytes that are no UTF-8 are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in text)
+
+
+def listed(names, limit: int = 5) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 class AlexNetError(Exception):

@@ -14,7 +14,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` so that a reader, or a crash, sees the old content or the new one whole."""
     with replacing(path) as file:
         # A name of a file need not be UTF-8.
-        file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+        file.write(
+            content.encode(errors="backslashreplace") if isinstance(content, str) else content
+        )
 
 
 @contextlib.contextmanager

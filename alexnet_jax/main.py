@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> int:
 
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
+    from alexnet_jax.data import splits
     from alexnet_jax.kernels import compiler
     from alexnet_jax.training import loop
     from alexnet_jax.training.signals import Signals, Stop
@@ -109,7 +110,9 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
             return signals.exit_code
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
-            start = functools.partial(_start, options, config_dict, spec, workdir, last_step)
+            start = functools.partial(
+                _start, options, config_dict, spec, workdir, last_step, splits.summary(dataset)
+            )
             notes = processes.lead(start)
             if notes is None:
                 return 0
@@ -145,7 +148,9 @@ def _is_begun(workdir: Workdir) -> bool:
     return not workdir.overwrites and bool(checkpoint.committed_steps(workdir.checkpoints))
 
 
-def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int) -> list | None:
+def _start(
+    options, config_dict, spec: Config, workdir: Workdir, last_step: int, data: dict
+) -> list | None:
     """Make the run folder this run's; what to say of it, or None where the run is finished."""
     from alexnet_jax.training.log import summary
 
@@ -156,7 +161,7 @@ def _start(options, config_dict, spec: Config, workdir: Workdir, last_step: int)
         return None
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", now)
+    workdir.write("run.json", now | {"data": data})
     return _moved(before, now)
 
 
@@ -226,7 +231,9 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
             f"try --config.train.accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
         )
     if isinstance(error, FloatingPointError):
-        return DivergedError(f"{text}, which JAX_DEBUG_NANS made an error: unset it for diverged.json")
+        return DivergedError(
+            f"{text}, which JAX_DEBUG_NANS made an error: unset it for diverged.json"
+        )
     return environments.fault(error) or of_system(error)
 
 

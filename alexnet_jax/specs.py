@@ -149,6 +149,8 @@ class DataSpec:
     placement: typing.Literal["auto", "device", "host"]
     exif: Exif = "ignore"
     """'apply': photos are turned as their EXIF orientation says; 'ignore': as they are stored."""
+    skip_unreadable: bool = False
+    """Of source 'folder', train on the images that can be decoded; the run records the others."""
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,13 @@ class Workdir:
         """Replace a JSON file of the folder."""
         self._replace(name, json.dumps(content, indent=1, sort_keys=True))
 
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Replace a file of the folder, where it has other content."""
+        with contextlib.suppress(OSError):
+            if (self.path / name).read_bytes() == content:
+                return
+        self._replace(name, content)
+
     def write_status(
         self, state: str, step: int, saved_step: int, *, code: int | None = None, reason: str = ""
     ) -> None:
@@ -324,9 +331,9 @@ class Workdir:
         found = checkpoint.latest(self.checkpoints)
         return results if found and found[0] >= last_step else None
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, content: str | bytes) -> None:
         try:
-            files.write_atomically(self.path / name, text)
+            files.write_atomically(self.path / name, content)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
 

@@ -270,15 +270,28 @@ def test_unreadable_image_is_named_before_writing(tmp_path):
             for i in range(4):
                 Image.new("RGB", (20 + i, 18), (60 * i, 0, 0)).save(folder / f"{i}.png")
     (tmp_path / "mine/val/dog/bad.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"val/dog/bad.jpg .*remove or replace it"):
-        train(
-            tmp_path / "new",
-            "--config.data.source=folder",
-            f"--config.data.path={tmp_path / 'mine'}",
-            "--config.data.validation=0",
-            "--config.model.num_classes=2",
-        )
+    (tmp_path / "mine/train/cat/notes.txt").write_text("no image")
+    arguments = ["--config.data.source=folder", f"--config.data.path={tmp_path / 'mine'}", "--config.data.validation=0",
+                 "--config.model.num_classes=2", "--config.train.max_steps=1"]  # fmt: skip
+    with pytest.raises(DataError, match=r"1 of 17 images .*val/dog/bad.jpg .*skip_unreadable=True"):
+        train(tmp_path / "new", *arguments)
     assert not (tmp_path / "new").exists()
+    train(tmp_path / "new", *arguments, "--config.data.skip_unreadable=True")
+    recorded = json.loads((tmp_path / "new" / "run.json").read_text())["data"]
+    assert recorded["images"] == {split: {"cat": 4, "dog": 4} for split in ("train", "val")}
+    assert (
+        len(recorded["skipped"]) == 1
+        and "val/dog/bad.jpg is not an image" in recorded["skipped"][0]
+    )
+    said = (tmp_path / "new" / "log.txt").read_text()
+    kinds = (
+        "no images: 1 .txt",
+        "8 files are in two splits",
+        "under two classes",
+        "skipped: 1 of 17",
+    )
+    assert all(kind in "".join(recorded["left_out"]) for kind in kinds)
+    assert all(f"warning: {one}" in said for one in recorded["left_out"])
 
 
 def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax.analysis import filters
 from alexnet_jax.analysis import neighbors as nearest
-from alexnet_jax.data import splits
+from alexnet_jax.data import identity, splits
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import calibration, confusion, errors, saved
 from alexnet_jax.network import Network
@@ -103,7 +103,12 @@ def images(kept: list[Kept], run: Run, dataset: Callable[[], splits.Dataset]) ->
     one = _first(kept)
     probabilities, labels = one.predictions
     split = dataset().splits.get(one.split)
-    if split is None or not np.array_equal(split.labels, labels):
+    begun = (identity.read_record(one.folder) or {}).get(f"{one.split}_digests")
+    if (
+        split is None
+        or not np.array_equal(split.labels, labels)
+        or (begun is not None and begun.tolist() != np.asarray(split.digests).tolist())
+    ):
         raise DataError("the images that are there now are not those that were answered")
     parts = []
     for title, numbers in (

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import zipfile
@@ -81,20 +82,20 @@ def of_split(net: "Network", options) -> Source:
 
 def of_files(net: "Network", paths: list[str]) -> Source:
     """Raises DataError."""
+    from alexnet_jax.data import identity
     from alexnet_jax.data.image_files import ImageFiles
 
     found, spec = pictures.listed(paths), net.run.config.data
     try:
-        stats = [path.stat() for path in found]
+        known = identity.of_files("", list(map(str, found)), spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    known = [(str(p), s.st_size, s.st_mtime_ns) for p, s in zip(found, stats, strict=True)]
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
         threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
-    identity = hashlib.sha256(json.dumps(known).encode()).hexdigest()
-    return Source(images, f"files {identity}", {"files": np.array([str(p) for p in found])})
+    named = identity.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
+    return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})
 
 
 def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Path:

@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> None:
     split, view = options.split, options.views
     probabilities, labels = one.obtain(split, view)
     images = one.split(split).images
+    one.check_images()
     folder = Path(options.out) if options.out else one.folder / "figures"
     names = one.run.class_names
     protocol: dict = {"net": str(one.path), "step": one.run.step, "data": one.data}

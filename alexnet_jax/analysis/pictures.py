@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
     from alexnet_jax.network import Network
     from alexnet_jax.workdir import Run
+
+
+log = logging.getLogger(__name__)
 
 
 class Pictures(NamedTuple):
@@ -78,14 +82,16 @@ def load(run: "Run", data_path: str | None, *splits: str) -> "Dataset":
 
 def listed(paths: Sequence[str | Path]) -> list[Path]:
     """The files among `paths`, and all image files in its folders, in sorted order. Raises DataError."""
-    from alexnet_jax.data.folders import SUFFIXES
+    from alexnet_jax.data.folders import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
+        inside, notes = images_below(path)
+        for note in notes:
+            log.warning("%s: %s", path, note)
         if not inside:
             raise DataError(f"no image in {path}: none of {', '.join(SUFFIXES)}")
         found += inside

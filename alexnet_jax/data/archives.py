@@ -85,6 +85,11 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def stem(name: str) -> str:
+    """The name of an archive without its suffix."""
+    return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+
+
 def members(
     path: str | os.PathLike,
     suffixes: tuple[str, ...] | None,

@@ -3,28 +3,31 @@
 python -m alexnet_jax.data.doctor STORE_OR_SOURCE [--subset] [--sheet FILE.png] [--jobs N]
 
 A prepared store, or whatever alexnet_jax.data.prepare reads. Looks at every image and sum, at counts,
-label order and colors, and draws a contact sheet: of each class (at most 100) an image of train and one
-of val, with number and name, so that a person sees whether the labels are right.
-Exit code 0: nothing to mend. 3: something is, named in the lines that begin with MEND.
+label order, colors, and files that are there twice. --sheet draws a contact sheet: of each class (at most
+100) an image of train and one of val, with number and name, so that a person sees whether the labels are right.
+Lines begin with MEND (training, or prepare where the data needs it, refuses this), NOTE (taken, or left out,
+as the line says) or ok. Exit code 0: nothing to mend. 3: something is.
 """
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.data import ilsvrc, layouts, prepare, statistics, store
+from alexnet_jax.data import cache, folders, ilsvrc, images, layouts, prepare, statistics, store
 from alexnet_jax.data.image_files import ImageFiles
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.splits import TWICE, Split, duplicates
 from alexnet_jax.data.statistics import Statistics
-from alexnet_jax.errors import ConfigError, DataError, StorageError
+from alexnet_jax.errors import ConfigError, DataError, StorageError, listed, printable
 
 SAMPLE = 500
 """Images that the colors of a source are estimated from; a store knows those of all."""
@@ -54,6 +57,15 @@ class Contents(NamedTuple):
 class Finding(NamedTuple):
     mend: bool
     text: str
+    note: bool = False
+    """Nothing to mend, but to be known."""
+
+    def __str__(self) -> str:
+        return f"{'MEND' if self.mend else 'NOTE' if self.note else 'ok  '}  {printable(self.text)}"
+
+
+def _note(text: str) -> Finding:
+    return Finding(False, text, note=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -62,18 +74,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--subset", action="store_true",
                         help="fewer classes or images than the official ones are meant")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE.png",
-                        help="the contact sheet; default: NAME-contact-sheet.png, here")  # fmt: skip
+                        help="draw a contact sheet; without it, nothing is written")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="processes or threads; default: the number of cores")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         raise ConfigError(f"--jobs {options.jobs} is not 1 or more")
     path = pathlib.Path(options.path).expanduser()
-    sheet = pathlib.Path(options.sheet or f"{path.resolve().name}-contact-sheet.png").expanduser()
+    sheet = pathlib.Path(options.sheet).expanduser() if options.sheet else None
     faults = 0
-    for mend, text in examine(path, subset=options.subset, sheet=sheet, jobs=options.jobs):
-        print(f"{'MEND' if mend else 'ok  '}  {text}", flush=True)
-        faults += mend
+    for finding in examine(path, subset=options.subset, sheet=sheet, jobs=options.jobs):
+        print(finding, flush=True)
+        faults += finding.mend
     if faults:
         things = "1 thing" if faults == 1 else f"{faults} things"
         raise DataError(f"{path}: {things} to mend, in the lines above that begin with MEND")
@@ -81,11 +93,11 @@ def main(arguments: list[str]) -> int:
 
 
 def examine(
-    path: pathlib.Path, *, subset: bool, sheet: pathlib.Path, jobs: int
+    path: pathlib.Path, *, subset: bool, sheet: pathlib.Path | None, jobs: int
 ) -> Iterator[Finding]:
-    """What is right and what is wrong with the data at `path`, and the contact sheet `sheet`.
+    """What is right and what is wrong with the data at `path`; draws the contact sheet `sheet`.
 
-    Raises DataError where there is nothing to examine, StorageError where `sheet` cannot be written.
+    Raises DataError where there is nothing to examine, StorageError where something cannot be written.
     """
     if store.is_store(path):
         index = store.read_index(path)
@@ -100,22 +112,50 @@ def examine(
         yield from _report(index)
         yield from _about(contents, sheet)
         return
-    # Compressed archives are unpacked on the disk of the current folder, as /tmp may be memory.
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=".") as scratch:
-        found = layouts.find(path, scratch)
-        yield Finding(False, f"{path} holds {found.kind}")
+    with _scratch() as scratch:
         try:
-            layouts.check_class_names(found.splits["train"], path)
-            if not subset:
-                layouts.check_complete(found)
-        except DataError as error:
-            yield Finding(True, str(error))
-        listing = layouts.select(found, subset=True, numbers=True)
+            found = layouts.find(path, scratch)
+        except OSError as error:
+            raise StorageError(
+                f"cannot unpack into {scratch}: {error.strerror}; ALEXNET_JAX_CACHE=FOLDER names another place"
+            ) from None
+        yield Finding(False, f"{path} holds {found.kind}")
+        names = found.splits["train"]
+        for fault in (
+            *found.faults,
+            *folders.unprintable(names),
+            *layouts.incomplete(found, subset),
+        ):
+            yield Finding(True, fault)
+        for fault in layouts.numbered(names):
+            # Training takes numbers in folders as names; prepare does not.
+            yield _note(f"{fault}; prepare refuses them") if found.direct else Finding(True, fault)
+        for note in found.notes:
+            yield _note(note)
+        splits = {name: kinds for name, kinds in found.splits.items() if any(map(kinds.get, names))}
+        if "train" not in splits:
+            return
+        listing = layouts.listing(found._replace(splits=splits, notes=[]))
         for note in listing.notes:
-            yield Finding(False, note)
-        refused = yield from _unreadable(listing, jobs)
-        contents = _of_source(listing, found, subset, refused, jobs)
-        yield from _about(contents, sheet)
+            yield _note(note)
+        digests = yield from _unreadable(listing, found.direct, jobs)
+        yield from _duplicates(listing, digests)
+        contents = _of_source(listing, found, subset, digests, jobs)
+        if contents is not None:
+            yield from _about(contents, sheet)
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for compressed archives: in the cache folder, as /tmp may be memory, or in /tmp."""
+    parent: pathlib.Path | None = cache.folder()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent)
+    except OSError:
+        folder = tempfile.TemporaryDirectory(prefix=".doctor-")
+    with folder as name:
+        yield name
 
 
 def _files(folder: pathlib.Path, index: store.Index) -> Iterator[Finding]:
@@ -175,24 +215,23 @@ def _report(index: store.Index) -> Iterator[Finding]:
     """What prepare found that a person should know."""
     for name, refused in index.report.get("refused", {}).items():
         if refused["count"]:
-            yield Finding(
-                False, f"{name}: {refused['count']:,} images were refused, see {store.REFUSED}"
-            )
-    duplicates = index.report.get("duplicates", {"count": 0})["count"]
-    if duplicates:
-        yield Finding(
-            False,
-            f"{duplicates:,} files are in two splits, byte for byte (see {prepare.DUPLICATES}): "
-            "errors on these are those on training images",
-        )
+            yield _note(f"{name}: {refused['count']:,} images were refused, see {store.REFUSED}")
+    for note in index.report.get("notes", []):
+        yield _note(note)
+    for key, text in zip(("duplicates", "two_classes"), TWICE.values(), strict=True):
+        if key not in index.report:
+            uncounted = text.partition(",")[0].replace(" are", "")
+            yield _note(f"an older version prepared this store and did not count the {uncounted}")
+        elif found := index.report[key]["count"]:
+            yield _note(f"{found:,} {text} (see {prepare.DUPLICATES})")
 
 
-def _unreadable(listing: layouts.Listing, jobs: int):
-    """Decodes every image of a source; yields findings, returns the titles of the unusable."""
-    refused: set[str] = set()
+def _unreadable(listing: layouts.Listing, direct: bool, jobs: int):
+    """Decodes every image of a source; yields findings, returns the digests of all, None for the unusable."""
+    digests: dict[str, list[str | None]] = {}
     for name, chosen in listing.splits.items():
         parts = [chosen[i : i + _CHUNK] for i in range(0, len(chosen), _CHUNK)]
-        bad = []
+        bad, digests[name] = [], []
         with contextlib.ExitStack() as stack:
             each = map
             if jobs > 1 and len(parts) > 1:
@@ -203,44 +242,69 @@ def _unreadable(listing: layouts.Listing, jobs: int):
                 )
                 each = stack.enter_context(pool).map
             advance = stack.enter_context(prepare.progress_bar(name, len(chosen)))
-            for part, found in zip(parts, each(_refused, parts), strict=True):
-                bad += found
+            for part, found in zip(parts, each(partial(_looked_at, direct), parts), strict=True):
+                bad += [reason for _, reason in found if reason]
+                digests[name] += [digest for digest, _ in found]
                 advance(len(part))
-        refused |= {title for title, _ in bad}
-        yield from (Finding(True, reason) for _, reason in bad[:_LISTED])
+        yield from (Finding(True, reason) for reason in bad[:_LISTED])
         if len(bad) > _LISTED:
             yield Finding(True, f"... and {len(bad) - _LISTED:,} more of {name}")
-        if not bad:
+        if bad:
+            yield _note(f"{name}: {len(bad):,} of {len(chosen):,} images cannot be read")
+        else:
             yield Finding(False, f"{name}: all {len(chosen):,} images can be read")
-    return refused
+    return digests
 
 
-def _refused(part: list[tuple[int, layouts.Image]]) -> list[tuple[str, str]]:
-    """(title, reason) of the images that prepare would refuse."""
-    bad = []
+def _looked_at(
+    direct: bool, part: list[tuple[int, layouts.Image]]
+) -> list[tuple[str | None, str | None]]:
+    """(digest, None), or (None, the reason) of an image that training, or else prepare, would refuse."""
+    found = []
     for _, image in part:
         try:
-            prepare.convert(image.read(), prepare.Options("raw", _SMALL, 95), image.title)
+            content = image.read()
+            if direct:
+                images.decode(content, _SMALL, name=image.title)
+            else:
+                prepare.convert(content, prepare.Options("raw", _SMALL, 95), image.title)
+            encoded = content if isinstance(content, bytes) else content.tobytes()
+            found.append((hashlib.sha256(encoded).hexdigest(), None))
         except DataError as error:
-            bad.append((image.title, str(error)))
-    return bad
+            found.append((None, str(error)))
+    return found
+
+
+def _duplicates(
+    listing: layouts.Listing, digests: dict[str, list[str | None]]
+) -> Iterator[Finding]:
+    labels = {name: [label for label, _ in chosen] for name, chosen in listing.splits.items()}
+    found = duplicates(digests, labels)
+    yield from map(_note, found.notes(lambda name, i: listing.splits[name][i][1].title))
 
 
 def _of_source(
-    listing: layouts.Listing, found: layouts.Found, subset: bool, refused: set[str], jobs: int
-) -> Contents:
+    listing: layouts.Listing,
+    found: layouts.Found,
+    subset: bool,
+    digests: dict[str, list[str | None]],
+    jobs: int,
+) -> Contents | None:
+    """What can be read; None where that is nothing of 'train'."""
     splits = {}
     for name, chosen in listing.splits.items():
-        usable = [(label, image) for label, image in chosen if image.title not in refused]
+        usable = [one for one, digest in zip(chosen, digests[name], strict=True) if digest]
+        if not usable and name == "train":
+            return None
         if not usable:
-            raise DataError(f"{name} has no image that can be read")
+            continue
 
         def read(i: int, usable: Any = usable):
             image = usable[i][1]
             return image.title, image.read()
 
-        images = ImageFiles(read, len(usable), _SIZE, threads=jobs, identity=None)
-        splits[name] = Split(images, np.array([label for label, _ in usable], np.int32))
+        opened = ImageFiles(read, len(usable), _SIZE, threads=jobs, identity=None)
+        splits[name] = Split(opened, np.array([label for label, _ in usable], np.int32))
     train = splits["train"]
     count = len(train.labels)
     chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.intp))
@@ -248,10 +312,12 @@ def _of_source(
     return Contents(listing.classes, listing.words, splits, found.official, subset, known)
 
 
-def _about(contents: Contents, sheet: pathlib.Path) -> Iterator[Finding]:
+def _about(contents: Contents, sheet: pathlib.Path | None) -> Iterator[Finding]:
     yield from _counts(contents)
     yield from _order(contents)
     yield from _colors(contents)
+    if sheet is None:
+        return
     draw_sheet(contents, sheet)
     yield Finding(
         False,
@@ -264,10 +330,10 @@ def _counts(contents: Contents) -> Iterator[Finding]:
         counts = np.bincount(split.labels, minlength=len(contents.classes))
         empty = [contents.classes[i] for i in np.flatnonzero(counts == 0)]
         text = f"{name}: {len(split.labels):,} images, {counts.min():,} to {counts.max():,} a class"
-        if empty and not contents.subset:
-            yield Finding(True, f"{text}; none of {', '.join(empty[:5])}: add them, or --subset")
-        else:
-            yield Finding(False, text)
+        if empty:
+            text += f"; none of {len(empty):,} classes: {listed(empty)}"
+        # What training does: it refuses a class without training images, and warns of others.
+        yield Finding(bool(empty) and name == "train", text, note=bool(empty))
     official = _official(contents)
     if official is None:
         yield Finding(

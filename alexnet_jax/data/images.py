@@ -356,6 +356,8 @@ def _unidentified(encoded: bytes, name: str) -> str:
             f"cannot decode {name}: this TIFF file is damaged, or of a kind that Pillow does not read; "
             "remove it, or save it with 8 or 16 bits a value"
         )
+    if encoded.lstrip().startswith(b"<"):  # the page of an error, as downloads leave it
+        return f"{name} is not an image, but HTML or XML text; remove or replace it"
     return f"{name} is not an image ({', '.join(FORMATS)}); remove or replace it"
 
 

@@ -4,16 +4,17 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.data import archives, cifar10, folders, ilsvrc, tfds
 from alexnet_jax.data.archives import Member
-from alexnet_jax.errors import DataError
+from alexnet_jax.data.folders import File
+from alexnet_jax.data.splits import SPLITS, split_of
+from alexnet_jax.errors import DataError, listed
 
-SPLITS = ("train", "val", "test")
 LAYOUTS = (
     "the official tars ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
     "ILSVRC2012_devkit_t12.tar.gz (or those of ILSVRC2010)",
@@ -22,26 +23,6 @@ LAYOUTS = (
     "cifar-10-binary.tar.gz",
     "a folder that tensorflow-datasets prepared (dataset_info.json)",
 )
-
-
-class File(NamedTuple):
-    """An image file; `size` and `modified` (ns) tell whether it changed."""
-
-    path: str
-    size: int
-    modified: int
-
-    @property
-    def title(self) -> str:
-        return self.path
-
-    def read(self) -> bytes:
-        """Raises DataError."""
-        try:
-            with open(self.path, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise DataError(f"cannot read {self.path}: {error.strerror}") from None
 
 
 class CifarRecord(NamedTuple):
@@ -79,6 +60,10 @@ class Found(NamedTuple):
     """What was left out, in words."""
     stamp: str
     """Changes when a file does that holds many images."""
+    faults: Sequence[str] = ()
+    """What has to be mended first."""
+    direct: bool = False
+    """Whether training reads it as it is, without a store."""
 
 
 class Listing(NamedTuple):
@@ -114,14 +99,14 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
     for name in ("cifar-10-binary.tar.gz", "cifar-10-binary.tar"):
         if name in names:
             return _archive(root / name, unpacked)
-    packed = {
-        split: root / f"{split}{suffix}"
-        for split in SPLITS
-        for suffix in archives.SUFFIXES
-        if f"{split}{suffix}" in names
-    }
-    if (root / "train").is_dir():
+    if folders.has_train(root):
         return _tree(root, unpacked)
+    packed: dict[str, pathlib.Path] = {}
+    for name in filter(archives.is_archive, names):
+        if split := split_of(archives.stem(name)):
+            if split in packed:
+                raise DataError(f"{packed[split]} and {root / name} are both {split}; remove one")
+            packed[split] = root / name
     if "train" in packed:
         return _split_archives(packed, unpacked)
     if tfds.is_prepared(root):
@@ -140,22 +125,26 @@ def select(
     subset: bool,
     classes: tuple[str, ...] = (),
     max_per_class: int | None = None,
-    numbers: bool = False,
 ) -> Listing:
     """The images of `classes` (none: all), at most the first `max_per_class` of each and split.
 
     Without `subset`, official archives must be complete and all splits must have the classes of
-    'train'; with it, images of classes that 'train' lacks are left out, and noted. `numbers`: class
-    names that are numbers pass. Raises DataError.
+    'train'; with it, images of classes that 'train' lacks are left out, and noted. Raises DataError with all
+    that is wrong.
     """
-    if not subset:
-        check_complete(found)
+    names = found.splits["train"]
+    faults = [*found.faults, *incomplete(found, subset)]
+    faults += folders.unprintable(names) + numbered(names)
+    if faults:
+        raise folders.refusal(found.path, faults, layout=folders.LAYOUT if found.faults else "")
+    return listing(found, classes=classes, max_per_class=max_per_class)
+
+
+def listing(
+    found: Found, *, classes: tuple[str, ...] = (), max_per_class: int | None = None
+) -> Listing:
+    """As `select`, whatever is wrong with `found`. Raises DataError where nothing is chosen."""
     names = tuple(sorted(found.splits["train"]))
-    if not numbers:
-        check_class_names(names, found.path)
-    for name in names:
-        if not name.isprintable():  # bytes that are no UTF-8 among them
-            raise DataError(f"{found.path}: rename the class {name!r}, which cannot be printed")
     notes = list(found.notes)
     if classes:
         unknown = sorted(set(classes) - set(names))
@@ -182,48 +171,39 @@ def select(
     return Listing(found.kind, splits, names, words, notes, found.stamp)
 
 
-def check_class_names(names: Iterable[str], path: str | os.PathLike) -> None:
-    """Raises DataError for numbers, which do not say whose numbering they are.
+def numbered(names: Iterable[str]) -> list[str]:
+    """A fault where all classes have numbers, which do not say whose numbering they are.
 
     The devkit's own numbers are not the places in sorted order, and '10' sorts before '2':
     mistaking one for the other costs all accuracy and no error. The ten digits are exempt.
     """
     names = list(names)
-    if names and all(name.isdigit() for name in names) and not set(names) <= set("0123456789"):
-        raise DataError(
-            f"the classes of {path} are numbers ({', '.join(sorted(names)[:3])} ...): nothing says which "
-            "classes these are, and as text 10 comes before 2; rename them to synsets (n01440764) "
-            "or names"
-        )
+    if not names or not all(name.isdigit() for name in names) or set(names) <= set("0123456789"):
+        return []
+    return [
+        f"the classes are numbers ({listed(sorted(names), 3)}): nothing says which classes these are, and as text "
+        "10 comes before 2; rename them to synsets (n01440764) or names"
+    ]
 
 
-def check_complete(found: Found) -> None:
-    """Raises DataError unless the counts are the official ones and all splits have all classes."""
+def incomplete(found: Found, subset: bool = False) -> list[str]:
+    """Faults, unless the counts are the official ones and all splits have all classes, or a `subset` is meant."""
+    if subset:
+        return []
+    faults = []
     hint = "; if this is meant, say --subset"
     if found.official:
         kinds = found.splits["train"]
         if len(kinds) != ilsvrc.NUM_CLASSES:
-            raise DataError(
-                f"{found.path}: {found.official} train has {len(kinds):,} classes, not 1,000{hint}"
-            )
+            faults.append(f"{found.official} train has {len(kinds):,} classes, not 1,000{hint}")
         for split, expected in ilsvrc.COUNTS[found.official].items():
             count = sum(map(len, found.splits.get(split, {}).values()))
             if count != expected and split in found.splits:
-                raise DataError(
-                    f"{found.path}: {found.official} {split} has {count:,} images, not "
-                    f"{expected:,}: download it again{hint}"
+                faults.append(
+                    f"{found.official} {split} has {count:,} images, not {expected:,}: download it again{hint}"
                 )
-    train = set(found.splits["train"])
-    for split, kinds in found.splits.items():
-        for more, less, extra in (
-            (split, "train", set(kinds) - train),
-            ("train", split, train - set(kinds)),
-        ):
-            if extra:
-                listed = ", ".join(sorted(extra)[:5]) + (" ..." if len(extra) > 5 else "")
-                raise DataError(
-                    f"{found.path}: {more} has the classes {listed}, which {less} has not{hint}"
-                )
+    classes = {split: kinds.keys() for split, kinds in found.splits.items()}
+    return faults + [fault + hint for fault in folders.mismatches(classes)]
 
 
 class _Unpacked:
@@ -253,7 +233,9 @@ def _stamp(paths: Iterable[pathlib.Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        digest.update(
+            f"{path} {status.st_size} {status.st_mtime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()
 
 
@@ -365,41 +347,20 @@ def _patch(splits: dict[str, dict[str, list[Image]]], members: list[Member]) -> 
 
 def _tree(root: pathlib.Path, unpacked: _Unpacked) -> Found:
     """train/CLASS/, val/CLASS/, test/CLASS/: folders, or archives of that name."""
-    splits, used = {}, []
-    for split in SPLITS:
-        folder = root / split
-        if not folder.is_dir():
-            continue
-        with os.scandir(folder) as scan:
-            entries = sorted((e for e in scan if not e.name.startswith(".")), key=lambda e: e.name)
-        kinds: dict[str, list[Image]] = {}
-        for entry in entries:
-            path = pathlib.Path(entry.path)
-            if entry.is_dir():
-                try:
-                    files = folders.class_files(folder, entry.name, 0)
-                except OSError as error:
-                    raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-                kinds[entry.name] = [
-                    File(os.path.join(folder, file.name), file.size, file.modified)
-                    for file in files
-                ]
-            elif archives.is_archive(entry.name):
-                name = re.sub(r"\.(tar\.gz|tgz|tar|zip)$", "", entry.name, flags=re.IGNORECASE)
-                if name in kinds:
-                    raise DataError(f"{path}: the class {name} is there twice")
-                kinds[name] = list(_images(path, unpacked))
-                used.append(path)
-        if not kinds:
-            hint = ""
-            if any(entry.name.lower().endswith(folders.SUFFIXES) for entry in entries):
-                hint = (
-                    f": its {len(entries):,} files lie flat, and nothing says their classes; sort "
-                    f"them into folders, or take the official archive with its devkit"
-                )
-            raise DataError(f"{folder} has no class folders{hint}")
-        splits[split] = kinds
-    return Found(root, "class folders", splits, {}, None, [], _stamp(used))
+    tree = folders.discover(root)
+    splits: dict[str, dict[str, list[Image]]] = {}
+    faults, used = list(tree.faults), []
+    for split, kinds in tree.splits.items():
+        splits[split] = {name: list(files) for name, files in kinds.items()}
+        for name, path in tree.archives[split].items():
+            used.append(path)
+            try:
+                splits[split][name] = list(_images(path, unpacked))
+            except DataError as error:
+                faults.append(str(error))
+    return Found(
+        root, "class folders", splits, {}, None, tree.notes, _stamp(used), faults, direct=not used
+    )
 
 
 def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Found:
@@ -411,7 +372,16 @@ def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Fou
             raise DataError(f"{path} has a folder {sorted(filter(None, inside))[0]}, not {split}")
         splits[split] = {k: v for kinds in inside.values() for k, v in kinds.items()}
     root = packed["train"].parent
-    return Found(root, "archives of class folders", splits, {}, None, [], _stamp(packed.values()))
+    used = {path.name for path in packed.values()}
+    others = [
+        e.name
+        for e in os.scandir(root)
+        if e.name not in used and (e.is_dir() or archives.is_archive(e.name))
+    ]
+    notes = [f"left out {listed(sorted(others))}, as train is an archive"] if others else []
+    return Found(
+        root, "archives of class folders", splits, {}, None, notes, _stamp(packed.values())
+    )
 
 
 def _archive(path: pathlib.Path, unpacked: _Unpacked) -> Found:
@@ -434,11 +404,16 @@ def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[
     """Split (None where there is no folder of that name) -> class -> images. Raises DataError."""
     found: dict[str | None, dict[str, list[Image]]] = {}
     tops = {member.name.split("/")[0] for member in members}
+    names: dict[str, str] = {}
     for member in members:
         folders_of = member.name.split("/")[:-1]
-        if len(tops) == 1 and len(folders_of) > 1 and folders_of[0] not in SPLITS:
+        if len(tops) == 1 and len(folders_of) > 1 and not split_of(folders_of[0]):
             folders_of = folders_of[1:]  # everything is in one folder
-        split = folders_of.pop(0) if folders_of and folders_of[0] in SPLITS else None
+        split = split_of(folders_of[0]) if folders_of else None
+        if split and names.setdefault(split, folders_of[0]) != folders_of.pop(0):
+            raise DataError(
+                f"{member.title}: {path} has another folder for {split}, {names[split]}"
+            )
         if not folders_of:
             raise DataError(f"{member.title} is in no class folder")
         found.setdefault(split, {}).setdefault(folders_of[0], []).append(member)
@@ -465,26 +440,33 @@ def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
 
 def _prepared(root: pathlib.Path) -> Found:
     """A set that tensorflow-datasets prepared."""
-    listing = tfds.listing(str(root))
-    splits, notes = {}, []
+    prepared = tfds.listing(str(root))
+    splits, notes = {}, list(prepared.notes)
     used: set[pathlib.Path] = set()
-    for split, examples in listing.splits.items():
+    for split, examples in prepared.splits.items():
         if all(label == -1 for label, _, _ in examples):
             notes.append(f"{split} was left out: it has no labels")
             continue
         kinds: dict[str, list[Image]] = {}
         for label, _, example in sorted(examples):
-            if not 0 <= label < len(listing.class_names):
+            if not 0 <= label < len(prepared.class_names):
                 raise DataError(
                     f"{example.title} has the label {label}; there are "
-                    f"{len(listing.class_names)} classes"
+                    f"{len(prepared.class_names)} classes"
                 )
-            kinds.setdefault(listing.class_names[label], []).append(example)
+            kinds.setdefault(prepared.class_names[label], []).append(example)
             used.add(pathlib.Path(example.folder))
         splits[split] = kinds
     if "train" not in splits:
-        raise DataError(f"{root}: {listing.title} has no split train")
+        raise DataError(f"{root}: {prepared.title} has no split train")
     files = sorted(path for folder in used for path in folder.iterdir())
     return Found(
-        root, f"tensorflow-datasets {listing.title}", splits, {}, None, notes, _stamp(files)
+        root,
+        f"tensorflow-datasets {prepared.title}",
+        splits,
+        {},
+        None,
+        notes,
+        _stamp(files),
+        direct=True,
     )

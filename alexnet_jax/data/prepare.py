@@ -24,6 +24,7 @@ import shutil
 import signal
 import sys
 import time
+import typing
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -35,17 +36,20 @@ import numpy as np
 from alexnet_jax import cli
 from alexnet_jax.data import images, layouts, statistics, store
 from alexnet_jax.data.layouts import Image, Listing
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.splits import Split, duplicates
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
     OutOfMemoryError,
     StorageError,
     WorkdirError,
+    listed,
+    printable,
 )
 from alexnet_jax.files import sha256_of, sync_folder
+from alexnet_jax.specs import Exif
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same source gives other bytes: parts of older versions are not used again."""
 LARGEST_SHARD, SMALLEST_SHARD, FEWEST_SHARDS = 4096, 128, 16
 """Images in a file: few files for a large set, and work for several processes in a small one."""
@@ -57,8 +61,11 @@ SPARE_BYTES = 64 * 2**20
 DUPLICATES = "duplicates.jsonl"
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 60.0
+_FAR_TOO_MANY = 100
+"""Unusable images beyond those allowed, after which the others are not waited for."""
 _EXAMPLES, _SHOWN = 5, 2
 """Names of images in the report, and of those on the terminal."""
+_TURNED = "turned as EXIF says"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -66,6 +73,7 @@ class Options(NamedTuple):
     format: str
     size: int
     quality: int
+    exif: Exif = "ignore"
 
 
 class Task(NamedTuple):
@@ -110,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
                         help="jpeg: a sixth of the disk; raw: no decoding (default: jpeg; CIFAR-10: raw)")  # fmt: skip
     parser.add_argument("--size", type=int, metavar="N", help="default: 256; CIFAR-10: 32")
     parser.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG; default: 95")
+    parser.add_argument("--exif", choices=typing.get_args(Exif), default="ignore",
+                        help="whether photos are turned as their EXIF orientation says; default: ignore")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="processes; default: the number of cores")  # fmt: skip
     parser.add_argument("--subset", action="store_true",
@@ -188,10 +198,13 @@ def summary(index: store.Index) -> Iterator[str]:
             yield f"  {refused['count']:,} refused: {_named(refused['count'], refused['first'])}"
     for note in report["notes"]:
         yield f"note: {note}"
-    found = report["duplicates"]
-    yield f"{found['count']:,} files are in two splits, byte for byte" + (
-        f": {_named(found['count'], found['first'])}; all in {DUPLICATES}" if found["count"] else ""
-    )
+    for key, where in (("duplicates", "in two splits"), ("two_classes", "under two classes")):
+        found = report.get(key, {"count": 0})  # older stores know of splits alone
+        yield f"{found['count']:,} files are {where}, byte for byte" + (
+            f": {_named(found['count'], found['first'])}; all in {DUPLICATES}"
+            if found["count"]
+            else ""
+        )
     yield (
         f"{index.format} of {index.size}x{index.size}, {report['bytes']:,} bytes, "
         f"fingerprint {index.fingerprint[:16]}"
@@ -233,6 +246,7 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
         "format": kind,
         "size": options.size or (32 if small else 256),
         "quality": options.quality if kind == "jpeg" else None,
+        "exif": options.exif,
         "subset": options.subset,
         "classes": sorted(set(options.classes)),
         "max_per_class": options.max_per_class,
@@ -243,7 +257,7 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
 
 def _check_same(out: pathlib.Path, asked: dict) -> None:
     """Raises ConfigError where the store there was asked for otherwise."""
-    before = store.read_index(out).request
+    before = {"exif": "ignore"} | store.read_index(out).request  # older stores do not say
     other = [key for key in asked if before.get(key) != asked[key]]
     if other:
         raise ConfigError(
@@ -256,7 +270,7 @@ def _build(
     listing: Listing, asked: dict, arguments: argparse.Namespace, work: pathlib.Path
 ) -> store.Index:
     """Everything in work/store, its index last."""
-    options = Options(asked["format"], asked["size"], arguments.quality)
+    options = Options(asked["format"], asked["size"], arguments.quality, asked["exif"])
     if options.format == "jpeg":
         store.check_jpeg()
     folder, done = work / "store", work / "done"
@@ -351,22 +365,28 @@ def _check_space(pending: list[Task], options: Options, work: pathlib.Path) -> N
 def _check_refused(
     tasks: list[Task], results: dict[str, dict], limits: dict[str, int], work: pathlib.Path
 ) -> None:
-    """Raises DataError once too many of a split are unusable; of val and test all are seen first."""
-    for split, limit in limits.items():
-        mine = [task for task in tasks if task.split == split]
-        finished = [task for task in mine if task.stem in results]
-        refused = [one for task in finished for one in results[task.stem]["refused"]]
-        if len(refused) > limit and (split == "train" or len(finished) == len(mine)):
-            listed = work / store.REFUSED
-            _write_lines(listed, refused)
-            total = sum(len(task.images) for task in mine)
-            policy = "none may be of val or test, on which errors are reported"
-            if split == "train":
-                policy = f"--max-bad-share allows {limit:,} of {total:,}"
-            raise DataError(
-                f"{len(refused):,} images of {split} cannot be used ({policy}): "
-                f"{refused[0]['reason']}; all so far are in {listed}"
-            )
+    """Raises DataError for too many unusable images of any split, once all are seen or far too many are found."""
+    refused: dict[str, list[dict]] = {split: [] for split in limits}
+    for task in tasks:
+        if task.stem in results:
+            refused[task.split] += results[task.stem]["refused"]
+    beyond = {split: len(refused[split]) - limit for split, limit in limits.items()}
+    seen = all(task.stem in results for task in tasks)
+    if max(beyond.values()) <= (0 if seen else _FAR_TOO_MANY):
+        return
+    listing = work / store.REFUSED
+    bad = {split: found for split, found in refused.items() if beyond[split] > 0}
+    _write_lines(listing, [one for found in bad.values() for one in found])
+    said = []
+    for split, found in bad.items():
+        policy = "none may be of val or test, on which errors are reported"
+        if split == "train":
+            total = sum(len(task.images) for task in tasks if task.split == split)
+            policy = f"--max-bad-share allows {limits[split]:,} of {total:,}"
+        reasons = listed([one["reason"].removesuffix("; remove or replace it") for one in found])
+        said.append(f"{len(found):,} images of {split} cannot be used ({policy}): {reasons}")
+    remedy = "remove or replace them; all"
+    raise DataError(f"{'; '.join(said)}; {remedy} {'' if seen else 'so far '}are in {listing}")
 
 
 @contextlib.contextmanager
@@ -486,7 +506,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
                 content = image.read()
                 pixels, record, changes = convert(content, task.options, title)
             except DataError as error:
-                reason = _printable(str(error).replace(task.root, ""))
+                reason = printable(str(error).replace(task.root, ""))
                 refused.append({"split": task.split, "image": title, "reason": reason})
                 sums.append(None)
             else:
@@ -518,12 +538,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
 
 def _shown(image: Image, task: Task) -> str:
     """The name of an image for reports: within its source, wherever that is."""
-    return _printable(image.title.removeprefix(task.root))
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; reports may not."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return printable(image.title.removeprefix(task.root))
 
 
 @contextlib.contextmanager
@@ -581,14 +596,16 @@ def convert(
             if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
                 content = _gunzipped(content, title)
                 changes.append("gzipped")
-            kind, (width, height), found = inspect(content, title)
+            pixels = images.decode(content, size, exif=options.exif, name=title)
+            kind, (width, height), found = inspect(content, title, options.exif)
             changes += found
-            kept = kind == "JPEG" and width == height == size and "CMYK, now RGB" not in found
+            kept = kind == "JPEG" and width == height == size
+            kept &= not {"CMYK, now RGB", _TURNED} & set(found)
         else:
             height, width = content.shape[:2]
+            pixels = images.decode(content, size, name=title)
         if min(width, height) < size:
             changes.append(f"enlarged to {size} pixels")
-        pixels = images.decode(content, size, name=title)
     if options.format == "raw":
         return pixels, b"", changes
     if kept and isinstance(content, bytes):
@@ -620,35 +637,28 @@ def _gunzipped(content: bytes, title: str) -> bytes:
     return unpacked
 
 
-def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]]:
-    """('JPEG' or 'PNG', (width, height), what decoding will change), from the header alone.
+def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int], list[str]]:
+    """(format, (width, height), what decoding has changed) of an image that can be decoded, from its header.
 
-    The content decides, not the name. Raises DataError for other formats, and for images of more
-    than images.PIXEL_LIMIT, which are bombs rather than photographs.
+    The content decides, not the name.
     """
     from PIL import Image
 
     changes = []
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG")) as image:
-            kind = "PNG" if image.format == "PNG" else "JPEG"
-            mode, size = image.mode, image.size
-            if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                changes.append("transparent, now on white")
-            if getattr(image, "is_animated", False) and kind == "PNG":
-                changes.append("animated, first frame kept")
-            orientation = _orientation(image)
-    except Image.DecompressionBombError:
-        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, OverflowError):
-        raise DataError(f"{title} {_sniffed(encoded)}") from None
-    if size[0] * size[1] > images.PIXEL_LIMIT:
-        raise DataError(f"{title} has more than {images.PIXEL_LIMIT:,} pixels")
-    name = title.lower()
-    if kind == "PNG" and name.endswith((".jpg", ".jpeg")):
-        changes.append("PNG under the name of a JPEG")
-    if kind == "JPEG" and name.endswith(".png"):
-        changes.append("JPEG under the name of a PNG")
+    Image.init()
+    known = [name for name in images.FORMATS if name in Image.OPEN]  # some need a package
+    with Image.open(io.BytesIO(encoded), formats=known) as image:
+        kind = image.format if image.format in images.FORMATS else "JPEG"  # such as MPO
+        mode, size = image.mode, image.size
+        if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            changes.append("transparent, now on white")
+        if getattr(image, "is_animated", False) and kind != "JPEG":
+            changes.append("animated, first frame kept")
+        orientation = images.orientation(image)
+    suffix = os.path.splitext(title)[1].lower()
+    named = next((name for name, suffixes in images.FORMATS.items() if suffix in suffixes), kind)
+    if named != kind:
+        changes.append(f"{kind} under the name of a {named}")
     if mode == "CMYK":
         changes.append("CMYK, now RGB")
     if mode in ("1", "L", "LA", "I") or mode.startswith("I;"):
@@ -657,35 +667,9 @@ def inspect(encoded: bytes, title: str) -> tuple[str, tuple[int, int], list[str]
         changes.append("with a palette, now RGB")
     if mode.startswith("I") or (kind == "PNG" and encoded[24:25] == b"\x10"):
         changes.append("16-bit, now 8-bit")
-    if orientation not in (0, 1):
-        changes.append("with an EXIF orientation, which is ignored")
+    if orientation != 1 and kind not in ("TIFF", "AVIF", "HEIF"):  # those turn an image themselves
+        changes.append(_TURNED if exif == "apply" else "with an EXIF orientation, which is ignored")
     return kind, size, changes
-
-
-def _orientation(image) -> int:
-    """1 (upright) where there is none, or where it is damaged: EXIF never makes an image bad."""
-    try:
-        found = image.getexif().get(0x0112, 1)
-        return found if isinstance(found, int) else 1
-    except Exception:
-        return 1
-
-
-def _sniffed(encoded: bytes) -> str:
-    """What is wrong with bytes that are no readable JPEG or PNG, in words."""
-    if not encoded:
-        return "is empty; remove or replace it"
-    for begin, name in (
-        (b"GIF8", "GIF"), (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"),
-        (b"P6", "PPM"), (b"P5", "PGM"), (b"<", "HTML or XML text"),
-    ):  # fmt: skip
-        if encoded.startswith(begin):
-            return f"is {name}, not JPEG or PNG; convert or remove it"
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "is WebP, not JPEG or PNG; convert or remove it"
-    if encoded.startswith((b"\xff\xd8", b"\x89PNG")):
-        return "is damaged near its beginning; remove or replace it"
-    return f"is no image: it begins with {encoded[:8]!r}; remove or replace it"
 
 
 # The end
@@ -716,12 +700,16 @@ def _complete(
         _save(folder / f"{split}-labels.npy", lambda file, labels=labels: np.save(file, labels))
     refused = [one for task in tasks for one in results[task.stem]["refused"]]
     _write_lines(folder / store.REFUSED, refused)
-    duplicates = list(_duplicates(tasks, results))
-    _write_lines(folder / DUPLICATES, duplicates)
+    in_splits, in_classes = _duplicates(tasks, results)
+    _write_lines(folder / DUPLICATES, [*in_splits, *in_classes])
     report = _report(listing, tasks, results)
     report["duplicates"] = {
-        "count": len(duplicates),
-        "first": [" = ".join(one.values()) for one in duplicates[:_EXAMPLES]],
+        "count": len(in_splits),
+        "first": [" = ".join(one.values()) for one in in_splits[:_EXAMPLES]],
+    }
+    report["two_classes"] = {
+        "count": len(in_classes),
+        "first": [" = ".join(one["classes"]) for one in in_classes[:_EXAMPLES]],
     }
     index = store.Index(
         asked["format"], asked["size"], listing.classes, listing.words, splits, files, "",
@@ -767,18 +755,22 @@ def _report(listing: Listing, tasks: list[Task], results: dict[str, dict]) -> di
     return report
 
 
-def _duplicates(tasks: list[Task], results: dict[str, dict]) -> Iterator[dict[str, str]]:
-    """Split -> image, for each source file whose bytes are in two splits."""
-    held_out: dict[str, tuple[str, str]] = {}
-    for task in tasks:  # train is last
-        for (_, image), digest in zip(task.images, results[task.stem]["sums"], strict=True):
-            if digest is None:
-                continue
-            split, title = held_out.get(digest, (task.split, ""))
-            if split != task.split:
-                yield {split: title, task.split: _shown(image, task)}
-            elif task.split != "train":
-                held_out.setdefault(digest, (task.split, _shown(image, task)))
+def _duplicates(
+    tasks: list[Task], results: dict[str, dict]
+) -> tuple[list[dict[str, str]], list[dict[str, list[str]]]]:
+    """The source files whose bytes are in two splits, and those whose bytes are under two classes."""
+    digests: dict[str, list] = {}
+    labels: dict[str, list[int]] = {}
+    places: dict[str, list[tuple[Image, Task]]] = {}
+    for task in tasks:
+        digests.setdefault(task.split, []).extend(results[task.stem]["sums"])
+        labels.setdefault(task.split, []).extend(label for label, _ in task.images)
+        places.setdefault(task.split, []).extend((image, task) for _, image in task.images)
+    found = duplicates(digests, labels)
+    return (
+        [{split: _shown(*places[split][i]) for split, i in pair} for pair in found.splits],
+        [{"classes": [_shown(*places[split][i]) for split, i in pair]} for pair in found.classes],
+    )
 
 
 def _write_lines(path: pathlib.Path, records: list[dict]) -> None:

@@ -1,6 +1,5 @@
 """Data sources by the name that a config gives, and the one function that opens them."""
 
-import hashlib
 import os
 import pathlib
 import tokenize
@@ -10,10 +9,20 @@ import zlib
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data import cifar10, folders, store, tfds
-from alexnet_jax.data.image_files import fitted
-from alexnet_jax.data.splits import Dataset, Split, class_names, held_out, keep_classes, take
-from alexnet_jax.errors import DataError
+from alexnet_jax.data import cifar10, folders, identity, store, tfds
+from alexnet_jax.data import images as decoder
+from alexnet_jax.data.image_files import UnreadableImages, fitted, undecodable
+from alexnet_jax.data.splits import (
+    SPLITS,
+    Dataset,
+    Split,
+    class_names,
+    held_out,
+    keep_classes,
+    split_of,
+    take,
+)
+from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.specs import DataSpec
 
 _NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
@@ -23,7 +32,7 @@ _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     """The images and labels that `spec` asks for; `seed` draws the validation split.
 
-    Nothing is decoded yet. Raises DataError.
+    Nothing is decoded yet, unless unreadable images are to be skipped. Raises DataError.
     """
     dataset = SOURCES[spec.source](spec)
     class_names(dataset.class_names, spec.path or spec.source)
@@ -36,13 +45,69 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     for name, split in dataset.splits.items():
         if not len(split.labels):
             raise DataError(f"the split {name} of {spec.path or spec.source} has no images")
-    taken = [dataset.fingerprint, spec.image_size, dataset.class_names]
-    if spec.exif != "ignore":
-        taken += [spec.exif]
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
-        taken += [spec.validation, seed]
-    return dataset._replace(fingerprint=hashlib.sha256(repr(taken).encode()).hexdigest())
+    notes = (*dataset.notes, *_empty_classes(dataset).values())
+    return dataset._replace(
+        notes=notes,
+        fingerprint=identity.fingerprint(dataset, spec.image_size, spec.exif),
+        decoding=f"{spec.image_size} {spec.exif} {decoder.VERSION}",
+    )
+
+
+def _empty_classes(dataset: Dataset) -> dict[str, str]:
+    """Split -> the classes that have no image in it, and how many they have elsewhere; in words."""
+    names = dataset.class_names
+    counts = {
+        name: np.bincount(split.labels, minlength=len(names))
+        for name, split in dataset.splits.items()
+    }
+    lines = {}
+    for name in counts:
+        empty = []
+        for i in np.flatnonzero(counts[name] == 0):
+            there = ", ".join(
+                f"{found[i]:,} in {other}" for other, found in counts.items() if found[i]
+            )
+            empty.append(f"{names[i]} ({there})" if there else names[i])
+        if empty:
+            lines[name] = (
+                f"{name} has no image of {len(empty):,} of {len(names):,} classes: {listed(empty)}"
+            )
+    return lines
+
+
+def check(dataset: Dataset, spec: DataSpec) -> None:
+    """Raises DataError for what cannot be trained on: classes without training images, and unreadable images.
+
+    Of a set that is decoded at once all are tried, of others the first of each split. Raises ConfigError too.
+    """
+    if spec.skip_unreadable and spec.source != "folder":
+        raise ConfigError(
+            f"config.data.skip_unreadable is for source 'folder', not {spec.source!r}; a store leaves unreadable "
+            "images out when it is prepared, with --max-bad-share"
+        )
+    where = spec.path or spec.source
+    if fault := _empty_classes(dataset).get("train"):
+        remedy = "add images, or choose classes with config.data.classes"
+        if spec.validation:
+            remedy = f"hold out less than config.data.validation={spec.validation}, or {remedy}"
+        elif spec.source == "arrays":
+            remedy = f"labels count from 0; {remedy}"
+        raise DataError(f"{where}: {fault}; {remedy}")
+    found: dict[str, UnreadableImages] = {}
+    for split in dataset.splits.values():
+        try:
+            split.images[np.arange(1)]
+        except UnreadableImages as error:  # a split for validation is of the files of train
+            found[str(error)] = error
+    if found:
+        faults = [fault for error in found.values() for fault in error.faults]
+        hint = next(iter(found.values())).hint
+        if spec.source == "folder" and not hint:  # all were tried
+            total = sum(len(split.labels) for split in dataset.splits.values())
+            raise DataError(f"{where}: {undecodable(faults, total)}; {folders.SKIP}")
+        raise UnreadableImages(faults, sum(error.count for error in found.values()), hint)
 
 
 def digits(spec: DataSpec) -> Dataset:
@@ -56,11 +121,14 @@ def digits(spec: DataSpec) -> Dataset:
     pixels = np.rint(np.asarray(values).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(target, np.int32)
     test = held_out(labels, 0.2, np.random.default_rng(_DIGITS))
+    digests = identity.of_rows(pixels)
     splits = {
-        name: Split(fitted(pixels[mask], spec.image_size, spec.threads), labels[mask])
+        name: Split(
+            fitted(pixels[mask], spec.image_size, spec.threads), labels[mask], digests[mask]
+        )
         for name, mask in (("train", ~test), ("test", test))
     }
-    return Dataset(splits, tuple(map(str, range(10))), _digest(pixels, labels))
+    return Dataset(splits, tuple(map(str, range(10))))
 
 
 def synthetic(spec: DataSpec) -> Dataset:
@@ -82,9 +150,9 @@ def synthetic(spec: DataSpec) -> Dataset:
             stripes = stripes[:, None, None] if label < 5 else stripes[None, :, None]
             noise = generator.normal(0, 30, (size, size, 3))
             image[:] = np.clip(40 + 150 * stripes * colors[label % 5] + noise, 0, 255)
-        splits[name] = Split(images, labels)
+        splits[name] = Split(images, labels, identity.of_rows(images))
     names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
-    return Dataset(splits, names, _digest(*(array for split in splits.values() for array in split)))
+    return Dataset(splits, names)
 
 
 def arrays(spec: DataSpec) -> Dataset:
@@ -94,8 +162,9 @@ def arrays(spec: DataSpec) -> Dataset:
     """
     path = pathlib.Path(spec.path or "").expanduser()
     content = _npz(path)
+    content, notes = _with_our_names(path, content)
     splits = {}
-    for name in ("train", "val", "test"):
+    for name in SPLITS:
         if f"{name}_images" in content or name == "train":
             splits[name] = _checked(path, name, content)
     found = int(max(split.labels.max(initial=-1) for split in splits.values())) + 1
@@ -111,12 +180,33 @@ def arrays(spec: DataSpec) -> Dataset:
         raise DataError(
             f"{path}: a label is {found - 1}, but {known} has the classes 0 to {len(names) - 1}"
         )
-    identity = _digest(*(array for key, array in sorted(content.items()) if key != "class_names"))
     splits = {
-        name: Split(fitted(split.images, spec.image_size, spec.threads), split.labels)
+        name: split._replace(
+            images=fitted(split.images, spec.image_size, spec.threads),
+            digests=identity.of_rows(split.images),
+        )
         for name, split in splits.items()
     }
-    return Dataset(splits, names, identity)
+    return Dataset(splits, names, notes=notes)
+
+
+def _with_our_names(
+    path: pathlib.Path, content: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The arrays of splits under the names of SPLITS, and a note of the others. Raises DataError."""
+    found, others = {}, []
+    for key, array in content.items():
+        prefix, _, kind = key.rpartition("_")
+        split = split_of(prefix) if kind in ("images", "labels") else None
+        name = f"{split}_{kind}" if split else key
+        if name in found:
+            raise DataError(f"{path} has {name} twice, the second time as {key}; remove one")
+        if split or key == "class_names":
+            found[name] = array
+        else:
+            others.append(key)
+    note = f"{path}: left out {len(others):,} arrays of other names: {listed(others)}"
+    return found, (note,) * bool(others)
 
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -199,14 +289,6 @@ def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
         take(train, np.flatnonzero(mask)),
     )
     return dataset._replace(splits=splits, statistics=None)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 SOURCES = {

@@ -1,12 +1,24 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, listed
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Split -> the names that a folder, an archive or an array of it may have."""
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name holds, in upper or lower case."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 class Split(NamedTuple):
@@ -14,16 +26,26 @@ class Split(NamedTuple):
     """`len(images)`, and `images[int array]` -> uint8 [b s s 3]."""
     labels: np.ndarray
     """int32 [n]"""
+    digests: np.ndarray | None = None
+    """uint64 [n]: of the content of each image, as it is stored; every source gives them."""
 
 
 class Dataset(NamedTuple):
     splits: dict[str, Split]
     """Of 'train', 'val' and 'test' those that there are; 'train' always."""
     class_names: tuple[str, ...]
-    fingerprint: str
-    """SHA-256 of the content: of (relative path, size, label) of files, of the bytes of arrays."""
+    fingerprint: str = ""
+    """Of the digests, labels and classes of all splits and the stored size; open_dataset makes it."""
     statistics: Any = None
     """statistics.Statistics of exactly this 'train', where the source has them."""
+    notes: tuple[str, ...] = ()
+    """What was left out, a line for each kind."""
+    skipped: tuple[str, ...] = ()
+    """The images that data.skip_unreadable left out, and why."""
+    times: str = ""
+    """Of a set of files so large that `digests` are of a sample: changes with any file's times."""
+    decoding: str = ""
+    """What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder."""
 
 
 class View:
@@ -40,7 +62,8 @@ class View:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    return Split(View(split.images, indices), split.labels[indices])
+    digests = None if split.digests is None else split.digests[indices]
+    return Split(View(split.images, indices), split.labels[indices], digests)
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
@@ -66,9 +89,62 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
     splits = {}
     for name, split in dataset.splits.items():
         labels = renumber[split.labels]
-        kept = np.flatnonzero(labels >= 0)
-        splits[name] = Split(View(split.images, kept), labels[kept])
+        splits[name] = take(split._replace(labels=labels), np.flatnonzero(labels >= 0))
     return dataset._replace(splits=splits, class_names=wanted, statistics=None)
+
+
+def summary(dataset: Dataset) -> dict[str, Any]:
+    """What a run records of its images: counts by class, and what was left out."""
+    counts = {}
+    for name, split in dataset.splits.items():
+        found = np.bincount(split.labels, minlength=len(dataset.class_names)).tolist()
+        counts[name] = dict(zip(dataset.class_names, found, strict=True))
+    return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
+
+
+TWICE = {
+    "splits": "files are in two splits, byte for byte: errors on these are those on training images",
+    "classes": "files are under two classes, byte for byte: at most one of the labels is right",
+}
+"""What the two kinds of Duplicates mean."""
+
+
+class Duplicates(NamedTuple):
+    """Pairs of equal images, each as (split, index)."""
+
+    splits: list[tuple[tuple[str, int], tuple[str, int]]]
+    """In two splits."""
+    classes: list[tuple[tuple[str, int], tuple[str, int]]]
+    """Under two classes."""
+
+    def notes(self, title: Callable[[str, int], str]) -> list[str]:
+        """Of each kind that there is, how many, and the first by their `title(split, index)`."""
+        return [
+            f"{len(pairs):,} {text}: {listed([' = '.join(title(*place) for place in pair) for pair in pairs[:3]])}"
+            for text, pairs in zip(TWICE.values(), self, strict=True)
+            if pairs
+        ]
+
+
+def duplicates(
+    digests: Mapping[str, Sequence[Hashable]], labels: Mapping[str, Sequence[int] | np.ndarray]
+) -> Duplicates:
+    """Equal `digests` (None: unknown) in two splits or under two classes, each image once for the first like it.
+
+    The held-out splits come first: a pair for every image of 'train' that is also held out.
+    """
+    first: dict[Hashable, tuple[str, int]] = {}
+    found = Duplicates([], [])
+    for name in sorted(digests, key=lambda split: split == "train"):
+        for i, digest in enumerate(digests[name]):
+            if digest is None:
+                continue
+            before = first.setdefault(digest, (name, i))
+            if before[0] != name:
+                found.splits.append((before, (name, i)))
+            if labels[before[0]][before[1]] != labels[name][i]:
+                found.classes.append((before, (name, i)))
+    return found
 
 
 def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:

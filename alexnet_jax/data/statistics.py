@@ -1,6 +1,5 @@
 """The mean image (§2) and the principal components of RGB values (§4.1) of the training images."""
 
-import hashlib
 import logging
 import pathlib
 import zipfile
@@ -8,9 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import cache, images
+from alexnet_jax.data import cache, identity
 from alexnet_jax.data.splits import Dataset, Split
 
+VERSION = 2
+"""Of the files in the cache folder."""
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
 """Larger sets are represented by an even sample: a mean of 20,000 is good to half a gray level."""
 _CHUNK_BYTES = 4 * 2**20
@@ -79,22 +80,25 @@ def read(path: pathlib.Path) -> Statistics:
 
 
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
-    """Of the train split of `dataset`; computed once, then read from the cache folder."""
+    """Of the train split of `dataset`; computed once for the same images, then read from the cache folder."""
     if dataset.statistics is not None:
         return dataset.statistics
     train = dataset.splits["train"]
-    key = hashlib.sha256(
-        f"{dataset.fingerprint} {len(train.images)} {images.VERSION}".encode()
-    ).hexdigest()[:32]
+    if train.digests is None:
+        return compute(train)
+    key = identity.key(train.digests, dataset.decoding, dataset.times, VERSION)
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
-        return read(path)
+        found = read(path)
+        cache.touch(path)
+        return found
     except UNREADABLE:
         pass
     statistics = compute(train)
+    size = sum(array.nbytes for array in statistics)
     try:
-        with cache.replacing(path) as temporary, open(temporary, "wb") as file:
+        with cache.replacing(path, size) as temporary, open(temporary, "wb") as file:
             np.savez(file, **statistics._asdict())
     except OSError as error:
-        log.warning("cannot keep statistics in %s: %s", path.parent, error.strerror)
+        cache.warn("cannot keep statistics in %s: %s", path.parent, error.strerror)
     return statistics

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data import identity, statistics
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.statistics import Statistics
@@ -62,12 +62,15 @@ class Index(NamedTuple):
     """What prepare was asked for."""
     report: dict[str, Any]
     """What it found: counts, conversions, refusals, duplicates."""
+    samples: dict[str, int] | None = None
+    """Name of a shard -> digest of a sample of its bytes, for stores too large to be read at each start."""
 
 
 def store(spec: DataSpec) -> Dataset:
     """The images of the store in the folder `path`, of its own size or resized.
 
-    Sizes of all files are compared with the index; their sums only by `doctor`. Raises DataError.
+    The files that training sees are compared with the index: of a store of up to identity.WHOLE_BYTES their sums, when
+    they are new here or changed; of a larger one samples of the shards (`doctor` compares all sums). Raises DataError.
     """
     folder = pathlib.Path(spec.path or "").expanduser()
     index = read_index(folder)
@@ -75,17 +78,97 @@ def store(spec: DataSpec) -> Dataset:
     splits = {}
     for name, shards in index.splits.items():
         labels = read_labels(folder, index, name, sum(shard.count for shard in shards))
-        splits[name] = Split(images(folder, index, name, spec.image_size, spec.threads), labels)
+        splits[name] = Split(None, labels)
+    if index.format == "jpeg":
+        check_jpeg()
+    seen = check_content(folder, index, spec.threads)
+    for name, split in splits.items():
+        found = images(folder, index, name, spec.image_size, spec.threads, seen=seen)
+        digests = _digests(folder, index, name, seen)
+        splits[name] = Split(found, split.labels, digests)
     known = read_statistics(folder) if spec.image_size == index.size else None
-    return Dataset(splits, index.classes, index.fingerprint, known)
+    return Dataset(splits, index.classes, statistics=known, times=seen.times)
+
+
+class Content(NamedTuple):
+    """What was seen of the shards of a store that is too large to be read at each start."""
+
+    times: str = ""
+    """'' where all was read."""
+    samples: dict[str, int] | None = None
+    """Digest of a sample of each shard, where not all was read."""
+
+
+def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
+    """Compare the files that training reads with the index. Raises DataError for one that is another file."""
+    shards = [shard.file for one in index.splits.values() for shard in one]
+    others = [f"{name}-labels.npy" for name in index.splits]
+    others += [STATISTICS] if STATISTICS in index.files else []
+    sampled = sum(index.files[name][0] for name in shards) > identity.WHOLE_BYTES
+    whole = others if sampled else [*shards, *others]
+    seen = Content()
+    try:
+        found = identity.of_files(folder, whole, threads, whole=True).digests.tolist()
+        wrong = [name for name, one in zip(whole, found, strict=True) if one != _sum(index, name)]
+        if sampled and not wrong:
+            samples = {
+                name: identity.sample_of(folder / name, index.files[name][0]) for name in shards
+            }
+            known = index.samples or {}
+            wrong = [name for name, one in samples.items() if known.get(name, one) != one]
+            seen = Content(identity.times_of(folder, shards), samples)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}; {_AGAIN}") from None
+    if wrong:
+        raise DataError(
+            f"{folder / wrong[0]} is not the file that was prepared (its sum is not that of {INDEX}): "
+            f"copy it again, or {_AGAIN}"
+        )
+    return seen
+
+
+def _sum(index: Index, name: str) -> int:
+    """As identity.of_bytes of the whole file."""
+    return int.from_bytes(bytes.fromhex(index.files[name][1])[:8], "little")
+
+
+def _digests(folder: pathlib.Path, index: Index, split: str, seen: Content) -> np.ndarray:
+    """uint64 [n] of the images of a split: of their bytes, in a large store of their shard and place."""
+    shards = index.splits[split]
+    sums = [_sum(index, shard.file) for shard in shards]
+    counts = [shard.count for shard in shards]
+    if seen.samples:
+        both = [f"{one} {seen.samples[x.file]}" for one, x in zip(sums, shards, strict=True)]
+        return identity.of_places([identity.of_bytes(one.encode()) for one in both], counts)
+    paths, total = [folder / shard.file for shard in shards], sum(counts)
+
+    def read() -> dict[str, np.ndarray]:
+        if index.format == "raw":
+            pixels = RawShards(paths, counts, index.size)
+            parts = [pixels[np.arange(i, min(i + 64, total))] for i in range(0, total, 64)]
+            return {"digests": np.concatenate([identity.of_rows(part) for part in parts])}
+        records = JpegShards(paths, counts)
+        found = (identity.of_bytes(records.one(i)) for i in range(total))
+        return {"digests": np.fromiter(found, np.uint64, total)}
+
+    return identity.kept(identity.key(*sums, *counts), read, {"digests": (total, np.uint64)})[
+        "digests"
+    ]
 
 
 def images(
-    folder: pathlib.Path, index: Index, split: str, size: int, threads: int, *, keep: bool = True
+    folder: pathlib.Path,
+    index: Index,
+    split: str,
+    size: int,
+    threads: int,
+    *,
+    keep: bool = True,
+    seen: Content | None = None,
 ):
     """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
 
-    `keep`: a small set is decoded once, into the cache folder.
+    `keep`: a small set is decoded once, into the cache folder; needs `seen`, that of check_content.
     """
     shards = index.splits[split]
     paths = [folder / shard.file for shard in shards]
@@ -102,9 +185,22 @@ def images(
         sum(counts),
         size,
         threads=threads,
-        identity=f"{index.fingerprint} {split}" if keep else None,
+        identity=identity.key(
+            *(index.files[shard.file][1] for shard in shards), *counts, seen.times
+        )
+        if keep and seen
+        else None,
         title=f"{sum(counts)} images of {split} in {folder}",
+        check=lambda: _check_unchanged(folder, index, threads, seen),
     )
+
+
+def _check_unchanged(
+    folder: pathlib.Path, index: Index, threads: int, seen: Content | None
+) -> None:
+    """Raises DataError where the files are not those that were seen."""
+    if check_content(folder, index, threads) != seen:
+        raise DataError(f"{folder} was changed while it was read; run the same command again")
 
 
 class RawShards:
@@ -245,6 +341,11 @@ def read_index(folder: pathlib.Path) -> Index:
             str(content["fingerprint"]),
             dict(content["request"]),
             dict(content["report"]),
+            {
+                name: int(file["sample"], 16)
+                for name, file in content["files"].items()
+                if "sample" in file
+            },
         )
         whole = index.format in SUFFIXES and index.size > 0 and "train" in index.splits
         whole &= len(index.classes) == len(index.words)
@@ -261,7 +362,8 @@ def read_index(folder: pathlib.Path) -> Index:
 
 
 def write_index(path: pathlib.Path, index: Index) -> None:
-    """As JSON, with its synsets named. Raises OSError."""
+    """As JSON, with its synsets named; the files that it names lie beside it. Raises OSError."""
+    shards = {shard.file for one in index.splits.values() for shard in one}
     content = {
         "schema": SCHEMA,
         "format": index.format,
@@ -277,6 +379,11 @@ def write_index(path: pathlib.Path, index: Index) -> None:
         },
         "files": {
             name: {"size": size, "sha256": sha256}
+            | (
+                {"sample": f"{identity.sample_of(path.parent / name, size):016x}"}
+                if name in shards
+                else {}
+            )
             for name, (size, sha256) in sorted(index.files.items())
         },
         "fingerprint": index.fingerprint,

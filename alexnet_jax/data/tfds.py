@@ -1,15 +1,16 @@
 """Sets of tensorflow-datasets: prepared ones are read without TensorFlow."""
 
 import functools
-import hashlib
 import importlib.util
 import logging
+import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data import cache
+from alexnet_jax.data import identity
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.tfrecord import TFRecords
@@ -35,16 +36,39 @@ def tfds(spec: DataSpec) -> Dataset:
     builder = _builder(tensorflow_datasets, spec.path, spec.name)
     title = builder.info.full_name
     image, label = _keys(builder)
-    splits, digest = {}, hashlib.sha256(title.encode())
-    for name in sorted(set(builder.info.splits) & set(SPLITS)):
-        records = _records(builder, name, image, tensorflow_datasets.decode.SkipDecoding())
-        identity = f"{title} {name} {len(records)} {builder.info.splits[name].num_bytes}"
-        labels = _labels(records, label, identity, len(builder.info.features[label].names))
-        splits[SPLITS[name]] = Split(_images(records, image, identity, spec), labels)
-        digest.update(identity.encode() + labels.tobytes())
-    if "train" not in splits:
+    names = sorted(set(builder.info.splits) & set(SPLITS))
+    if "train" not in names:
         raise DataError(f"{title} has no split 'train'; it has {', '.join(builder.info.splits)}")
-    return Dataset(splits, tuple(builder.info.features[label].names), digest.hexdigest())
+    skip = tensorflow_datasets.decode.SkipDecoding()
+    records = {name: _records(builder, name, image, skip) for name in names}
+    files, splits = _files(builder, names, spec.threads), {}
+    for name in names:
+        known, counts = _of_split(builder, name, files), builder.info.splits[name].shard_lengths
+        about = f"{name} of {title}"
+        content = _content(records[name], image, label, identity.key(known, files.times), about)
+        digests, labels = content["digests"], content["labels"]
+        if files.sampled:
+            digests = identity.of_places(known, counts)
+        _check_labels(labels, about, len(builder.info.features[label].names))
+        images = _images(
+            records[name], image, about, spec, identity.key(digests, files.times), files.check
+        )
+        splits[SPLITS[name]] = Split(images, labels, digests)
+    return Dataset(
+        splits,
+        tuple(builder.info.features[label].names),
+        times=files.times,
+        notes=other_splits(builder),
+    )
+
+
+def other_splits(builder) -> tuple[str, ...]:
+    """A note of the splits that are not in SPLITS, if there are any."""
+    others = sorted(set(builder.info.splits) - set(SPLITS))
+    if not others:
+        return ()
+    counts = [f"{name} ({builder.info.splits[name].num_examples:,} images)" for name in others]
+    return (f"{builder.info.full_name}: left out the splits {', '.join(counts)}",)
 
 
 class Example(NamedTuple):
@@ -78,6 +102,7 @@ class Listing(NamedTuple):
     class_names: tuple[str, ...]
     splits: dict[str, list[tuple[int, str, Example]]]
     """(label, file name, example); the file name is empty where the set has none."""
+    notes: tuple[str, ...] = ()
 
 
 def listing(path: str) -> Listing:
@@ -96,7 +121,7 @@ def listing(path: str) -> Listing:
             found.append((int(features[label]), file_name.decode("utf-8", "replace"), example))
         splits[SPLITS[name]] = found
     names = tuple(builder.info.features[label].names)
-    return Listing(builder.info.full_name, names, splits)
+    return Listing(builder.info.full_name, names, splits, other_splits(builder))
 
 
 def is_prepared(path: pathlib.Path) -> bool:
@@ -223,36 +248,61 @@ def _records(builder, name: str, image: str, skip):
     return records
 
 
-def _images(records, image: str, identity: str, spec: DataSpec) -> ImageFiles:
+def _images(
+    records,
+    image: str,
+    about: str,
+    spec: DataSpec,
+    key: str | None = None,
+    check: Callable[[], None] | None = None,
+) -> ImageFiles:
+    """`key` and `check`: as `identity` and `check` of ImageFiles."""
     return ImageFiles(
-        lambda i: (f"example {i} of {identity}", records[i][image]),
+        lambda i: (f"example {i} of {about}", records[i][image]),
         len(records),
         spec.image_size,
         threads=spec.threads,
-        identity=identity,
-        title=identity,
+        identity=key,
+        title=about,
         exif=spec.exif,
+        check=check,
     )
 
 
-def _labels(records, key: str, identity: str, num_classes: int) -> np.ndarray:
-    """int32 [n]; kept in the cache folder, since reading them means reading all records."""
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    path = cache.folder() / f"labels-{name}.npy"
+def _files(builder, names: list[str], threads: int) -> identity.Files:
+    """The files of all splits `names`. Raises DataError."""
+    folder = os.fspath(builder.data_path)
+    paths = [os.fspath(path) for name in names for path in builder.info.splits[name].filepaths]
     try:
-        labels = np.load(path, allow_pickle=False)
-        if labels.shape == (len(records),) and labels.dtype == np.int32:
-            return labels
-    except (OSError, ValueError, EOFError):
-        pass
-    labels = np.fromiter((records[i][key] for i in range(len(records))), np.int32, len(records))
+        return identity.of_files(folder, [os.path.relpath(path, folder) for path in paths], threads)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _of_split(builder, name: str, files: identity.Files) -> np.ndarray:
+    """The digests of the files of a split, in the order of its examples."""
+    places, folder = {one: i for i, one in enumerate(files.names)}, os.fspath(builder.data_path)
+    paths = builder.info.splits[name].filepaths
+    return files.digests[[places[os.path.relpath(path, folder)] for path in paths]]
+
+
+def _content(records, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
+    """Digests and labels; kept in the cache folder, since they mean reading all records."""
+
+    def read() -> dict[str, np.ndarray]:
+        log.info("reading the labels of %s", about)
+        digests, labels = np.empty(len(records), np.uint64), np.empty(len(records), np.int64)
+        for i in range(len(records)):
+            example = records[i]
+            digests[i], labels[i] = identity.of_bytes(example[image]), example[label]
+        return {"digests": digests, "labels": labels.astype(np.int32)}
+
+    types = {"digests": np.uint64, "labels": np.int32}
+    return identity.kept(key, read, {name: (len(records), kind) for name, kind in types.items()})
+
+
+def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise DataError(
-            f"{identity}: labels {labels.min()} to {labels.max()}, but {num_classes} classes"
+            f"{about}: labels {labels.min()} to {labels.max()}, but {num_classes} classes"
         )
-    try:
-        with cache.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, labels)
-    except OSError as error:
-        log.warning("cannot keep labels in %s: %s", path.parent, error.strerror)
-    return labels

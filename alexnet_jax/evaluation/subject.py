@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import typing
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,8 @@ from alexnet_jax.evaluation import saved
 if typing.TYPE_CHECKING:
     from alexnet_jax.data.splits import Dataset, Split
     from alexnet_jax.workdir import Run, Step
+
+log = logging.getLogger(__name__)
 
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
@@ -56,20 +59,34 @@ class Subject:
     @cached_property
     def folder(self) -> Path:
         """Where predictions and figures go. Raises ConfigError where --out has to say it."""
-        from alexnet_jax.training import checkpoint
-
         if self._out:
             return Path(self._out)
         if self._is_file:
             raise ConfigError(f"{self.path} is no folder: --out DIR says where the results go")
         if self._others:
-            found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
-            if not found or found[1]["dataset"] != self.dataset.fingerprint:
-                raise ConfigError(
-                    f"{self.data} has not the images that {self.path} was trained with: --out DIR says where the "
-                    "results go, as they must not replace those of the run"
-                )
+            self.check_images()
         return self.path
+
+    def check_images(self) -> None:
+        """Raises ConfigError where the images are not those of the run, and results would go into its folder."""
+        from alexnet_jax.data import identity
+        from alexnet_jax.training import checkpoint
+
+        if self._out or self._is_file:
+            return
+        found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
+        begun = found and identity.begun_with(self.path, found[1].get("dataset", ""))
+        if begun is None and not self._others:
+            return
+        if begun != self.dataset.fingerprint:
+            why = (
+                f"{self.data} has not the images that {self.path} was trained with"
+                if begun
+                else f"{self.path} was begun by an earlier version, which kept no digests of its images"
+            )
+            raise ConfigError(
+                f"{why}: --out DIR says where the results go, as they must not replace those of the run"
+            )
 
     def split(self, name: str) -> "Split":
         """Raises DataError where there is none."""
@@ -82,6 +99,7 @@ class Subject:
     def compute(self, name: str, view: str) -> saved.Predictions:
         """The predictions of every image of the split `name`, anew; they are saved."""
         split, folder = self.split(name), self.folder
+        self.check_images()
         found = saved.Predictions(self.probabilities(split, view), split.labels)
         saved.save(folder, name, view, self.run.step, found)
         return found
@@ -99,6 +117,14 @@ class Subject:
             file = saved.path(self.folder, name, view, self.run.step)
             raise DataError(f"{file} is of a net with other classes; delete it and try again")
         return found
+
+    def digests(self, name: str) -> np.ndarray | None:
+        """Of the images of the split `name` that `obtain` answers for; None for a run of an earlier version."""
+        from alexnet_jax.data import identity
+
+        if self._out or self._is_file or self._others:
+            return self.split(name).digests
+        return (identity.read_record(self.path) or {}).get(f"{name}_digests")
 
     def probabilities(self, split: "Split", view: str) -> np.ndarray:
         """float32 [n classes] of every image of `split`, on all devices."""
@@ -131,6 +157,8 @@ def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
             "; --data-path PATH says where the images are now" if data == run.config.data else ""
         )
         raise DataError(f"{error}{where}") from None
+    for note in found.notes:
+        log.warning("%s", note)
     net, there = set(run.class_names), set(found.class_names)
     if net != there:
         raise DataError(
@@ -145,9 +173,10 @@ def obtain_all(
 ) -> list[tuple[Subject, saved.Predictions]]:
     """Several nets and their predictions of the same images.
 
-    Raises DataError unless they have the same classes, in one order, and labels.
+    Raises DataError unless they have the same classes, in one order, and the same images and labels.
     """
     found: list[tuple[Subject, saved.Predictions]] = []
+    first: np.ndarray | None = None
     for path in paths:
         subject = Subject(path, data_path=data_path)
         if found and subject.run.class_names != found[0][0].run.class_names:
@@ -157,6 +186,13 @@ def obtain_all(
             raise DataError(
                 f"{found[0][0].path} and {path} answered other images: the labels of their {split} differ"
             )
+        digests = subject.digests(split)
+        if digests is not None:
+            first = digests if first is None else first
+            if not np.array_equal(digests, first):
+                raise DataError(
+                    f"{found[0][0].path} and {path} answered other images: the files of their {split} differ"
+                )
         found.append((subject, predictions))
     return found
 

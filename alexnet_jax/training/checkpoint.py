@@ -297,7 +297,11 @@ def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, l
     fits = {key: saved[key] for key in wanted_here.keys() - {one.name for one in wrong}}
     if wrong and not (partial and fits):
         said = ", ".join(mismatches(saved, wanted_here)[:10])
-        remedy = "--allow-partial takes those that do" if fits else "not one array does: name another net"
+        remedy = (
+            "--allow-partial takes those that do"
+            if fits
+            else "not one array does: name another net"
+        )
         raise CheckpointError(
             f"the parameters to begin with do not fit the model: {said}; {remedy}"
         )

@@ -16,7 +16,7 @@ from alexnet_jax import config as configs
 from alexnet_jax import faults, parallel, processes
 from alexnet_jax.analysis import curves, filters
 from alexnet_jax.cli import table
-from alexnet_jax.data import batches, placement, sources, statistics
+from alexnet_jax.data import batches, identity, placement, sources, statistics
 from alexnet_jax.errors import (
     AlexNetError,
     CheckpointError,
@@ -57,8 +57,7 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
             "config.schedule.weights.kind='plateau' needs validation images: hold some out with "
             "--config.data.validation=0.1, or use kind 'epochs'"
         )
-    for split in dataset.splits.values():
-        split.images[np.arange(1)]
+    sources.check(dataset, spec.data)
     mesh = parallel.device_mesh(towers=_towers_apart(spec))
     on_devices = placement.on_device(dataset.splits["train"], mesh, spec.data.placement)
     if spec.train.steps_per_dispatch > 1 and not on_devices:
@@ -131,7 +130,7 @@ class Training:
         self.workdir, self.config_dict = workdir, config_dict
         self._initial = begin, partial
         self._profile = profile
-        self.notes: list[str] = []
+        self.notes = [f"warning: {note}" for note in dataset.notes]
         """Lines to say when it starts."""
         self.mesh = parallel.device_mesh(towers=_towers_apart(spec))
         self.model = alexnet.of_config(spec)
@@ -179,6 +178,7 @@ class Training:
         self.step = self._start = self.saved_step = self._fetched_step = start = int(state.step)
         if processes.leads():
             checkpoint.check_room(self.workdir.checkpoints, state)
+            self.workdir.write_bytes(identity.RECORD, identity.record(self.dataset))
             self.log = Log(self.workdir.path, start, self.last_step, unfinished=evaluation_due)
         else:
             self.log = Silence()
@@ -234,7 +234,9 @@ class Training:
         state, wrong = checkpoint.initialize(state, variables, partial=partial)
         total = len(jax.tree.leaves((state.params, state.batch_stats)))
         new = sum(bool(one.wanted) for one in wrong)
-        said = f"began from {begin.config.name}, step {begin.step:,}: {total - new} of {total} arrays"
+        said = (
+            f"began from {begin.config.name}, step {begin.step:,}: {total - new} of {total} arrays"
+        )
         if wrong:
             rows = [
                 (name, there or "missing", want or "no such array") for name, there, want in wrong
@@ -246,10 +248,9 @@ class Training:
 
     def _restore(self, state, step: int, meta: dict):
         """The saved state, and whether its step still has to be evaluated."""
-        if meta["dataset"] != self.dataset.fingerprint:
-            raise ConfigError(
-                f"the images changed since {self.workdir.path} was begun; choose another --workdir"
-            )
+        compare = partial(identity.compare, self.workdir.path, meta["dataset"], self.dataset)
+        if note := processes.lead(compare):
+            self.notes.append(note)
         self.statistics = processes.lead_arrays(
             lambda: checkpoint.load_statistics(self.workdir.checkpoints, step), self.statistics
         )

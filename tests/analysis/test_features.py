@@ -76,6 +76,20 @@ def test_another_file_is_not_replaced(command, tmp_path):
     assert (tmp_path / "F.npz").read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_images_that_were_replaced_are_others(command, tmp_path, pixels):
+    path = tmp_path / "a.bmp"
+    command = [*command, "--images", str(path), "--layer", "fc7"]
+    for image in pixels[:2]:
+        Image.fromarray(image).save(path)
+        os.utime(path, (1e9, 1e9))
+        if not (tmp_path / "F.npz").exists():
+            features.main(command)
+    with pytest.raises(ConfigError, match="holds something else"):
+        features.main(command)
+    Image.fromarray(pixels[0]).save(path)
+    features.main(command)  # nothing to do
+
+
 def test_two_commands_do_not_write_the_same_file(command, tmp_path):
     (tmp_path / "F.npz.parts").mkdir()
     with features._locked(tmp_path / "F.npz.parts"), pytest.raises(WorkdirError, match="in use"):

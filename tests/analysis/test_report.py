@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_jax import config, parallel
 from alexnet_jax.analysis import answers, report
-from alexnet_jax.data import statistics
+from alexnet_jax.data import identity, sources, statistics
 from alexnet_jax.errors import StorageError
 from alexnet_jax.evaluation import saved
 from alexnet_jax.model.alexnet import AlexNet
@@ -59,6 +59,7 @@ def run(tmp_path_factory):
     probabilities = draw.dirichlet(np.ones(10), 40).astype(np.float32)
     probabilities[0] = np.eye(10)[5]  # an image of class 0 that is surely taken for class 5
     saved.save(folder, "test", "center", 8, saved.Predictions(probabilities, labels))
+    (folder / "dataset.npz").write_bytes(identity.record(sources.open_dataset(spec.data, 0)))
     return folder
 
 
@@ -137,10 +138,11 @@ def test_what_is_missing_is_said_in_its_place(run, without_neighbors, tmp_path, 
 
 
 def test_images_that_have_changed_or_gone_are_not_shown(run, without_neighbors, tmp_path):
-    for data_path in (tmp_path / "gone.npz", tmp_path / "other.npz"):
-        if data_path.stem == "other":
-            images = np.zeros((20, 16, 16, 3), np.uint8)
-            labels = np.arange(20) % 10
+    for name, count in (("gone", 0), ("fewer", 20), ("replaced", 40)):
+        data_path = tmp_path / f"{name}.npz"
+        if count:
+            images = np.zeros((count, 16, 16, 3), np.uint8)
+            labels = np.arange(count) % 10
             np.savez(
                 data_path, train_images=images, train_labels=labels, test_images=images,
                 test_labels=labels, class_names=np.array(NAMES),

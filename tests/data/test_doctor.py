@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import doctor, ilsvrc, prepare, store
+from alexnet_jax.data import doctor, ilsvrc, images, prepare, store
 from alexnet_jax.errors import ConfigError, DataError, StorageError
 from tests.data import imagenet_tars
 from tests.data.test_prepare import SIZE, SYNSETS, TRAIN, VAL, WORDS, noise
@@ -39,7 +40,7 @@ def examine(tmp_path, capsys, monkeypatch):
             code = error.exit_code
             assert str(path) in str(error) and "to mend" in str(error)
         lines = capsys.readouterr().out.splitlines()
-        assert all(line.startswith(("MEND  ", "ok    ")) for line in lines)
+        assert all(line.startswith(("MEND  ", "NOTE  ", "ok    ")) for line in lines)
         assert (code == 3) == any(line.startswith("MEND") for line in lines)
         return code, lines
 
@@ -107,22 +108,28 @@ def test_every_unreadable_file_is_listed(examine, tmp_path):
     imagenet_tars.folders(tmp_path / "source", TRAIN, VAL)
     bad = sorted((tmp_path / "source" / "train" / SYNSETS[2]).iterdir())[1:3]
     bad[0].write_bytes(b"")
-    bad[1].write_bytes(b"GIF89a")
+    bad[1].write_bytes(b"no picture")
     code, lines = examine(tmp_path / "source", "--subset")
     assert code == 3
     assert mended(lines) == [
         f"{bad[0]} is empty; remove or replace it",
-        f"{bad[1]} is GIF, not JPEG or PNG; convert or remove it",
+        f"{bad[1]} is not an image ({', '.join(images.FORMATS)}); remove or replace it",
     ]
 
 
-def test_numbers_for_classes_are_refused(examine, tmp_path):
+def test_numbers_for_classes_are_told(examine, tmp_path):
+    """Training takes them as names, as they come; prepare does not, whose stores are compared with others."""
     for i in range(12):
         (tmp_path / "source" / "train" / str(i)).mkdir(parents=True)
         (tmp_path / "source" / "train" / str(i) / "a.jpg").write_bytes(noise(i))
     code, lines = examine(tmp_path / "source")
-    assert code == 3 and "are numbers (0, 1, 10 ...)" in mended(lines)[0]
-    assert "rename them to synsets (n01440764) or names" in mended(lines)[0]
+    (told,) = [line for line in lines if "are numbers (0, 1, 10 and 9 more)" in line]
+    assert code == 0 and told.startswith("NOTE")
+    assert "rename them to synsets (n01440764) or names; prepare refuses them" in told
+    shutil.rmtree(tmp_path / "source" / "train" / "0")
+    (tmp_path / "source" / "train" / "0.tar").write_bytes(imagenet_tars.tar([("a.jpg", noise(0))]))
+    code, lines = examine(tmp_path / "source")
+    assert code == 3 and "rename them to synsets" in mended(lines)[0]
 
 
 def test_a_class_that_a_split_lacks_is_named(examine, tmp_path):
@@ -130,7 +137,7 @@ def test_a_class_that_a_split_lacks_is_named(examine, tmp_path):
     imagenet_tars.folders(tmp_path / "source", TRAIN, val)
     code, lines = examine(tmp_path / "source")
     assert code == 3 and any(
-        f"train has the classes {SYNSETS[1]}" in line for line in mended(lines)
+        f"train has {SYNSETS[1]}, which val has not" in line for line in mended(lines)
     )
 
 
@@ -194,15 +201,16 @@ def test_a_record_that_is_no_image_is_found(stored):
     assert "image 4 of val" in findings[1].text
 
 
-def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch):
+def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"no folder or archive .*absent"):
         doctor.main([str(tmp_path / "absent")])
     imagenet_tars.folders(tmp_path / "source", TRAIN, VAL)
     link = tmp_path / "source" / "train" / SYNSETS[0] / "gone.jpg"
     link.symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(DataError, match=f"cannot read {link}: No such file"):
-        doctor.main([str(tmp_path / "source")])
+    with pytest.raises(DataError, match="to mend"):
+        doctor.main([str(tmp_path / "source"), "--subset"])
+    assert f"MEND  cannot read {link}: No such file" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--jobs 0"):
         doctor.main([str(stored), "--jobs", "0"])
     with pytest.raises(StorageError, match=r"cannot write .*say --sheet"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data import statistics
+from alexnet_jax.data import identity, statistics
 from alexnet_jax.data.splits import Dataset, Split
 
 
@@ -53,7 +53,9 @@ def test_large_sets_are_sampled_evenly(images, monkeypatch):
 
 
 def test_statistics_are_computed_once(images, tmp_path, monkeypatch):
-    dataset = Dataset({"train": split_of(images)}, ("a", "b"), "fingerprint")
+    digests = identity.of_rows(images)
+    train = split_of(images)._replace(digests=digests)
+    dataset = Dataset({"train": train}, ("a", "b"))
     first = statistics.load(dataset, tmp_path)
     (path,) = tmp_path.iterdir()
     with monkeypatch.context() as patch:
@@ -62,6 +64,13 @@ def test_statistics_are_computed_once(images, tmp_path, monkeypatch):
             assert np.array_equal(part, again)
     path.write_bytes(path.read_bytes()[:100])
     assert np.array_equal(statistics.load(dataset, tmp_path).stds, first.stds)
-    other = dataset._replace(fingerprint="other")
-    statistics.load(other, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    others = (
+        dataset._replace(decoding="another size"),
+        dataset._replace(times="of a large set"),
+        dataset._replace(splits={"train": train._replace(digests=digests[::-1].copy())}),
+    )
+    for other in others:
+        statistics.load(other, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    statistics.load(dataset._replace(class_names=("c", "d")), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4

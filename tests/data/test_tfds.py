@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import shutil
 import struct
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import sources, tfds
+from alexnet_jax.data import identity, sources, statistics, tfds
 from alexnet_jax.errors import DataError
 
 library = pytest.importorskip("tensorflow_datasets")
@@ -17,8 +19,9 @@ TRAIN, VALIDATION = 8, 4
 
 
 class TinyStripes(library.core.GeneratorBasedBuilder):
-    """Made without TensorFlow; image i of a split has the gray level 10 * i and the class i % 2."""
+    """Made without TensorFlow; image i of a split has the gray level 10 * i + SHIFT and the class i % 2."""
 
+    SHIFT = 0
     VERSION = library.core.Version("1.0.0")
     pkg_dir_path = None
 
@@ -43,7 +46,8 @@ class TinyStripes(library.core.GeneratorBasedBuilder):
     def _generate_examples(self, count):
         for i in range(count):
             file = io.BytesIO()
-            Image.fromarray(np.full((8, 10, 3), 10 * i, np.uint8)).save(file, "PNG")
+            pixels = np.full((8, 10, 3), 10 * i + self.SHIFT, np.uint8)
+            Image.fromarray(pixels).save(file, "PNG", compress_level=0)
             file.seek(0)
             yield i, {"image": file, "label": i % 2}
 
@@ -57,6 +61,8 @@ def prepared(tmp_path_factory):
 
 def check(dataset):
     assert dataset.class_names == ("even", "odd") and set(dataset.splits) == {"train", "val"}
+    (note,) = dataset.notes
+    assert note.endswith("left out the splits extra (1 images)")
     for name, count in (("train", TRAIN), ("val", VALIDATION)):
         split = dataset.splits[name]
         levels = split.images[np.arange(count)][:, 0, 0, 0] // 10
@@ -79,12 +85,16 @@ def test_a_prepared_set_is_found_by_name(prepared, data_spec):
 
 @pytest.fixture
 def tfrecords(prepared, tmp_path):
+    return as_tfrecords(prepared, tmp_path)
+
+
+def as_tfrecords(prepared, folder):
     """The same set as TFRecord files, as the usual TensorFlow user has it."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     source = prepared / "tiny_stripes" / "1.0.0"
-    target = tmp_path / "tiny_stripes" / "1.0.0"
-    target.mkdir(parents=True)
+    target = folder / "tiny_stripes" / "1.0.0"
+    target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if "array_record" not in path.name:
             (target / path.name).write_bytes(path.read_bytes())
@@ -99,6 +109,61 @@ def tfrecords(prepared, tmp_path):
     info["fileFormat"] = "tfrecord"
     (target / "dataset_info.json").write_text(json.dumps(info))
     return target
+
+
+@pytest.fixture(scope="module")
+def brighter(tmp_path_factory):
+    """A set of the same name and the same sizes, with other pixels."""
+    root = tmp_path_factory.mktemp("brighter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TinyStripes, "SHIFT", 5)
+        TinyStripes(data_dir=str(root), file_format="array_record").download_and_prepare()
+    return root
+
+
+def age(path):
+    for file in path.rglob("*.*"):
+        os.utime(file, (1e9, 1e9))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["array_record", "tfrecord"])
+@pytest.mark.parametrize("large", [False, True])
+def test_another_set_of_the_same_name_and_sizes_is_another_one(
+    prepared, brighter, tmp_path, data_spec, kind, large, monkeypatch
+):
+    if large:
+        monkeypatch.setattr(identity, "WHOLE_BYTES", 1000)
+
+    def put(source, folder):
+        if kind == "tfrecord":
+            as_tfrecords(source, folder)
+        else:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        return age(folder)
+
+    def look(path):
+        dataset = sources.open_dataset(data_spec("tfds", path), 0)
+        check(dataset)
+        pixels = dataset.splits["train"].images[np.arange(TRAIN)]
+        return dataset.fingerprint, set(pixels.ravel().tolist()), statistics.load(dataset)
+
+    first, second = look(put(prepared, tmp_path / "one")), look(put(brighter, tmp_path / "two"))
+    assert first[0] != second[0]
+    assert first[1] == {10 * i for i in range(TRAIN)} == {level - 5 for level in second[1]}
+    assert np.allclose(second[2].mean_image - first[2].mean_image, 5)
+    put(brighter, tmp_path / "one")
+    replaced = look(tmp_path / "one")
+    assert replaced[0] == second[0] and replaced[1] == second[1]
+    put(prepared, tmp_path / "one")
+    assert look(tmp_path / "one")[:2] == first[:2]
+
+
+def test_tfrecord_copies_hold_the_same_images(prepared, tfrecords, data_spec):
+    one, other = (
+        sources.open_dataset(data_spec("tfds", path), 0) for path in (prepared, tfrecords)
+    )
+    assert one.fingerprint == other.fingerprint
 
 
 def test_tfrecord_copies_are_read_without_tensorflow(tfrecords, data_spec):

@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import alexnet_jax
 from alexnet_jax.data import sources
@@ -26,7 +28,7 @@ def report(two_nets, tmp_path_factory):
 
 def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, report):
     net, (found, out) = alexnet_jax.load(two_nets[0]), report
-    images, labels = dataset.splits["test"]
+    images, labels, _ = dataset.splits["test"]
     expected = net.predict(images[np.arange(len(labels))])
     wrong = [max(row) != row[label] for row, label in zip(expected, labels, strict=True)]
     assert len(set(expected.argmax(axis=1))) > 2
@@ -37,7 +39,7 @@ def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, r
 
 
 def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tmp_path):
-    images, labels = dataset.splits["test"]
+    images, labels, _ = dataset.splits["test"]
     order = np.random.default_rng(0).permutation(10)
     numbers = np.argsort(order)[labels]  # class `order[k]` of the net is class k there
     names = np.array(dataset.class_names)[order]
@@ -54,6 +56,53 @@ def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tm
     np.savez(file, **arrays, class_names=[*names[:9], "wolf"])
     with pytest.raises(DataError, match=rf"missing there {names[9]}; not known to the net wolf"):
         evaluate.evaluate(Subject(two_nets[0], None, "arrays", str(file), tmp_path))
+
+
+@pytest.fixture
+def dark_and_bright(dataset, tmp_path):
+    """Two folders with equal names, sizes and times of files, and with the classes of the nets."""
+    draw, folders = np.random.default_rng(0), (tmp_path / "dark", tmp_path / "bright")
+    for folder, (low, high) in zip(folders, ((0, 61), (190, 256)), strict=True):
+        for split in ("train", "test"):
+            for name in dataset.class_names:
+                path = folder / split / name / "0.bmp"
+                path.parent.mkdir(parents=True)
+                pixels = draw.integers(low, high, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(path)
+                os.utime(path, (1e9, 1e9))
+    return folders
+
+
+def test_each_folder_has_its_own_errors(two_nets, dark_and_bright, tmp_path):
+    net = alexnet_jax.load(two_nets[0])
+    for number, folder in enumerate(dark_and_bright):
+        other = Subject(two_nets[0], None, "folder", str(folder), tmp_path / str(number))
+        found = evaluate.evaluate(other, "test", "center")
+        names = sorted(net.class_names)
+        paths = [folder / "test" / name / "0.bmp" for name in names]
+        expected = net.predict(np.stack([np.asarray(Image.open(path)) for path in paths]))
+        answers = [net.class_names[label] for label in expected.argmax(axis=1)]
+        wrong = [answer != name for answer, name in zip(answers, names, strict=True)]
+        assert found["splits"]["test"]["center"]["top1_error"] == pytest.approx(np.mean(wrong))
+        kept = saved.load(tmp_path / str(number), "test", "center", 7)
+        np.testing.assert_allclose(kept.probabilities, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_answers_to_other_images_are_not_compared(two_nets, dark_and_bright, monkeypatch):
+    found = [
+        dataclasses.replace(alexnet_jax.load(two_nets[0]).run.config.data, source="folder",
+                            path=str(folder), validation=0.0)
+        for folder in dark_and_bright
+    ]  # fmt: skip
+    specs, plain = iter(found), Subject.__init__
+
+    def of_folder(self, path, **options):
+        plain(self, path, **options)
+        self._spec = next(specs)
+
+    monkeypatch.setattr(Subject, "__init__", of_folder)
+    with pytest.raises(DataError, match="the files of their test differ"):
+        obtain_all(two_nets, "test", "center")
 
 
 def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):

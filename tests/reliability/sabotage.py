@@ -110,6 +110,14 @@ def other_images() -> None:
     sources.open_dataset = lambda *arguments: opened(*arguments)._replace(fingerprint="else")
 
 
+def old_fingerprint() -> None:
+    """Checkpoints have the fingerprint that an earlier version gave to the images."""
+    from alexnet_jax.training import loop
+
+    meta = loop.Training._meta
+    loop.Training._meta = lambda *arguments: meta(*arguments) | {"dataset": "0123456789abcdef" * 4}
+
+
 def impatient_with_writes() -> None:
     """A checkpoint may take three seconds."""
     from alexnet_jax.training import loop

@@ -1,16 +1,20 @@
 """Who may use a run folder, what of a config may change, and on which machine a run goes on."""
 
 import json
+import os
 import shutil
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_jax import config, workdir
 from alexnet_jax.errors import ConfigError, WorkdirError
+from alexnet_jax.evaluation import evaluate
 from alexnet_jax.training import checkpoint
 from tests.reliability.compare import differences, snapshot
 from tests.reliability.starter import killed_once_saved
@@ -279,5 +283,65 @@ def test_changed_images_are_refused(starter, tmp_path):
     images(1)
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "the images changed" in outcome.err
+    assert "training images (100 %) are other ones, 60 of 60 validation" in outcome.err
+    (tmp_path / "run" / "dataset.npz").write_bytes(b"junk")
+    outcome = starter.run(tmp_path / "run", *data)
+    assert outcome.code == 2 and "was begun; choose another --workdir" in outcome.err
     images(0)
     assert starter.run(tmp_path / "run", *data).code == 0
+    # Begun by an earlier version, whose fingerprints were of names and sizes.
+    old = tmp_path / "old"
+    until = "--config.train.max_steps="
+    assert starter.run(old, *data, until + "7", sabotage="old_fingerprint").code == 0
+    (old / "dataset.npz").unlink()
+    outcome = starter.run(old, *data, until + "8", sabotage="old_fingerprint")
+    assert outcome.code == 0 and "begun by an earlier version: its images cannot" in outcome.out
+    images(1)
+    outcome = starter.run(old, *data, until + "9")
+    assert outcome.code == 2 and "training images (100 %) are other ones" in outcome.err
+    images(0)
+    outcome = starter.run(old, *data, until + "9")
+    assert outcome.code == 0 and "earlier version" not in outcome.out
+
+
+@pytest.mark.fault("F30")
+def test_a_run_stops_where_images_were_replaced_and_says_how_many(starter, tmp_path):
+    """By others of the same names, sizes and times; and goes on with those it was begun with, wherever they are."""
+
+    def images(root: Path, replaced: int) -> list[str]:
+        draw, number = np.random.default_rng(0), 0
+        for split, count in (("train", 10), ("val", 2)):
+            for kind in range(10):
+                folder = root / split / f"c{kind}"
+                folder.mkdir(parents=True, exist_ok=True)
+                for i in range(count):
+                    pixels = draw.integers(0, 255, (16, 16, 3), np.uint8)
+                    Image.fromarray(pixels ^ np.uint8(number < replaced)).save(folder / f"{i}.bmp")
+                    os.utime(folder / f"{i}.bmp", (1e9, 1e9))
+                    number += 1
+        return ["--config.data.source=folder", f"--config.data.path={root}", "--config.data.validation=0",
+                "--config.train.epochs=3", "--config.evaluation.final_views=('center',)"]  # fmt: skip
+
+    run, cache = tmp_path / "run", {"ALEXNET_JAX_CACHE": str(tmp_path / "cache")}
+    data = images(tmp_path / "data", 0)
+    begun = starter.run(run, *data, "--config.train.max_steps=6", **cache)
+    assert begun.code == 0, begun.err
+    images(tmp_path / "data", 37)
+    outcome = starter.run(run, *data, **cache)
+    assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
+    assert (
+        f"the images changed since {run} was begun: 37 of 100 training images (37 %) are other ones; "
+        "choose another --workdir" in outcome.err
+    )
+    outcome = starter.run(run, *images(tmp_path / "copy", 0), **cache)
+    assert outcome.code == 0 and "continuing from step 6" in outcome.out, outcome.err
+    # Errors of other images do not replace those of the run, wherever they lie.
+    command = ["--workdir", str(run), "--split", "val", "--views", "center"]
+    with pytest.raises(ConfigError, match=r"has not the images that .* was trained with: --out"):
+        evaluate.main([*command, "--data-path", str(tmp_path / "data")])
+    evaluate.main(command)
+    images(tmp_path / "copy", 101)
+    with pytest.raises(ConfigError, match=r"has not the images that .* was trained with: --out"):
+        evaluate.main(command)
+    images(tmp_path / "copy", 0)
+    evaluate.main(command)
