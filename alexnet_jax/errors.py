@@ -45,7 +45,7 @@ class AlexNetError(Exception):
 
     def line(self) -> str:
         """The one line that goes to standard error, whatever a path has in its name."""
-        return f"alexnet: error[{self.name}]: {self}".replace("\n", "\\n").replace("\r", "\\r")
+        return printable(f"alexnet: error[{self.name}]: {self}")
 
 
 class ConfigError(AlexNetError):

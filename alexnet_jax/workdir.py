@@ -399,8 +399,8 @@ def _read_json(path: Path) -> dict | None:
 
 def _not_utf8(path: Path) -> str:
     return (
-        f"the name of the run folder {os.fsencode(path)!r} is not UTF-8 text in this locale, and checkpoints can only be "
-        "kept under such a name: choose another --workdir, or set PYTHONUTF8=1 if the name is UTF-8"
+        f"the name of the run folder {os.fsencode(path)!r} is not UTF-8 text in this locale, which checkpoints need: "
+        "choose another --workdir, or set PYTHONUTF8=1 if the name is UTF-8"
     )
 
 
