@@ -10,6 +10,7 @@ from contextlib import contextmanager
 SLOW = 3600.0
 """Seconds that a beat allows where a program is compiled, or a checkpoint written, before the next one."""
 _HEARTBEAT = 60.0
+_LEAVE_SECONDS = 5.0
 
 
 class _Work:
@@ -50,7 +51,7 @@ class Watchdog:
     def __exit__(self, *_) -> None:
         self._end.set()
         self._thread.join()
-        self._life.join(timeout=5)  # it may hang
+        self._life.join(timeout=_LEAVE_SECONDS)  # it may hang
 
     def beat(self, allow: float = 0.0, *, step: bool = False) -> None:
         """Something came to its end: a `step`, or anything else that shows life.
@@ -78,21 +79,28 @@ class Watchdog:
         return max(self._seconds, 20 * median, self._allowed)
 
     def _watch(self) -> None:
+        """Takes no lock and touches no file: whatever hangs may hold the one and wait for the other."""
         pause = min(1.0, self._seconds / 4)
         woke = time.monotonic()
         while not self._end.wait(pause):
-            now, work = time.monotonic(), self._work
-            if now - woke > 10 * pause:  # the whole process was stopped: that is not a stall
-                self._last = now
-                if work:
-                    work.begin += now - woke
+            now = time.monotonic()
+            # Where the whole process was stopped, that is not a stall.
+            stalled = self._stalled(now, slept=now - woke if now - woke > 10 * pause else 0.0)
             woke = now
-            if now - self._last > self.limit:
-                self._on_stall(now - self._last)
+            if stalled:
+                self._on_stall(stalled)
                 return
-            if work and now - work.begin > work.allow:
-                self._on_stall(now - work.begin)
-                return
+
+    def _stalled(self, now: float, slept: float = 0.0) -> float:
+        """Seconds since the last sign of life, if these are too many, else 0; `slept` of them do not count."""
+        work = self._work
+        if slept:
+            self._last = now
+            if work:
+                work.begin += slept
+        if now - self._last > self.limit:
+            return now - self._last
+        return now - work.begin if work and now - work.begin > work.allow else 0.0
 
     def _show_life(self) -> None:
         while not self._end.wait(_HEARTBEAT):
