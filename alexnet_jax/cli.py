@@ -88,7 +88,7 @@ def _run(main, arguments: list[str]) -> int | None:
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        environment.say_error("stopped")
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("alexnet_jax"):
@@ -101,15 +101,13 @@ def _run(main, arguments: list[str]) -> int | None:
     except Exception as error:
         if known := environment.fault(error) or of_system(error):
             return _say(known)
-        traceback.print_exc()
-        print(
-            f"alexnet: error[E_INTERNAL]: {type(error).__name__}: {' '.join(str(error).split())}; this is a fault of "
-            "the program: please report it with the lines above",
-            file=sys.stderr,
+        environment.say_error(
+            f"{traceback.format_exc()}alexnet: error[E_INTERNAL]: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; this is a fault of the program: please report it with the lines above"
         )
         return 1
 
 
 def _say(error: AlexNetError) -> int:
-    print(error.line(), file=sys.stderr)
+    environment.say_error(error.line())
     return error.exit_code

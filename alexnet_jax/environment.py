@@ -1,5 +1,6 @@
 """What a shell hands to a command besides its arguments: variables, open streams, a home folder. Imports no JAX."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -37,6 +38,12 @@ def open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def say_error(text: str) -> None:
+    """Print to standard error, if that can be: no code or state of a run may depend on it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def flush_streams() -> None:

@@ -106,7 +106,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
                 if options.init_from and not processes.lead(lambda: _is_begun(workdir)):
                     begin = workdirs.load(options.init_from)
         except Stop:
-            print("stopped before the first step: there is nothing to save", file=sys.stderr)
+            environments.say_error("stopped before the first step: there is nothing to save")
             return signals.exit_code
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
@@ -157,7 +157,8 @@ def _start(
     workdir.begin()
     changes = workdir.changes(config_dict, options.override_resume)
     if finished := workdir.finished(last_step):
-        print(summary(finished), "\nalready finished: nothing to do")
+        with contextlib.suppress(OSError):  # whoever read this may be gone
+            print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
@@ -169,7 +170,7 @@ def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:
     step, saved = training.step, training.saved_step
     _write_last_status(workdir, training, "interrupted", code, "signal")
     where = f"saved step {saved:,}" if saved else "there is nothing to save yet"
-    print(f"stopped at step {step:,}: {where}; the same command continues", file=sys.stderr)
+    environments.say_error(f"stopped at step {step:,}: {where}; the same command continues")
     return code
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -72,7 +73,7 @@ def _gpus() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         names = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
         # As CUDA reads it: what follows a name that is none is not there.
-        return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+        return list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names))
     if not shutil.which("nvidia-smi"):
         return []
     said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
