@@ -29,7 +29,7 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 class Case(NamedTuple):
     name: str
-    variables: dict[str, str | None] = {}
+    variables: dict[str, str | None]
     """None: not set. $T is a folder of the test."""
     code: int = 0
     words: str = ""
@@ -47,12 +47,12 @@ READ_ONLY = "exec setpriv --bounding-set -dac_override,-dac_read_search,-fowner"
 USAGE = [
     Case("float64", {"JAX_ENABLE_X64": "1"}, 2, "unset JAX_ENABLE_X64"),
     Case("no jit", {"JAX_DISABLE_JIT": "True"}, 2, "unset JAX_DISABLE_JIT"),
-    Case("flag unknown to XLA", {"XLA_FLAGS": "--xla_nonsense=1"}, 2, "Unknown flag in XLA_FLAGS: --xla_nonsense=1"),
+    Case("flag unknown to XLA", {"XLA_FLAGS": "--xla_nonsense=1"}, 2, "Unknown flag in XLA_FLAGS: --xla_nonsense"),
     Case("name not UTF-8", {}, 2, r"caf\xe9' is not UTF-8", workdir=LATIN),
     Case("umlaut, ASCII locale", C_LOCALE, 2, "set PYTHONUTF8=1", workdir="rün"),
     Case("unwritable parent", {}, 5, "choose another --workdir", shell=f'chmod 555 $T; {READ_ONLY} "$@"'),
     Case("error, ASCII streams", {"PYTHONIOENCODING": "ascii"}, 2, r"r\xfcn.py", arguments=("--config", "rün.py")),
-    Case("error, name with a line break", {}, 2, r"no config file a\nb\x1b[31m.py", arguments=("--config", "a\nb\x1b[31m.py")),
+    Case("error, line break in a name", {}, 2, r"file a\nb\x1b[31m.py", arguments=("--config", "a\nb\x1b[31m.py")),
     Case("error, closed streams", {"JAX_ENABLE_X64": "1"}, 2, shell='exec "$@" <&- >&- 2>&-'),
     Case("error, standard error full", {"JAX_ENABLE_X64": "1"}, 2, shell='exec "$@" 2>/dev/full'),
 ]  # fmt: skip
@@ -73,7 +73,7 @@ TRAINS = [
     Case("standard output full", {}, shell='exec "$@" >/dev/full'),
     Case("standard output full, no buffer", {"PYTHONUNBUFFERED": "1"}, shell='exec "$@" >/dev/full'),
     Case("standard output a closed pipe", {}, shell='set -o pipefail; "$@" | true'),
-    Case("python -O", python=("-O",)),
+    Case("python -O", {}, python=("-O",)),
     Case("warnings are errors", {"PYTHONWARNINGS": "error"}),
     Case("NaNs watched", {"JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1"}),
     Case("highest precision", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
@@ -107,6 +107,7 @@ def names(case: Case) -> str:
     return case.name
 
 
+@pytest.mark.fault("F18", "F44")
 @pytest.mark.parametrize("case", USAGE, ids=names)
 def test_what_cannot_work_is_one_line_and_its_code(case, tmp_path):
     done = start(case, tmp_path)
@@ -130,6 +131,7 @@ def test_a_jax_that_does_not_start_is_one_line_and_its_code(case, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.fault("F19", "F50")
 @pytest.mark.parametrize("case", TRAINS, ids=names)
 def test_a_run_works_wherever_it_can(case, tmp_path):
     done = start(case, tmp_path)
@@ -243,7 +245,7 @@ def test_a_pipe_or_a_device_is_no_image(pipe, two_nets, tmp_path):
     """Opening the one, and reading the other, would never end."""
     net = network.load(two_nets[0])
     for path in (pipe("z.jpg"), Path("/dev/zero"), Path("/dev/tty")):
-        with pytest.raises(DataError, match="not a file|No such device"):
+        with pytest.raises(DataError, match=r"not a file|No such device"):
             net.predict(path)
     with pytest.raises(DataError, match="it is a named pipe, not a file"):
         predict.main([str(tmp_path / "z.jpg"), "--workdir", str(two_nets[0])])
