@@ -19,9 +19,11 @@ import types
 import typing
 from pathlib import Path
 
-from alexnet_jax import geometry
+from alexnet_jax import files, geometry
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def parse(config) -> Config:
@@ -92,6 +94,10 @@ def _execute(argument: str):
     from ml_collections import ConfigDict
 
     path, *variant = argument.split(":", 1)
+    if not Path(path).exists() and (_ROOT / path).is_file():  # called from another folder
+        path = str(_ROOT / path)
+    if other := files.not_regular(path):
+        raise ConfigError(f"--config {path}: {other}; see the folder configs/")
     if not Path(path).is_file():
         raise ConfigError(f"no config file {path}; see the folder configs/")
     found = importlib.util.spec_from_file_location("config_file", path)

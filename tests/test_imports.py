@@ -17,9 +17,11 @@ OURS = {
     "alexnet_jax.errors": set(),
     "alexnet_jax.files": set(),
     "alexnet_jax.faults": {"alexnet_jax.errors"},
-    "alexnet_jax.cli": {"alexnet_jax.errors"},
+    "alexnet_jax.environment": {"alexnet_jax.errors"},
+    "alexnet_jax.cli": {"alexnet_jax.environment", "alexnet_jax.errors"},
     "alexnet_jax.geometry": {"alexnet_jax.errors"},
-    "alexnet_jax.config": {"alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.specs"},
+    "alexnet_jax.config": {"alexnet_jax.errors", "alexnet_jax.files"}
+    | {"alexnet_jax.geometry", "alexnet_jax.specs"},
     "alexnet_jax.specs": set(),
     "alexnet_jax.describe": SPECS
     | {"alexnet_jax.config"}

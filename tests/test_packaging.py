@@ -183,5 +183,6 @@ def test_the_launcher_sets_the_memory_and_passes_the_arguments(tmp_path):
     settings = (ROOT / "launch" / "malloc.env").read_text().splitlines()
     for setting in (line for line in settings if not line.startswith("#")):
         assert setting in said.stdout.splitlines()
-    assert "arguments: -m alexnet_jax.main --workdir a b" in said.stdout
-    assert f"PWD={ROOT}" in said.stdout
+    assert "arguments: -P -m alexnet_jax.main --workdir a b" in said.stdout
+    # In the folder of the caller, so that relative paths are the caller's.
+    assert f"PWD={tmp_path}" in said.stdout and f"PYTHONPATH={ROOT}" in said.stdout.splitlines()

@@ -191,6 +191,8 @@ def _is_done(path: Path, request: dict) -> bool:
     """Whether `path` already holds what is asked. Raises ConfigError if it holds anything else."""
     if not path.exists():
         return False
+    if other := files.not_regular(path):
+        raise ConfigError(f"--out {path}: {other}")
     held = None
     with (
         contextlib.suppress(ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile),

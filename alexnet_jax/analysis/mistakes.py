@@ -206,7 +206,7 @@ def _said(protocol: dict) -> str:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, 22, placeholder="…") or name[:22]
+    return figures.literal(textwrap.shorten(name, 22, placeholder="…") or name[:22])
 
 
 def _nulls(values: np.ndarray) -> list[float | None]:

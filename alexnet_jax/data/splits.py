@@ -1,7 +1,7 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,3 +154,28 @@ def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -
         members = np.flatnonzero(labels == label)
         mask[generator.permutation(members)[: round(share * len(members))]] = True
     return mask
+
+
+def class_names(found: Iterable, where: object) -> tuple[str, ...]:
+    """Names of classes as text, whether they are text, bytes or numbers; `where` they are from.
+
+    A byte order mark, with which some editors begin a file, is no part of a name. Raises DataError for a name that
+    is empty or there twice, since results are compared by the names.
+    """
+    names: list[str] = []
+    for name in found:
+        try:
+            names.append(name.decode() if isinstance(name, bytes) else str(name))
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: the class name {name!r} is not UTF-8 text") from None
+    names[:1] = [name.removeprefix("\ufeff") for name in names[:1]]
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"{where}: the name of class {number} (from 0) is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        numbers = [str(i) for i, name in enumerate(names) if name == twice]
+        raise DataError(
+            f"{where}: the classes {' and '.join(numbers)} (from 0) have the same name {twice!r}; give each its own"
+        )
+    return tuple(names)

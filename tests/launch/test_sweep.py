@@ -168,6 +168,60 @@ def test_slots_share_the_cores(monkeypatch):
     assert [slot.cores for slot in local.slots(None)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
 
 
+def shares(jobs: int | None) -> list[tuple[str, str | None]]:
+    """(GPU, its share of the memory) of each slot."""
+    environments = [slot.environment for slot in local.slots(jobs)]
+    return [(e["CUDA_VISIBLE_DEVICES"], e.get(local._FRACTION)) for e in environments]
+
+
+def test_runs_that_share_a_gpu_divide_its_memory(monkeypatch):
+    for name in ("JAX_PLATFORMS", local._FRACTION, "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert shares(1) == shares(None) == [("0", None)]
+    assert shares(3) == [("0", "0.25")] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    assert shares(None) == [("2", None), ("5", None)]
+    assert shares(3) == [("2", "0.375"), ("5", None), ("2", "0.375")]
+    assert sum(float(share or 0.75) for gpu, share in shares(7) if gpu == "2") <= 0.75
+    monkeypatch.setenv(local._FRACTION, "0.4")
+    assert shares(4) == [("2", None), ("5", None)] * 2
+    for given in ("0.6", "much"):
+        monkeypatch.setenv(local._FRACTION, given)
+        with pytest.raises(ConfigError, match=rf"{given} is set, and 2 runs .* fewer --jobs"):
+            local.slots(4)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    assert shares(4) == [("2", None), ("5", None)] * 2
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "-1,0", "NoDevFiles"])
+def test_where_no_gpu_is_visible_none_is_used(monkeypatch, hidden):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert all(slot.environment == {} for slot in local.slots(2))
+
+
+def test_what_is_collected_is_compared_with_the_base(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sweep, "show", lambda options, every: shown.extend(every) or 0)
+    asked = ["ablations", *DIGITS, str(tmp_path), "--only", "no_lrn", "tanh", "--seeds", "1"]
+    sweep.main([*asked, "--collect"])
+    assert [run.member for run in shown] == ["base", "no_lrn", "tanh"]
+
+
+def test_without_the_base_no_difference_is_told(tmp_path, capsys):
+    asked = ["ablations", *DIGITS, str(tmp_path), "--only", "no_lrn", "tanh", "--seeds", "1"]
+    sweep.main(asked)
+    assert len(capsys.readouterr().out.splitlines()) == 2  # runs: what was asked for alone
+
+
+def test_paths_are_those_of_the_caller(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep.main(["towers", *DIGITS, "o", "--only", "base", "--seeds", "1", "--config.data.path=d"])
+    line = shlex.split(capsys.readouterr().out)
+    assert line[4].startswith(f"{tmp_path}/o/") and f"--config.data.path={tmp_path}/d" in line
+
+
 @pytest.mark.fault("F48")
 def test_the_batch_script_asks_for_what_was_said(tmp_path):
     every = [one(tmp_path, seed=seed) for seed in range(3)]
