@@ -1,11 +1,18 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
+import logging
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax.errors import DataError
+
+log = logging.getLogger(__name__)
+
+PREFERRED = ("test", "val", "train")
+"""Which split stands for a net where none is named, the best first."""
 
 
 class Split(NamedTuple):
@@ -40,6 +47,16 @@ class View:
 
 def take(split: Split, indices: np.ndarray) -> Split:
     return Split(View(split.images, indices), split.labels[indices])
+
+
+def default(names: Iterable[str]) -> str:
+    """The split that a command takes when it is told none: test, or else val, or else train, with a warning."""
+    name = next((name for name in PREFERRED if name in names), "train")
+    if name == "train":
+        log.warning(
+            "there is no test and no val: the images are those of train, which the network learned from"
+        )
+    return name
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
