@@ -25,7 +25,7 @@ OURS = {
     "alexnet_jax.specs": set(),
     "alexnet_jax.describe": SPECS
     | {"alexnet_jax.config"}
-    | {"alexnet_jax.cli", "alexnet_jax.provenance"},
+    | {"alexnet_jax.cli", "alexnet_jax.provenance", "alexnet_jax.workdir"},
     "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.processes": SPECS,
