@@ -44,8 +44,9 @@ def _normalized(x, how: _How):
 
 @_normalized.defjvp
 def _derivative(how: _How, primals, tangents):
+    [x] = primals
     apply, transpose = functools.partial(_forward, how), functools.partial(_backward, how)
-    return _value(*primals, how), linear(apply, transpose, primals, tangents)
+    return _value(x, how), linear(apply, transpose, primals, tangents)
 
 
 def _forward(how: _How, residuals, tangent):

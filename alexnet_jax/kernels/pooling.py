@@ -139,7 +139,8 @@ def _marked(x, how: _How, gather, dtype):
 
 @_marked.defjvp
 def _marked_derivative(how: _How, gather, dtype, primals, tangents):
-    y, residuals = _marks(*primals, how, dtype)
+    [x] = primals
+    y, residuals = _marks(x, how, dtype)
     apply = functools.partial(_marked_forward, how)
     transpose = functools.partial(_marked_backward, how, gather, dtype)
     return y, linear(apply, transpose, residuals, tangents)
