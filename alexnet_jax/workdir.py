@@ -95,8 +95,14 @@ def _best(path: str | Path, spec: Config) -> int:
 
 
 def load_config(path: str | Path) -> Config:
-    """The checked config a run folder was trained with. Raises StorageError."""
-    return configs.parse(_read_config(Path(path)))
+    """The checked config a run folder was trained with, with the classes that were counted. Raises StorageError."""
+    spec = configs.parse(_read_config(Path(path)))
+    if spec.model.num_classes is None:
+        from alexnet_jax.training import checkpoint
+
+        if found := checkpoint.latest(Path(path).absolute() / "checkpoints"):
+            return configs.with_classes(spec, len(found[1]["class_names"]))
+    return spec
 
 
 def identity(config) -> str:

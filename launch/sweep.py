@@ -123,8 +123,10 @@ def expand(options, changes: list[str]) -> list[Run]:
 
 
 def require_data(options, every: list[Run]) -> None:
-    """Raises ConfigError where images are needed and nobody said where they are."""
+    """Raises ConfigError where images are needed and nobody said where they are, and where none are read."""
     needed = options.scale != "digits"
+    if options.data and not needed:
+        raise ConfigError("--data would change nothing: the scale digits reads no files")
     if needed and not any(o.startswith("--config.data.path=") for o in every[0].overrides):
         raise ConfigError(f"--data PATH is missing: the images of the scale {options.scale}")
 

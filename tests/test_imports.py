@@ -20,12 +20,13 @@ OURS = {
     "alexnet_jax.environment": {"alexnet_jax.errors"},
     "alexnet_jax.cli": {"alexnet_jax.environment", "alexnet_jax.errors"},
     "alexnet_jax.geometry": {"alexnet_jax.errors"},
-    "alexnet_jax.config": {"alexnet_jax.errors", "alexnet_jax.files"}
-    | {"alexnet_jax.geometry", "alexnet_jax.specs"},
+    "alexnet_jax.config": SPECS | {"alexnet_jax.effects", "alexnet_jax.settings"},
+    "alexnet_jax.settings": {"alexnet_jax.specs"},
+    "alexnet_jax.effects": {"alexnet_jax.specs"},
     "alexnet_jax.specs": set(),
     "alexnet_jax.describe": SPECS
     | {"alexnet_jax.config"}
-    | {"alexnet_jax.cli", "alexnet_jax.provenance"},
+    | {"alexnet_jax.cli", "alexnet_jax.provenance", "alexnet_jax.workdir"},
     "alexnet_jax.provenance": set(),
     "alexnet_jax.parallel": SPECS,
     "alexnet_jax.processes": SPECS,
@@ -87,7 +88,9 @@ OTHERS = {
     "alexnet_jax.cli": set(),
     "alexnet_jax.geometry": set(),
     "alexnet_jax.specs": set(),
-    "alexnet_jax.config": {"absl", "ml_collections"},
+    "alexnet_jax.config": {"ml_collections"},
+    "alexnet_jax.settings": set(),
+    "alexnet_jax.effects": set(),
     "alexnet_jax.describe": set(),
     "alexnet_jax.provenance": set(),
     "alexnet_jax.workdir": set(),

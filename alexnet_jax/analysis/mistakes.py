@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> None:
     subject.add_protocol(parser)
     options = parser.parse_args(arguments)
     one = subject.from_arguments(options)
-    split, view = options.split, options.views
+    view = options.views
+    split = one.split_name(options.split, view)
     probabilities, labels = one.obtain(split, view)
     images = one.split(split).images
     one.check_images()

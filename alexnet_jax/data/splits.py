@@ -1,6 +1,7 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
+import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ SPLITS = {
 def split_of(name: str) -> str | None:
     """The split that a folder of this name holds, in upper or lower case."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+log = logging.getLogger(__name__)
+
+PREFERRED = ("test", "val", "train")
+"""Which split stands for a net where none is named, the best first."""
 
 
 class Split(NamedTuple):
@@ -64,6 +71,16 @@ class View:
 def take(split: Split, indices: np.ndarray) -> Split:
     digests = None if split.digests is None else split.digests[indices]
     return Split(View(split.images, indices), split.labels[indices], digests)
+
+
+def default(names: Iterable[str]) -> str:
+    """The split that a command takes when it is told none: test, or else val, or else train, with a warning."""
+    name = next((name for name in PREFERRED if name in names), "train")
+    if name == "train":
+        log.warning(
+            "there is no test and no val: the images are those of train, which the network learned from"
+        )
+    return name
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:

@@ -35,12 +35,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--out", metavar="DIR", help="also write tables.md and tables.json there")
     options = parser.parse_args(arguments)
-    found = subject.obtain_all(options.workdir, options.split, options.views, options.data_path)
+    split, found = subject.obtain_all(
+        options.workdir, options.split, options.views, options.data_path
+    )
     _check_seeds([one for one, _ in found])
     first, (_, labels) = found[0]
     protocol = {
         "nets": [{"net": str(one.path), "step": one.run.step} for one, _ in found],
-        "data": first.data, "split": options.split, "views": options.views, "count": len(labels),
+        "data": first.data, "split": split, "views": options.views, "count": len(labels),
     }  # fmt: skip
     nets = [
         (answers.probabilities, workdir.begun_from(one.path) is not None) for one, answers in found

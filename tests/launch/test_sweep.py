@@ -42,7 +42,9 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
         sweep.main(
             [
                 "towers",
-                *DIGITS,
+                "--scale",
+                "cifar10",
+                "--out",
                 str(out),
                 "--data",
                 "images",
@@ -57,8 +59,8 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
     )
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["launch/train.sh"] * 4
-    assert [line[2] for line in lines] == ["configs/scales.py:digits"] * 2 + [
-        "configs/ablations.py:one_tower,digits"
+    assert [line[2] for line in lines] == ["configs/scales.py:cifar10"] * 2 + [
+        "configs/ablations.py:one_tower,cifar10"
     ] * 2
     assert len({line[4] for line in lines}) == 4 and lines[0][4].startswith(f"{out}/")
     assert lines[1][5:] == [f"--config.data.path={runs.ROOT / 'images'}", "--config.seed=1"]
@@ -67,7 +69,12 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
 
 def test_a_run_is_known_by_what_moves_its_numbers(tmp_path):
     base = one(tmp_path)
-    harmless = {"data.path": "/elsewhere", "data.threads": 9, "train.log_every": 3, "name": "x"}
+    somewhere, elsewhere = (
+        runs.run("base", "configs/scales.py:cifar10", {"data.path": path}, 0, tmp_path)
+        for path in ("/somewhere", "/elsewhere")
+    )
+    assert somewhere.identity == elsewhere.identity
+    harmless = {"data.threads": 9, "train.log_every": 3, "name": "x"}
     for key, value in harmless.items():
         assert one(tmp_path, "other", **{key: value}).identity == base.identity, key
     for key, value in {"train.max_steps": 3, "train.epochs": 1.0, "model.lrn": False}.items():
@@ -135,6 +142,7 @@ def test_a_damaged_record_is_named(tmp_path):
             "--seeds must be at least 1",
         ),
         (["pooling", "--scale", "cifar10", "--out", "o", "--local"], "--data PATH is missing"),
+        (["pooling", *DIGITS, "o", "--data", "d", "--local"], "--data would change nothing"),
         (["figure1", "--scale", "imagenet", "--out", "o"], "CIFAR-10"),
         (["pooling", "--scale", "digits", "--out", "o", "--local", "--slurm"], "not allowed with"),
         (["nonsense", "--scale", "digits", "--out", "o"], "ladder"),
