@@ -40,7 +40,7 @@ def files(two_nets, tmp_path_factory):
     for name in ("val", "train"):
         arrays = {"class_names": np.array(run.class_names)}
         for split in {"train", name}:
-            images, labels = found.splits[split]
+            images, labels, _ = found.splits[split]
             arrays |= {f"{split}_images": images[np.arange(16)], f"{split}_labels": labels[:16]}
         np.savez(folder / f"{name}.npz", **arrays)
         given = ["data.source=arrays", f"data.path={folder / f'{name}.npz'}", "data.validation=0"]

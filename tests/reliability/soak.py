@@ -1,7 +1,7 @@
 """How the memory of a long run grows: `python -m tests.reliability.soak [--steps 3000] [--every 1]`.
 
-Trains tests/tiny.py twice in processes of their own, with a checkpoint every few steps and with the last one alone, and
-fits lines to the resident memory of the second half of each: kB for each checkpoint beyond what the steps without any take.
+Trains tests/tiny.py twice in processes of their own, with a checkpoint every few steps and with the last one alone,
+and fits lines to the resident memory of the second half of each: kB for each checkpoint beyond what steps take.
 """
 
 import argparse
@@ -64,8 +64,8 @@ def _train(steps: int, every: int) -> int:
     Training._after_step = measured
     with tempfile.TemporaryDirectory() as folder:
         settings = {
-            "train.epochs": 1e6, "train.max_steps": steps, "train.checkpoint_every": every, "train.checkpoint_minutes": 0,
-            "evaluation.every_epochs": 1e6, "train.log_every": 100,
+            "train.epochs": 1e6, "train.max_steps": steps, "train.log_every": 100, "train.checkpoint_every": every,
+            "train.checkpoint_minutes": 0, "evaluation.every_epochs": 1e6,
         }  # fmt: skip
         changes = [f"--config.{key}={value}" for key, value in settings.items()]
         program.main(["--config", "tests/tiny.py", "--workdir", f"{folder}/run", *changes])
