@@ -6,6 +6,7 @@ python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format ca
 --config says what net it is; --config.key=value changes it, such as --config.model.num_classes=10.
 """
 
+import collections
 import json
 from pathlib import Path
 
@@ -21,7 +22,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--format", required=True, choices=CONFIGS)
     parser.add_argument("--config", metavar="FILE[:VARIANT]",
                         help="the net; default: " + ", ".join(CONFIGS.values()))  # fmt: skip
-    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the classes, one a line; those that are there twice get their numbers",
+    )
     parser.add_argument(
         "--mean", metavar="FILE", help="Caffe's mean image, a .binaryproto; default: 123, 117, 104"
     )
@@ -67,7 +72,13 @@ def _class_names(path: str) -> tuple[str, ...]:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"cannot read {path}: {error}; save it as UTF-8") from None
-    return splits.class_names(lines, path)
+    return splits.class_names(_distinct(lines), path)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """With the number of its class behind a name that is there twice: ImageNet's words have two cranes."""
+    repeated = {name for name, count in collections.Counter(names).items() if count > 1 and name}
+    return [f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)]
 
 
 if __name__ == "__main__":

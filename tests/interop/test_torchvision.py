@@ -183,6 +183,16 @@ def test_a_file_without_metadata_has_the_normalization_of_torchvision(file, tmp_
     assert imported(file, tmp_path / "net.safetensors").class_names[9] == "9"
 
 
+def test_words_that_two_classes_share_get_their_numbers(file, tmp_path):
+    """ImageNet's lists of words have two cranes, a bird and a machine."""
+    classes = tmp_path / "classes.txt"
+    classes.write_text(
+        "\n".join(["crane" if number in (3, 7) else f"kind {number}" for number in range(10)])
+    )
+    net = imported(file, tmp_path / "net.safetensors", "--classes", str(classes))
+    assert net.class_names[2:4] == ("kind 2", "crane (3)") and net.class_names[7] == "crane (7)"
+
+
 def changed(file, folder, change, metadata=None):
     tensors = dict(weights.read(file)[0])
     change(tensors)
