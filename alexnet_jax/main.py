@@ -86,7 +86,6 @@ def main(arguments: list[str]) -> int:
 
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
-    from alexnet_jax.data import splits
     from alexnet_jax.kernels import compiler
     from alexnet_jax.training import loop
     from alexnet_jax.training.signals import Signals, Stop
@@ -107,7 +106,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
             start = functools.partial(
-                _start, options, config_dict, spec, workdir, last_step, splits.summary(dataset)
+                _start, options, config_dict, spec, workdir, last_step, dataset
             )
             notes = processes.lead(start)
             if notes is None:
@@ -138,9 +137,11 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
 
 
 def _start(
-    options, config_dict, spec: Config, workdir: Workdir, last_step: int, data: dict
+    options, config_dict, spec: Config, workdir: Workdir, last_step: int, dataset
 ) -> list | None:
     """Make the run folder this run's; what to say of it, or None where the run is finished."""
+    from alexnet_jax.data import splits
+    from alexnet_jax.training import loop
     from alexnet_jax.training.log import summary
 
     workdir.begin()
@@ -148,9 +149,10 @@ def _start(
     if finished := workdir.finished(last_step):
         print(summary(finished), "\nalready finished: nothing to do")
         return None
+    loop.check_images(workdir, dataset)  # a start that is refused changes nothing that the folder says
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", now | {"data": data})
+    workdir.write("run.json", now | {"data": splits.summary(dataset)})
     return _moved(before, now)
 
 

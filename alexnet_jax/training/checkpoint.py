@@ -195,6 +195,15 @@ def verify(folder: Path, step: int) -> dict:
         raise CheckpointError(f"damaged checkpoint {target}: {error}") from error
 
 
+def read_meta(folder: Path, step: int) -> dict:
+    """meta.json of a checkpoint as it is, not verified; {} where it cannot be read."""
+    try:
+        meta = json.loads((Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def latest(
     folder: Path,
     step: int | None = None,

@@ -68,6 +68,22 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
     return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
 
 
+def check_images(workdir: Workdir, dataset: sources.Dataset) -> None:
+    """Raises ConfigError where the newest checkpoint of `workdir` was trained on other images."""
+    for step in reversed(checkpoint.committed_steps(workdir.checkpoints)):
+        known = checkpoint.read_meta(workdir.checkpoints, step).get("dataset")
+        try:
+            if isinstance(known, str):
+                identity.compare(workdir.path, known, dataset)
+                return
+        except ConfigError:
+            try:
+                checkpoint.verify(workdir.checkpoints, step)
+            except CheckpointError:
+                continue  # damaged: it will be set aside, and an older one used
+            raise
+
+
 def check_devices(spec: Config) -> None:
     """Raises ConfigError where towers or batch do not divide over the devices."""
     devices, towers = len(jax.devices()), _towers_apart(spec)

@@ -281,6 +281,12 @@ def test_changed_images_are_refused(starter, tmp_path):
     images(0)
     assert starter.run(tmp_path / "run", *data, "--config.train.max_steps=7").code == 0
     images(1)
+    names = ("config.json", "run.json", "history.jsonl", "dataset.npz", "metrics.jsonl")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    changed = ("--config.data.exif=apply", "--override-resume=data.exif")
+    outcome = starter.run(tmp_path / "run", *data, *changed)
+    assert outcome.code == 2 and "the images changed" in outcome.err
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "the images changed" in outcome.err
     assert "training images (100 %) are other ones, 60 of 60 validation" in outcome.err
