@@ -102,7 +102,7 @@ class ImageFiles:
         return faults
 
     def unreadable(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; later accesses give zeros in their place.
+        """(index, fault) of the images that cannot be decoded; they are not to be asked for later.
 
         Raises DataError for sets that are not decoded at once.
         """
@@ -115,12 +115,14 @@ class ImageFiles:
             known = None
         found: list[tuple[int, str]] = []
         self._kept, self._identity = self._keep(identity, found), None
-        if self._kept is None:
+        if self._kept is None and self.nbytes > CACHE_LIMIT_BYTES:
             raise DataError(
                 f"config.data.skip_unreadable decodes all images at the start, and {self._title} are "
                 f"{self.nbytes >> 20:,} MB, more than are kept in {path.parent}: prepare a store from them, with "
                 "--max-bad-share"
             )
+        if self._kept is None:  # the cache folder cannot keep them
+            return self.check()
         if known is not None and not found:
             return known
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)

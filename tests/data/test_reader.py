@@ -328,6 +328,15 @@ def test_an_image_that_can_be_read_again_is_not_skipped(tmp_path, data_spec, mon
     assert counts(trained(root, data_spec, skip_unreadable=True)) == MORE
 
 
+def test_unreadable_images_are_skipped_without_a_cache_folder(tmp_path, data_spec, monkeypatch):
+    monkeypatch.setenv("ALEXNET_JAX_CACHE_GIB", "0")
+    root = unreadable(tmp_path)
+    skipping = trained(root, data_spec, skip_unreadable=True)
+    assert len(skipping.skipped) == 9 and counts(skipping) == SAME
+    for split in skipping.splits.values():
+        assert split.images[np.arange(len(split.labels))].any()
+
+
 def test_where_skipping_is_refused(tmp_path, data_spec, monkeypatch):
     root = build(tmp_path, without("train/a") | {"train/a/0.png": b"x"})
     with pytest.raises(DataError, match="train has no image of 1 of 2 classes: a"):
