@@ -23,6 +23,8 @@ from alexnet_jax.data.splits import (
 from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.specs import DataSpec
 
+TURNED = ("folder", "cifar10", "tfds")
+"""Sources whose images are turned at training, where data.exif says so; a store's were when it was prepared."""
 _NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
 _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 

@@ -273,7 +273,9 @@ class Training:
             f"{len(split.labels):,} {name}" for name, split in self.dataset.splits.items()
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        turned = "; turned as their EXIF says" if self.spec.data.exif == "apply" else ""
+        data = self.spec.data
+        is_turned = data.exif == "apply" and data.source in sources.TURNED
+        turned = "; turned as their EXIF says" if is_turned else ""
         say(
             f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; "
             f"images: {sizes}{turned}"
