@@ -185,7 +185,7 @@ class Training:
         if found:
             if processes.leads():
                 # A start that was killed between its last save and that left one too many.
-                self._prune(checkpoint.best_step(self._errors))
+                self._prune(self._errors)
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
@@ -546,8 +546,8 @@ class Training:
             checkpoint.check_finite(fetched)
             self._fetched_step, self._fetched_at = self.step, time.monotonic()
             if processes.leads():
-                meta, best = self._meta(evaluation_due), checkpoint.best_step(self._errors)
-                self._writer.start(partial(self._commit, self.step, fetched, meta, best))
+                meta, errors = self._meta(evaluation_due), dict(self._errors)
+                self._writer.start(partial(self._commit, self.step, fetched, meta, errors))
             else:
                 self.saved_step = self.step
             self.watchdog.beat()
@@ -570,13 +570,13 @@ class Training:
             "seconds": self.seconds,
         }
 
-    def _commit(self, step: int, state, meta: dict, best: int | None) -> None:
-        """Commit a checkpoint, tell status.json, and only then delete old ones but `best`: in the writer's thread."""
+    def _commit(self, step: int, state, meta: dict, errors: dict[int, float]) -> None:
+        """Commit a checkpoint, tell status.json, and only then delete old ones: in the writer's thread."""
         with self.watchdog.watching(WRITE_SECONDS):
             checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
             self._write_status(step)
             faults.point("save.status")
-            self._prune(best)
+            self._prune(errors)
 
     def _write_status(self, saved_step: int | None = None) -> None:
         """status.json of a running run, from any thread; `saved_step` was just committed."""
@@ -584,11 +584,17 @@ class Training:
             self.saved_step = self.saved_step if saved_step is None else saved_step
             self.workdir.write_status("running", self.step, self.saved_step)
 
-    def _prune(self, best: int | None) -> None:
+    def _prune(self, errors: dict[int, float]) -> None:
+        """Delete old checkpoints, but not the one with the lowest of validation `errors`."""
         folder, keep = self.workdir.checkpoints, self.spec.train
-        steps = checkpoint.committed_steps(folder)
+        steps, best = checkpoint.committed_steps(folder), self._best(errors)
         kept = checkpoint.kept_steps(steps, best, keep.keep_every, keep.keep_powers_of_two)
         checkpoint.prune(folder, kept)
+
+    def _best(self, errors: dict[int, float]) -> int | None:
+        """What --step best is: a full disk may have cost the checkpoint of the lowest error."""
+        steps = checkpoint.committed_steps(self.workdir.checkpoints)
+        return checkpoint.best_step({step: errors[step] for step in steps if step in errors})
 
     @property
     def seconds(self) -> float:
@@ -649,10 +655,10 @@ class Training:
         self.workdir.write("results.json", results)  # last: what has it, is finished
         faults.point("finish.results")
         self.log.say(summary(results))
-        best = checkpoint.best_step(self._errors)
+        best = self._best(self._errors)
         if best is not None and best != step:
             self.log.say(
-                f"  lowest validation error: {self._errors[best]:.2%} at step {best:,}, kept as --step best"
+                f"  lowest validation error of a checkpoint: {self._errors[best]:.2%} at step {best:,}, --step best"
             )
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
 
