@@ -174,8 +174,10 @@ def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
                 assert workdir.check_same(new, told, "W") == {}
                 assert config.parse(fitted(new)) == config.parse(fitted(told))
             else:
-                with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}"):
+                with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}") as refused:
                     workdir.check_same(new, told, "W")
+                kept = ".".join((*section, key))
+                assert f"keep what the run has with --config.{kept}={default}" in str(refused.value)
 
 
 def fitted(tree: dict) -> dict:
