@@ -47,10 +47,11 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
     notes = (*dataset.notes, *_empty_classes(dataset).values())
+    exif = spec.exif if spec.source in TURNED else "ignore"
     return dataset._replace(
         notes=notes,
         fingerprint=identity.fingerprint(dataset, spec.image_size, spec.exif),
-        decoding=f"{spec.image_size} {spec.exif} {decoder.VERSION}",
+        decoding=f"{spec.image_size} {exif} {decoder.VERSION}",
     )
 
 
