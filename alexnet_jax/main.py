@@ -149,7 +149,8 @@ def _start(
     if finished := workdir.finished(last_step):
         print(summary(finished), "\nalready finished: nothing to do")
         return None
-    loop.check_images(workdir, dataset)  # a start that is refused changes nothing that the folder says
+    # Before anything is written: a start that is refused changes nothing that the folder says.
+    loop.check_images(workdir, dataset)
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
     workdir.write("run.json", now | {"data": splits.summary(dataset)})

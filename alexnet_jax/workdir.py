@@ -367,10 +367,11 @@ def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -
         differences = ", ".join(f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
         plain = all(isinstance(a.get(k), bool | int | float | str) for k in refused[:6])
-        keep = " ".join(shlex.quote(f"--config.{k}={a.get(k)}") for k in refused[:6])
+        kept = " ".join(shlex.quote(f"--config.{k}={a.get(k)}") for k in refused[:6])
+        keep = f"keep what the run has with {kept}, " if plain else ""
         raise ConfigError(
-            f"{where} holds a run with another config ({differences}{more}); choose another --workdir, "
-            f"{f'keep what the run has with {keep}, ' if plain else ''}or allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
+            f"{where} holds a run with another config ({differences}{more}); choose another --workdir, {keep}or "
+            f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
     return changes
 

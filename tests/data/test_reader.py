@@ -1,8 +1,8 @@
 """Odd trees of class folders: training, prepare and doctor see the same images, and say what they leave out."""
 
+import errno
 import io
 import json
-import errno
 import os
 import stat
 import zlib
