@@ -150,7 +150,7 @@ def _start(
         print(summary(finished), "\nalready finished: nothing to do")
         return None
     # Before anything is written: a start that is refused changes nothing that the folder says.
-    loop.check_images(workdir, dataset)
+    loop.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
     workdir.write("run.json", now | {"data": splits.summary(dataset)})

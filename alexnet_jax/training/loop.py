@@ -68,17 +68,28 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
     return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
 
 
-def check_images(workdir: Workdir, dataset: sources.Dataset) -> None:
-    """Raises ConfigError where the newest checkpoint of `workdir` was trained on other images."""
-    for step in reversed(checkpoint.committed_steps(workdir.checkpoints)):
-        known = checkpoint.read_meta(workdir.checkpoints, step).get("dataset")
+def check_resume(
+    workdir: Workdir, spec: Config, dataset: sources.Dataset, *, changed: bool
+) -> None:
+    """Raises what going on from the newest intact checkpoint of `workdir` would raise, before anything is written.
+
+    ConfigError where it was trained on other images, and CheckpointError where it does not fit the model of `spec`,
+    which is looked at only for a `changed` config.
+    """
+    folder = workdir.checkpoints
+    for step in reversed(checkpoint.committed_steps(folder)):
+        known = checkpoint.read_meta(folder, step).get("dataset")
+        if not isinstance(known, str):
+            continue
         try:
-            if isinstance(known, str):
-                identity.compare(workdir.path, known, dataset)
-                return
-        except ConfigError:
+            identity.compare(workdir.path, known, dataset)
+            if changed:
+                like = states.shapes(spec, alexnet.of_config(spec))
+                checkpoint.check_fits(folder, step, like._replace(schedule=schedule.create()))
+            return
+        except Exception:
             try:
-                checkpoint.verify(workdir.checkpoints, step)
+                checkpoint.verify(folder, step)
             except CheckpointError:
                 continue  # damaged: it will be set aside, and an older one used
             raise

@@ -193,6 +193,11 @@ def test_a_changed_key_is_refused_allowed_and_remembered(starter, run):
         "train.epochs: 4.0 -> 5.0" in refused.err
         and "--override-resume=train.epochs" in refused.err
     )
+    before = (run / "config.json").read_bytes()
+    other = ("--config.model.fcs.fc6.features=8", "--override-resume=model.fcs.fc6.features")
+    unfit = starter.run(run, *other)
+    assert unfit.code == 5 and "does not fit the model" in unfit.err
+    assert (run / "config.json").read_bytes() == before
     typo = starter.run(run, "--config.train.epochs=5.0", "--override-resume=train.epoch")
     assert typo.code == 2 and "no such key" in typo.err
     allowed = starter.run(
