@@ -4,7 +4,8 @@ import argparse
 import sys
 import traceback
 
-from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError
+from alexnet_jax import environment
+from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError, of_system
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,27 +67,47 @@ def table(rows, right: tuple[int, ...] = ()) -> list[str]:
 
 def run(main) -> None:
     """Run `main(arguments)` and exit with its code (None: 0), or with one line and the code of its error."""
+    environment.open_streams()
+    code = 1
     try:
-        sys.exit(main(sys.argv[1:]))
+        code = _run(main, sys.argv[1:])
+    finally:
+        environment.flush_streams()
+    sys.exit(code)
+
+
+def _run(main, arguments: list[str]) -> int | None:
+    try:
+        if not {"-h", "--help"} & set(arguments):
+            environment.check()
+        return main(arguments)
+    except SystemExit as end:  # argparse, after --help
+        return end.code if isinstance(end.code, int) else 0
     except AlexNetError as error:
-        print(error.line(), file=sys.stderr)
-        sys.exit(error.exit_code)
+        return _say(error)
     except BrokenPipeError:
-        sys.exit(0)
+        return 0
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        environment.say_error("stopped")
+        return 130
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("alexnet_jax"):
             raise
-        missing = f"{sys.executable} has no package {error.name}: use .venv/bin/python, which make sets up"
-        print(ConfigError(missing).line(), file=sys.stderr)
-        sys.exit(ConfigError.exit_code)
-    except Exception as error:
-        traceback.print_exc()
-        print(
-            f"alexnet: error[E_INTERNAL]: {type(error).__name__}: {' '.join(str(error).split())}; this is a fault of "
-            "the program: please report it with the lines above",
-            file=sys.stderr,
+        return _say(
+            ConfigError(
+                f"{sys.executable} has no package {error.name}: use .venv/bin/python, which make sets up"
+            )
         )
-        sys.exit(1)
+    except Exception as error:
+        if known := environment.fault(error) or of_system(error):
+            return _say(known)
+        environment.say_error(
+            f"{traceback.format_exc()}alexnet: error[E_INTERNAL]: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; this is a fault of the program: please report it with the lines above"
+        )
+        return 1
+
+
+def _say(error: AlexNetError) -> int:
+    environment.say_error(error.line())
+    return error.exit_code

@@ -19,17 +19,22 @@ import types
 import typing
 from pathlib import Path
 
-from alexnet_jax import geometry
+from alexnet_jax import effects, files, geometry, settings
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
+_ROOT = Path(__file__).resolve().parents[1]
 
-def parse(config) -> Config:
+
+def parse(config, *, needs_images: bool = True) -> Config:
     """Checked specs from a ConfigDict or the dict of a run's config.json.
 
-    Raises ConfigError, with all faults in one line.
+    Without `needs_images` config.data.path may be left out, as for a description. Raises ConfigError, with all faults
+    in one line.
     """
-    tree = _plain(config)
+    tree: typing.Any = _upgraded(_plain(config))
+    if not needs_images and isinstance(tree.get("data"), dict) and not tree["data"].get("path"):
+        tree = tree | {"data": tree["data"] | {"path": "not set"}}
     faults: list[str] = []
     spec: Config = _build(Config, tree, "config", faults)
     if not faults:
@@ -65,19 +70,23 @@ def with_classes(spec: Config, num_classes: int) -> Config:
 def load(argument: str, overrides: list[str]):
     """The ConfigDict of `configs/file.py:argument` with `--config.key=value` overrides applied.
 
-    A key with a default in specs.py can be set though the file does not list it; only then is it in the result,
-    so that a config that leaves it alone keeps its digest. A config file is Python code and is executed. Raises
-    ConfigError, with all faults in one line.
+    Every key of specs.py can be set, whether the file lists it or not; only a key that was given is added, so that a
+    config that leaves it alone keeps its digest. A config file is Python code and is executed. Raises ConfigError,
+    with all faults in one line; a key that has no effect in this config is one.
     """
     config = _execute(argument)
-    faults, by_key = [], {}
+    given: dict[str, list[str]] = {}
     for override in overrides:
-        key = re.sub(r"^--(no)?config\.", "", override.split("=")[0])
-        by_key.setdefault(key, []).append(override)
-    for key, repeated in by_key.items():
-        fault = _list_key(key, config) or _override(config, repeated)
-        if fault:
-            faults.append(fault)
+        key = re.sub(r"^--(no)?config\.", "", override.split("=", 1)[0])
+        given.setdefault(key, []).append(override)
+    faults = [
+        fault for key, texts in given.items() if (fault := settings.set_value(config, key, texts))
+    ]
+    tree, found = _plain(config), []
+    spec = _build(Config, tree, "config", found)
+    if not found:
+        faults += effects.faults(spec, list(given))
+        faults += _decay_of_adam(spec)
     if faults:
         try:
             parse(config)
@@ -92,6 +101,10 @@ def _execute(argument: str):
     from ml_collections import ConfigDict
 
     path, *variant = argument.split(":", 1)
+    if not Path(path).exists() and (_ROOT / path).is_file():  # called from another folder
+        path = str(_ROOT / path)
+    if other := files.not_regular(path):
+        raise ConfigError(f"--config {path}: {other}; see the folder configs/")
     if not Path(path).is_file():
         raise ConfigError(f"no config file {path}; see the folder configs/")
     found = importlib.util.spec_from_file_location("config_file", path)
@@ -114,43 +127,42 @@ def _execute(argument: str):
     return config.lock()
 
 
-def _override(config, arguments: list[str]) -> str | None:
-    """Sets one value of `config` by `--config.key=value`, repeated for a tuple; the fault, if there is one."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    values, arguments = flags.FlagValues(), ["alexnet_jax", *arguments]
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        values(arguments)
-    except (flags.Error, KeyError, AttributeError, TypeError, ValueError) as error:
-        return " ".join(str(error).split())
+def _decay_of_adam(spec: Config) -> list[str]:
+    """The fault of adam with a weight decay, which an older config.json may have (`_upgraded`)."""
+    decays = _decays(dataclasses.asdict(spec.optimizer))
+    if spec.optimizer.kind != "adam" or not decays:
+        return []
+    return [
+        f"config.optimizer: adam has no weight decay, but {', '.join(decays)}; set each to 0, or kind=adamw, whose "
+        "decay is apart from the gradient"
+    ]
 
 
-def _list_key(key: str, config) -> str | None:
-    """Adds the default of `a.b.c` to `config` where it does not list that key; the fault if there is no such key."""
-    section, path = config, "config"
-    kind: typing.Any = Config
-    for part in key.split("."):
-        is_section = hasattr(section, "keys")
-        unlisted = {k: v for k, v in _defaults(kind).items() if is_section and k not in section}
-        known = sorted([*section, *unlisted]) if is_section else []
-        if part not in known:
-            guess = difflib.get_close_matches(part, known, 1, cutoff=0.5)
-            hint = (
-                f'did you mean "{guess[0]}"?'
-                if guess
-                else f"known: {', '.join(known) or 'nothing below it'}"
-            )
-            return f"unknown key {path}.{part}; {hint}"
-        if part in unlisted:
-            with section.unlocked():
-                section[part] = unlisted[part]
-        section, kind, path = section[part], _section(kind, part), f"{path}.{part}"
+def _upgraded(tree):
+    """The plain dict of a config as it is written today.
+
+    Until there was adamw, adam with a weight decay meant it. Every other key that came later has a default with which
+    the older configs mean what they did (tests/schema).
+    """
+    optimizer = tree.get("optimizer") if isinstance(tree, dict) else None
+    if isinstance(optimizer, dict) and optimizer.get("kind") == "adam" and _decays(optimizer):
+        return tree | {"optimizer": optimizer | {"kind": "adamw"}}
+    return tree
+
+
+def _decays(optimizer: dict) -> list[str]:
+    """The weight decays of a config's optimizer that are not 0, as "key=value"."""
+    layers = optimizer.get("layer_weight_decay")
+    found = {key: optimizer.get(key) for key in ("weight_decay", "bias_weight_decay")}
+    if isinstance(layers, dict):
+        found |= {f"layer_weight_decay.{row}": decay for row, decay in layers.items()}
+    return [f"{key}={decay}" for key, decay in found.items() if decay]
 
 
 def completed(tree: dict, kind: typing.Any = Config) -> dict:
     """The plain dict of a config with every key that has a default, whether it was listed or not."""
+    if kind is Config:
+        tree = _upgraded(tree)
     found = {key: _plain(value) for key, value in _defaults(kind).items()} | tree
     for key, value in tree.items():
         below = _section(kind, key)
@@ -168,7 +180,7 @@ def _defaults(kind) -> dict[str, typing.Any]:
 
 def _section(kind, key: str):
     """The dataclass of the section `key` in one of `kind`; None for what is no section."""
-    hint = _hints(kind).get(key) if kind else None
+    hint = settings.hints(kind).get(key) if kind else None
     found = [k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)]
     return found[0] if found else None
 
@@ -233,16 +245,11 @@ def _is_finite(number: float) -> bool:
         return False
 
 
-@functools.cache
-def _hints(kind) -> dict[str, typing.Any]:
-    return typing.get_type_hints(kind, include_extras=True)
-
-
 def _build_dataclass(kind, value, path: str, faults: list[str]):
     if not isinstance(value, dict):
         faults.append(f"{path} must be a section, not {value!r}")
         return None
-    hints = _hints(kind)
+    hints = settings.hints(kind)
     for key in sorted(set(value) - set(hints)):
         guess = difflib.get_close_matches(key, hints, 1)
         faults.append(

@@ -2,7 +2,10 @@
 
 python -m alexnet_jax.describe --config configs/paper.py [--diff configs/krizhevsky2012.py]
 
---diff adds every value in which a second config differs, and where each of the two comes from.
+python -m alexnet_jax.describe --workdir runs/mine
+
+--diff adds every value in which a second config differs, and where each of the two comes from. --workdir describes the
+net of a run folder or of a .safetensors file, with the number of classes that was counted from its data.
 Values set on the command line (--config.key=value) apply to the first config.
 """
 
@@ -11,7 +14,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import cli, config, geometry, provenance
+from alexnet_jax import cli, config, geometry, provenance, workdir
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
@@ -32,12 +35,22 @@ class Difference(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--config", metavar="FILE[:VARIANT]", help="one of configs/")
+    which.add_argument("--workdir", help="a run folder, or a .safetensors file")
     parser.add_argument("--diff", metavar="FILE[:VARIANT]", help="another, to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(arguments)
-    first = _plain(options.config, cli.config_overrides(rest))
-    description = describe(_spec(first))
+    overrides = cli.config_overrides(rest)
+    if options.workdir:
+        if overrides:
+            raise ConfigError(f"{overrides[0]} belongs to --config, not to --workdir")
+        run = workdir.load(options.workdir)
+        first, spec = run.config_tree, run.config
+    else:
+        first = _plain(options.config, overrides)
+        spec = _spec(first)
+    description = describe(spec)
     if options.diff:
         second = _plain(options.diff, [])
         _spec(second)
@@ -112,8 +125,7 @@ def _plain(argument: str, overrides: list[str]) -> dict:
 
 def _spec(tree: dict) -> Config:
     """The checked specs of `tree`, whose images need not be there for this."""
-    data = tree["data"]
-    return config.parse(tree | {"data": data | {"path": data["path"] or "not set"}})
+    return config.parse(tree, needs_images=False)
 
 
 def _leaves(tree: dict, prefix: str = "") -> dict[str, object]:

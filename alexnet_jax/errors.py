@@ -1,5 +1,6 @@
 """The errors a user can cause or meet, each with its documented exit code and one line to say."""
 
+import errno
 import unicodedata
 
 EXIT_CODES = {
@@ -44,7 +45,7 @@ class AlexNetError(Exception):
 
     def line(self) -> str:
         """The one line that goes to standard error, whatever a path has in its name."""
-        return f"alexnet: error[{self.name}]: {self}".replace("\n", "\\n").replace("\r", "\\r")
+        return printable(f"alexnet: error[{self.name}]: {self}")
 
 
 class ConfigError(AlexNetError):
@@ -93,3 +94,20 @@ class StalledError(AlexNetError):
     """No step came to its end for longer than config.train.stall_seconds, or another process was lost."""
 
     exit_code, name = 8, "E_STALLED"
+
+
+_SYSTEM = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT,
+)  # fmt: skip
+_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def of_system(error: BaseException) -> StorageError | None:
+    """A refusal of the disk or the system, which is no fault of the program; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM:
+        return None
+    remedy = "make room" if error.errno in _ROOM else "mend that"
+    return StorageError(
+        f"{error.filename or 'a file'}: {error.strerror}; {remedy} and run the same command again"
+    )

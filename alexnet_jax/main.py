@@ -11,7 +11,6 @@ Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDE
 
 import contextlib
 import dataclasses
-import errno
 import faulthandler
 import functools
 import os
@@ -21,13 +20,16 @@ import threading
 import time
 
 from alexnet_jax import cli, config, processes
+from alexnet_jax import environment as environments
 from alexnet_jax import workdir as workdirs
 from alexnet_jax.errors import (
     AlexNetError,
     ConfigError,
+    DivergedError,
     OutOfMemoryError,
     StalledError,
     StorageError,
+    of_system,
 )
 from alexnet_jax.specs import Config
 from alexnet_jax.workdir import Bystander, Workdir
@@ -99,9 +101,11 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
         try:
             with signals.at_once():
                 spec, dataset, statistics = loop.prepare(spec)
-                begin = workdirs.load(options.init_from) if options.init_from else None
+                begin = None
+                if options.init_from and not processes.lead(lambda: _is_begun(workdir)):
+                    begin = workdirs.load(options.init_from)
         except Stop:
-            print("stopped before the first step: there is nothing to save", file=sys.stderr)
+            environments.say_error("stopped before the first step: there is nothing to save")
             return signals.exit_code
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
@@ -136,6 +140,13 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     return 0
 
 
+def _is_begun(workdir: Workdir) -> bool:
+    """Whether there is a checkpoint to go on from: what a run was begun with is not needed then."""
+    from alexnet_jax.training import checkpoint
+
+    return not workdir.overwrites and bool(checkpoint.committed_steps(workdir.checkpoints))
+
+
 def _start(
     options, config_dict, spec: Config, workdir: Workdir, last_step: int, dataset
 ) -> list | None:
@@ -147,7 +158,8 @@ def _start(
     workdir.begin()
     changes = workdir.changes(config_dict, options.override_resume)
     if finished := workdir.finished(last_step):
-        print(summary(finished), "\nalready finished: nothing to do")
+        with contextlib.suppress(OSError):  # whoever read this may be gone
+            print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
     # Before anything is written: a start that is refused changes nothing that the folder says.
     loop.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
@@ -161,7 +173,7 @@ def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:
     step, saved = training.step, training.saved_step
     _write_last_status(workdir, training, "interrupted", code, "signal")
     where = f"saved step {saved:,}" if saved else "there is nothing to save yet"
-    print(f"stopped at step {step:,}: {where}; the same command continues", file=sys.stderr)
+    environments.say_error(f"stopped at step {step:,}: {where}; the same command continues")
     return code
 
 
@@ -183,9 +195,12 @@ def _end_stalled(workdir: Workdir | Bystander, training, seconds: float) -> None
         f"{workdir.path / 'log.txt' if leads else 'the lines above'} says where each thread is; "
         "the same command continues from the last checkpoint"
     )
-    if not leads:
-        faulthandler.dump_traceback()
-    print(error.line(), file=sys.stderr, flush=True)
+
+    def say() -> None:
+        if not leads:
+            faulthandler.dump_traceback()
+        # Not by sys.stderr: a thread that hangs in it has its lock.
+        os.write(2, f"{error.line()}\n".encode(errors="backslashreplace"))
 
     def record() -> None:
         if leads:
@@ -193,10 +208,12 @@ def _end_stalled(workdir: Workdir | Bystander, training, seconds: float) -> None
                 faulthandler.dump_traceback(file)
             _write_last_status(workdir, training, "failed", error.exit_code, str(error))
 
-    # The disk may be what hangs.
-    thread = threading.Thread(target=record, daemon=True)
-    thread.start()
-    thread.join(timeout=5)
+    # The disk may be what hangs, or whoever reads standard error.
+    threads = [threading.Thread(target=work, daemon=True) for work in (say, record)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=5)
     os._exit(error.exit_code)
 
 
@@ -217,16 +234,11 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
             f"{text[:300]}; the batch of {batch} goes through {jax.device_count()} device(s) in {parts} part(s): "
             f"try --config.train.accumulate={2 * parts}, which keeps the batch, or a smaller batch_size"
         )
-    if isinstance(error, OSError) and error.errno in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EROFS,
-        errno.EIO,
-    ):
-        return StorageError(
-            f"{error.filename or 'a file'}: {error.strerror}; make room and run the same command again"
+    if isinstance(error, FloatingPointError):
+        return DivergedError(
+            f"{text}, which JAX_DEBUG_NANS made an error: unset it for diverged.json"
         )
-    return None
+    return environments.fault(error) or of_system(error)
 
 
 def _moved(before: dict | None, now: dict) -> list[str]:

@@ -7,12 +7,11 @@ Photos are turned by their EXIF orientation where those of training were: data.e
 """
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
 
-from alexnet_jax import cli, specs
+from alexnet_jax import cli, files, specs
 from alexnet_jax.errors import ConfigError, DataError
 
 BAR = 24
@@ -45,8 +44,6 @@ def main(arguments: list[str]) -> None:
         serve.serve(net, Path(options.workdir).resolve().name, options.port)
         return
     found = net.top(options.images, options.top, options.views)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may be anything
-        sys.stdout.reconfigure(errors="backslashreplace")
     if options.json:
         print(json.dumps(_report(options, net.run.step, found), indent=1))
     else:
@@ -66,6 +63,8 @@ def _check(options: argparse.Namespace) -> None:
             raise DataError(f"{image} is a folder, not an image; name the files in it: {image}/*")
         if not Path(image).exists():
             raise DataError(f"there is no file {image}")
+        if other := files.not_regular(image):
+            raise DataError(f"cannot read {image}: {other}")
 
 
 def _report(options: argparse.Namespace, step: int, found: list) -> dict:

@@ -131,6 +131,8 @@ SOURCES: dict[str, dict[str, str]] = {
         "augment.min_area": "Szegedy et al. (2015), section 6; not in the paper",
         "augment.*": "paper §4.1",
         "optimizer.bias_weight_decay": "paper §5: the update rule spares no bias",
+        "optimizer.b[12]": "Kingma and Ba (2015); not in the paper",
+        "optimizer.epsilon": "Kingma and Ba (2015); not in the paper",
         "optimizer.*": "paper §5",
         "schedule.bias*": "paper §5: an equal rate for all layers",
         "schedule.layer_factors*": "paper §5: an equal rate for all layers",

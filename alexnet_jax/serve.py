@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 
 from alexnet_jax.analysis import look
-from alexnet_jax.data import images, sources
+from alexnet_jax.data import images, sources, splits
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.network import Network
 from alexnet_jax.pages import html
@@ -64,13 +64,11 @@ class Server(ThreadingHTTPServer):
             return look.look(self.net, pixels, answer)
 
     def find_examples(self) -> None:
-        """A few held-out images for the page, each of another class; none if the data are not here."""
+        """A few images of the default split for the page, each of another class; none if the data are not here."""
         config = self.net.run.config
         try:
-            splits = sources.open_dataset(config.data, config.seed).splits
-            split = splits.get("test", splits.get("val"))
-            if split is None:
-                return
+            found = sources.open_dataset(config.data, config.seed).splits
+            split = found[splits.default(found)]
             _, first = np.unique(split.labels, return_index=True)
             chosen = first[np.linspace(0, len(first) - 1, min(EXAMPLES, len(first))).astype(int)]
             self.examples = [html.data_uri(pixels) for pixels in split.images[chosen]]
@@ -86,7 +84,7 @@ class Server(ThreadingHTTPServer):
         run = self.net.run
         facts = f"{run.config.name}, step {run.step:,}, {len(run.class_names):,} classes"
         examples = html.join(
-            html.fill('<button type="button"><img src="{uri}" alt="held-out image {i}"></button>\n', uri=uri, i=i)
+            html.fill('<button type="button"><img src="{uri}" alt="example {i}"></button>\n', uri=uri, i=i)
             for i, uri in enumerate(self.examples, 1)
         )  # fmt: skip
         applied = run.config.data.exif == "apply"

@@ -1,5 +1,8 @@
 """The checked, frozen sections of a config: what every other module is given instead of a ConfigDict.
 
+A new key needs a default that means what was done before there was the key, and no default may change: the config.json
+of older run folders and weights files is read by these (tests/test_schema.py).
+
 The type of a number says its range; a `float` alone may be any finite number.
 """
 
@@ -173,14 +176,24 @@ class AugmentSpec:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    kind: typing.Literal["momentum", "adam"]
+    """`momentum` is the rule of §5. `adam` (Kingma and Ba, 2015) has no weight decay; that of `adamw` is apart from the
+    gradient (Loshchilov and Hutter, 2019)."""
+
+    kind: typing.Literal["momentum", "adam", "adamw"]
     momentum: Share
+    """Of `momentum` alone."""
     weight_decay: NotNegative
     """Of kernels."""
     layer_weight_decay: dict[str, NotNegative]
     """Row -> the decay of its kernel, where it differs."""
     bias_weight_decay: NotNegative = 0.0
     """Of the biases of all rows. The scale and offset of batch normalization never decay."""
+    b1: Share = 0.9
+    """adam, adamw: of the running mean of the gradient."""
+    b2: Share = 0.999
+    """adam, adamw: of the running mean of its square."""
+    epsilon: Positive = 1e-8
+    """adam, adamw: added to the root of that mean."""
 
 
 @dataclass(frozen=True)

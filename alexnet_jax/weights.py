@@ -90,6 +90,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """All tensors of a .safetensors file, and its metadata. Raises CheckpointError."""
     import safetensors
 
+    if other := files.not_regular(path):
+        raise CheckpointError(f"cannot read {path}: {other}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -64,6 +64,8 @@ def load(path: str | Path, step: Step = None) -> Run:
             raise ConfigError(f"{path} is one set of weights: it has no other steps")
         return weights.load(path)
     tree = _read_config(Path(path))
+    if not files.is_utf8(Path(path).absolute()):
+        raise StorageError(_not_utf8(Path(path).absolute()))
     from alexnet_jax.training import checkpoint
 
     folder, spec = Path(path).absolute() / "checkpoints", configs.parse(tree)
@@ -94,8 +96,14 @@ def _best(path: str | Path, spec: Config) -> int:
 
 
 def load_config(path: str | Path) -> Config:
-    """The checked config a run folder was trained with. Raises StorageError."""
-    return configs.parse(_read_config(Path(path)))
+    """The checked config a run folder was trained with, with the classes that were counted. Raises StorageError."""
+    spec = configs.parse(_read_config(Path(path)))
+    if spec.model.num_classes is None:
+        from alexnet_jax.training import checkpoint
+
+        if found := checkpoint.latest(Path(path).absolute() / "checkpoints"):
+            return configs.with_classes(spec, len(found[1]["class_names"]))
+    return spec
 
 
 def identity(config) -> str:
@@ -167,16 +175,18 @@ class Workdir:
     def __init__(self, path: str | Path, *, overwrite: bool = False, steal: bool = False) -> None:
         self.path = Path(path).absolute()
         self.checkpoints = self.path / "checkpoints"
-        self._overwrite, self._steal = overwrite, steal
+        self.overwrites, self._steal = overwrite, steal
         self._lock = None
         self._status: dict = {}
         self._writing = threading.Lock()
 
     def check(self) -> None:
-        """What __enter__ would refuse, found before anything is written."""
+        """What __enter__ would refuse, found before anything is written. Raises ConfigError for an impossible name."""
+        if not files.is_utf8(self.path):
+            raise ConfigError(_not_utf8(self.path))
         if self.path.is_dir():
             names = {p.name for p in self.path.iterdir()} - {".lock", "config.json.tmp"}
-            if names and "config.json" not in names and not self._overwrite:
+            if names and "config.json" not in names and not self.overwrites:
                 raise WorkdirError(
                     f"{self.path} holds files but no run; choose another --workdir, or --overwrite to rename it"
                 )
@@ -240,7 +250,7 @@ class Workdir:
 
     def begin(self) -> None:
         """Put aside what --overwrite is to put aside, and remove what a killed start left half written."""
-        if self._overwrite:
+        if self.overwrites:
             old = self.path.with_name(
                 f"{self.path.name}.old-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
             )
@@ -336,7 +346,7 @@ class Workdir:
 
     def _append(self, name: str, text: str) -> None:
         try:
-            with open(self.path / name, "a", encoding="utf-8") as file:
+            with open(self.path / name, "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
@@ -360,20 +370,25 @@ def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -
 
     Raises ConfigError naming each key that moves the numbers of a run, unless it is among `allowed`.
     """
-    a, b = (_flat(configs.completed(tree)) for tree in (old, new))
-    changes = {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+    changes = differences(old, new)
     refused = [k for k in changes if k not in HARMLESS and k not in allowed]
     if refused:
-        differences = ", ".join(f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in refused[:6])
+        said = ", ".join("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
-        plain = all(isinstance(a.get(k), bool | int | float | str) for k in refused[:6])
-        kept = " ".join(shlex.quote(f"--config.{k}={a.get(k)}") for k in refused[:6])
+        plain = all(isinstance(changes[k][0], bool | int | float | str) for k in refused[:6])
+        kept = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
         keep = f"keep what the run has with {kept}, " if plain else ""
         raise ConfigError(
-            f"{where} holds a run with another config ({differences}{more}); choose another --workdir, {keep}or "
+            f"{where} holds a run with another config ({said}{more}); choose another --workdir, {keep}or "
             f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
     return changes
+
+
+def differences(old: dict, new: dict) -> dict[str, list]:
+    """{key: [old, new]} of what differs between two configs; a key that one does not list has its default there."""
+    a, b = (_flat(configs.completed(tree)) for tree in (old, new))
+    return {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
 
 
 def _read_config(path: Path) -> dict:
@@ -390,6 +405,13 @@ def _read_json(path: Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {path}: {error}") from None
+
+
+def _not_utf8(path: Path) -> str:
+    return (
+        f"the name of the run folder {os.fsencode(path)!r} is not UTF-8 text in this locale, which checkpoints need: "
+        "choose another --workdir, or set PYTHONUTF8=1 if the name is UTF-8"
+    )
 
 
 def _owner(path: Path) -> str:

@@ -19,8 +19,8 @@ from alexnet_jax.training import schedule, state, step
 
 def load(name: str, batch: int, overrides: list[str]) -> Config:
     """The config at that batch, which needs no data: 1000 classes unless it says how many."""
-    made_up = [f"--config.train.batch_size={batch}", "--config.data.path=unused"]
-    spec = config.parse(config.load(name, made_up + overrides))
+    at_batch = [f"--config.train.batch_size={batch}", *overrides]
+    spec = config.parse(config.load(name, at_batch), needs_images=False)
     return config.with_classes(spec, spec.model.num_classes or 1000)
 
 

@@ -99,8 +99,8 @@ def main(arguments: list[str]) -> int:
     )
     add("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
-    made_up = ["--config.data.path=unused", *cli.config_overrides(rest)]
-    spec = config.parse(config.load(options.config, made_up))
+    loaded = config.load(options.config, cli.config_overrides(rest))
+    spec = config.parse(loaded, needs_images=False)
     spec = config.with_classes(spec, spec.model.num_classes or 1000)
     if options.check:
         return check(spec)

@@ -41,8 +41,7 @@ def main(arguments: list[str]) -> int:
     overrides = cli.config_overrides(rest)
     if options.dtype:
         overrides.append(f"--config.model.compute_dtype={options.dtype}")
-    made_up = ["--config.data.path=unused", *overrides]
-    spec = config.parse(config.load(options.config, made_up))
+    spec = config.parse(config.load(options.config, overrides), needs_images=False)
     alternate.check(options)
     names = default_forms(options.device, spec) if options.forms is None else options.forms
     alternate.report(

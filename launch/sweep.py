@@ -9,11 +9,13 @@ The same command again runs what is missing, and what was stopped, killed or sta
 new checkpoint); what failed otherwise waits for --retry-failed. --config.key=value changes every member.
 """
 
+import os
 import shlex
 from pathlib import Path
 
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.files import is_utf8
 from configs import scales, sweeps
 from launch import runs
 from launch.runs import Run
@@ -27,7 +29,12 @@ def main(arguments: list[str]) -> int:
         "--out", required=True, metavar="DIR", help="holds a run folder for each run"
     )
     parser.add_argument("--data", metavar="PATH", help="the images, as --config.data.path")
-    parser.add_argument("--only", metavar="MEMBER", nargs="+", help="these members alone")
+    parser.add_argument(
+        "--only",
+        metavar="MEMBER",
+        nargs="+",
+        help="these members alone; --collect has the first of the sweep, too, which it compares with",
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="instead of the sweep's own number")
     parser.add_argument("--retry-failed", action="store_true", help="run what failed, too")
     action = parser.add_mutually_exclusive_group()
@@ -96,19 +103,30 @@ def expand(options, changes: list[str]) -> list[Run]:
             raise ConfigError(f"{what} must be at least 1, not {count}")
     common = dict(change.removeprefix("--config.").split("=", 1) for change in changes)
     if options.data:
-        common["data.path"] = str(Path(options.data).expanduser().absolute())
+        common["data.path"] = options.data
+    if common.get("data.path"):  # runs are started elsewhere
+        common["data.path"] = str(Path(common["data.path"]).expanduser().absolute())
     out = Path(options.out).expanduser().absolute()
+    if not is_utf8(out):
+        raise ConfigError(
+            f"--out {os.fsencode(out)!r} is not UTF-8 text in this locale, which checkpoints need"
+        )
+    wanted = set(options.only or names)
+    if options.collect:  # all differences are from the base, and what was published is as well
+        wanted.add(names[0])
     return [
         runs.run(member.name, member.config, member.overrides | common, seed, out)
         for member in members
-        if not options.only or member.name in options.only
+        if member.name in wanted
         for seed in range(options.seeds or member.seeds)
     ]
 
 
 def require_data(options, every: list[Run]) -> None:
-    """Raises ConfigError where images are needed and nobody said where they are."""
+    """Raises ConfigError where images are needed and nobody said where they are, and where none are read."""
     needed = options.scale != "digits"
+    if options.data and not needed:
+        raise ConfigError("--data would change nothing: the scale digits reads no files")
     if needed and not any(o.startswith("--config.data.path=") for o in every[0].overrides):
         raise ConfigError(f"--data PATH is missing: the images of the scale {options.scale}")
 

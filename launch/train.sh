@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Trains with the memory settings of launch/memory.sh: launch/train.sh --config configs/paper.py --workdir runs/paper
+# It can be called from any folder: paths are of that folder, and a config that is not there is one of the repository.
 # PYTHON picks the interpreter; otherwise the one that `make` installed, or python3.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${PYTHON:-}" ]; then
-    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; else PYTHON=python3; fi
+    if [ -x "$root/.venv/bin/python" ]; then PYTHON=$root/.venv/bin/python; else PYTHON=python3; fi
 fi
-settings=$(launch/memory.sh)
+settings=$("$root/launch/memory.sh")
+# -P: a folder configs/ where it is called must not stand for that of the repository.
 # shellcheck disable=SC2086 # a word for each line
-exec env $settings "$PYTHON" -m alexnet_jax.main "$@"
+exec env $settings PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$PYTHON" -P -m alexnet_jax.main "$@"

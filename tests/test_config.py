@@ -27,6 +27,13 @@ def load(*overrides: str):
     return config.load("configs/paper.py", [PATH, *overrides])
 
 
+def load_anywhere(name: str, *overrides: str):
+    """Of a config that may read no files, for which PATH would be a mistake."""
+    loaded = config.load(name, list(overrides))
+    loaded.data.path = "images"
+    return loaded
+
+
 def parse(*overrides: str):
     return config.parse(load(*overrides))
 
@@ -181,7 +188,7 @@ def changed(tree: dict, path: tuple, value) -> dict:
 
 @functools.cache
 def tree(name: str) -> dict:
-    return json.loads(config.to_json(config.load(name, [PATH])))
+    return json.loads(config.to_json(load_anywhere(name)))
 
 
 def refusal(broken: dict) -> str:
@@ -251,7 +258,7 @@ OUT_OF_RANGE = {
     ),
     ("optimizer", specs.OptimizerSpec): dict(
         momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},),
-        bias_weight_decay=NEGATIVE,
+        bias_weight_decay=NEGATIVE, b1=(-0.1, 1.0), b2=(-0.1, 1.0), epsilon=ZERO,
     ),
     ("schedule.weights", specs.RateSpec): dict(
         learning_rate=NEGATIVE, factor=(0.0, -0.1, 1.1), max_drops=(-1,), patience=COUNT,
@@ -355,7 +362,7 @@ def test_all_faults_of_the_command_line_are_named_at_once():
     assert "\n" not in str(caught.value)
 
 
-# A key that paper.py does not list -> how it is set, and the value that it then has.
+# A key that paper.py does not list -> how it is set, beside what it has an effect, and the value that it then has.
 UNLISTED = {
     "train.checkpoint_minutes": ("--config.train.checkpoint_minutes=5", 5.0),
     "train.matmul_precision": ("--config.train.matmul_precision=highest", "highest"),
@@ -366,9 +373,19 @@ UNLISTED = {
         "--config.model.lrn_constants.within_towers=False",
         False,
     ),
-    "augment.min_area": ("--config.augment.min_area=0.25", 0.25),
-    "schedule.weights.target": ("--config.schedule.weights.target=8", 8.0),
-    "schedule.weights.drops": ("--config.schedule.weights.drops=(15.0, 20.0)", (15.0, 20.0)),
+    "augment.min_area": (
+        "--config.augment.min_area=0.25 --config.augment.crop=random_resized",
+        0.25,
+    ),
+    "schedule.weights.target": (
+        "--config.schedule.weights.target=8 --config.schedule.weights.kind=exp",
+        8.0,
+    ),
+    "schedule.weights.drops": (
+        "--config.schedule.weights.drops=(15.0,20.0) --config.schedule.weights.kind=epochs",
+        (15.0, 20.0),
+    ),
+    "optimizer.b2": ("--config.optimizer.b2=0.99 --config.optimizer.kind=adamw", 0.99),
 }
 
 
@@ -376,7 +393,7 @@ UNLISTED = {
 def test_a_key_with_a_default_that_the_file_does_not_list_can_be_set(key):
     override, value = UNLISTED[key]
     assert key not in flat(json.loads(config.to_json(load())))
-    loaded = load(override)
+    loaded = load(*override.split())
     found = functools.reduce(getattr, key.split("."), config.parse(loaded))
     assert found == value and type(found) is type(value)
     assert config.digest(loaded) != config.digest(load())
@@ -400,7 +417,7 @@ def test_a_config_that_sets_no_new_key_keeps_its_digest():
         "cifar10.py:80sec": "9d4206e27850cdda17678e5b1b86b7e1604a25563d4dd0ada516ed611f34daff",
         "quickstart.py": "286901f3dd2911d1a1c2cee7619db05e72e7fef6255b77b28464262ec742b3ff",
     }
-    found = {name: config.digest(config.load(f"configs/{name}", [PATH])) for name in digests}
+    found = {name: config.digest(load_anywhere(f"configs/{name}")) for name in digests}
     assert found == digests
 
 
@@ -410,12 +427,13 @@ def test_a_decay_of_biases_can_be_set_where_the_file_has_none():
     assert config.parse(loaded).optimizer.bias_weight_decay == 1e-3
     assert parse().optimizer.bias_weight_decay == parse().optimizer.weight_decay == 5e-4
     for name in ("krizhevsky2012.py", "caffe.py", "cifar10.py", "folder.py", "quickstart.py"):
-        spec = config.parse(config.load(f"configs/{name}", [PATH]))
+        spec = config.parse(load_anywhere(f"configs/{name}"))
         assert spec.optimizer.bias_weight_decay == 0
 
 
 def test_completed_lists_every_default_and_changes_nothing_else():
-    whole = json.loads(config.to_json(load("--config.augment.min_area=0.25")))
+    setting, _ = UNLISTED["augment.min_area"]
+    whole = json.loads(config.to_json(load(*setting.split())))
     completed = config.completed(whole)
     assert flat(whole).items() <= flat(completed).items()
     added = flat(completed).keys() - flat(whole).keys()

@@ -74,7 +74,9 @@ def load(name: str):
     """The ConfigDict of "file:variant"."""
     file, _, variant = name.partition(":")
     argument = str(CONFIGS / f"{file}.py") + (f":{variant}" if variant else "")
-    return config.load(argument, ["--config.data.path=images"])
+    loaded = config.load(argument, [])
+    loaded.data.path = "images"
+    return loaded
 
 
 def spec_of(name: str) -> Config:

@@ -158,5 +158,5 @@ def test_lrn_over_all_maps_is_told_and_counted(capsys):
     text = printed(capsys, "--config", PAPER, override)
     assert "2 groups, act, lrn over all maps" in text
     assert ["conv1/lrn", "12,100", "12,100"] in [line.split() for line in text.splitlines()]
-    one = printed(capsys, "--config", str(CONFIGS / "caffe.py"), override)
+    one = printed(capsys, "--config", str(CONFIGS / "caffe.py"))
     assert "over all maps" not in one

@@ -132,7 +132,7 @@ def readme_configs() -> list[str]:
 @pytest.mark.parametrize("name", readme_configs())
 def test_the_configurations_of_the_readme_load(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config.parse(config.load(name, ["--config.data.path=pictures"]))
+    config.parse(config.load(name, []), needs_images=False)
 
 
 def test_the_table_of_configurations_is_complete():
@@ -183,5 +183,6 @@ def test_the_launcher_sets_the_memory_and_passes_the_arguments(tmp_path):
     settings = (ROOT / "launch" / "malloc.env").read_text().splitlines()
     for setting in (line for line in settings if not line.startswith("#")):
         assert setting in said.stdout.splitlines()
-    assert "arguments: -m alexnet_jax.main --workdir a b" in said.stdout
-    assert f"PWD={ROOT}" in said.stdout
+    assert "arguments: -P -m alexnet_jax.main --workdir a b" in said.stdout
+    # In the folder of the caller, so that relative paths are the caller's.
+    assert f"PWD={tmp_path}" in said.stdout and f"PYTHONPATH={ROOT}" in said.stdout.splitlines()

@@ -25,11 +25,16 @@ def _in_the_root(monkeypatch):
 
 def load(member: sweeps.Member):
     changes = [f"--config.{key}={value}" for key, value in member.overrides.items()]
-    return config.load(member.config, [*changes, "--config.data.path=images"])
+    return anywhere(config.load(member.config, changes))
+
+
+def anywhere(loaded):
+    loaded.data.path = "images"
+    return loaded
 
 
 def spec_of(argument: str) -> Config:
-    return config.parse(config.load(argument, ["--config.data.path=images"]))
+    return config.parse(config.load(argument, []), needs_images=False)
 
 
 @pytest.mark.parametrize(("sweep", "scale"), CASES)

@@ -26,9 +26,10 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax import network
 
     net = network.load(options.workdir, options.step)
-    split = pictures.load(net.run, options.data_path, options.split).splits[options.split]
+    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    split = dataset.splits[name]
     rows = statistics(net, split.images)
-    numbers = {"step": net.run.step, "split": options.split, "images": len(split.labels)}
+    numbers = {"step": net.run.step, "split": name, "images": len(split.labels)}
     print(table(rows))
     print(figures.save(_draw(rows), {**numbers, "rows": rows}, path))
 

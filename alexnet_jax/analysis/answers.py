@@ -44,13 +44,14 @@ class Kept:
 
 
 def find(folder: Path, step: int | None) -> list[Kept]:
-    """The predictions of `step` (None: the newest that has any), those of 'test' and of the center crop first."""
+    """The predictions of `step` (None: the newest with any), in the order of splits.PREFERRED, center crops first."""
     names = (path.name for path in folder.glob("predictions/*.npz"))
     matches = (re.fullmatch(r"(\w+)_([a-z]+)_(\d+)\.npz", name) for name in names)
     found = [Kept(folder, match[1], match[2], int(match[3])) for match in matches if match]
     step = step or max((one.step for one in found), default=0)
     found = [one for one in found if one.step == step]
-    return sorted(found, key=lambda one: (one.split != "test", one.views != "center", one.views))
+    best = [*splits.PREFERRED, *sorted({one.split for one in found} - set(splits.PREFERRED))]
+    return sorted(found, key=lambda one: (best.index(one.split), one.views != "center", one.views))
 
 
 def classes(kept: list[Kept], run: Run | None) -> Html:
@@ -127,7 +128,7 @@ def images(kept: list[Kept], run: Run, dataset: Callable[[], splits.Dataset]) ->
 
 def neighbors(run: Run, dataset: splits.Dataset) -> Html:
     """Held-out images, and those of some training images that are nearest to them (§6.1)."""
-    held_out = next((name for name in ("test", "val") if name in dataset.splits), "train")
+    held_out = splits.default(dataset.splits)
     shown = _drawn(dataset.splits[held_out], QUERIES)
     train = _drawn(dataset.splits["train"], AMONG)
     pixels = np.asarray(shown.images[np.arange(len(shown.labels))])

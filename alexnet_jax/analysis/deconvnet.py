@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     maps = options.map or sorted({count * (2 * i + 1) // 8 for i in range(4)})
     if not all(0 <= number < count for number in maps):
         raise ConfigError(f"--map: the maps of {layer} go from 0 to {count - 1}")
-    split = pictures.load(net.run, options.data_path, options.split).splits[options.split]
-    print(plot(net, split, options.split, layer, maps, path))
+    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    print(plot(net, dataset.splits[name], name, layer, maps, path))
 
 
 def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], path: Path) -> Path:

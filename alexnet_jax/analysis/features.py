@@ -44,6 +44,8 @@ class Source(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
+    from alexnet_jax.evaluation import subject
+
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
@@ -51,8 +53,8 @@ def main(arguments: list[str]) -> None:
         "--layer", required=True, action="append",
         help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
     )  # fmt: skip
-    images = parser.add_mutually_exclusive_group(required=True)
-    images.add_argument("--split", help="train, val or test")
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--split", help=subject.SPLIT_HELP)
     images.add_argument(
         "--images", nargs="+", metavar="PATH", help="image files or folders of them"
     )
@@ -73,11 +75,11 @@ def main(arguments: list[str]) -> None:
 
 def of_split(net: "Network", options) -> Source:
     """Raises DataError."""
-    dataset = pictures.load(net.run, options.data_path, options.split)
-    split = dataset.splits[options.split]
+    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    split = dataset.splits[name]
     numbers = np.arange(len(split.labels), dtype=np.int64)
     described = {"labels": split.labels, "indices": numbers}
-    return Source(split.images, f"{options.split} of {dataset.fingerprint}", described)
+    return Source(split.images, f"{name} of {dataset.fingerprint}", described)
 
 
 def of_files(net: "Network", paths: list[str]) -> Source:
@@ -191,6 +193,8 @@ def _is_done(path: Path, request: dict) -> bool:
     """Whether `path` already holds what is asked. Raises ConfigError if it holds anything else."""
     if not path.exists():
         return False
+    if other := files.not_regular(path):
+        raise ConfigError(f"--out {path}: {other}")
     held = None
     with (
         contextlib.suppress(ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile),

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from alexnet_jax import cli, files
-from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.errors import ConfigError, StorageError, printable
 
 DPI = 120
 RIGHT, WRONG = "#1a7f37", "#b42318"
@@ -59,8 +59,15 @@ def plain(axes) -> None:
 
 def short(name: str, width: int = 20) -> str:
     """A name of a class that fits over an image."""
-    name = name.replace("_", " ")
-    return textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
+    name = printable(name.replace("_", " "))
+    return literal(
+        textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
+    )
+
+
+def literal(text: str) -> str:
+    """`text` as matplotlib draws it letter by letter: between two dollar signs it would look for a formula."""
+    return printable(text).replace("$", r"\$")
 
 
 def save(figure, numbers: dict, path: Path) -> Path:

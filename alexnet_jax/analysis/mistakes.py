@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> None:
     subject.add_protocol(parser)
     options = parser.parse_args(arguments)
     one = subject.from_arguments(options)
-    split, view = options.split, options.views
+    view = options.views
+    split = one.split_name(options.split, view)
     probabilities, labels = one.obtain(split, view)
     images = one.split(split).images
     one.check_images()
@@ -206,7 +207,7 @@ def _said(protocol: dict) -> str:
 
 
 def _short(name: str) -> str:
-    return textwrap.shorten(name, 22, placeholder="…") or name[:22]
+    return figures.literal(textwrap.shorten(name, 22, placeholder="…") or name[:22])
 
 
 def _nulls(values: np.ndarray) -> list[float | None]:

@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
     """Those that say which images: a split; with `count` also those that `chosen` reads, and their default number."""
-    parser.add_argument("--split", default="test", help="train, val or test; default: test")
+    parser.add_argument("--split", help=subject.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
     )
@@ -52,8 +52,8 @@ def chosen(net: "Network", options: argparse.Namespace) -> Pictures:
     if options.images:
         paths = listed(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
-    split = load(net.run, options.data_path, options.split).splits[options.split]
-    return drawn(split, options.split, options.count, options.seed)
+    name, dataset = load_split(net.run, options.data_path, options.split)
+    return drawn(dataset.splits[name], name, options.count, options.seed)
 
 
 def drawn(split: "Split", name: str, count: int, seed: int) -> Pictures:
@@ -67,17 +67,21 @@ def drawn(split: "Split", name: str, count: int, seed: int) -> Pictures:
     return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
 
 
-def load(run: "Run", data_path: str | None, *splits: str) -> "Dataset":
-    """The data that a network was trained on, wherever they are now, with at least `splits`. Raises DataError."""
+def load(run: "Run", data_path: str | None) -> "Dataset":
+    """The data that a network was trained on, wherever they are now. Raises DataError."""
     data = run.config.data
-    data = dataclasses.replace(data, path=data_path or data.path)
-    dataset = subject.open_dataset(run, data)
-    for name in splits:
-        if name not in dataset.splits:
-            raise DataError(
-                f"{data.path or data.source} has no split {name!r}; it has {', '.join(dataset.splits)}"
-            )
-    return dataset
+    return subject.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
+
+
+def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
+    """The same, with at least the split `name`; and that name, by default splits.default. Raises DataError."""
+    from alexnet_jax.data import splits
+
+    dataset = load(run, data_path)
+    if name and name not in dataset.splits:
+        where = data_path or run.config.data.path or run.config.data.source
+        raise DataError(f"{where} has no split {name!r}; it has {', '.join(dataset.splits)}")
+    return name or splits.default(dataset.splits), dataset
 
 
 def listed(paths: Sequence[str | Path]) -> list[Path]:

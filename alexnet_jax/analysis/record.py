@@ -154,6 +154,11 @@ def network(spec: Config, tree: dict) -> Html:
     rows.append(("all", "", f"{described['parameters']:,}", f"{described['multiply_adds']:,}", "", ""))  # fmt: skip
     header = ("layer", "output", "parameters", "multiply-adds", "sees", "operations")
     body = table(header, rows, numbers=range(1, 5))
+    if spec.model.num_classes is None:
+        body += missing(
+            f"the number of classes, which is counted from the data and no checkpoint says yet; "
+            f"{describe.ASSUMED_CLASSES:,} are assumed"
+        )
     return body + _differences(spec.name, tree)
 
 

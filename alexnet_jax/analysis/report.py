@@ -44,6 +44,8 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
         if step is not None:
             raise
         run, why = None, str(error)
+    if run is not None:
+        spec = run.config  # with the classes that were counted
     kept = answers.find(folder, run.step if run else None)
 
     def trained() -> Run:

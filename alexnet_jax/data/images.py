@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import Exif
 
@@ -111,7 +112,7 @@ def _decode(source: Any, exif: Exif, name: str | None, out: np.ndarray | None) -
     if isinstance(source, str | os.PathLike):
         title = os.fsdecode(source)
         try:
-            with open(source, "rb") as file:
+            with files.open_regular(source) as file:
                 return _decode_bytes(file.read(), exif, title, out)
         except OSError as error:
             raise DataError(f"cannot read {title}: {error.strerror}") from None

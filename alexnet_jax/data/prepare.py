@@ -577,7 +577,8 @@ def _writer(path: pathlib.Path, task: Task) -> Iterator[Callable]:
         begin = header(len(task.images))
         yield write
         file.seek(0)
-        assert header(written) == begin  # padded to a multiple of 64 bytes
+        if header(written) != begin:  # padded to a multiple of 64 bytes
+            raise AssertionError(f"the header of {path} has another length")
 
 
 def convert(

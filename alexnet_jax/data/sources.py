@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import cifar10, folders, identity, store, tfds
 from alexnet_jax.data import images as decoder
 from alexnet_jax.data.image_files import UnreadableImages, fitted, undecodable
@@ -15,6 +16,7 @@ from alexnet_jax.data.splits import (
     SPLITS,
     Dataset,
     Split,
+    class_names,
     held_out,
     keep_classes,
     split_of,
@@ -35,6 +37,7 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     Nothing is decoded yet, unless unreadable images are to be skipped. Raises DataError.
     """
     dataset = SOURCES[spec.source](spec)
+    class_names(dataset.class_names, spec.path or spec.source)
     if spec.classes:
         dataset = keep_classes(dataset, spec.classes)
     if len(dataset.class_names) < 2:
@@ -174,7 +177,7 @@ def arrays(spec: DataSpec) -> Dataset:
         raise DataError(
             f"{path}: class_names has the shape {list(named.shape)}, not one name a class"
         )
-    names = tuple(map(str, named))
+    names = class_names(named, f"{path}: class_names")
     if found > len(names):
         known = "class_names" if "class_names" in content else "train_labels"
         raise DataError(
@@ -211,6 +214,8 @@ def _with_our_names(
 
 def _npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file by name. Raises DataError."""
+    if other := files.not_regular(path):
+        raise DataError(f"cannot read {path}: {other}; source 'arrays' reads {_NPZ}")
     if not path.is_file():
         raise DataError(f"no file {path}; source 'arrays' reads {_NPZ}")
     try:

@@ -1,7 +1,8 @@
 """What every data source returns, and the two ways to take a part of it: by class and by chance."""
 
 import difflib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,12 @@ SPLITS = {
 def split_of(name: str) -> str | None:
     """The split that a folder of this name holds, in upper or lower case."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+log = logging.getLogger(__name__)
+
+PREFERRED = ("test", "val", "train")
+"""Which split stands for a net where none is named, the best first."""
 
 
 class Split(NamedTuple):
@@ -64,6 +71,16 @@ class View:
 def take(split: Split, indices: np.ndarray) -> Split:
     digests = None if split.digests is None else split.digests[indices]
     return Split(View(split.images, indices), split.labels[indices], digests)
+
+
+def default(names: Iterable[str]) -> str:
+    """The split that a command takes when it is told none: test, or else val, or else train, with a warning."""
+    name = next((name for name in PREFERRED if name in names), "train")
+    if name == "train":
+        log.warning(
+            "there is no test and no val: the images are those of train, which the network learned from"
+        )
+    return name
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
@@ -154,3 +171,28 @@ def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -
         members = np.flatnonzero(labels == label)
         mask[generator.permutation(members)[: round(share * len(members))]] = True
     return mask
+
+
+def class_names(found: Iterable, where: object) -> tuple[str, ...]:
+    """Names of classes as text, whether they are text, bytes or numbers; `where` they are from.
+
+    A byte order mark, with which some editors begin a file, is no part of a name. Raises DataError for a name that
+    is empty or there twice, since results are compared by the names.
+    """
+    names: list[str] = []
+    for name in found:
+        try:
+            names.append(name.decode() if isinstance(name, bytes) else str(name))
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: the class name {name!r} is not UTF-8 text") from None
+    names[:1] = [name.removeprefix("\ufeff") for name in names[:1]]
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise DataError(f"{where}: the name of class {number} (from 0) is empty")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        numbers = [str(i) for i, name in enumerate(names) if name == twice]
+        raise DataError(
+            f"{where}: the classes {' and '.join(numbers)} (from 0) have the same name {twice!r}; give each its own"
+        )
+    return tuple(names)

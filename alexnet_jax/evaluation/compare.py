@@ -57,8 +57,8 @@ def main(arguments: list[str]) -> None:
         or (options.nets and (options.first or options.second))
     ):
         raise ConfigError("two nets are compared, A B, or two groups, --first A1 A2 --second B1 B2")
-    split, views = options.split, options.views
-    found = subject.obtain_all([*groups[0], *groups[1]], split, views, options.data_path)
+    views, paths = options.views, [*groups[0], *groups[1]]
+    split, found = subject.obtain_all(paths, options.split, views, options.data_path)
     nets = [f"{one.path}, step {one.run.step:,}" for one, _ in found]
     predictions = [answered for _, answered in found]
     report = {"split": split, "views": views} | compare(
@@ -115,7 +115,7 @@ def bootstrap(
 
     Images are drawn anew, the same for all nets, and so are the nets of each group (Owen, 2007, of both ways of a
     table). With one net in a group the interval says nothing of what another seed would give; with two or three it
-    is somewhat too narrow.
+    is somewhat too narrow. One image cannot be drawn anew: the interval is then all of -1 to 1.
     """
     from scipy import stats
 
@@ -123,8 +123,11 @@ def bootstrap(
         np.atleast_2d(first).astype(np.float32),
         np.atleast_2d(second).astype(np.float32),
     )
+    mean = float(second.mean(dtype=float) - first.mean(dtype=float))
     several = [nets for nets in (first, second) if len(nets) > 1]
     images = first.shape[1]
+    if images < 2:
+        return Difference(mean, -1.0, 1.0)
 
     def difference(*drawn):
         *seeds, indices = drawn
@@ -140,7 +143,6 @@ def bootstrap(
         data, difference, n_resamples=resamples, vectorized=False, paired=False, method="percentile",
         confidence_level=confidence, rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
-    mean = float(second.mean(dtype=float) - first.mean(dtype=float))
     return Difference(mean, float(found.low), float(found.high))
 
 

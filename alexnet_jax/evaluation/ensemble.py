@@ -32,10 +32,12 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if len(options.workdir) < 2:
         raise ConfigError("an ensemble has two nets or more: --workdir A B")
-    found = subject.obtain_all(options.workdir, options.split, options.views, options.data_path)
+    split, found = subject.obtain_all(
+        options.workdir, options.split, options.views, options.data_path
+    )
     probabilities = [predictions.probabilities for _, predictions in found]
     report = {
-        "split": options.split,
+        "split": split,
         "views": options.views,
         "nets": [{"net": str(one.path), "step": one.run.step} for one, _ in found],
     } | ensemble(probabilities, found[0][1].labels, search=options.search)

@@ -19,6 +19,7 @@ if typing.TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SPLIT_HELP = "test, val or train; default: the first of these that there is"
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
 
@@ -96,6 +97,27 @@ class Subject:
             )
         return self.dataset.splits[name]
 
+    def split_name(self, name: str | None, view: str) -> str:
+        """`name`, or the default of these images (splits.default), or of the saved predictions where they are gone."""
+        from alexnet_jax.data import splits
+
+        if name:
+            return name
+        kept: list[str] = []
+        if not (self._is_file or self._out or self._others):
+            files = {
+                one: saved.path(self.path, one, view, self.run.step) for one in splits.PREFERRED
+            }
+            kept = [one for one, file in files.items() if file.exists()]
+        if "test" in kept:  # the first in any case
+            return "test"
+        try:
+            return splits.default(self.dataset.splits)
+        except DataError:
+            if not kept:
+                raise
+            return splits.default(kept)
+
     def compute(self, name: str, view: str) -> saved.Predictions:
         """The predictions of every image of the split `name`, anew; they are saved."""
         split, folder = self.split(name), self.folder
@@ -169,9 +191,9 @@ def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
 
 
 def obtain_all(
-    paths: typing.Sequence[str | Path], split: str, view: str, data_path: str | None = None
-) -> list[tuple[Subject, saved.Predictions]]:
-    """Several nets and their predictions of the same images.
+    paths: typing.Sequence[str | Path], split: str | None, view: str, data_path: str | None = None
+) -> tuple[str, list[tuple[Subject, saved.Predictions]]]:
+    """The split, by default that of the first net, and several nets with their predictions of its images.
 
     Raises DataError unless they have the same classes, in one order, and the same images and labels.
     """
@@ -181,6 +203,7 @@ def obtain_all(
         subject = Subject(path, data_path=data_path)
         if found and subject.run.class_names != found[0][0].run.class_names:
             raise DataError(f"{found[0][0].path} and {path} have not the same classes")
+        split = subject.split_name(split, view)
         predictions = subject.obtain(split, view)
         if found and not np.array_equal(predictions.labels, found[0][1].labels):
             raise DataError(
@@ -194,7 +217,7 @@ def obtain_all(
                     f"{found[0][0].path} and {path} answered other images: the files of their {split} differ"
                 )
         found.append((subject, predictions))
-    return found
+    return split or "", found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +238,7 @@ def from_arguments(options: argparse.Namespace) -> "Subject":
 
 def add_protocol(parser: argparse.ArgumentParser, views: str = "center") -> None:
     """--split and --views, where there is one of each; `views` is the default."""
-    parser.add_argument("--split", default="test", help="val, test or train; default: test")
+    parser.add_argument("--split", help=SPLIT_HELP)
     parser.add_argument("--views", choices=specs.VIEWS, default=views, help=f"default: {views}")
 
 

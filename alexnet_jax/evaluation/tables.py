@@ -2,18 +2,23 @@
 
 python -m alexnet_jax.evaluation.tables --workdir A B C [--split test] [--views ten] [--out DIR]
 
-A, B and C are run folders or .safetensors files of the same classes. A row of several nets is of the mean of their
-probabilities. As in the paper, * marks nets that were begun with the weights of another (--init-from).
+A, B and C are run folders or .safetensors files of the same classes: seeds of one config, and, as in the paper marked
+with *, of one that was begun with the weights of another net (--init-from). A row of several nets is of the mean of
+their probabilities.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alexnet_jax import cli, files, reference, specs, workdir
-from alexnet_jax.errors import StorageError
+from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import errors
+
+if TYPE_CHECKING:
+    from alexnet_jax.evaluation import subject
 
 _COLUMNS = {
     "table1": ("Top-1", "Top-5"),
@@ -30,11 +35,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--out", metavar="DIR", help="also write tables.md and tables.json there")
     options = parser.parse_args(arguments)
-    found = subject.obtain_all(options.workdir, options.split, options.views, options.data_path)
+    split, found = subject.obtain_all(
+        options.workdir, options.split, options.views, options.data_path
+    )
+    _check_seeds([one for one, _ in found])
     first, (_, labels) = found[0]
     protocol = {
         "nets": [{"net": str(one.path), "step": one.run.step} for one, _ in found],
-        "data": first.data, "split": options.split, "views": options.views, "count": len(labels),
+        "data": first.data, "split": split, "views": options.views, "count": len(labels),
     }  # fmt: skip
     nets = [
         (answers.probabilities, workdir.begun_from(one.path) is not None) for one, answers in found
@@ -44,6 +52,32 @@ def main(arguments: list[str]) -> None:
     if options.out:
         _write(Path(options.out), made, text)
     print(text)
+
+
+def _check_seeds(nets: list["subject.Subject"]) -> None:
+    """Raises ConfigError unless those of a row, with * or without, are of one config and differ by their seed."""
+    rows: dict[bool, list[subject.Subject]] = {}
+    for net in nets:
+        rows.setdefault(workdir.begun_from(net.path) is not None, []).append(net)
+    for first, *others in rows.values():
+        for number, other in enumerate(others, 1):
+            differences = workdir.differences(first.run.config_tree, other.run.config_tree)
+            moving = [
+                f"{key}: {old!r} -> {new!r}"
+                for key, (old, new) in differences.items()
+                if key == "train.max_steps" or key not in (*workdir.HARMLESS, "seed")
+            ]
+            if moving:
+                raise ConfigError(
+                    f"{first.path} and {other.path} are not seeds of one config ({', '.join(moving[:6])}): a row of "
+                    "the tables would mix them; give the nets of each config in a call of their own"
+                )
+            seeds = [one.run.config.seed for one in (first, *others[: number - 1])]
+            if other.run.config.seed in seeds:
+                same = (first, *others)[seeds.index(other.run.config.seed)]
+                raise ConfigError(
+                    f"{same.path} and {other.path} have the same seed {other.run.config.seed}: name each net once"
+                )
 
 
 def tables(nets: list[tuple[np.ndarray, bool]], labels: np.ndarray) -> dict:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import weights
+from alexnet_jax import files, weights
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
@@ -200,7 +200,8 @@ def _content(path: str | Path) -> memoryview:
     try:
         if Path(path).stat().st_size >= LARGEST_FILE:
             raise CheckpointError("it has 2 GiB or more, which no file of Caffe has")
-        return memoryview(Path(path).read_bytes())
+        with files.open_regular(path) as file:
+            return memoryview(file.read())
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}") from None
 

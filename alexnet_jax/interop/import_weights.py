@@ -9,7 +9,7 @@ python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format ca
 import json
 from pathlib import Path
 
-from alexnet_jax import cli, config
+from alexnet_jax import cli, config, files
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError
 
 CONFIGS = {"torchvision": "configs/torchvision.py", "caffe": "configs/caffe.py:alexnet"}
@@ -58,10 +58,16 @@ def main(arguments: list[str]) -> None:
 
 
 def _class_names(path: str) -> tuple[str, ...]:
+    from alexnet_jax.data import splits
+
     try:
-        return tuple(Path(path).read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+        with files.open_regular(path) as file:
+            lines = file.read().decode().splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}; save it as UTF-8") from None
+    return splits.class_names(lines, path)
 
 
 if __name__ == "__main__":

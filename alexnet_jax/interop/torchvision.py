@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import weights
+from alexnet_jax import files, weights
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.interop import layout
@@ -142,6 +142,8 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         raise ConfigError(needed) from None
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 10):
         raise ConfigError(needed)
+    if other := files.not_regular(path):
+        raise CheckpointError(f"cannot read {path}: {other}")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.kernels.linear import linear
 
 
 def add_bias(x, bias, forms: Forms):
@@ -15,15 +16,20 @@ def add_bias(x, bias, forms: Forms):
 def _with_gradient(total):
     """x + bias with the gradient `total(flat [n bias.size])` by the bias, float32."""
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def add(x, bias):
         return x + bias
 
-    def backward(bias, gradient):
-        flat = gradient.reshape(-1, bias.size)
-        return gradient, total(flat).reshape(bias.shape).astype(bias.dtype)
+    @add.defjvp
+    def derivative(primals, tangents):
+        x, bias = primals
 
-    add.defvjp(lambda x, bias: (x + bias, bias), backward)
+        def backward(_, gradient):
+            flat = gradient.reshape(-1, bias.size)
+            return gradient, total(flat).reshape(bias.shape).astype(bias.dtype)
+
+        return x + bias, linear(lambda _, x, bias: x + bias, backward, (), tangents)
+
     return add
 
 
@@ -51,21 +57,22 @@ def relu(x, forms: Forms):
     return _relu_of_output(x) if forms.relu == "of_output" else jax.nn.relu(x)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _relu_of_output(x):
     return lax.optimization_barrier(jnp.maximum(x, 0))
 
 
-def _relu_forward(x):
-    y = _relu_of_output(x)
-    return y, y
+@_relu_of_output.defjvp
+def _relu_derivative(primals, tangents):
+    y = _relu_of_output(*primals)
+    return y, linear(
+        _where_positive, lambda kept, part: (_where_positive(kept, part),), (y,), tangents
+    )
 
 
-def _relu_backward(y, gradient):
-    return (jnp.where(y > 0, gradient, jnp.zeros_like(gradient)),)
-
-
-_relu_of_output.defvjp(_relu_forward, _relu_backward)
+def _where_positive(residuals, part):
+    [y] = residuals
+    return jnp.where(y > 0, part, jnp.zeros_like(part))
 
 
 def sum_of_squares(x, forms: Forms):

@@ -90,12 +90,16 @@ class Forms:
         return _BARRIERS[self.barriers](x)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _forward_barrier(x):
     return lax.optimization_barrier(x)
 
 
-_forward_barrier.defvjp(lambda x: (_forward_barrier(x), None), lambda _, gradient: (gradient,))
+@_forward_barrier.defjvp
+def _forward_barrier_derivative(primals, tangents):
+    return _forward_barrier(*primals), *tangents
+
+
 _BARRIERS = {
     "none": lambda x: x,
     "both": lax.optimization_barrier,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.kernels.linear import linear
 
 Windows = tuple[tuple[int, int, int], ...]
 """(axis, places before, places after) of each axis that a window spans; places outside count as zero."""
@@ -36,16 +37,29 @@ def _value(x, how: _How):
     return wide * _inverse_power(bracket, how)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _normalized(x, how: _How):
     return _value(x, how)
 
 
-def _forward(x, how: _How):
-    return _value(x, how), x
+@_normalized.defjvp
+def _derivative(how: _How, primals, tangents):
+    [x] = primals
+    apply, transpose = functools.partial(_forward, how), functools.partial(_backward, how)
+    return _value(x, how), linear(apply, transpose, primals, tangents)
 
 
-def _backward(how: _How, x, gradient):
+def _forward(how: _How, residuals, tangent):
+    """What a small change of x changes."""
+    wide, tangent = (array.astype(jnp.float32) for array in (*residuals, tangent))
+    bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
+    inverse = _inverse_power(bracket, how)
+    received = _window_sum(wide * tangent, how.windows)
+    return inverse * (tangent - 2 * how.alpha * how.beta * wide * received / bracket)
+
+
+def _backward(how: _How, residuals, gradient):
+    [x] = residuals
     form = how.forms.lrn_gradient
     if form in (
         "recomputed",
@@ -69,9 +83,6 @@ def _backward(how: _How, x, gradient):
     mirrored = tuple((axis, after, before) for axis, before, after in how.windows)
     received = _window_sum(ratio, mirrored)
     return ((scaled - 2 * how.alpha * how.beta * wide * received).astype(x.dtype),)
-
-
-_normalized.defvjp(_forward, _backward)
 
 
 def _inverse_power(x, how: _How):

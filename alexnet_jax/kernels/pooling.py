@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.kernels.linear import linear
 
 
 class _How(NamedTuple):
@@ -61,10 +62,10 @@ def windows_along(x, axis: int, window: int, stride: int, count: int, fill):
     ]
 
 
-def _taps(x, how: _How):
+def _taps(x, how: _How, fill=-jnp.inf):
     """The places of all windows, one offset within the window after the other, row by row: each [b *sizes c]."""
-    for rows in windows_along(x, 1, how.window, how.stride, how.sizes[0], -jnp.inf):
-        yield from windows_along(rows, 2, how.window, how.stride, how.sizes[1], -jnp.inf)
+    for rows in windows_along(x, 1, how.window, how.stride, how.sizes[0], fill):
+        yield from windows_along(rows, 2, how.window, how.stride, how.sizes[1], fill)
 
 
 def _shifted_maxima(x, how: _How):
@@ -85,14 +86,24 @@ def _reduce_window(x, how: _How):
     return lax.reduce_window(x, -jnp.inf, lax.max, sides, steps, padding)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _compared(x, how: _How):
     return _shifted_maxima(x, how)
 
 
-def _compared_forward(x, how: _How):
+@_compared.defjvp
+def _compared_derivative(how: _How, primals, tangents):
+    [x] = primals
     y = _shifted_maxima(x, how)
-    return y, (x, y)
+    apply = functools.partial(_compared_forward, how)
+    return y, linear(apply, functools.partial(_compared_backward, how), (x, y), tangents)
+
+
+def _compared_forward(how: _How, residuals, tangent):
+    """Each window adds the tangents of the places that equal its maximum."""
+    x, y = residuals
+    pairs = zip(_taps(x, how), _taps(tangent, how, 0), strict=True)
+    return sum(jnp.where(place == y, part, jnp.zeros_like(part)) for place, part in pairs)
 
 
 def _compared_backward(how: _How, residuals, gradient):
@@ -116,20 +127,26 @@ def _compared_backward(how: _How, residuals, gradient):
     return (total,)
 
 
-_compared.defvjp(_compared_forward, _compared_backward)
-
-
 def _back(offset, size, stride, count):
     """Padding that puts `count` elements, `stride` apart, back into `size` places from `offset` on."""
     return (offset, size - offset - (count - 1) * stride - 1, stride - 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
 def _marked(x, how: _How, gather, dtype):
     return _shifted_maxima(x, how)
 
 
-def _marked_forward(x, how: _How, gather, dtype):
+@_marked.defjvp
+def _marked_derivative(how: _How, gather, dtype, primals, tangents):
+    [x] = primals
+    y, residuals = _marks(x, how, dtype)
+    apply = functools.partial(_marked_forward, how)
+    transpose = functools.partial(_marked_backward, how, gather, dtype)
+    return y, linear(apply, transpose, residuals, tangents)
+
+
+def _marks(x, how: _How, dtype):
     """Maxima, and for each window an integer with a bit for each of its places that is one."""
     if x.dtype != dtype:  # else each of the taps would compute the unrounded value again
         x = how.forms.barrier(x)
@@ -150,14 +167,21 @@ def _marked_forward(x, how: _How, gather, dtype):
     return best, (marks, jnp.zeros((0,), x.dtype))
 
 
+def _marked_forward(how: _How, residuals, tangent):
+    """Each window adds the tangents of the places that its marks name."""
+    marks, _ = residuals
+    total = 0
+    for number, part in enumerate(_taps(tangent, how, 0)):
+        bit = marks.dtype.type(1 << number)
+        total += jnp.where(marks & bit != 0, part, jnp.zeros_like(part))
+    return total
+
+
 def _marked_backward(how: _How, gather, dtype, residuals, gradient):
     marks, like = residuals
     # Sums of at most a few terms, in the type of the net: half the bytes, where that is narrow.
     total = how.forms.barrier(gather(marks, gradient.astype(dtype), how))
     return (total.astype(like.dtype),)
-
-
-_marked.defvjp(_marked_forward, _marked_backward)
 
 
 def _by_parity(marks, gradient, how: _How):

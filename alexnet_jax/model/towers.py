@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.geometry import whole_on_each
+from alexnet_jax.kernels.linear import linear
 from alexnet_jax.parallel import TOWER
 from alexnet_jax.specs import FCSpec, ModelSpec
 
@@ -22,17 +23,16 @@ def gather(x):
     return lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def gather_for_all(x):
     """The same, for what every tower computes whole: all have the same gradient, so nothing crosses back."""
     return gather(x)
 
 
-def _gather_backward(_, gradient):
-    return (own(gradient),)
-
-
-gather_for_all.defvjp(lambda x: (gather(x), None), _gather_backward)
+@gather_for_all.defjvp
+def _gather_derivative(primals, tangents):
+    apply, transpose = lambda _, part: gather(part), lambda _, gradient: (own(gradient),)
+    return gather(*primals), linear(apply, transpose, (), tangents)
 
 
 def own(x):

@@ -14,7 +14,8 @@ class Html(str):
     """Text that is HTML already; any other text is escaped where it is filled in."""
 
     def __add__(self, other: "Html") -> "Html":
-        assert isinstance(other, Html)
+        if not isinstance(other, Html):
+            raise TypeError("text is escaped by `fill` before it is added")
         return Html(str(self) + other)
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -292,40 +293,62 @@ def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
         )
 
 
-def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[str]]:
+class Mismatch(NamedTuple):
+    """A leaf that only one of two flat trees has, or that differs in shape or type."""
+
+    name: str
+    saved: str
+    """Type and shape; empty where it is missing."""
+    wanted: str
+    """The same, empty where it is unexpected."""
+
+
+def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[Mismatch]]:
     """`like` with parameters and batch statistics from `variables`, and what did not match.
 
     variables: {'params': nested dict of arrays, 'batch_stats': ...}. With `partial`, leaves that are missing or
-    of another shape or type keep their initial values; without, they raise CheckpointError.
+    of another shape or type keep their initial values; without, they raise CheckpointError. So do variables of
+    which not one array fits.
     """
     saved, wanted = dict(_leaves(variables)), _flat(like)
     parts = ("params/", "batch_stats/")
     wanted_here = {key: leaf for key, leaf in wanted.items() if key.startswith(parts)}
-    wrong = mismatches(saved, wanted_here)
-    if wrong and not partial:
-        raise CheckpointError(
-            f"the parameters to begin with do not fit the model: {', '.join(wrong[:10])}; --allow-partial "
-            "takes those that do"
+    wrong = differences(saved, wanted_here)
+    fits = {key: saved[key] for key in wanted_here.keys() - {one.name for one in wrong}}
+    if wrong and not (partial and fits):
+        said = ", ".join(mismatches(saved, wanted_here)[:10])
+        remedy = (
+            "--allow-partial takes those that do"
+            if fits
+            else "not one array does: name another net"
         )
-    fits = {
-        key: saved[key]
-        for key, leaf in wanted_here.items()
-        if key in saved and not mismatches({key: saved[key]}, {key: leaf})
-    }
+        raise CheckpointError(
+            f"the parameters to begin with do not fit the model: {said}; {remedy}"
+        )
     leaves = [_place(fits[key], leaf) if key in fits else leaf for key, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), wrong
 
 
+def differences(saved: dict, wanted: dict) -> list[Mismatch]:
+    """The leaves that do not match, by name."""
+
+    def words(leaf) -> str:
+        return "" if leaf is None else f"{leaf.dtype}{leaf.shape}"
+
+    pairs = {key: (words(saved.get(key)), words(wanted.get(key))) for key in {*saved, *wanted}}
+    return [Mismatch(key, *pair) for key, pair in sorted(pairs.items()) if pair[0] != pair[1]]
+
+
 def mismatches(saved: dict, wanted: dict) -> list[str]:
-    """In words, each leaf that only one of two flat trees has, or that differs in shape or type."""
-    found = [f"missing {key}" for key in wanted if saved.get(key) is None]
-    found += [f"unexpected {key}" for key in saved.keys() - wanted.keys()]
-    for key, leaf in wanted.items():
-        have = saved.get(key)
-        if have is not None and (have.shape, have.dtype) != (leaf.shape, leaf.dtype):
-            found.append(
-                f"{key} is {have.dtype}{have.shape}, the model wants {leaf.dtype}{leaf.shape}"
-            )
+    """`differences` in words."""
+    found = []
+    for name, have, want in differences(saved, wanted):
+        if not have:
+            found.append(f"missing {name}")
+        elif not want:
+            found.append(f"unexpected {name}")
+        else:
+            found.append(f"{name} is {have}, the model wants {want}")
     return sorted(found)
 
 

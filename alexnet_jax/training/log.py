@@ -29,7 +29,9 @@ class Log:
             # The first step's evaluation is still to come and belongs on its line.
             self._line = json.loads(lines[-1])
             self._replaced_from = len("".join(lines[:-1]).encode())
-        self._text = open(workdir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115
+        self._text = open(  # noqa: SIM115
+            workdir / "log.txt", "a", encoding="utf-8", errors="backslashreplace"
+        )
         self._board = _Board(workdir / "tensorboard", first_step)
         self._bar = _Bar(first_step, total_steps) if sys.stderr.isatty() else None
 

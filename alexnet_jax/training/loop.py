@@ -15,6 +15,7 @@ import numpy as np
 from alexnet_jax import config as configs
 from alexnet_jax import faults, parallel, processes
 from alexnet_jax.analysis import curves, filters
+from alexnet_jax.cli import table
 from alexnet_jax.data import batches, identity, placement, sources, statistics
 from alexnet_jax.errors import (
     AlexNetError,
@@ -259,11 +260,17 @@ class Training:
         variables = {"params": begin.params, "batch_stats": begin.batch_stats}
         state, wrong = checkpoint.initialize(state, variables, partial=partial)
         total = len(jax.tree.leaves((state.params, state.batch_stats)))
-        new = sum(not fault.startswith("unexpected") for fault in wrong)
-        self.notes.append(
+        new = sum(bool(one.wanted) for one in wrong)
+        said = (
             f"began from {begin.config.name}, step {begin.step:,}: {total - new} of {total} arrays"
-            + (f"; not taken: {', '.join(wrong)}" if wrong else "")
         )
+        if wrong:
+            rows = [
+                (name, there or "missing", want or "no such array") for name, there, want in wrong
+            ]
+            header = ("not taken", "in the net to begin with", "in this one")
+            said = "\n  ".join([f"{said}; the others keep random values", *table([header, *rows])])
+        self.notes.append(said)
         return state
 
     def _restore(self, state, step: int, meta: dict):

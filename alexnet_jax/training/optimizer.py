@@ -19,7 +19,8 @@ def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransforma
     momentum (§5): v <- momentum v - rate (gradient + decay w), then w <- w + v. The rate is inside the
     velocity, so after a drop the old, larger steps die out over some ten updates; optax.sgd, which
     multiplies by the rate at the end, is another rule. Momentum 0 keeps no velocity.
-    adam: the decay, as in §5, is not part of what is averaged.
+    adam: optax.scale_by_adam with `b1`, `b2`, `epsilon`. adamw: the same, and a decay that is not part of what is
+    averaged. (config.parse reads adam with a decay, of older run folders, as adamw.)
 
     Kernels and biases each have a decay and a rate of their own; the scale and offset of batch normalization take
     the rate of biases and do not decay. Where the rate is exactly 0 the whole tensor stands still: no decay, no
@@ -36,7 +37,7 @@ def _momentum_sgd(spec: OptimizerSpec, forms: Forms) -> optax.GradientTransforma
 
 
 def _adam(spec: OptimizerSpec, forms: Forms) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(_held_adam(), *_decays(spec), _scale_by_rates())
+    return optax.chain(_held_adam(spec), *_decays(spec), _scale_by_rates())
 
 
 def _decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
@@ -105,9 +106,9 @@ def _velocity(momentum: float, forms: Forms) -> optax.GradientTransformationExtr
     return optax.GradientTransformationExtraArgs(trace.init, update)
 
 
-def _held_adam() -> optax.GradientTransformationExtraArgs:
+def _held_adam(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
     """optax.scale_by_adam, but where the rate is 0 the averages stay; nothing moves, nothing is counted."""
-    adam: Any = optax.scale_by_adam()
+    adam: Any = optax.scale_by_adam(spec.b1, spec.b2, spec.epsilon)
 
     def update(updates, state, params=None, **arguments):
         moves = _moves(updates, arguments["rates"])
@@ -123,4 +124,4 @@ def _held_adam() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-OPTIMIZERS = {"momentum": _momentum_sgd, "adam": _adam}
+OPTIMIZERS = {"momentum": _momentum_sgd, "adam": _adam, "adamw": _adam}

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 SLOW = 3600.0
 """Seconds that a beat allows where a program is compiled, or a checkpoint written, before the next one."""
 _HEARTBEAT = 60.0
+_LEAVE_SECONDS = 5.0
 
 
 class _Work:
@@ -23,7 +24,8 @@ class Watchdog:
     """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds, or other work lasts too long.
 
     The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a
-    minute, whatever the run is doing. Use it as a context: it watches from the first beat to the end.
+    minute, whatever the run is doing, by a thread of its own: it writes, and a disk that hangs must not keep the
+    watching thread from its work. Use it as a context: it watches from the first beat to the end.
     """
 
     def __init__(
@@ -39,14 +41,17 @@ class Watchdog:
         self._work: _Work | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._life = threading.Thread(target=self._show_life, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self._thread.start()
+        self._life.start()
         return self
 
     def __exit__(self, *_) -> None:
         self._end.set()
         self._thread.join()
+        self._life.join(timeout=_LEAVE_SECONDS)  # it may hang
 
     def beat(self, allow: float = 0.0, *, step: bool = False) -> None:
         """Something came to its end: a `step`, or anything else that shows life.
@@ -74,21 +79,29 @@ class Watchdog:
         return max(self._seconds, 20 * median, self._allowed)
 
     def _watch(self) -> None:
+        """Takes no lock and touches no file: whatever hangs may hold the one and wait for the other."""
         pause = min(1.0, self._seconds / 4)
-        woke = heartbeat = time.monotonic()
+        woke = time.monotonic()
         while not self._end.wait(pause):
-            now, work = time.monotonic(), self._work
-            if now - woke > 10 * pause:  # the whole process was stopped: that is not a stall
-                self._last = now
-                if work:
-                    work.begin += now - woke
+            now = time.monotonic()
+            # Where the whole process was stopped, that is not a stall.
+            stalled = self._stalled(now, slept=now - woke if now - woke > 10 * pause else 0.0)
             woke = now
-            if now - self._last > self.limit:
-                self._on_stall(now - self._last)
+            if stalled:
+                self._on_stall(stalled)
                 return
-            if work and now - work.begin > work.allow:
-                self._on_stall(now - work.begin)
-                return
-            if now - heartbeat > _HEARTBEAT:
-                heartbeat = now
-                self._on_heartbeat()
+
+    def _stalled(self, now: float, slept: float = 0.0) -> float:
+        """Seconds since the last sign of life, if these are too many, else 0; `slept` of them do not count."""
+        work = self._work
+        if slept:
+            self._last = now
+            if work:
+                work.begin += slept
+        if now - self._last > self.limit:
+            return now - self._last
+        return now - work.begin if work and now - work.begin > work.allow else 0.0
+
+    def _show_life(self) -> None:
+        while not self._end.wait(_HEARTBEAT):
+            self._on_heartbeat()

@@ -112,7 +112,6 @@ def test_files_keep_their_names(answers, command, tmp_path, pixels):
     [
         (["--split", "test", "--layer", "fc9"], ConfigError, "no features 'fc9'; it has conv1/"),
         (["--images", "none.jpg", "--layer", "fc7"], DataError, "cannot read none.jpg"),
-        (["--layer", "fc7"], ConfigError, "one of the arguments --split --images is required"),
     ],
 )
 def test_bad_input_is_said(command, arguments, error, said):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.analysis import mistakes
+from alexnet_jax.analysis import answers, mistakes
 from alexnet_jax.errors import StorageError
+from alexnet_jax.evaluation import saved
 
 PROTOCOL = {"step": 7, "split": "test", "views": "ten"}
 
@@ -21,7 +22,7 @@ def answered(classes):
 
 def numbers(path):
     with Image.open(path) as picture:
-        assert min(picture.size) > 300
+        assert min(picture.size) > 250
     return json.loads(path.with_suffix(".json").read_text())
 
 
@@ -88,3 +89,23 @@ def test_a_figure_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "figures").write_text("a file")
     with pytest.raises(StorageError, match="cannot write"):
         mistakes.plot_calibration(*answered(5), tmp_path / "figures" / "c.png", PROTOCOL)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("answer", [0, 1], ids=["right", "wrong"])
+def test_one_image_is_drawn(tmp_path, classes, answer):
+    """And so is a net that is never wrong, or always."""
+    probabilities, labels = np.eye(classes, dtype=np.float32)[[answer]], np.zeros(1, np.int32)
+    names, images = [f"class {i}" for i in range(classes)], np.zeros((1, 8, 8, 3), np.uint8)
+    given = probabilities, labels
+    found = numbers(mistakes.plot_confusion(*given, names, tmp_path / "a.png", PROTOCOL))
+    assert found["class_error"] == [answer] + [None] * (classes - 1)
+    found = numbers(mistakes.plot_calibration(*given, tmp_path / "b.png", PROTOCOL))
+    assert found["expected_calibration_error"] == answer
+    found = numbers(mistakes.plot_hardest(*given, images, names, tmp_path / "c.png", PROTOCOL))
+    assert len(found["hardest"]) == answer
+    kept = [answers.Kept(tmp_path, "test", "center", 7)]
+    saved.save(tmp_path, "test", "center", 7, saved.Predictions(*given))
+    for part in (answers.classes(kept, None), answers.confidence(kept)):
+        assert "nan" not in str(part).lower()

@@ -3,6 +3,7 @@ import gc
 import itertools
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -139,17 +140,27 @@ def test_dropping_the_iterator_ends_the_thread():
     assert not prefetch_threads()
 
 
-def test_the_time_spent_waiting_is_counted():
-    def slow(step):
-        time.sleep(0.05)
+def test_the_time_spent_waiting_is_counted(monkeypatch):
+    """By a clock that only the maker turns, once the consumer has looked at it, which then waits."""
+    now, waiting = [0.0], threading.Event()
 
+    def clock() -> float:
+        if threading.current_thread() is threading.main_thread():
+            waiting.set()
+        return now[0]
+
+    def slow(step):
+        waiting.wait(60)
+        waiting.clear()
+        now[0] += 1
+
+    monkeypatch.setattr(batches, "time", types.SimpleNamespace(perf_counter=clock))
     with batches.prefetch(slow, range(3), 1) as made:
         list(made)
-        assert 0.1 < made.wait_seconds < 2
+        assert 1 <= made.wait_seconds <= 3
     with batches.prefetch(lambda step: step, range(3), 3) as made:
-        time.sleep(0.1)
         list(made)
-        assert made.wait_seconds < 0.05
+        assert made.wait_seconds == 0
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax.errors import ConfigError
-from alexnet_jax.evaluation import compare, saved
+from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import calibration, compare, confusion, ensemble, saved, tables
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int):
@@ -55,6 +55,52 @@ def test_the_bootstrap_knows_of_seeds():
     narrow = compare.bootstrap(steady, steady[::-1], resamples=500)
     wide = compare.bootstrap(steady, restless, resamples=500)
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+def predicted(wrong, classes: int = 7) -> saved.Predictions:
+    """Of a net that is wrong, and sure, where `wrong` says so; all labels are 0."""
+    labels = np.zeros(len(wrong), np.int32)
+    return saved.Predictions(np.eye(classes, dtype=np.float32)[np.asarray(wrong, int)], labels)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("classes", [2, 7])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([0], [0]), ([1], [1]), ([0], [1]), ([0, 0], [0, 0]), ([1, 1], [1, 1]), ([0, 1], [0, 1]), ([0, 0], [1, 1])],
+    ids=str,
+)  # fmt: skip
+def test_few_images_and_equal_answers_are_compared(first, second, classes):
+    """Finite numbers, of which one image bounds nothing; of one net each and of two."""
+    one, other = predicted(first, classes), predicted(second, classes)
+    for nets in (1, 2):
+        found = compare.compare([one] * nets, [other] * nets)
+        report = {"split": "test", "views": "center"} | found
+        json.dumps(report, allow_nan=False)
+        top1 = found["top1"]
+        assert top1["difference"] == np.mean(second) - np.mean(first)
+        assert top1["low"] <= top1["difference"] <= top1["high"]
+        assert len(first) > 1 or (top1["low"], top1["high"]) == (-1, 1)
+        assert first != second or top1["p"] == 1
+        assert f"{len(first)} images" in compare._text(report, ["net"] * 2 * nets)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrong", [[0], [1], [0, 0], [1, 1]], ids=str)
+def test_everything_else_that_is_measured_of_few_images_is_finite(wrong):
+    one = predicted(wrong)
+    alike = ensemble.ensemble([one.probabilities] * 2, one.labels)
+    table = tables.tables([(one.probabilities, False), (one.probabilities, True)], one.labels)
+    error = calibration.expected_calibration_error(*one)
+    matrix = confusion.confusion(*one)
+    json.dumps([alike, table, error, matrix.tolist()], allow_nan=False)
+    assert error == np.mean(wrong)
+    assert np.isnan(confusion.per_class_errors(*one)[1:]).all()
+    assert len(confusion.most_confused(matrix)) == any(wrong)
+    assert len(confusion.hardest(*one)) == sum(wrong)
+    if len(wrong) == 1:
+        with pytest.raises(DataError, match="two images or more"):
+            ensemble.ensemble([one.probabilities] * 2, one.labels, search=True)
 
 
 def test_holm_as_in_his_example():

@@ -124,7 +124,8 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
 
 
 def test_several_nets_answer_the_same_images(two_nets):
-    (one, first), (other, second) = obtain_all(two_nets, "test", "center")
+    split, ((one, first), (other, second)) = obtain_all(two_nets, None, "center")
+    assert split == "test"
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
     assert [one.run.config.seed, other.run.config.seed] == [0, 1]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import reference, workdir
+from alexnet_jax import reference, weights, workdir
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import tables
 
@@ -67,6 +67,19 @@ def test_begun_with_other_weights_is_in_the_history(tmp_path):
     assert [start["command"] for start in workdir.history(tmp_path)] == ["a", "b"]
 
 
+def test_nets_of_different_configs_are_no_seeds_of_one(two_nets, tmp_path):
+    run = weights.load(two_nets[1])
+    tree = json.loads(json.dumps(run.config_tree))
+    tree["schedule"]["weights"]["learning_rate"] = 0.5
+    tree["data"]["threads"] = 7  # moves no number
+    other = weights.save(tmp_path / "other.safetensors", run._replace(config_tree=tree))
+    files = [str(two_nets[0]), str(other)]
+    with pytest.raises(
+        ConfigError, match=r"not seeds of one config \(schedule.*rate: 0.002 -> 0.5\)"
+    ):
+        tables.main(["--workdir", *files, "--views", "center"])
+
+
 def test_weights_files_give_both_tables(two_nets, tmp_path, capsys):
     files = list(map(str, two_nets))
     tables.main(["--workdir", *files, "--views", "center", "--out", str(tmp_path / "out")])
@@ -76,6 +89,8 @@ def test_weights_files_give_both_tables(two_nets, tmp_path, capsys):
     made = json.loads((tmp_path / "out/tables.json").read_text())
     assert [row["model"] for row in made["table2"]] == ["1 CNN", "2 CNNs"]
     assert f"| 2 CNNs, ours | {100 * made['table2'][1]['top1']:.1f} | " in printed
+    with pytest.raises(ConfigError, match=r"net0.* and .*net0.* have the same seed 0"):
+        tables.main(["--workdir", files[0], files[0], "--views", "center"])
     with pytest.raises(StorageError, match="cannot write to"):
         tables.main(["--workdir", files[0], "--views", "center", "--out", files[0]])
     with pytest.raises(ConfigError, match="--workdir"):

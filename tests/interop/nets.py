@@ -20,10 +20,10 @@ NARROW = [
 """Makes an AlexNet small; its maps stay 3x3 or larger with crops of 103 and more."""
 
 
-def random_run(name: str, overrides=("--config.data.path=images",)) -> workdir.Run:
+def random_run(name: str, overrides=()) -> workdir.Run:
     """A net of config `name`; its answers are neither tiny nor huge."""
     loaded = config.load(name, list(overrides))
-    spec = config.parse(loaded)
+    spec = config.parse(loaded, needs_images=False)
     spec = config.with_classes(spec, spec.model.num_classes or 5)
     classes, size = spec.model.num_classes or 0, spec.data.image_size
     draws = np.random.default_rng(0)

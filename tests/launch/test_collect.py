@@ -76,6 +76,10 @@ def test_one_seed_says_so_and_nothing_finished_is_a_table_too(every):
     assert "1 of 1 | 30.00 / " in collect.markdown(rows, "t")
     assert rows[1].difference
     assert collect.rows(every[9:])[0].difference is None
+    unfinished = runs.run("base", "configs/scales.py:digits", {}, 7, every[0].out)
+    without_base = collect.rows([unfinished, *every[3:9]])
+    assert [row.difference for row in without_base] == [None] * 3
+    assert [row.p for row in without_base] == [None] * 3
 
 
 def test_figure_1_is_collected_from_finished_runs(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_a_killed_launcher_leaves_no_process_and_a_new_one_goes_on(tmp_path):
     assert len(processes_of(tmp_path)) == 1
     launcher.kill()
     finish(launcher)
-    wait_until(lambda: not processes_of(tmp_path), 5)
+    wait_until(lambda: not processes_of(tmp_path))
     launcher = launch(tmp_path, *long)
     out = folder(tmp_path, "good")
     wait_until(lambda: "continuing from step" in (out / "log.txt").read_text())

@@ -50,7 +50,7 @@ def test_one_arena_is_for_cpus(machine, said, variables, one_arena):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     lines = done.stdout.splitlines()
-    assert "arguments: -m alexnet_jax.main --workdir a b" in lines
+    assert "arguments: -P -m alexnet_jax.main --workdir a b" in lines
     assert "MALLOC_MMAP_MAX_=0" in lines and "MALLOC_TOP_PAD_=268435456" in lines
     found = [line for line in lines if line.startswith("MALLOC_ARENA_MAX=")]
     before = [f"{name}={value}" for name, value in variables.items() if name.startswith("MALLOC")]

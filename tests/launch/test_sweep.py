@@ -42,7 +42,9 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
         sweep.main(
             [
                 "towers",
-                *DIGITS,
+                "--scale",
+                "cifar10",
+                "--out",
                 str(out),
                 "--data",
                 "images",
@@ -57,8 +59,8 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
     )
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == ["launch/train.sh"] * 4
-    assert [line[2] for line in lines] == ["configs/scales.py:digits"] * 2 + [
-        "configs/ablations.py:one_tower,digits"
+    assert [line[2] for line in lines] == ["configs/scales.py:cifar10"] * 2 + [
+        "configs/ablations.py:one_tower,cifar10"
     ] * 2
     assert len({line[4] for line in lines}) == 4 and lines[0][4].startswith(f"{out}/")
     assert lines[1][5:] == [f"--config.data.path={runs.ROOT / 'images'}", "--config.seed=1"]
@@ -67,7 +69,12 @@ def test_it_prints_a_command_for_each_run_and_writes_nothing(tmp_path, capsys):
 
 def test_a_run_is_known_by_what_moves_its_numbers(tmp_path):
     base = one(tmp_path)
-    harmless = {"data.path": "/elsewhere", "data.threads": 9, "train.log_every": 3, "name": "x"}
+    somewhere, elsewhere = (
+        runs.run("base", "configs/scales.py:cifar10", {"data.path": path}, 0, tmp_path)
+        for path in ("/somewhere", "/elsewhere")
+    )
+    assert somewhere.identity == elsewhere.identity
+    harmless = {"data.threads": 9, "train.log_every": 3, "name": "x"}
     for key, value in harmless.items():
         assert one(tmp_path, "other", **{key: value}).identity == base.identity, key
     for key, value in {"train.max_steps": 3, "train.epochs": 1.0, "model.lrn": False}.items():
@@ -135,6 +142,7 @@ def test_a_damaged_record_is_named(tmp_path):
             "--seeds must be at least 1",
         ),
         (["pooling", "--scale", "cifar10", "--out", "o", "--local"], "--data PATH is missing"),
+        (["pooling", *DIGITS, "o", "--data", "d", "--local"], "--data would change nothing"),
         (["figure1", "--scale", "imagenet", "--out", "o"], "CIFAR-10"),
         (["pooling", "--scale", "digits", "--out", "o", "--local", "--slurm"], "not allowed with"),
         (["nonsense", "--scale", "digits", "--out", "o"], "ladder"),
@@ -166,6 +174,60 @@ def test_slots_share_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local.slots(None)] == ["2", "5"]
     assert [slot.cores for slot in local.slots(None)] == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def shares(jobs: int | None) -> list[tuple[str, str | None]]:
+    """(GPU, its share of the memory) of each slot."""
+    environments = [slot.environment for slot in local.slots(jobs)]
+    return [(e["CUDA_VISIBLE_DEVICES"], e.get(local._FRACTION)) for e in environments]
+
+
+def test_runs_that_share_a_gpu_divide_its_memory(monkeypatch):
+    for name in ("JAX_PLATFORMS", local._FRACTION, "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert shares(1) == shares(None) == [("0", None)]
+    assert shares(3) == [("0", "0.25")] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 5")
+    assert shares(None) == [("2", None), ("5", None)]
+    assert shares(3) == [("2", "0.375"), ("5", None), ("2", "0.375")]
+    assert sum(float(share or 0.75) for gpu, share in shares(7) if gpu == "2") <= 0.75
+    monkeypatch.setenv(local._FRACTION, "0.4")
+    assert shares(4) == [("2", None), ("5", None)] * 2
+    for given in ("0.6", "much"):
+        monkeypatch.setenv(local._FRACTION, given)
+        with pytest.raises(ConfigError, match=rf"{given} is set, and 2 runs .* fewer --jobs"):
+            local.slots(4)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    assert shares(4) == [("2", None), ("5", None)] * 2
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "-1,0", "NoDevFiles"])
+def test_where_no_gpu_is_visible_none_is_used(monkeypatch, hidden):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert all(slot.environment == {} for slot in local.slots(2))
+
+
+def test_what_is_collected_is_compared_with_the_base(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sweep, "show", lambda options, every: shown.extend(every) or 0)
+    asked = ["ablations", *DIGITS, str(tmp_path), "--only", "no_lrn", "tanh", "--seeds", "1"]
+    sweep.main([*asked, "--collect"])
+    assert [run.member for run in shown] == ["base", "no_lrn", "tanh"]
+
+
+def test_without_the_base_no_difference_is_told(tmp_path, capsys):
+    asked = ["ablations", *DIGITS, str(tmp_path), "--only", "no_lrn", "tanh", "--seeds", "1"]
+    sweep.main(asked)
+    assert len(capsys.readouterr().out.splitlines()) == 2  # runs: what was asked for alone
+
+
+def test_paths_are_those_of_the_caller(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweep.main(["towers", *DIGITS, "o", "--only", "base", "--seeds", "1", "--config.data.path=d"])
+    line = shlex.split(capsys.readouterr().out)
+    assert line[4].startswith(f"{tmp_path}/o/") and f"--config.data.path={tmp_path}/d" in line
 
 
 @pytest.mark.fault("F48")

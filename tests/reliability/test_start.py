@@ -225,7 +225,9 @@ def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp
     assert refused.code == 5 and "params/fc6/kernel is" in refused.err
     assert starter.run(tmp_path / "c", *wider, "--allow-partial").code == 0
     log = (tmp_path / "c" / "log.txt").read_text()
-    assert "5 of 8 arrays; not taken: params/fc6/bias" in log
+    assert "5 of 8 arrays; the others keep random values" in log
+    rows = [line.split()[1:] for line in log.splitlines() if "params/" in line]
+    assert ["params/fc6/bias", "float32(16,)", "float32(32,)"] in rows and len(rows) == 3
 
 
 @pytest.mark.full

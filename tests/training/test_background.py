@@ -13,7 +13,6 @@ from alexnet_jax.errors import DivergedError, StorageError
 from alexnet_jax.training import checkpoint, schedule
 from alexnet_jax.training.background import BackgroundWriter
 from alexnet_jax.training.state import State
-from alexnet_jax.training.watchdog import Watchdog
 
 
 def test_one_job_at_a_time_in_the_order_in_which_they_were_given():
@@ -71,38 +70,6 @@ def test_a_job_is_let_go_of_when_it_has_ended():
         time.sleep(0.001)
     gc.collect()
     assert gone() is None
-
-
-@pytest.fixture
-def stalls():
-    found: list[float] = []
-    return found
-
-
-@pytest.mark.fault("F41")
-def test_the_watchdog_sees_a_write_that_never_ends_though_steps_go_on(stalls):
-    with Watchdog(0.4, stalls.append, lambda: None) as watchdog:
-        with watchdog.watching(60.0):
-            for _ in range(5):
-                time.sleep(0.1)
-                watchdog.beat(step=True)
-            assert not stalls
-        with watchdog.watching(0.2):
-            for _ in range(10):
-                time.sleep(0.1)
-                watchdog.beat(step=True)
-    assert len(stalls) == 1 and stalls[0] > 0.2
-
-
-@pytest.mark.fault("F41")
-def test_a_write_that_ended_is_not_watched_any_more(stalls):
-    with Watchdog(0.4, stalls.append, lambda: None) as watchdog:
-        with watchdog.watching(0.2):
-            pass
-        for _ in range(6):
-            time.sleep(0.1)
-            watchdog.beat()
-    assert not stalls
 
 
 @pytest.fixture(params=[(1, 1), (4, 1), (2, 2)])

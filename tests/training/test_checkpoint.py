@@ -191,9 +191,17 @@ def test_parameters_to_begin_with_must_fit_or_be_taken_in_part(folder, state):
     with pytest.raises(CheckpointError, match=r"fc7/kernel .* --allow-partial"):
         checkpoint.initialize(state, variables, partial=False)
     begun, wrong = checkpoint.initialize(state, variables, partial=True)
-    assert len(wrong) == 1 and "fc7/kernel" in wrong[0]
+    assert wrong == [("params/fc7/kernel", "float32(16, 3)", "float32(16, 10)")]
     assert np.array_equal(begun.params["fc7"]["kernel"], state.params["fc7"]["kernel"])
     assert np.all(np.asarray(begun.params["fc6"]["bias"]) == 7)
+
+
+@pytest.mark.fault("F13")
+@pytest.mark.parametrize("partial", [False, True])
+def test_parameters_of_which_nothing_fits_begin_no_run(state, partial):
+    strange = {"params": {"dense": {"kernel": np.zeros((3, 3), np.float32)}}, "batch_stats": {}}
+    with pytest.raises(CheckpointError, match="not one array does"):
+        checkpoint.initialize(state, strange, partial=partial)
 
 
 @pytest.mark.fault("F13")

@@ -1,0 +1,146 @@
+"""The net in forward mode: with the forms of every device, and as the transpose of its gradient."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax import config
+from alexnet_jax.kernels import elementwise, forms, normalization, pooling
+from alexnet_jax.kernels.forms import CPU, GPU, PLAIN
+from alexnet_jax.kernels.linear import linear
+from alexnet_jax.model import alexnet
+
+CHOSEN = {"cpu": CPU, "candidate": forms.parse(forms.CANDIDATES[-1], GPU)}
+SETTINGS = (
+    "--config.model.lrn_constants.alpha=0.01",
+    "--config.model.convs.conv2.then=('act','spatial_norm')",
+)
+
+
+def net(chosen):
+    """(model, parameters, images) of a tiny net with both normalizations, a max-pool, groups and dropout."""
+    spec = config.parse(config.load("tests/tiny.py", list(SETTINGS)))
+    model = alexnet.of_config(spec, chosen)
+    params = alexnet.init(model, jax.random.key(0), spec.augment.crop_size)["params"]
+    size = spec.augment.crop_size
+    return model, params, 50 * jax.random.normal(jax.random.key(1), (2, size, size, 3))
+
+
+def like(tree):
+    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), tree)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_forward_and_reverse_mode_agree_in_training_and_at_test_time(name):
+    model, params, images = net(CHOSEN[name])
+    keys = jax.random.split(jax.random.key(3), 2)
+    weights = jax.random.normal(jax.random.key(4), (2, 10))
+
+    def loss(params, images, train):
+        logits = model.apply({"params": params}, images, train=train, example_keys=keys)[0]
+        return jnp.vdot(weights, logits)
+
+    tangents = like((params, images))
+    for train in (True, False):
+        of = functools.partial(loss, train=train)
+        value, slope = jax.jit(lambda *p, of=of: jax.jvp(of, p, tangents))(params, images)
+        gradient = jax.jit(jax.grad(of, argnums=(0, 1)))(params, images)
+        expected = sum(map(jnp.vdot, jax.tree.leaves(gradient), jax.tree.leaves(tangents)))
+        np.testing.assert_allclose(slope, expected, rtol=1e-5)
+        np.testing.assert_allclose(value, of(params, images), rtol=1e-5)
+
+
+def test_jacobians_linearize_and_hessian():
+    model, params, images = net(CPU)
+
+    def logits(bias):
+        changed = params | {"conv1": params["conv1"] | {"bias": bias}}
+        return model.apply({"params": changed}, images, train=False)[0]
+
+    bias = params["conv1"]["bias"]
+    forward, backward = jax.jit(jax.jacfwd(logits))(bias), jax.jit(jax.jacrev(logits))(bias)
+    np.testing.assert_allclose(forward, backward, atol=1e-5 * np.abs(backward).max())
+    _, push = jax.linearize(logits, bias)
+    np.testing.assert_allclose(push(jnp.ones_like(bias)), forward.sum(-1), rtol=1e-3, atol=1e-6)
+    spread = lambda bias: logits(bias).std()  # noqa: E731
+    hessian = jax.jit(jax.hessian(spread))(bias)
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-4 * np.abs(hessian).max())
+    twice_reverse = jax.jit(jax.jacrev(jax.grad(spread)))(bias)
+    np.testing.assert_allclose(hessian, twice_reverse, atol=1e-4 * np.abs(hessian).max())
+
+
+def operations():
+    """(name, function, arguments) of each operation that has a gradient of its own, in every form of it."""
+    draw = functools.partial(jax.random.normal, jax.random.key(5))
+    x = draw((2, 9, 9, 6))
+    windows = ((3, 2, 2),)
+    for form in ("nested", "two_pass", "recomputed", "ratio"):
+        chosen = forms.parse(f"lrn_gradient={form}", PLAIN)
+        lrn = functools.partial(
+            normalization.response_normalization, k=2.0, alpha=0.1, beta=0.75, windows=windows, forms=chosen
+        )  # fmt: skip
+        yield f"lrn {form}", lrn, (x,)
+    for form in ("compared", "parity", "repeat"):
+        pool = functools.partial(
+            pooling.max_pool, window=3, stride=2, sizes=(4, 4), forms=forms.parse(f"pool={form}", PLAIN)
+        )  # fmt: skip
+        yield f"pool {form}", pool, (x,)
+        yield f"pool {form}, ties", pool, (jnp.round(x),)
+    for form in ("ones", "sum"):
+        add = functools.partial(
+            elementwise.add_bias, forms=forms.parse(f"bias_gradient={form}", PLAIN)
+        )
+        yield f"bias {form}", add, (x, draw((6,)))
+        yield f"bias of places {form}", add, (x, draw((9, 9, 6)))
+    yield "relu", functools.partial(elementwise.relu, forms=forms.parse("relu=of_output", PLAIN)), (x,)  # fmt: skip
+    yield "barrier", forms.parse("barriers=forward", PLAIN).barrier, (x,)
+
+
+OPERATIONS = {name: (operation, arguments) for name, operation, arguments in operations()}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_has_one_derivative_in_both_modes_alone_and_in_batches(name):
+    operation, arguments = OPERATIONS[name]
+    tangents = like(arguments)
+    y, slope = jax.jvp(operation, arguments, tangents)
+    _, pull = jax.vjp(operation, *arguments)
+    cotangent = jax.random.normal(jax.random.key(6), y.shape)
+    received = sum(map(jnp.vdot, pull(cotangent), tangents))
+    np.testing.assert_allclose(jnp.vdot(slope, cotangent), received, rtol=1e-4)
+    # Reverse of forward mode: the derived transpose of what forward mode computes.
+    _, pull_of_push = jax.vjp(lambda *t: jax.jvp(operation, arguments, t)[1], *tangents)
+    for one, other in zip(pull_of_push(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    cotangents = jnp.stack([cotangent, 2 * cotangent])
+    for one, many in zip(pull(cotangent), jax.vmap(pull)(cotangents), strict=True):
+        np.testing.assert_allclose(many, [one, 2 * one], rtol=1e-5, atol=1e-6)
+    push = lambda t: jax.jvp(operation, arguments, t)[1]  # noqa: E731
+    many = jax.vmap(push)(jax.tree.map(lambda t: jnp.stack([t, -t]), tangents))
+    np.testing.assert_allclose(many, [slope, -slope], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gradients_of_examples_are_those_of_each_alone(name):
+    """vmap over the residuals, too."""
+    operation, (x, *others) = OPERATIONS[name]
+    gradient = jax.grad(lambda x: (operation(x[None], *others) ** 2).sum())
+    np.testing.assert_allclose(jax.vmap(gradient)(x), jnp.stack([*map(gradient, x)]), rtol=1e-4, atol=1e-5)  # fmt: skip
+
+
+def test_a_residual_may_move_and_the_own_transpose_is_taken():
+    """y = a^2 b, linear in b; its transpose says twice that, so that it is seen which is used."""
+
+    def operation(a, b):
+        transpose = lambda kept, y: (2 * kept[0] ** 2 * y,)  # noqa: E731
+        return linear(lambda kept, b: kept[0] ** 2 * b, transpose, (a,), (b,))
+
+    a, b = jnp.float32(3), jnp.float32(5)
+    assert jax.grad(operation, argnums=1)(a, b) == 2 * a**2
+    assert jax.jvp(operation, (a, b), (jnp.float32(0), jnp.float32(1)))[1] == a**2
+    assert jax.jvp(operation, (a, b), (jnp.float32(1), jnp.float32(0)))[1] == 2 * a * b
+    assert jax.grad(operation, argnums=0)(a, b) == 2 * a * b
+    assert jax.vmap(operation, (0, None))(jnp.arange(3.0), b).tolist() == [0, 5, 20]
