@@ -88,7 +88,6 @@ def main(arguments: list[str]) -> int:
 
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
-    from alexnet_jax.data import splits
     from alexnet_jax.kernels import compiler
     from alexnet_jax.training import loop
     from alexnet_jax.training.signals import Signals, Stop
@@ -111,7 +110,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
         last_step = loop.last_step(spec, len(dataset.splits["train"].labels))
         with workdir if processes.leads() else contextlib.nullcontext():
             start = functools.partial(
-                _start, options, config_dict, spec, workdir, last_step, splits.summary(dataset)
+                _start, options, config_dict, spec, workdir, last_step, dataset
             )
             notes = processes.lead(start)
             if notes is None:
@@ -149,9 +148,11 @@ def _is_begun(workdir: Workdir) -> bool:
 
 
 def _start(
-    options, config_dict, spec: Config, workdir: Workdir, last_step: int, data: dict
+    options, config_dict, spec: Config, workdir: Workdir, last_step: int, dataset
 ) -> list | None:
     """Make the run folder this run's; what to say of it, or None where the run is finished."""
+    from alexnet_jax.data import splits
+    from alexnet_jax.training import loop
     from alexnet_jax.training.log import summary
 
     workdir.begin()
@@ -160,9 +161,11 @@ def _start(
         with contextlib.suppress(OSError):  # whoever read this may be gone
             print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
+    # Before anything is written: a start that is refused changes nothing that the folder says.
+    loop.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
     before, now = workdir.environment(), environment(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", now | {"data": data})
+    workdir.write("run.json", now | {"data": splits.summary(dataset)})
     return _moved(before, now)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import socket
 import threading
 import time
@@ -374,8 +375,11 @@ def check_same(old: dict, new: dict, where: Path, allowed: Iterable[str] = ()) -
     if refused:
         said = ", ".join("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
+        plain = all(isinstance(changes[k][0], bool | int | float | str) for k in refused[:6])
+        kept = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
+        keep = f"keep what the run has with {kept}, " if plain else ""
         raise ConfigError(
-            f"{where} holds a run with another config ({said}{more}); choose another --workdir, or "
+            f"{where} holds a run with another config ({said}{more}); choose another --workdir, {keep}or "
             f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
     return changes

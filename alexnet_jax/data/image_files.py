@@ -74,6 +74,8 @@ class ImageFiles:
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
         self._lock = threading.Lock()
+        self._is_written = False
+        """Whether all images were decoded here."""
 
     def __len__(self) -> int:
         return self._count
@@ -102,7 +104,7 @@ class ImageFiles:
         return faults
 
     def unreadable(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; later accesses give zeros in their place.
+        """(index, fault) of the images that cannot be decoded; they are not to be asked for later.
 
         Raises DataError for sets that are not decoded at once.
         """
@@ -111,18 +113,23 @@ class ImageFiles:
         beside = path.with_suffix(".npz")
         known = _read_faults(beside) if path.exists() else None
         if known is None or any(self._can_read(i) for i, _ in known):
-            path.unlink(missing_ok=True)
             known = None
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         found: list[tuple[int, str]] = []
         self._kept, self._identity = self._keep(identity, found), None
-        if self._kept is None:
+        if self._kept is None and self.nbytes > CACHE_LIMIT_BYTES:
             raise DataError(
                 f"config.data.skip_unreadable decodes all images at the start, and {self._title} are "
                 f"{self.nbytes >> 20:,} MB, more than are kept in {path.parent}: prepare a store from them, with "
                 "--max-bad-share"
             )
-        if known is not None and not found:
+        if known is not None and not self._is_written:
             return known
+        if not self._is_written:
+            # Nothing can be kept, or what is kept is of another process, which has not yet said what is missing.
+            self._kept = None
+            return self.check()
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
         with (
             contextlib.suppress(OSError),
@@ -221,6 +228,7 @@ class ImageFiles:
             faults += bad
         elif bad:
             raise UnreadableImages([fault for _, fault in bad], self._count)
+        self._is_written = True
         if reported > started:
             log.info("decoded %s in %.0f s", self._title, time.monotonic() - started)
 
@@ -240,6 +248,7 @@ def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
     try:
         with open(path, "rb") as file:
             text = np.load(file, allow_pickle=False)["faults"].tobytes()
+        cache.touch(path)
         return [(int(i), str(fault)) for i, fault in json.loads(text)]
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
         return None

@@ -25,6 +25,8 @@ from alexnet_jax.data.splits import (
 from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.specs import DataSpec
 
+TURNED = ("folder", "cifar10", "tfds")
+"""Sources whose images are turned at training, where data.exif says so; a store's were when it was prepared."""
 _NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
 _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
 
@@ -48,10 +50,11 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     if spec.validation:
         dataset = _with_validation(dataset, spec.validation, seed)
     notes = (*dataset.notes, *_empty_classes(dataset).values())
+    exif = spec.exif if spec.source in TURNED else "ignore"
     return dataset._replace(
         notes=notes,
         fingerprint=identity.fingerprint(dataset, spec.image_size, spec.exif),
-        decoding=f"{spec.image_size} {spec.exif} {decoder.VERSION}",
+        decoding=f"{spec.image_size} {exif} {decoder.VERSION}",
     )
 
 

@@ -24,7 +24,7 @@ from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
 from alexnet_jax.files import sha256_of
-from alexnet_jax.specs import DataSpec
+from alexnet_jax.specs import DataSpec, Exif
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -87,7 +87,20 @@ def store(spec: DataSpec) -> Dataset:
         digests = _digests(folder, index, name, seen)
         splits[name] = Split(found, split.labels, digests)
     known = read_statistics(folder) if spec.image_size == index.size else None
-    return Dataset(splits, index.classes, statistics=known, times=seen.times)
+    notes = _of_exif(folder, index, spec.exif)
+    return Dataset(splits, index.classes, statistics=known, notes=notes, times=seen.times)
+
+
+def _of_exif(folder: pathlib.Path, index: Index, exif: Exif) -> tuple[str, ...]:
+    """A note where photos of the store are turned otherwise than those that the trained net is shown later."""
+    made = index.request.get("exif", "ignore")  # older stores do not say
+    changes = [change for found in index.report.get("converted", {}).values() for change in found]
+    if made == exif or not any("EXIF" in change for change in changes):
+        return ()
+    return (
+        f"{folder} was prepared with --exif {made}, but photos that the trained net is shown are taken by "
+        f"config.data.exif={exif!r}: say --config.data.exif={made} to have both alike",
+    )
 
 
 class Content(NamedTuple):

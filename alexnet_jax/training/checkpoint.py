@@ -196,6 +196,15 @@ def verify(folder: Path, step: int) -> dict:
         raise CheckpointError(f"damaged checkpoint {target}: {error}") from error
 
 
+def read_meta(folder: Path, step: int) -> dict:
+    """meta.json of a checkpoint as it is, not verified; {} where it cannot be read."""
+    try:
+        meta = json.loads((Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
 def latest(
     folder: Path,
     step: int | None = None,
@@ -265,12 +274,23 @@ def restore(folder: Path, step: int, like: State) -> State:
 def _matching(folder: Path, step: int, like: State) -> State:
     """The saved arrays in the tree of `like`. Raises CheckpointError."""
     saved, wanted = dict(_leaves(_read(folder, step))), _flat(like)
-    wrong = mismatches(saved, wanted)
-    if wrong:
+    _check_fits(folder, step, saved, wanted)
+    return jax.tree.unflatten(jax.tree.structure(like), [saved[key] for key in wanted])
+
+
+def check_fits(folder: Path, step: int, like: State) -> None:
+    """Raises CheckpointError as `restore` does; `like` has arrays or their shapes, and none is read."""
+    with _checkpointer() as checkpointer:
+        path = Path(folder).absolute() / str(step) / "state"
+        tree = checkpointer.metadata(path).item_metadata.tree
+    _check_fits(folder, step, dict(_leaves(tree)), _flat(like))
+
+
+def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
+    if wrong := mismatches(saved, wanted):
         raise CheckpointError(
             f"{Path(folder) / str(step)} does not fit the model: {', '.join(wrong[:10])}"
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [saved[key] for key in wanted])
 
 
 class Mismatch(NamedTuple):

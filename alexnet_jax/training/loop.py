@@ -69,6 +69,33 @@ def prepare(spec: Config) -> tuple[Config, sources.Dataset, statistics.Statistic
     return spec, dataset, processes.lead_arrays(lambda: statistics.load(dataset), like)
 
 
+def check_resume(
+    workdir: Workdir, spec: Config, dataset: sources.Dataset, *, changed: bool
+) -> None:
+    """Raises what going on from the newest intact checkpoint of `workdir` would raise, before anything is written.
+
+    ConfigError where it was trained on other images, and CheckpointError where it does not fit the model of `spec`,
+    which is looked at only for a `changed` config.
+    """
+    folder = workdir.checkpoints
+    for step in reversed(checkpoint.committed_steps(folder)):
+        known = checkpoint.read_meta(folder, step).get("dataset")
+        if not isinstance(known, str):
+            continue
+        try:
+            identity.compare(workdir.path, known, dataset)
+            if changed:
+                like = states.shapes(spec, alexnet.of_config(spec))
+                checkpoint.check_fits(folder, step, like._replace(schedule=schedule.create()))
+            return
+        except Exception:
+            try:
+                checkpoint.verify(folder, step)
+            except CheckpointError:
+                continue  # damaged: it will be set aside, and an older one used
+            raise
+
+
 def check_devices(spec: Config) -> None:
     """Raises ConfigError where towers or batch do not divide over the devices."""
     devices, towers = len(jax.devices()), _towers_apart(spec)
@@ -170,7 +197,7 @@ class Training:
         if found:
             if processes.leads():
                 # A start that was killed between its last save and that left one too many.
-                self._prune(checkpoint.best_step(self._errors))
+                self._prune(self._errors)
             state, evaluation_due = self._restore(state, *found)
         else:
             self.meter, evaluation_due = Meter(), False
@@ -264,7 +291,9 @@ class Training:
             f"{len(split.labels):,} {name}" for name, split in self.dataset.splits.items()
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        turned = "; turned as their EXIF says" if self.spec.data.exif == "apply" else ""
+        data = self.spec.data
+        is_turned = data.exif == "apply" and data.source in sources.TURNED
+        turned = "; turned as their EXIF says" if is_turned else ""
         say(
             f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; "
             f"images: {sizes}{turned}"
@@ -535,8 +564,8 @@ class Training:
             checkpoint.check_finite(fetched)
             self._fetched_step, self._fetched_at = self.step, time.monotonic()
             if processes.leads():
-                meta, best = self._meta(evaluation_due), checkpoint.best_step(self._errors)
-                self._writer.start(partial(self._commit, self.step, fetched, meta, best))
+                meta, errors = self._meta(evaluation_due), dict(self._errors)
+                self._writer.start(partial(self._commit, self.step, fetched, meta, errors))
             else:
                 self.saved_step = self.step
             self.watchdog.beat()
@@ -559,13 +588,13 @@ class Training:
             "seconds": self.seconds,
         }
 
-    def _commit(self, step: int, state, meta: dict, best: int | None) -> None:
-        """Commit a checkpoint, tell status.json, and only then delete old ones but `best`: in the writer's thread."""
+    def _commit(self, step: int, state, meta: dict, errors: dict[int, float]) -> None:
+        """Commit a checkpoint, tell status.json, and only then delete old ones: in the writer's thread."""
         with self.watchdog.watching(WRITE_SECONDS):
             checkpoint.save(self.workdir.checkpoints, state, self.statistics, meta)
             self._write_status(step)
             faults.point("save.status")
-            self._prune(best)
+            self._prune(errors)
 
     def _write_status(self, saved_step: int | None = None) -> None:
         """status.json of a running run, from any thread; `saved_step` was just committed."""
@@ -573,11 +602,17 @@ class Training:
             self.saved_step = self.saved_step if saved_step is None else saved_step
             self.workdir.write_status("running", self.step, self.saved_step)
 
-    def _prune(self, best: int | None) -> None:
+    def _prune(self, errors: dict[int, float]) -> None:
+        """Delete old checkpoints, but not the one with the lowest of validation `errors`."""
         folder, keep = self.workdir.checkpoints, self.spec.train
-        steps = checkpoint.committed_steps(folder)
+        steps, best = checkpoint.committed_steps(folder), self._best(errors)
         kept = checkpoint.kept_steps(steps, best, keep.keep_every, keep.keep_powers_of_two)
         checkpoint.prune(folder, kept)
+
+    def _best(self, errors: dict[int, float]) -> int | None:
+        """What --step best is: a full disk may have cost the checkpoint of the lowest error."""
+        steps = checkpoint.committed_steps(self.workdir.checkpoints)
+        return checkpoint.best_step({step: errors[step] for step in steps if step in errors})
 
     @property
     def seconds(self) -> float:
@@ -638,10 +673,10 @@ class Training:
         self.workdir.write("results.json", results)  # last: what has it, is finished
         faults.point("finish.results")
         self.log.say(summary(results))
-        best = checkpoint.best_step(self._errors)
+        best = self._best(self._errors)
         if best is not None and best != step:
             self.log.say(
-                f"  lowest validation error: {self._errors[best]:.2%} at step {best:,}, kept as --step best"
+                f"  lowest validation error of a checkpoint: {self._errors[best]:.2%} at step {best:,}, --step best"
             )
         self.log.say("figures: " + "  ".join(str(path) for path in figures))
 

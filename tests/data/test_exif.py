@@ -1,5 +1,6 @@
 """The orientation that a camera notes: ignored as for ImageNet, or applied, from any container."""
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_jax import specs
-from alexnet_jax.data import image_files, images, sources, tfds
+from alexnet_jax.data import image_files, images, prepare, sources, tfds
 from alexnet_jax.data.image_files import ImageFiles
 
 TALL, WIDE = 24, 17
@@ -210,6 +211,27 @@ def test_a_folder_of_photos_is_turned_where_the_config_says_so(tmp_path):
         found[choice] = chosen.fingerprint
     # A run is not continued with the other choice, nor are its statistics used.
     assert found["ignore"] != found["apply"]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_store_says_where_its_photos_are_turned_otherwise_than_the_config_says(
+    tmp_path, orientation
+):
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / "train" / kind).mkdir(parents=True)
+        data = encoded(picture(), "JPEG", exif=exif(orientation))
+        (tmp_path / "photos" / "train" / kind / "1.jpg").write_bytes(data)
+    for made in ("ignore", "apply"):
+        command = ["--from", str(tmp_path / "photos"), "--out", str(tmp_path / made), "--jobs", "1"]
+        prepare.main([*command, "--size", "16", "--format", "raw", "--exif", made])
+        for choice in ("ignore", "apply"):
+            asked = dataclasses.replace(spec(tmp_path / made, choice), source="store")
+            found = sources.open_dataset(asked, 0)
+            notes = found.notes
+            # Statistics of images that are not turned are not those of the same files, turned.
+            assert found.decoding.split()[1] == "ignore"
+            assert bool(notes) == (orientation == 6 and made != choice)
+            assert not notes or notes[0].endswith(f"--config.data.exif={made} to have both alike")
 
 
 def test_the_default_of_all_is_to_ignore_it():

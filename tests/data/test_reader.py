@@ -1,5 +1,6 @@
 """Odd trees of class folders: training, prepare and doctor see the same images, and say what they leave out."""
 
+import errno
 import io
 import json
 import os
@@ -326,6 +327,34 @@ def test_an_image_that_can_be_read_again_is_not_skipped(tmp_path, data_spec, mon
         for _ in range(2):
             assert counts(trained(root, data_spec, skip_unreadable=True)) == SAME
     assert counts(trained(root, data_spec, skip_unreadable=True)) == MORE
+
+
+def test_unreadable_images_are_skipped_without_a_cache_folder(tmp_path, data_spec, monkeypatch):
+    monkeypatch.setenv("ALEXNET_JAX_CACHE_GIB", "0")
+    root = unreadable(tmp_path)
+    skipping = trained(root, data_spec, skip_unreadable=True)
+    assert len(skipping.skipped) == 9 and counts(skipping) == SAME
+    for split in skipping.splits.values():
+        assert split.images[np.arange(len(split.labels))].any()
+
+
+@pytest.mark.parametrize("case", ["made meanwhile", "cannot be deleted"])
+def test_images_that_another_process_keeps_are_not_taken_for_readable(
+    tmp_path, data_spec, monkeypatch, case
+):
+    """Where what it could not read is not, or not yet, written beside them."""
+    root = unreadable(tmp_path)
+    first = trained(root, data_spec, skip_unreadable=True)
+
+    def refuse(*_, **__):
+        if case == "cannot be deleted":
+            raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(image_files.pathlib.Path, "unlink", refuse)
+    monkeypatch.setattr(image_files, "_read_faults", lambda _: None)
+    again = trained(root, data_spec, skip_unreadable=True)
+    assert again.skipped == first.skipped and counts(again) == SAME
+    assert again.fingerprint == first.fingerprint
 
 
 def test_where_skipping_is_refused(tmp_path, data_spec, monkeypatch):

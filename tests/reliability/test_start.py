@@ -174,8 +174,10 @@ def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
                 assert workdir.check_same(new, told, "W") == {}
                 assert config.parse(fitted(new)) == config.parse(fitted(told))
             else:
-                with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}"):
+                with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}") as refused:
                     workdir.check_same(new, told, "W")
+                kept = ".".join((*section, key))
+                assert f"keep what the run has with --config.{kept}={default}" in str(refused.value)
 
 
 def fitted(tree: dict) -> dict:
@@ -191,6 +193,11 @@ def test_a_changed_key_is_refused_allowed_and_remembered(starter, run):
         "train.epochs: 4.0 -> 5.0" in refused.err
         and "--override-resume=train.epochs" in refused.err
     )
+    before = (run / "config.json").read_bytes()
+    other = ("--config.model.fcs.fc6.features=8", "--override-resume=model.fcs.fc6.features")
+    unfit = starter.run(run, *other)
+    assert unfit.code == 5 and "does not fit the model" in unfit.err
+    assert (run / "config.json").read_bytes() == before
     typo = starter.run(run, "--config.train.epochs=5.0", "--override-resume=train.epoch")
     assert typo.code == 2 and "no such key" in typo.err
     allowed = starter.run(
@@ -283,6 +290,12 @@ def test_changed_images_are_refused(starter, tmp_path):
     images(0)
     assert starter.run(tmp_path / "run", *data, "--config.train.max_steps=7").code == 0
     images(1)
+    names = ("config.json", "run.json", "history.jsonl", "dataset.npz", "metrics.jsonl")
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    changed = ("--config.data.exif=apply", "--override-resume=data.exif")
+    outcome = starter.run(tmp_path / "run", *data, *changed)
+    assert outcome.code == 2 and "the images changed" in outcome.err
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "the images changed" in outcome.err
     assert "training images (100 %) are other ones, 60 of 60 validation" in outcome.err

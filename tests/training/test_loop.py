@@ -1,5 +1,6 @@
 """When the loop waits for the devices, and for the disk: only where it must."""
 
+import errno
 import json
 import threading
 import time
@@ -220,8 +221,9 @@ def test_a_better_validation_error_saves_the_weights_that_have_it(events, tmp_pa
     assert report["splits"]["val"]["center"]["top1_error"] == lowest
 
 
-def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, monkeypatch):
-    """Errors 0.5, 0.2, 0.4, 0.3 at steps 3, 6, 9, 12, with a checkpoint of every step: 6 stays to the end."""
+@pytest.fixture
+def given_errors(monkeypatch):
+    """Validation errors 0.5, 0.2, 0.4, 0.3, 0.6 at steps 3, 6, 9, 12, 14."""
     errors = {3: 0.5, 6: 0.2, 8: 0.5, 9: 0.4, 12: 0.3, 14: 0.6}
     summarize = loop.errors.summarize
     evaluated = loop.Training._evaluate
@@ -235,6 +237,10 @@ def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path
             monkeypatch.setattr(loop.errors, "summarize", summarize)
 
     monkeypatch.setattr(loop.Training, "_evaluate", _evaluate)
+
+
+def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, given_errors):
+    """With a checkpoint of every step: 6 stays to the end."""
     folder, often = tmp_path / "run", (*OFTEN[1:], "--config.train.checkpoint_every=1")
     command = ["--config", "tests/tiny.py", "--workdir", str(folder), *often]
     assert main.main([*command, "--config.train.max_steps=8"]) == 0
@@ -242,6 +248,25 @@ def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path
     train(folder, *often)
     assert checkpoint.committed_steps(folder / "checkpoints") == [6, 13, 14]
     assert workdir.load(folder, "best").step == 6
+
+
+def test_where_a_full_disk_costs_the_best_the_next_best_is_kept_and_named(
+    tmp_path, given_errors, monkeypatch, capsys
+):
+    write, full = checkpoint._write, [13]
+
+    def _write(folder, step, *more):
+        if step in full:
+            full.remove(step)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, step, *more)
+
+    monkeypatch.setattr(checkpoint, "_write", _write)
+    folder = tmp_path / "run"
+    train(folder, *OFTEN[1:], "--config.train.checkpoint_every=1")
+    assert checkpoint.committed_steps(folder / "checkpoints") == [12, 13, 14]
+    assert workdir.load(folder, "best").step == 12
+    assert "of a checkpoint: 30.00% at step 12, --step best" in capsys.readouterr().out
 
 
 def test_without_a_validation_error_there_is_no_best(tmp_path):
