@@ -13,7 +13,7 @@ def test_text_is_escaped_and_html_is_not():
     filled = html.fill('<p title="{a}">{b}{c}</p>', a='"><script>', b="<&", c=Html("<br>"))
     assert filled == '<p title="&quot;&gt;&lt;script&gt;">&lt;&amp;<br></p>'
     assert isinstance(filled, Html) and isinstance(filled + filled, Html)
-    with pytest.raises(AssertionError):
+    with pytest.raises(TypeError, match="escaped"):
         filled + "<script>"
 
 

@@ -146,8 +146,8 @@ def test_an_old_run_folder_takes_the_keys_that_it_does_not_list(starter, golden,
     folder = tmp_path / "run"
     assert starter.run(folder, fault=killed_once_saved("train.step:15")).code == -signal.SIGKILL
     assert "checkpoint_minutes" not in (folder / "config.json").read_text()
-    refused = starter.run(folder, "--config.augment.min_area=0.5")
-    assert refused.code == 2 and "augment.min_area: 0.08 -> 0.5" in refused.err
+    refused = starter.run(folder, "--config.train.label_smoothing=0.5")
+    assert refused.code == 2 and "train.label_smoothing: 0.0 -> 0.5" in refused.err
     changed = ("--config.train.checkpoint_minutes=5", "--config.train.exact=True")
     assert starter.run(folder, *changed).code == 0
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
