@@ -19,6 +19,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Mapping
 
 from alexnet_jax import cli, config, processes
 from alexnet_jax import workdir as workdirs
@@ -226,7 +227,7 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
     return None
 
 
-def _moved(before: dict | None, now: dict) -> list[str]:
+def _moved(before: Mapping | None, now: dict) -> list[str]:
     """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
     keys = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit",
             "numerics")  # fmt: skip
