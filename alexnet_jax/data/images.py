@@ -5,9 +5,13 @@ of these forms.
 """
 
 import contextlib
+import ctypes
+import ctypes.util
 import functools
+import glob
 import importlib
 import io
+import logging
 import math
 import os
 import warnings
@@ -56,6 +60,7 @@ def decode(
     exif: Exif = "ignore",
     name: str | None = None,
     out: np.ndarray | None = None,
+    limit: int = PIXEL_LIMIT,
 ) -> np.ndarray:
     """uint8 [size size 3] of a path, encoded bytes, a Pillow image, or uint8 [h w 3], [h w 4], [h w 1] or [h w].
 
@@ -69,9 +74,11 @@ def decode(
     name: stands for the source in errors, where that is no path.
     out: uint8 [size size 3], receives the pixels and is returned; a JPEG of that size is decoded right into it.
 
+    limit: the most pixels of a file that Pillow decodes, at up to 20 bytes a pixel; JPEG takes 3 to 6.
+
     Raises DataError, also for a file that is cut short.
     """
-    pixels = _decode(source, exif, name, out)
+    pixels = _decode(source, exif, name, out, limit)
     if pixels is out:
         return pixels
     square = central_square(pixels, size)
@@ -106,23 +113,25 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[rows, columns]
 
 
-def _decode(source: Any, exif: Exif, name: str | None, out: np.ndarray | None) -> np.ndarray:
+def _decode(
+    source: Any, exif: Exif, name: str | None, out: np.ndarray | None, limit: int
+) -> np.ndarray:
     """uint8 [h w 3]; `out` itself where it was decoded into that."""
     if isinstance(source, str | os.PathLike):
         title = os.fsdecode(source)
         try:
             with open(source, "rb") as file:
-                return _decode_bytes(file.read(), exif, title, out)
+                return _decode_bytes(file.read(), exif, title, out, limit)
         except OSError as error:
             raise DataError(f"cannot read {title}: {error.strerror}") from None
         except ValueError as error:  # a NUL in the path
             raise DataError(f"cannot read {title!r}: {error}") from None
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode_bytes(bytes(source), exif, name or "image", out)
+        return _decode_bytes(bytes(source), exif, name or "image", out, limit)
     if _is_pillow(source):
         title = os.fsdecode(getattr(source, "filename", "") or name or "image")
         with _faults_named(title):
-            return _decode_pillow(source, exif, title)
+            return _decode_pillow(source, exif, title, limit)
     name = name or "image"
     if not hasattr(source, "__array__"):
         raise DataError(
@@ -166,11 +175,13 @@ def _checked_array(source: Any, name: str) -> np.ndarray:
     return _three_channels(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _decode_bytes(encoded: bytes, exif: Exif, name: str, out: np.ndarray | None) -> np.ndarray:
+def _decode_bytes(
+    encoded: bytes, exif: Exif, name: str, out: np.ndarray | None, limit: int
+) -> np.ndarray:
     """uint8 [h w 3] of an encoded image."""
     place = _jpeg_orientation(encoded) if exif == "apply" else 1
     pixels = _decode_jpeg(encoded, name, out if place == 1 else None)
-    return _decode_any(encoded, exif, name) if pixels is None else turned(pixels, place)
+    return _decode_any(encoded, exif, name, limit) if pixels is None else turned(pixels, place)
 
 
 def _jpeg_orientation(encoded: bytes) -> int:
@@ -295,7 +306,22 @@ def _pillow():
         TiffImagePlugin.OPEN_INFO.setdefault(key, (mode, raw))
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
+    _silence_libtiff(Image.__file__)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same in Python
     return Image
+
+
+def _silence_libtiff(pillow: str) -> None:
+    """Keep it from writing to standard error what is wrong with a file: Pillow raises that, too."""
+    folder = os.path.dirname(os.path.dirname(pillow))
+    found = glob.glob(os.path.join(glob.escape(folder), "pillow.libs", "libtiff-*.so*"))
+    for path in [*found, ctypes.util.find_library("tiff")]:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            library = ctypes.CDLL(
+                path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY
+            )  # only if Pillow uses it
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 @functools.cache
@@ -323,7 +349,7 @@ def _faults_named(name: str) -> Iterator[None]:
         raise DataError(f"cannot decode {name}: {said}; remove or replace it") from None
 
 
-def _decode_any(encoded: bytes, exif: Exif, name: str) -> np.ndarray:
+def _decode_any(encoded: bytes, exif: Exif, name: str, limit: int) -> np.ndarray:
     """uint8 [h w 3] of the first frame by Pillow. Raises DataError with the file and the fault."""
     if not encoded:
         raise DataError(f"{name} is empty; remove or replace it")
@@ -334,7 +360,7 @@ def _decode_any(encoded: bytes, exif: Exif, name: str) -> np.ndarray:
         except library.UnidentifiedImageError:
             raise DataError(_unidentified(encoded, name)) from None
         with image:
-            return _decode_pillow(image, exif, name)
+            return _decode_pillow(image, exif, name, limit)
 
 
 def _unidentified(encoded: bytes, name: str) -> str:
@@ -360,10 +386,10 @@ def _unidentified(encoded: bytes, name: str) -> str:
     return f"{name} is not an image ({', '.join(FORMATS)}); remove or replace it"
 
 
-def _decode_pillow(image: Any, exif: Exif, name: str) -> np.ndarray:
+def _decode_pillow(image: Any, exif: Exif, name: str, limit: int) -> np.ndarray:
     """uint8 [h w 3] of a Pillow image, loaded or not. Raises what `_faults_named` names."""
     width, height = image.size
-    _check_size(width, height, name)
+    _check_size(width, height, name, limit)
     if not width or not height:
         raise ValueError("it has no pixels")
     tile = image.tile[0] if getattr(image, "tile", None) else None
@@ -378,13 +404,13 @@ def _decode_pillow(image: Any, exif: Exif, name: str) -> np.ndarray:
     return turned(pixels, orientation(image)) if is_turned else pixels
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > PIXEL_LIMIT:
-        raise _too_large(name)
+def _check_size(width: int, height: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+    if width * height > limit:
+        raise _too_large(name, limit)
 
 
-def _too_large(name: str) -> DataError:
-    return DataError(f"{name} has more than {PIXEL_LIMIT:,} pixels; remove it or make it smaller")
+def _too_large(name: str, limit: int = PIXEL_LIMIT) -> DataError:
+    return DataError(f"{name} has more than {limit:,} pixels; remove it or make it smaller")
 
 
 def _to_rgb(image: Any, raw: Any = None) -> np.ndarray:
