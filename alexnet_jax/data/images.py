@@ -14,7 +14,9 @@ import io
 import logging
 import math
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +49,11 @@ VERSION = 2
 """Part of the name of every cached decode: raise it when `decode` gives other pixels."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_FAULTS = (OSError, SyntaxError, ValueError, IndexError, EOFError, RuntimeError, TypeError)
+_FAULTS = (
+    OSError, SyntaxError, ValueError, LookupError, EOFError, RuntimeError, TypeError, ArithmeticError, AssertionError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises of damaged files."""
 _ORIENTATION = 0x0112
 _WHITE_IS_ZERO = 0
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_VALUE, _MAX_SAMPLE_VALUE = 258, 262, 281, 341
@@ -345,7 +351,7 @@ def _faults_named(name: str) -> Iterator[None]:
     except (library.DecompressionBombWarning, library.DecompressionBombError):
         raise _too_large(name) from None
     except _FAULTS as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()) or f"it is damaged ({type(error).__name__})"
         raise DataError(f"cannot decode {name}: {said}; remove or replace it") from None
 
 
