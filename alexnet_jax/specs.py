@@ -78,6 +78,7 @@ Duration = typing.Annotated[float, Range(0, ends="()"), AtMost(1e9)]
 Share = typing.Annotated[float, Range(0, 1)]
 Text = typing.Annotated[str, _Unicode()]
 MOST_ROWS = 100
+MOST_CLASSES = 2**20
 MOST_OPERATIONS = 32
 """Of a row."""
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
@@ -168,7 +169,7 @@ class DropoutSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    num_classes: typing.Annotated[int, Range(2), AtMost(2**20)] | None
+    num_classes: typing.Annotated[int, Range(2), AtMost(MOST_CLASSES)] | None
     """None: counted from the data."""
     activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
     lrn: bool
@@ -190,7 +191,7 @@ class DataSpec:
     path: str | None
     name: Text | None
     image_size: Pixels
-    classes: typing.Annotated[tuple[Text, ...], Length(2**20)]
+    classes: typing.Annotated[tuple[Text, ...], Length(MOST_CLASSES)]
     validation: Share
     shuffle: typing.Literal["epoch", "once"]
     threads: Threads

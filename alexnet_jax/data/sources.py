@@ -21,7 +21,7 @@ from alexnet_jax.data.splits import (
     take,
 )
 from alexnet_jax.errors import ConfigError, DataError, listed
-from alexnet_jax.specs import DataSpec
+from alexnet_jax.specs import MOST_CLASSES, DataSpec
 
 _NPZ = "an .npz file with train_images, train_labels and, if there are any, val_ and test_"
 _VALIDATION, _DIGITS, _SYNTHETIC = 0x76616C, 0x646967, 0x73796E
@@ -256,9 +256,10 @@ def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> S
             f"{path}: {name}_labels is {labels.dtype} {list(labels.shape)}, "
             f"not integers [{len(images)}], one an image"
         )
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= 2**31:
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= MOST_CLASSES:
         raise DataError(
-            f"{path}: {name}_labels has {labels.min()}..{labels.max()}; labels count from 0"
+            f"{path}: {name}_labels has {labels.min()}..{labels.max()}; labels count from 0, to at most "
+            f"{MOST_CLASSES - 1:,}"
         )
     return Split(images, labels.astype(np.int32))
 
