@@ -111,6 +111,8 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
         value = json.loads(content if isinstance(content, str) else content.decode())
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as fault:
+        raise ValueError(f"it is not JSON: {fault}") from None
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep") from None
     fault = _unsound(value) or _fault(value, kind, "it")

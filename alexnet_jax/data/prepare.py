@@ -213,17 +213,17 @@ def prepare(options: argparse.Namespace) -> None:
 def summary(index: store.Index) -> Iterator[str]:
     """The report in lines for people."""
     report = index.report
-    for split, counts in report["per_class"].items():
+    for split, counts in report.get("per_class", {}).items():
         yield (
             f"{split}: {sum(counts):,} images of {sum(map(bool, counts)):,} classes, "
-            f"{min(counts):,} to {max(counts):,} in each"
+            f"{min(counts, default=0):,} to {max(counts, default=0):,} in each"
         )
-        for what, found in report["converted"].get(split, {}).items():
+        for what, found in report.get("converted", {}).get(split, {}).items():
             yield f"  {found['count']:,} {what}: {_named(found['count'], found['first'])}"
-        refused = report["refused"][split]
-        if refused["count"]:
+        refused = report.get("refused", {}).get(split)
+        if refused and refused["count"]:
             yield f"  {refused['count']:,} refused: {_named(refused['count'], refused['first'])}"
-    for note in report["notes"]:
+    for note in report.get("notes", []):
         yield f"note: {note}"
     for key, where in (("duplicates", "in two splits"), ("two_classes", "under two classes")):
         found = report.get(key, {"count": 0})  # older stores know of splits alone
@@ -233,7 +233,7 @@ def summary(index: store.Index) -> Iterator[str]:
             else ""
         )
     yield (
-        f"{index.format} of {index.size}x{index.size}, {report['bytes']:,} bytes, "
+        f"{index.format} of {index.size}x{index.size}, {report.get('bytes', 0):,} bytes, "
         f"fingerprint {index.fingerprint[:16]}"
     )
 

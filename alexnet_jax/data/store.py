@@ -82,6 +82,27 @@ class _File(TypedDict):
     sample: NotRequired[Annotated[str, _Hexadecimal(16)]]
 
 
+class _Found(TypedDict):
+    count: Annotated[int, Range(0)]
+    first: list[str]
+
+
+class _Report(TypedDict, total=False):
+    """What prepare tells of a store, and doctor again."""
+
+    per_class: dict[str, list[Annotated[int, Range(0)]]]
+    converted: dict[str, dict[str, _Found]]
+    refused: dict[str, _Found]
+    notes: list[str]
+    duplicates: _Found
+    two_classes: _Found
+    bytes: int
+
+
+class _Request(TypedDict, total=False):
+    official: str | None
+
+
 class _AnySchema(TypedDict):
     schema: int
 
@@ -96,8 +117,8 @@ class _Index(_AnySchema):
     splits: dict[Literal["train", "val", "test"], _Split]
     files: dict[_Name, _File]
     fingerprint: str
-    request: dict[str, Any]
-    report: dict[str, Any]
+    request: _Request
+    report: _Report
 
 
 class Index(NamedTuple):
@@ -381,8 +402,8 @@ def read_index(folder: pathlib.Path) -> Index:
         },
         {name: (file["size"], file["sha256"]) for name, file in content["files"].items()},
         content["fingerprint"],
-        content["request"],
-        content["report"],
+        dict(content["request"]),
+        dict(content["report"]),
         {
             name: int(file["sample"], 16)
             for name, file in content["files"].items()

@@ -136,7 +136,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
     np.save(labels, kept)
     assert "labels 0 to 3, but there are 3 classes" in fault()
     for damaged, message in (
-        ("{", "index.json: Expecting"),
+        ("{", "index.json: it is not JSON: Expecting"),
         ("[]", "index.json: it is [], not an object"),
         ("[" * 9000, "levels deep"),
         (json.dumps(index | {"schema": 2}), "schema 2"),

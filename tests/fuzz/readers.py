@@ -288,9 +288,12 @@ def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
 
 
 def _read_index(folder: Path, *_: object) -> object:
-    from alexnet_jax.data import sources
+    from alexnet_jax.data import doctor, prepare, sources, store
 
     found = sources.open_dataset(_spec("store", folder), 0)
+    index = store.read_index(folder)
+    list(doctor._report(index))
+    list(prepare.summary(index))
     return found.splits["train"].images[np.arange(2)]
 
 
