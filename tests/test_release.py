@@ -82,7 +82,7 @@ def test_verify_refuses_other_weights_and_false_cards(released, copy):
     refused("SHA-256 differs")
     copy.with_suffix(".json").write_text("{}")
     with pytest.raises(
-        CheckpointError, match="it has no config, seed, .* should be the card of the weights"
+        CheckpointError, match=r"it has no config, seed, .* should be the card of the weights"
     ):
         verify.verify(copy)
     copy.with_suffix(".json").unlink()
