@@ -136,7 +136,7 @@ class Metrics(TypedDict):
     """A line of metrics.jsonl; eval_SPLIT_VIEWS_MEASURE are numbers too."""
 
     step: Natural
-    epoch: NotRequired[Number]
+    epoch: NotRequired[float]
     time: NotRequired[Number]
     train_loss: NotRequired[Number]
     train_top1_error: NotRequired[Number]

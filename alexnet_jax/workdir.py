@@ -143,8 +143,11 @@ def _with_numbers(line: Any) -> Any:
     """A line of metrics.jsonl, or what is wrong with the errors that it has."""
     if not isinstance(line, str):
         for key, value in line.items():
-            if key.startswith("eval_") and not isinstance(value, int | float):
+            measured = key.startswith(("eval_", "train_"))
+            if measured and (isinstance(value, bool) or not isinstance(value, int | float)):
                 return f"{key} is no number"
+            if measured and "epoch" not in line:
+                return f"it has {key} and no epoch"
     return line
 
 

@@ -565,7 +565,7 @@ def _serve(_: Path) -> Callable[[bytes], object]:
 
     def reads(content: bytes) -> None:
         with socket.create_connection(("127.0.0.1", server.server_port), timeout=9) as connection:
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(OSError):  # the server has refused it already
                 connection.sendall(content.replace(b"PORT", port))
                 connection.shutdown(socket.SHUT_WR)
             try:

@@ -221,7 +221,7 @@ def test_a_damaged_line_of_metrics_is_named_and_costs_no_other(tmp_path, damaged
 @pytest.mark.fault("F50")
 def test_a_run_goes_on_over_a_damaged_line_of_its_metrics(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b'{"step": 4}\n{"step": 8\xff}\n{"step": 12}\n{"step": 16}\n')
+    path.write_bytes(b'{"step": 4}\n{"step": 8\xff}\n{"step": 12, "epoch": 3.0}\n{"step": 16}\n')
     sinks = log.Log(tmp_path, 12, 40, unfinished=True)
     sinks.metrics(12, 3.0, {"eval_val_center_top1_error": 0.5})
     sinks.metrics(16, 4.0, {"train_loss": 1.0})
