@@ -18,12 +18,13 @@ MEMORY := $(if $(filter quickstart bench gpu reliability,$(MAKECMDGOALS)),$(shel
 $(foreach setting,$(MEMORY),$(eval export $(setting)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint bench gpu reliability lock clean
+.PHONY: help quickstart test fuzz lint bench gpu reliability lock clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make quickstart   train a small AlexNet on embedded images; ends with its accuracy and two figures'
 	@echo 'make test         run the tests'
+	@echo 'make fuzz         try damaged files on every reader, in minutes; COUNT=20000 for more of them'
 	@echo 'make lint         check style and types'
 	@echo 'make bench        measure the training step; BENCH=step, layers, ... as the README lists'
 	@echo 'make gpu          measure everything on a GPU, in eight minutes; DATA=FOLDER trains on CIFAR-10 too'
@@ -44,6 +45,11 @@ quickstart: $(VENV)/core.stamp
 test: export XLA_FLAGS := --xla_backend_optimization_level=1
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
+
+# A table of what became of COUNT inputs for each reader; what was found is kept in runs/fuzz/.
+COUNT ?= 2000
+fuzz: $(VENV)/dev.stamp
+	$(RUN) -m tests.fuzz --count $(COUNT) $(FUZZ_ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from alexnet_jax import effects, files, geometry, settings
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.specs import Config, ConvSpec, ModelSpec
+from alexnet_jax.specs import MOST_ROWS, Config, ConvSpec, ModelSpec
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,10 +204,11 @@ def _build(kind, value, path: str, faults: list[str]) -> typing.Any:
             return None
         return _build(next(a for a in arguments if a is not types.NoneType), value, path, faults)
     if origin is typing.Annotated:
-        number, allowed = _build(arguments[0], value, path, faults), arguments[1]
-        if number is not None and number not in allowed:
-            faults.append(f"{path} must be {allowed}, not {value!r}")
-        return number
+        item = _build(arguments[0], value, path, faults)
+        wrong = next((one for one in arguments[1:] if item is not None and item not in one), None)
+        if wrong is not None:
+            faults.append(f"{path} must be {wrong}, not {value!r}")
+        return item
     if value is None:
         faults.append(f"{path} is None but needs a value")
     elif origin is typing.Literal:
@@ -293,6 +294,9 @@ def _build_rows(kind, value, path: str, faults: list[str]):
     row_kind = typing.get_args(typing.get_args(kind)[0])[1]
     if not isinstance(value, dict):
         faults.append(f"{path} must be a dict of rows, not {value!r}")
+        return ()
+    if len(value) > MOST_ROWS:
+        faults.append(f"{path} has {len(value):,} rows, more than {MOST_ROWS}")
         return ()
     numbers = {name: re.fullmatch(r"[A-Za-z]\w*?(\d+)", name, re.ASCII) for name in value}
     for name, number in numbers.items():

@@ -19,6 +19,8 @@ EXIT_CODES = {
 }
 
 
+LONGEST_LINE = 8_000
+"""Characters; the beginning says what is wrong, the end what to do."""
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 """Categories of Unicode; joiners and wide spaces, which are in names, are others."""
 
@@ -44,8 +46,11 @@ class AlexNetError(Exception):
     name = "E_INTERNAL"
 
     def line(self) -> str:
-        """The one line that goes to standard error, whatever a path has in its name."""
-        return printable(f"alexnet: error[{self.name}]: {self}")
+        """The one line that goes to standard error, whatever a path or a value has in it."""
+        said = printable(f"alexnet: error[{self.name}]: {self}")
+        if len(said) <= LONGEST_LINE:
+            return said
+        return f"{said[: LONGEST_LINE * 3 // 4]} ... {said[-LONGEST_LINE // 5 :]}"
 
 
 class ConfigError(AlexNetError):

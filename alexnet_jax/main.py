@@ -18,6 +18,7 @@ import shlex
 import sys
 import threading
 import time
+from collections.abc import Mapping
 
 from alexnet_jax import cli, config, processes
 from alexnet_jax import environment as environments
@@ -241,7 +242,7 @@ def _known(error: BaseException, spec: Config) -> AlexNetError | None:
     return environments.fault(error) or of_system(error)
 
 
-def _moved(before: dict | None, now: dict) -> list[str]:
+def _moved(before: Mapping | None, now: dict) -> list[str]:
     """What of the machine changed since the start before: then a resumed run is no longer bit for bit the same."""
     keys = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit",
             "numerics")  # fmt: skip

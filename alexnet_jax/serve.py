@@ -4,6 +4,8 @@ It listens on 127.0.0.1, answers only requests that name this machine, and takes
 which it keeps in memory and nowhere else. The page loads nothing from anywhere.
 """
 
+import contextlib
+import ctypes
 import errno
 import json
 import re
@@ -23,6 +25,10 @@ from alexnet_jax.pages import html
 
 LIMIT = 32 * 2**20
 """Bytes of an image file."""
+PIXEL_LIMIT = 32_000_000
+"""Of formats other than JPEG, whose decoders take much memory."""
+UPLOADS = 8
+"""Files that are received at the same time."""
 SECONDS = 30
 """A connection that sends nothing for so long is closed."""
 EXAMPLES = 8
@@ -53,7 +59,8 @@ class Server(ThreadingHTTPServer):
             said = "another program has it" if busy else error.strerror
             raise ConfigError(f"--port={port}: {said}; choose another (0: any free one)") from None
         self.net, self.title, self.examples = net, title, []
-        self._lock = threading.Lock()
+        self._lock, self._decoding = threading.Lock(), threading.Lock()
+        self.uploads = threading.BoundedSemaphore(UPLOADS)
         names = (f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}")
         # A browser leaves the port out if it is 80.
         self.hosts = (*names, "127.0.0.1", "localhost") if self.server_port == 80 else names
@@ -62,6 +69,17 @@ class Server(ThreadingHTTPServer):
         """What `look.look` says of uint8 [s s 3]; one image at a time."""
         with self._lock:
             return look.look(self.net, pixels, answer)
+
+    def decode(self, encoded: bytes) -> np.ndarray:
+        """uint8 [s s 3] of the bytes of a file; one at a time, for the memory that it takes. Raises DataError."""
+        data = self.net.run.config.data
+        with self._decoding:
+            try:
+                return images.decode(
+                    encoded, data.image_size, exif=data.exif, name="the file", limit=PIXEL_LIMIT
+                )
+            finally:
+                _give_back()
 
     def find_examples(self) -> None:
         """A few images of the default split for the page, each of another class; none if the data are not here."""
@@ -124,13 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(411, "the length of the image is not said")
         if int(length) > LIMIT:
             return self._refuse(413, f"the file is larger than {LIMIT >> 20} MB")
-        body = self.rfile.read(int(length))
         try:
-            data = self.server.net.run.config.data
-            pixels = images.decode(body, data.image_size, exif=data.exif, name="the file")
+            with self.server.uploads:
+                pixels = self.server.decode(self.rfile.read(int(length)))
             self._answer(200, self.server.look(pixels, answer))
         except DataError as error:
             self._answer(422, {"error": str(error)})
+        except OSError:  # the browser left, or sends nothing
+            raise
+        except MemoryError:
+            self._answer(422, {"error": "the file takes more memory than there is"})
         except Exception:
             traceback.print_exc()
             self._answer(500, {"error": "a fault of the program; the terminal has the details"})
@@ -142,6 +163,13 @@ class _Handler(BaseHTTPRequestHandler):
             return True
         self._refuse(403, f"this page is http://127.0.0.1:{self.server.server_port}/")
         return False
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Of requests that http.server itself refuses."""
+        if code != 501:  # no HTTP: there are no headers to look at
+            self._refuse(code, "this is no request of HTTP that can be answered")
+        elif self._from_here():
+            self._refuse(code, "only GET and POST are answered")
 
     def _refuse(self, status: int, reason: str) -> None:
         """An answer to a request whose body is not read; the connection cannot go on."""
@@ -160,10 +188,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_) -> None:
         """Nothing: the terminal is for errors."""
+
+
+def _give_back() -> None:
+    """Hand the memory that a decoder has freed to the system, where the C library keeps it (glibc does)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 _BLANK = np.zeros((1, 64, 64, 3), np.uint8)

@@ -8,6 +8,7 @@ The type of a number says its range; a `float` alone may be any finite number.
 
 import math
 import typing
+import unicodedata
 from dataclasses import dataclass
 
 
@@ -29,11 +30,60 @@ class Range:
         return f"at least {self.low}" if self.ends[0] == "[" else f"above {self.low}"
 
 
-Count = typing.Annotated[int, Range(1)]
-NaturalNumber = typing.Annotated[int, Range(0)]
-Positive = typing.Annotated[float, Range(0, ends="()")]
-NotNegative = typing.Annotated[float, Range(0)]
+class AtMost(float):
+    """Above it a number makes no sense, and something would overflow, or never end."""
+
+    def __contains__(self, number: float) -> bool:
+        return number <= float(self)
+
+    def __str__(self) -> str:
+        return f"at most {float(self):,.0f}" if self < 1e15 else f"at most {float(self):g}"
+
+
+class Length(int):
+    """The most values that a tuple may have."""
+
+    def __contains__(self, values: typing.Sized) -> bool:
+        return len(values) <= int(self)
+
+    def __str__(self) -> str:
+        return f"at most {int(self):,} values"
+
+
+class _Unicode:
+    """Of names, which go into files; paths may have any bytes."""
+
+    def __contains__(self, text: str) -> bool:
+        return not any(unicodedata.category(letter) == "Cs" for letter in text)
+
+    def __str__(self) -> str:
+        return "UTF-8"
+
+
+MOST_STEPS = 2**31 - 1
+"""The number of a step is an int32 on the device."""
+LARGEST = 1e30
+"""Of numbers that have no limit by their meaning: far from the ends of float32."""
+Count = typing.Annotated[int, Range(1), AtMost(2**24)]
+Steps = typing.Annotated[int, Range(1), AtMost(MOST_STEPS)]
+Threads = typing.Annotated[int, Range(1), AtMost(4096)]
+Pixels = typing.Annotated[int, Range(1), AtMost(8192)]
+Window = typing.Annotated[int, Range(1), AtMost(1024)]
+"""Of kernels, pools and their strides, in pixels; of normalization, in maps."""
+Features = typing.Annotated[int, Range(1), AtMost(2**20)]
+Pad = typing.Annotated[int, Range(0), AtMost(1024)]
+NaturalNumber = typing.Annotated[int, Range(0), AtMost(4096)]
+Finite = typing.Annotated[float, Range(-LARGEST), AtMost(LARGEST)]
+Positive = typing.Annotated[float, Range(0, ends="()"), AtMost(LARGEST)]
+NotNegative = typing.Annotated[float, Range(0), AtMost(LARGEST)]
+Epochs = typing.Annotated[float, Range(0, ends="()"), AtMost(1e6)]
+Duration = typing.Annotated[float, Range(0, ends="()"), AtMost(1e9)]
 Share = typing.Annotated[float, Range(0, 1)]
+Text = typing.Annotated[str, _Unicode()]
+MOST_ROWS = 100
+MOST_CLASSES = 2**20
+MOST_OPERATIONS = 32
+"""Of a row."""
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
 FCOperation = typing.Literal["act", "batch_norm", "dropout"]
 Exif = typing.Literal["ignore", "apply"]
@@ -51,8 +101,8 @@ class PoolSpec:
     """§3.4. `rounding='ceil'` keeps a last window that hangs over the border, as layer.py of 2012 does."""
 
     kind: typing.Literal["max", "average"]
-    window: Count
-    stride: Count
+    window: Window
+    stride: Window
     rounding: typing.Literal["ceil", "floor"]
 
 
@@ -61,15 +111,15 @@ class ConvSpec:
     """A convolution ('local': its own kernels at every place) and what follows it, read left to right."""
 
     kind: typing.Literal["conv", "local"]
-    features: Count
-    kernel: Count
-    stride: Count
-    pad: tuple[NaturalNumber, NaturalNumber]
+    features: Features
+    kernel: Window
+    stride: Window
+    pad: tuple[Pad, Pad]
     """Zeros before and after, in both directions."""
-    groups: Count
+    groups: Features
     init_std: NotNegative
-    bias: float
-    then: tuple[Operation, ...]
+    bias: Finite
+    then: typing.Annotated[tuple[Operation, ...], Length(MOST_OPERATIONS)]
     pool: PoolSpec | None = None
 
 
@@ -77,12 +127,12 @@ class ConvSpec:
 class FCSpec:
     """A fully-connected row; `features=None` stands for the number of classes."""
 
-    features: Count | None
-    groups: Count
+    features: Features | None
+    groups: Features
     init_std: NotNegative
-    bias: float
-    before: tuple[FCOperation, ...]
-    then: tuple[FCOperation, ...]
+    bias: Finite
+    before: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
+    then: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +140,7 @@ class LRNSpec:
     """§3.3: b = a / (k + alpha * sum of squares over n maps)^beta; alpha is per squared term."""
 
     k: Positive
-    n: Count
+    n: Window
     alpha: NotNegative
     beta: NotNegative
     within_towers: bool = True
@@ -101,7 +151,7 @@ class LRNSpec:
 class SpatialNormSpec:
     """The same-map normalization of the 2012 code over size x size places; its constant term is 1."""
 
-    size: Count
+    size: typing.Annotated[int, Range(1), AtMost(64)]
     alpha: NotNegative
     beta: NotNegative
 
@@ -122,12 +172,12 @@ class DropoutSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    num_classes: typing.Annotated[int, Range(2)] | None
+    num_classes: typing.Annotated[int, Range(2), AtMost(MOST_CLASSES)] | None
     """None: counted from the data."""
     activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
     lrn: bool
     overlapping_pooling: bool
-    towers: Count
+    towers: Features
     init: typing.Literal["gaussian", "he", "glorot"]
     compute_dtype: typing.Literal["float32", "bfloat16"]
     lrn_constants: LRNSpec
@@ -142,12 +192,12 @@ class ModelSpec:
 class DataSpec:
     source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store"]
     path: str | None
-    name: str | None
-    image_size: Count
-    classes: tuple[str, ...]
+    name: Text | None
+    image_size: Pixels
+    classes: typing.Annotated[tuple[Text, ...], Length(MOST_CLASSES)]
     validation: Share
     shuffle: typing.Literal["epoch", "once"]
-    threads: Count
+    threads: Threads
     prefetch: NaturalNumber
     placement: typing.Literal["auto", "device", "host"]
     exif: Exif = "ignore"
@@ -158,8 +208,8 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    resize: Count | None
-    crop_size: Count
+    resize: Pixels | None
+    crop_size: Pixels
     crop: typing.Literal["random", "center", "random_resized"]
     """In training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015)."""
     crop_chunk: Count
@@ -213,7 +263,7 @@ class RateSpec:
     max_drops: NaturalNumber = 3
     patience: Count = 5
     min_improvement: Share = 0.001
-    drops: tuple[Positive, ...] = ()
+    drops: typing.Annotated[tuple[Positive, ...], Length(1000)] = ()
     target: Positive = 1.0
     plateaus: Count = 1
 
@@ -230,22 +280,22 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class TrainSpec:
-    epochs: Positive
-    max_steps: Count | None
+    epochs: Epochs
+    max_steps: Steps | None
     batch_size: Count
     accumulate: Count
     split_towers: bool
     """§3.2: each tower of the net on a device of its own."""
     loss: typing.Literal["cross_entropy", "mse"]
-    log_every: Count
-    checkpoint_every: Count
-    keep_every: Count | None
-    stall_seconds: Positive
+    log_every: Steps
+    checkpoint_every: Steps
+    keep_every: Steps | None
+    stall_seconds: Duration
     label_smoothing: Share = 0.0
     """Of cross_entropy: the target is 1 - this for the label, plus this / classes for each class."""
     keep_powers_of_two: bool = False
     """Save, and keep, the checkpoints of steps 0, 1, 2, 4, 8 ...: how a net comes to be what it is."""
-    checkpoint_minutes: NotNegative = 10.0
+    checkpoint_minutes: typing.Annotated[float, Range(0), AtMost(1e9)] = 10.0
     """Save also when this much time has passed since the last checkpoint; 0: by steps alone."""
     matmul_precision: typing.Literal["default", "highest"] = "default"
     """Of float32 products and convolutions. 'default': TF32 where the device has it; 'highest': float32."""
@@ -259,7 +309,7 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    every_epochs: Positive
+    every_epochs: Epochs
     batch_size: Count
     """Crops that go through the net together: with ten views, of a tenth as many images."""
     views: Views
@@ -268,7 +318,7 @@ class EvaluationSpec:
 
 @dataclass(frozen=True)
 class Config:
-    name: str
+    name: Text
     seed: typing.Annotated[int, Range(0, 2**32)]
     """32 bits: jax.random.key drops those above."""
     model: ModelSpec

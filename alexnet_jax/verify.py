@@ -6,11 +6,12 @@ Checks the SHA-256 of each file, what its card says of it, and whether conv1 loo
 errors, anew.
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import CheckpointError
+from alexnet_jax.schemas import Card
 
 TOLERANCE = 0.002
 """Of an error: other processors round differently, which moves the answers of undecided images."""
@@ -58,23 +59,18 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
     return f"the weights of its card, and again {_errors(results)}"
 
 
-def _card(path: Path) -> dict:
+def _card(path: Path) -> Card:
     file = path.with_suffix(".json")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"sha256", "config", "seed", "step", "splits"} - card.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"cannot read {file}, the card of the weights: {error}; python -m alexnet_jax.release writes it"
-        ) from None
-    if missing:
-        raise CheckpointError(f"{file} is not a card: it has no {', '.join(sorted(missing))}")
+    remedy = "it should be the card of the weights, which python -m alexnet_jax.release writes"
+    card = files.read_json(file, Card, error=CheckpointError, remedy=remedy)
+    if card is None:
+        raise CheckpointError(f"cannot read {file}: there is no such file; {remedy}")
     return card
 
 
-def _errors(splits: dict) -> str:
+def _errors(splits: Mapping) -> str:
     """'39.60 % top-1 error (test, 10,000 images, center crop)'."""
     return "; ".join(
         f"{result['top1_error']:.2%} top-1 error ({split}, {result['count']:,} images, {view})"

@@ -8,18 +8,21 @@ names of the classes and the step, as JSON. Shapes are Flax's: kernels [kh kw in
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
+from alexnet_jax.specs import MOST_STEPS, Text
 
 if TYPE_CHECKING:
     from alexnet_jax.workdir import Run
 
 SCHEMA = "1"
+_READABLE = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+"""Types that NumPy has; others are refused before they are read."""
 
 
 def save(path: str | Path, run: "Run") -> Path:
@@ -57,10 +60,11 @@ def load(path: str | Path) -> "Run":
             f"{path} has schema {metadata.get('schema')!r}; this version reads {SCHEMA!r}"
         )
     try:
-        tree, names = json.loads(metadata["config"]), json.loads(metadata["class_names"])
-        step = int(metadata["step"])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names is not a list of names")
+        tree = files.parse_json(metadata["config"], dict[str, Any])
+        names = files.parse_json(metadata["class_names"], list[Text])
+        step = files.parse_json(metadata["step"], int)
+        if not 0 <= step <= MOST_STEPS:
+            raise ValueError(f"step is {step}")
         spec = configs.with_classes(configs.parse(tree), len(names))
     except (KeyError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
@@ -94,8 +98,12 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise CheckpointError(f"cannot read {path}: {other}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
+            names = list(file.keys())
+            for name in names:
+                dtype = file.get_slice(name).get_dtype()
+                if dtype not in _READABLE:
+                    raise CheckpointError(f"{path}: {name} is {dtype}, not float32")
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}") from None
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:
@@ -154,8 +162,8 @@ def _shapes(model, input_size: int) -> dict[str, tuple[int, ...]]:
 def _expected(spec) -> dict[str, tuple[int, ...]]:
     from alexnet_jax.data import statistics
 
-    arrays = statistics.zeros(spec.data.image_size)._asdict()
-    return shapes(spec) | {f"statistics/{name}": array.shape for name, array in arrays.items()}
+    means = statistics.shapes(spec.data.image_size)
+    return shapes(spec) | {f"statistics/{name}": shape for name, shape in means.items()}
 
 
 def flat(tree: dict) -> dict:

@@ -1,9 +1,10 @@
 """The run folder: who owns it, what was run there, and how evaluation and analysis read it."""
 
-import calendar
+import bisect
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shlex
 import socket
@@ -12,11 +13,12 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from alexnet_jax import config as configs
-from alexnet_jax import files
-from alexnet_jax.errors import ConfigError, StorageError, WorkdirError
+from alexnet_jax import files, schemas
+from alexnet_jax.errors import ConfigError, StorageError, WorkdirError, listed
+from alexnet_jax.schemas import Environment, Metrics, Results, Start, Status
 from alexnet_jax.specs import Config
 
 if TYPE_CHECKING:
@@ -28,11 +30,11 @@ HARMLESS = (
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
     "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
 )  # fmt: skip
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
 ALIVE_SECONDS = 300
 """A run of another host whose heartbeat is younger than this is taken for a living one."""
 _SILENT_SECONDS = 100
 """The same of an earlier start of the same job of SLURM, which may live on where a node was merely cut off."""
+log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
@@ -63,7 +65,7 @@ def load(path: str | Path, step: Step = None) -> Run:
         if step is not None:
             raise ConfigError(f"{path} is one set of weights: it has no other steps")
         return weights.load(path)
-    tree = _read_config(Path(path))
+    tree = read_config(Path(path))
     if not files.is_utf8(Path(path).absolute()):
         raise StorageError(_not_utf8(Path(path).absolute()))
     from alexnet_jax.training import checkpoint
@@ -97,7 +99,7 @@ def _best(path: str | Path, spec: Config) -> int:
 
 def load_config(path: str | Path) -> Config:
     """The checked config a run folder was trained with, with the classes that were counted. Raises StorageError."""
-    spec = configs.parse(_read_config(Path(path)))
+    spec = configs.parse(read_config(Path(path)))
     if spec.model.num_classes is None:
         from alexnet_jax.training import checkpoint
 
@@ -115,26 +117,72 @@ def identity(config) -> str:
     return configs.digest(tree)
 
 
-def read_metrics(path: str | Path) -> list[dict]:
-    """The lines of a run folder's metrics.jsonl; a last one cut short (by a kill, or still being written) is left out.
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run folder's metrics.jsonl, in the order of their steps.
 
-    Raises WorkdirError without metrics.jsonl, and for a damaged line before the last.
+    A last one cut short (by a kill, or still being written) is left out, and so are damaged ones, which a warning
+    names. Raises WorkdirError without metrics.jsonl.
     """
     file = Path(path) / "metrics.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise WorkdirError(f"cannot read {file}: --workdir must be a run folder") from None
-    rows = []
-    for number, line in enumerate(lines):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines) - 1:
-                raise WorkdirError(
-                    f"{file}: line {number + 1} is damaged; delete it and draw again"
-                ) from None
-    return rows
+    if not file.exists():
+        raise WorkdirError(f"cannot read {file}: --workdir must be a run folder")
+    lines = metrics_lines(file)
+    if warning := damaged_lines(file, lines):
+        log.warning("%s", warning)
+    return [line for _, line in lines if not isinstance(line, str)]
+
+
+def metrics_lines(file: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
+    """Each line of a metrics.jsonl, and its values or what is wrong with it. Raises WorkdirError.
+
+    Steps never fall from line to line: of those that do, as few as possible count as damaged.
+    """
+    lines: list[tuple[bytes, Any]] = [
+        (text, _with_numbers(line))
+        for text, line in files.read_json_lines(file, Metrics, error=WorkdirError)
+    ]
+    whole = [i for i, (_, line) in enumerate(lines) if not isinstance(line, str)]
+    rising = _longest_rise([lines[i][1]["step"] for i in whole])
+    for i in set(whole) - {whole[j] for j in rising}:
+        lines[i] = lines[i][0], f"its step {lines[i][1]['step']} is not between its neighbors'"
+    return lines
+
+
+def _with_numbers(line: Any) -> Any:
+    """A line of metrics.jsonl, or what is wrong with the errors that it has."""
+    if not isinstance(line, str):
+        for key, value in line.items():
+            measured = key.startswith(("eval_", "train_"))
+            if measured and (isinstance(value, bool) or not isinstance(value, int | float)):
+                return f"{key} is no number"
+            if measured and "epoch" not in line:
+                return f"it has {key} and no epoch"
+    return line
+
+
+def _longest_rise(numbers: list[int]) -> list[int]:
+    """The places of a longest sequence among `numbers` that does not fall."""
+    ends, places, before = [], [], []
+    for i, number in enumerate(numbers):
+        length = bisect.bisect_right(ends, number)
+        ends[length : length + 1], places[length : length + 1] = [number], [i]
+        before.append(places[length - 1] if length else None)
+    found, last = [], places[-1] if places else None
+    while last is not None:
+        found.append(last)
+        last = before[last]
+    return found[::-1]
+
+
+def damaged_lines(file: Path, lines: list[tuple[bytes, Any]]) -> str | None:
+    """What to say of the damaged ones among the lines of a file, but for a last one cut off; None if there are none."""
+    if lines and not lines[-1][0].endswith(b"\n"):
+        lines = lines[:-1]
+    wrong = [(number, line) for number, (_, line) in enumerate(lines, 1) if isinstance(line, str)]
+    if not wrong:
+        return None
+    shown = listed([f"line {number} ({fault})" for number, fault in wrong], 3)
+    return f"{file} is damaged and was read without {shown}"
 
 
 def validation_errors(path: str | Path, spec: Config) -> dict[int, float]:
@@ -145,17 +193,18 @@ def validation_errors(path: str | Path, spec: Config) -> dict[int, float]:
     return {line["step"]: line[key] for line in read_metrics(path) if key in line}
 
 
-def history(path: str | Path) -> list[dict]:
-    """Every start of a run folder, the first first: {"time", "command", "config_sha256", "changes", "init_from"}.
+def history(path: str | Path) -> list[Start]:
+    """Every start of a run folder, the first first.
 
-    A line cut short by a kill is left out; without history.jsonl there are none.
+    A line cut short by a kill is left out, a damaged one too, with a warning; without history.jsonl there are none.
     """
-    starts = []
-    with contextlib.suppress(OSError):
-        for line in (Path(path) / "history.jsonl").read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                starts.append(json.loads(line))
-    return starts
+    file = Path(path) / "history.jsonl"
+    if not file.is_file():
+        return []
+    lines = files.read_json_lines(file, Start)
+    if warning := damaged_lines(file, lines):
+        log.warning("%s", warning)
+    return [line for _, line in lines if not isinstance(line, str)]
 
 
 def begun_from(path: str | Path) -> str | None:
@@ -229,15 +278,20 @@ class Workdir:
 
     def _refuse_other_host(self) -> None:
         """File locks may not reach other hosts: there the heartbeat in status.json decides."""
-        status = self.status() or {}
-        if status.get("state") != "running" or status["host"] == socket.gethostname():
+        status = self.status()
+        if status is None or status["state"] != "running" or status["host"] == socket.gethostname():
             return
         if _is_earlier_start(status.get("slurm"), _slurm_start()):
-            time.sleep(max(0.0, _SILENT_SECONDS - _age(status)))
+            time.sleep(min(max(0.0, _SILENT_SECONDS - _age(status)), _SILENT_SECONDS))
             if self.status() == status:
                 return
         age = _age(status)
-        if age < ALIVE_SECONDS:
+        if age < -ALIVE_SECONDS and not self._steal:
+            raise WorkdirError(
+                f"{self.path} is in use by {_owner(self.path)}, or its status.json is damaged: the heartbeat "
+                f"{status['heartbeat']} is still to come; set the clocks right, or --steal takes it over"
+            )
+        if abs(age) < ALIVE_SECONDS:
             raise WorkdirError(
                 f"{self.path} is in use by {_owner(self.path)}, alive {max(age, 0):.0f} s ago; "
                 f"wait for it or stop it (a killed one counts as dead after {ALIVE_SECONDS} s)"
@@ -274,7 +328,7 @@ class Workdir:
             raise ConfigError(f"--override-resume={unknown[0]}: the config has no such key")
         if not (self.path / "config.json").exists():
             return {}
-        return check_same(_read_config(self.path), new, self.path, allowed)
+        return check_same(read_config(self.path), new, self.path, allowed)
 
     def adopt(self, config, command: str, changes: dict, init_from: str | None = None) -> None:
         """Record `config` (a ConfigDict), the command that brought it, and the weights it asked to begin with."""
@@ -317,22 +371,37 @@ class Workdir:
         with contextlib.suppress(StorageError):
             self._append("log.txt", "".join(traceback.format_exception(error)))
 
-    def status(self) -> dict | None:
+    def status(self) -> Status | None:
         """What status.json says; None before the first run, and where it is damaged."""
         try:
-            return _read_json(self.path / "status.json")
+            return files.read_json(self.path / "status.json", Status)
         except StorageError:
             return None
 
-    def environment(self) -> dict | None:
-        """run.json of the start before; None before the first."""
-        return _read_json(self.path / "run.json")
+    def saved_step(self) -> int:
+        """The newest checkpoint as status.json tells of it; 0 where it tells of none."""
+        status = self.status()
+        return status.get("saved_step", 0) if status else 0
 
-    def finished(self, last_step: int) -> dict | None:
+    def environment(self) -> Environment | None:
+        """run.json of the start before; None before the first. Raises StorageError."""
+        return files.read_json(
+            self.path / "run.json", Environment, remedy="remove it: the next start writes it"
+        )
+
+    def results(self) -> Results | None:
+        """results.json; None before the end of the run. Raises StorageError."""
+        return files.read_json(
+            self.path / "results.json",
+            Results,
+            remedy="remove it: the next start makes it from the last checkpoint",
+        )
+
+    def finished(self, last_step: int) -> Results | None:
         """results.json, if the run that this folder holds reached `last_step` and its checkpoint is intact."""
         from alexnet_jax.training import checkpoint
 
-        results = _read_json(self.path / "results.json")
+        results = self.results()
         if not results or results["step"] < last_step:
             return None
         found = checkpoint.latest(self.checkpoints)
@@ -391,20 +460,13 @@ def differences(old: dict, new: dict) -> dict[str, list]:
     return {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
 
 
-def _read_config(path: Path) -> dict:
-    content = _read_json(path / "config.json")
+def read_config(path: Path) -> dict[str, Any]:
+    """What config.json of a run folder says, unchecked but for being an object. Raises StorageError."""
+    remedy = "meta.json of a checkpoint has a copy, as its config"
+    content = files.read_json(path / "config.json", dict[str, Any], remedy=remedy)
     if content is None:
         raise StorageError(f"{path} is not a run folder: it has no config.json")
     return content
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot read {path}: {error}") from None
 
 
 def _not_utf8(path: Path) -> str:
@@ -415,11 +477,8 @@ def _not_utf8(path: Path) -> str:
 
 
 def _owner(path: Path) -> str:
-    try:
-        status = _read_json(path / "status.json") or {}
-    except StorageError:
-        status = {}
-    return f"process {status.get('pid', '?')} on {status.get('host', '?')}"
+    status = Workdir(path).status()
+    return f"process {status.get('pid', '?')} on {status['host']}" if status else "another process"
 
 
 def _slurm_start() -> list[int] | None:
@@ -433,9 +492,9 @@ def _is_earlier_start(one: list[int] | None, now: list[int] | None) -> bool:
     return bool(one and now and one[0] == now[0] and one[1] < now[1])
 
 
-def _age(status: dict) -> float:
+def _age(status: Status) -> float:
     """Seconds since the heartbeat."""
-    return time.time() - calendar.timegm(time.strptime(status["heartbeat"], _TIME))
+    return time.time() - schemas.seconds(status["heartbeat"])
 
 
 def _flat(tree: dict, prefix: str = "") -> dict:
@@ -450,4 +509,4 @@ def _flat(tree: dict, prefix: str = "") -> dict:
 
 
 def _now() -> str:
-    return time.strftime(_TIME, time.gmtime())
+    return time.strftime(schemas.TIME, time.gmtime())

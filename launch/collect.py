@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 import statistics
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import reference, specs
+from alexnet_jax import reference, specs, workdir
 from alexnet_jax.analysis import convergence
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import compare, saved
@@ -115,9 +114,15 @@ def read(run: Run) -> Finished | None:
     """The final errors of a run on its last held-out split, by its last views; None while it is not finished."""
     if runs.state(run).name != "finished":
         return None
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-    split, views = list(results["splits"].items())[-1]
-    view, errors = list(views.items())[-1]
+    results = workdir.Workdir(run.folder).results()
+    every = [
+        (s, v, e)
+        for s, views in (results["splits"] if results else {}).items()
+        for v, e in views.items()
+    ]
+    if not results or not every:
+        raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")
+    split, view, errors = every[-1]
     predictions = saved.load(run.folder, split, view, results["step"])
     protocol = f"{errors['count']:,} images of {split} ({specs.seen(view)}, last checkpoint)"
     return Finished(

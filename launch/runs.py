@@ -21,6 +21,7 @@ from typing import NamedTuple
 from alexnet_jax import config as configs
 from alexnet_jax import files, workdir
 from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.schemas import Launched, LaunchedStart
 
 ROOT = Path(__file__).resolve().parents[1]
 RETRYABLE = (75, 8, 137, 138, 139)
@@ -89,40 +90,44 @@ def _identity(config: str, arguments: tuple[str, ...]) -> str:
 
 def state(run: Run) -> State:
     """The state of a run that no queue holds."""
-    status = workdir.Workdir(run.folder).status() or {}
-    step, starts = status.get("saved_step", 0), read_record(run).get("starts", [])
+    status = workdir.Workdir(run.folder).status()
+    step, starts = status.get("saved_step", 0) if status else 0, _starts(run)
     if _is_locked(run):
-        return State("running", None, status.get("step", 0))
-    if status.get("state") == "finished" and (run.folder / "results.json").exists():
+        return State("running", None, status.get("step", 0) if status else 0)
+    if status and status["state"] == "finished" and (run.folder / "results.json").exists():
         return State("finished", 0, step)
     if starts:
         code = starts[-1].get("code", 137)  # whoever started it was killed
     elif status:
-        code = status["code"] if status["code"] is not None else 137
+        known = status.get("code")
+        code = 137 if known is None else known
     else:
         return State("waiting")
     again = code in RETRYABLE and _starts_without_progress(starts) <= MOST_RETRIES
     return State("stopped" if again else "failed", code, step)
 
 
-def _starts_without_progress(starts: list[dict]) -> int:
+def _starts_without_progress(starts: list[LaunchedStart]) -> int:
     """How many of the last starts ended at the same checkpoint."""
     steps = [start.get("saved_step", 0) for start in starts]
     return next((i for i, step in enumerate(reversed(steps)) if step != steps[-1]), len(steps))
 
 
-def read_record(run: Run) -> dict:
-    try:
-        return json.loads(run.record.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot read {run.record}: {error}") from None
+def read_record(run: Run) -> Launched | None:
+    """What write_record wrote; None before that. Raises StorageError."""
+    return files.read_json(
+        run.record, Launched, remedy="remove it, and the same command starts the run again"
+    )
+
+
+def _starts(run: Run) -> list[LaunchedStart]:
+    record = read_record(run)
+    return record["starts"] if record else []
 
 
 def write_record(run: Run, **changes) -> None:
     """Replace what members/HASH.json says of the run, and of its starts where `changes` has them."""
-    content = {"starts": []} | read_record(run)
+    content: dict = {"starts": []} | (read_record(run) or {})
     content |= {
         "member": run.member,
         "seed": run.seed,
@@ -155,17 +160,17 @@ def from_record(out: Path, identity: str) -> Run:
 def begin(run: Run) -> None:
     """Note a start."""
     start = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    write_record(run, starts=[*read_record(run).get("starts", []), start])
+    write_record(run, starts=[*_starts(run), start])
 
 
 def end(run: Run, code: int) -> None:
     """Note how the start ended that `begin` noted: `code` as subprocess has it."""
-    starts = read_record(run)["starts"]
-    status = workdir.Workdir(run.folder).status() or {}
-    starts[-1] |= {
-        "code": 128 - code if code < 0 else code,
-        "saved_step": status.get("saved_step", 0),
-    }
+    starts = _starts(run)
+    status = workdir.Workdir(run.folder).status()
+    if not starts:
+        raise StorageError(f"{run.record} has lost the start that ended with code {code}")
+    starts[-1]["code"] = 128 - code if code < 0 else code
+    starts[-1]["saved_step"] = status.get("saved_step", 0) if status else 0
     write_record(run, starts=starts)
 
 

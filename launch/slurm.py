@@ -88,7 +88,7 @@ def submit(todo: list[Run], options: Options) -> str:
 
 def queued(every: list[Run]) -> dict[str, runs.State]:
     """The states of those that SLURM has, by identity."""
-    jobs = {runs.read_record(run).get("slurm"): run.identity for run in every}
+    jobs = {(runs.read_record(run) or {}).get("slurm"): run.identity for run in every}
     jobs.pop(None, None)
     if not jobs or not shutil.which("squeue"):
         return {}

@@ -1,8 +1,9 @@
 """Runs and their states, as a table that a terminal keeps up to date."""
 
-import json
 import time
 
+from alexnet_jax import workdir
+from alexnet_jax.errors import StorageError
 from launch import runs
 from launch.runs import Run
 
@@ -86,10 +87,12 @@ class Live:
 def _error(run: Run) -> str:
     """The top-1 error of the last held-out split, of its last views; of training while it runs."""
     try:
-        results = json.loads((run.folder / "results.json").read_text())
-        views = list(results["splits"].values())[-1]
-        return f"{100 * list(views.values())[-1]['top1_error']:.2f} %"
-    except (OSError, ValueError, IndexError, KeyError):
+        results = workdir.Workdir(run.folder).results()
+        every = [
+            e for views in (results["splits"] if results else {}).values() for e in views.values()
+        ]
+        return f"{100 * every[-1]['top1_error']:.2f} %" if every else ""
+    except StorageError:
         return ""
 
 

@@ -291,6 +291,52 @@ def test_every_number_out_of_its_range_is_refused_by_its_key(place, kind):
             assert ".".join(("config", *section, key)) in text, (key, value, text)
 
 
+@pytest.mark.fault("F44")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.epochs", 1e308),
+        ("evaluation.every_epochs", 1e308),
+        ("train.stall_seconds", 1e300),
+        ("train.checkpoint_minutes", 1e300),
+        ("train.max_steps", 2**31),
+        ("train.log_every", 2**62),
+        ("train.batch_size", 2**31),
+        ("evaluation.batch_size", 2**31),
+        ("augment.crop_chunk", 2**31),
+        ("data.image_size", 10**12),
+        ("data.image_size", 10**400),
+        ("augment.crop_size", 100_000),
+        ("data.threads", 2**20),
+        ("data.prefetch", 2**40),
+        ("model.num_classes", 2**40),
+        ("model.towers", 2**62),
+        ("model.lrn_constants.n", 1_000_000),
+        ("model.spatial_norm.size", 1_000_000),
+        ("model.convs.conv1.features", 2**62),
+        ("model.convs.conv1.kernel", 2**40),
+        ("model.convs.conv1.pad", [2**40, 0]),
+        ("model.convs.conv1.pool.window", 2**40),
+        ("model.convs.conv1.bias", -1e308),
+        ("model.convs.conv1.then", ["act"] * 1000),
+        ("schedule.weights.learning_rate", 1e308),
+        ("name", "digits\udcff"),
+        ("data.classes", ["a\ud800"]),
+    ],
+)
+def test_what_would_overflow_or_never_end_is_refused_by_its_key(key, value):
+    text = refusal(changed(tree("configs/paper.py"), tuple(key.split(".")), value))
+    assert f"config.{key}" in text
+
+
+@pytest.mark.fault("F44")
+def test_a_net_of_a_thousand_rows_is_refused():
+    row = tree("configs/paper.py")["model"]["convs"]["conv3"]
+    rows = {f"conv{i}": row for i in range(1500)}
+    text = refusal(changed(tree("configs/paper.py"), ("model", "convs"), rows))
+    assert "config.model.convs has 1,500 rows, more than 100" in text
+
+
 def test_the_ranges_of_all_numbers_are_tested():
     def holds_a_number(hint):
         return hint in (int, float) or any(map(holds_a_number, typing.get_args(hint)))

@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = {"alexnet_jax.specs", "alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.faults"}
-SPECS |= {"alexnet_jax.files"}
+SPECS |= {"alexnet_jax.files", "alexnet_jax.schemas"}
 
 # Module or package -> all that it may import of this repository.
 OURS = {
     "configs": {"configs"},
     "alexnet_jax.errors": set(),
-    "alexnet_jax.files": set(),
+    "alexnet_jax.files": {"alexnet_jax.errors"},
+    "alexnet_jax.schemas": {"alexnet_jax.files", "alexnet_jax.specs"},
     "alexnet_jax.faults": {"alexnet_jax.errors"},
     "alexnet_jax.environment": {"alexnet_jax.errors"},
     "alexnet_jax.cli": {"alexnet_jax.environment", "alexnet_jax.errors"},
@@ -83,7 +84,8 @@ OURS = {
 OTHERS = {
     "configs": {"ml_collections"},
     "alexnet_jax.errors": set(),
-    "alexnet_jax.files": set(),
+    "alexnet_jax.files": {"numpy"},
+    "alexnet_jax.schemas": set(),
     "alexnet_jax.faults": set(),
     "alexnet_jax.cli": set(),
     "alexnet_jax.geometry": set(),

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -213,6 +214,24 @@ def metadata(key, value):
     return lambda path, folder: edit(path, folder, lambda h: h["__metadata__"].update({key: value}))
 
 
+def configured(key, value):
+    """Another value in the config of the metadata; a text: so many rows."""
+
+    def change(header):
+        tree = json.loads(header["__metadata__"]["config"])
+        *sections, name = key.split(".")
+        section = functools.reduce(dict.__getitem__, sections, tree)
+        rows = (
+            {f"conv{i}": section["convs"]["conv2"] for i in range(1500)}
+            if value == "1,500 rows"
+            else value
+        )
+        section[name] = rows
+        header["__metadata__"]["config"] = json.dumps(tree)
+
+    return lambda path, folder: edit(path, folder, change)
+
+
 HOSTILE = {
     "is not a readable safetensors file": [
         lambda path, folder: (folder / "x.safetensors").write_bytes(path.read_bytes()[:-5]),
@@ -226,6 +245,13 @@ HOSTILE = {
     "its metadata are damaged": [
         metadata("config", "{"), metadata("config", "[" * 10**5), metadata("config", "{}"),
         metadata("class_names", "3"), metadata("class_names", '["one"]'), metadata("step", "x"),
+        metadata("step", "9" * 400), metadata("step", str(2**62)), metadata("class_names", '["a", 1]'),
+        metadata("class_names", "[" * 5000), configured("data.image_size", 100_000),
+        configured("model.lrn_constants.n", 10**6), configured("model.spatial_norm.size", 10**6),
+        configured("model.convs.conv1.features", 2**62), configured("model.convs", "1,500 rows"),
+    ],
+    "params/fc6/bias is F8_E4M3": [
+        lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(dtype="F8_E4M3", shape=[64])),
     ],
     "has no tensor params/fc6/bias": [
         lambda path, folder: edit(path, folder, lambda h: h.update(more=h.pop("params/fc6/bias"))),

@@ -1,21 +1,26 @@
 """The page of one network: what it answers, whom it refuses, and how it looks in a browser."""
 
+import contextlib
 import dataclasses
 import http.client
 import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet_jax import serve
+from alexnet_jax.data import images
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.network import Network
 from tests.analysis.conftest import net, weights_file  # noqa: F401
@@ -98,8 +103,51 @@ def test_everything_else_is_refused(server, status, words, method, path, body, h
     assert found == status and words in json.loads(content)["error"]
 
 
-def test_other_methods_are_refused(server):
-    assert ask(server, "PUT", "/look")[0] == ask(server, "OPTIONS", "/look")[0] == 501
+@pytest.mark.parametrize("method", ["PUT", "OPTIONS", "<script>"])
+def test_other_methods_are_refused_in_our_words(server, method):
+    status, headers, body = ask(server, method, "/look")
+    assert status == 501 and json.loads(body) == {"error": "only GET and POST are answered"}
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    status, _, body = ask(server, method, "/look", headers={"Host": "evil.example"})
+    assert status == 403 and "this page is" in json.loads(body)["error"]
+    assert ask(server, "HEAD", "/")[::2] == (501, b"")
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"GET", b"GET / FTP/1.0", b"GET / HTTP/9.9", b"\xff \x00 \x01", b"G" * 70_000]
+)
+def test_what_is_no_http_gets_no_page_of_the_library(server, request_line):
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+        connection.sendall(request_line + b"\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            answer = connection.makefile("rb").read()
+            assert b"<html" not in answer.lower() and b'{"error": "this is no request' in answer
+
+
+def test_large_images_are_refused_before_they_are_decoded(server):
+    file = io.BytesIO()
+    Image.new("L", (9400, 9400)).save(file, "PNG")
+    status, _, body = post(server, file.getvalue())
+    assert status == 422 and "more than 32,000,000 pixels" in json.loads(body)["error"]
+
+
+def test_one_image_is_decoded_at_a_time(server, monkeypatch):
+    at_once, most = 0, []
+    decode = images.decode
+
+    def slow(*arguments, **options):
+        nonlocal at_once
+        at_once += 1
+        most.append(at_once)
+        time.sleep(0.05)
+        at_once -= 1
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "decode", slow)
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda _: post(server, photo())[0], range(6)))
+    assert answers == [200] * 6 and most == [1] * 6
 
 
 def test_the_page_loads_nothing_and_escapes_its_title(server):

@@ -65,7 +65,11 @@ def read(folder: Path, by: str = ACTIVATION) -> Curve:
         raise ConfigError(
             f"--by {by}: the config of {folder} has no such value; model.activation is one"
         )
-    lines = [line for line in workdir.read_metrics(folder) if "train_top1_error" in line]
+    lines = [
+        line
+        for line in workdir.read_metrics(folder)
+        if {"epoch", "train_top1_error"} <= line.keys()
+    ]
     if not lines:
         raise WorkdirError(f"{folder}/metrics.jsonl has no training error yet: train it further")
     return Curve(

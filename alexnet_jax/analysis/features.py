@@ -181,12 +181,8 @@ def _join(parts: list[Path], count: int, shapes: dict, described: dict, path: Pa
 
 
 def _load(part: Path) -> np.ndarray:
-    try:
-        return np.load(part, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError):
-        raise StorageError(
-            f"{part} is damaged; remove it and give the same command again"
-        ) from None
+    remedy = "remove it and give the same command again"
+    return files.read_array(part, ("images", "values"), "float32", mapped=True, remedy=remedy)
 
 
 def _is_done(path: Path, request: dict) -> bool:
@@ -196,11 +192,9 @@ def _is_done(path: Path, request: dict) -> bool:
     if other := files.not_regular(path):
         raise ConfigError(f"--out {path}: {other}")
     held = None
-    with (
-        contextlib.suppress(ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile),
-        np.load(path, allow_pickle=False) as content,
-    ):
-        held = json.loads(str(content["request"]))
+    with contextlib.suppress(StorageError, ValueError):
+        text = str(files.read_arrays(path, {"request": ((), "text")})["request"])
+        held = files.parse_json(text, dict)
     if held != request:
         raise ConfigError(f"{path} holds something else; remove it or choose another --out")
     return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from alexnet_jax import config, describe, provenance, reference, workdir
 from alexnet_jax.analysis import curves
-from alexnet_jax.errors import AlexNetError, StorageError
+from alexnet_jax.errors import AlexNetError, StorageError, printable
 from alexnet_jax.pages import charts, html
 from alexnet_jax.pages.html import Html, fill, table
 from alexnet_jax.specs import Config
@@ -30,12 +30,14 @@ VIEWS = {"center": "center crop", "ten": "mean of ten views", "nine": "mean of n
 
 def results(folder: Path, kept: list["Kept"]) -> Html:
     """Errors of the held-out splits: those of results.json, and of predictions made later."""
-    results = read(folder, "results.json") or {}
-    rows = {
-        (split, view): (results["step"], errors)
-        for split, by_view in results.get("splits", {}).items()
-        for view, errors in by_view.items()
-    }
+    results = workdir.Workdir(folder).results()
+    rows: dict = {}
+    if results:
+        rows = {
+            (split, view): (results["step"], errors)
+            for split, by_view in results["splits"].items()
+            for view, errors in by_view.items()
+        }
     rows |= {(one.split, one.views): (one.step, one.errors()) for one in kept}
     if not rows:
         raise StorageError(
@@ -47,10 +49,9 @@ def results(folder: Path, kept: list["Kept"]) -> Html:
         (_percent(errors.get("top5_error")), "top-5 error"),
         (f"{errors['count']:,}", f"{split} images, {VIEWS.get(view, view)}"),
         (f"{errors['nll']:.3f}", "nats to the label, mean"),
-        (f"{results.get('epoch', 0):.3g}", f"epochs in {_duration(results.get('seconds', 0))}"),
     ]
-    if not results:
-        numbers.pop()
+    if results:
+        numbers.append((f"{results['epoch']:.3g}", f"epochs in {_duration(results['seconds'])}"))
     lines = [
         (split, VIEWS.get(view, view), f"{step:,}", f"{errors['count']:,}", _percent(errors["top1_error"]),
          _percent(errors.get("top5_error")), f"{errors['nll']:.3f}")
@@ -204,12 +205,12 @@ def figures(folder: Path) -> Html:
 
 def again(folder: Path) -> Html:
     """The command of the last start, the code that it ran, and the machine."""
-    made = read(folder, "run.json")
+    made = workdir.Workdir(folder).environment()
     if made is None:
         raise StorageError(f"{folder} has no run.json")
     command = shlex.join(["python", "-m", "alexnet_jax.main", *made["command"][1:]])
-    if made.get("commit"):
-        command = f"git checkout {made['commit']}\n{command}"
+    if commit := made.get("commit"):
+        command = f"git checkout {commit}\n{command}"
     parts = [fill("<pre>{command}</pre>", command=command)]
     if made.get("uncommitted_changes"):
         parts.append(Html("<p>The code had changes that were not committed.</p>"))
@@ -217,12 +218,12 @@ def again(folder: Path) -> Html:
     parts.append(fill('<p class="muted small">{note}</p>', note=note))
     shown = {key: value for key, value in made.items() if key not in ("command", "versions")}
     shown |= {"versions": ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items())}
-    rows = [(key.replace("_", " "), _plain(value)) for key, value in shown.items()]
+    rows = [(printable(key.replace("_", " ")), _plain(value)) for key, value in shown.items()]
     parts.append(table(("machine and code", ""), rows))
     starts = workdir.history(folder)
     if len(starts) > 1:
         rows = [
-            (start["time"], start["command"], json.dumps(start["changes"]) if start["changes"] else "")
+            (start.get("time", ""), start["command"], json.dumps(changes) if (changes := start.get("changes")) else "")
             for start in starts
         ]  # fmt: skip
         parts.append(
@@ -237,13 +238,3 @@ def _plain(value) -> str:
 
 def missing(why: str) -> Html:
     return fill('<p class="muted">Not shown: {why}.</p>', why=why.rstrip("."))
-
-
-def read(folder: Path, name: str) -> dict | None:
-    """A JSON file of the folder; None if it is not there. Raises StorageError."""
-    try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StorageError(f"cannot read {folder / name}: {error}") from None

@@ -32,9 +32,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
 
     Raises StorageError if it is no run folder or cannot be written.
     """
-    tree = record.read(folder, "config.json")
-    if tree is None:
-        raise StorageError(f"{folder} is not a run folder: it has no config.json")
+    tree = workdir.read_config(folder)
     spec = config.parse(tree)
     from alexnet_jax.analysis import answers, pictures  # with JAX
 
@@ -95,9 +93,9 @@ def _section(title: str, make: Callable[[], Html]) -> Html:
 
 
 def _facts(folder: Path, spec: Config, run: Run | None) -> str:
-    status = workdir.Workdir(folder).status() or {}
-    state = status.get("state", "of unknown state")
-    at = run.step if run else status.get("step", 0)
+    status = workdir.Workdir(folder).status()
+    state = status["state"] if status else "of unknown state"
+    at = run.step if run else status.get("step", 0) if status else 0
     return f"{spec.name}, seed {spec.seed}, {state}, step {at:,}"
 
 

@@ -275,10 +275,11 @@ class _Reader:
             if field[0] != 0x80 or size >= 2**63:
                 raise self.fault(title, "has a member with an impossible size")
             return size
-        try:
-            return int(field.strip(b" \0") or b"0", 8)
-        except ValueError:
-            raise self.fault(title, f"has a member with the size {field!r}") from None
+        # int() alone would take signs and underscores.
+        digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0]*", field)
+        if not digits:
+            raise self.fault(title, f"has a member with the size {field!r}")
+        return int(digits[1] or b"0", 8)
 
     def _pax(self, header: bytes, title: str) -> tuple[bytes | None, int | None]:
         """(path, size) of an extended header, None where it has none."""
@@ -344,6 +345,8 @@ class _Reader:
             if unpacked > MAX_RATIO * packed or (method == _STORED and unpacked != packed):
                 raise self.fault(name, f"states {unpacked:,} bytes, packed in {packed:,}: refused")
             self.once(name)
+            if offset >= first:
+                raise self.fault(name, "is not where the directory says: download or pack it again")
             data = self._zip_local(file, name, raw, entry[2:10], offset)
             if data + packed > first:
                 raise self.fault(name, "is cut off: download or pack the archive again")

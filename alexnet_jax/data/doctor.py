@@ -186,7 +186,7 @@ def _of_store(folder: pathlib.Path, index: store.Index, subset: bool, jobs: int)
         splits,
         asked.get("official"),
         subset or partial,
-        store.read_statistics(folder),
+        store.read_statistics(folder, index.size),
     )
 
 

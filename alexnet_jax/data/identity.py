@@ -12,19 +12,16 @@ import logging
 import os
 import pathlib
 import stat
-import struct
 import time
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import cache
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.errors import ConfigError, DataError, StorageError
 
 WHOLE_BYTES = 2 * 2**30
 """Sets of files that are larger in all are sampled."""
@@ -39,11 +36,6 @@ _SETTLED_NS = 2 * 10**9
 _MEMO_ENTRIES = 2**20
 """Remembered of files that were not asked for this time."""
 _REPORT_SECONDS = 5.0
-_UNREADABLE = (
-    OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, RuntimeError, SyntaxError, struct.error,
-    tokenize.TokenError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-"""What NumPy raises for damaged files."""
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 log = logging.getLogger(__name__)
@@ -150,12 +142,11 @@ def kept(
     """The arrays of the cached file `records-NAME.npz`, or else of `make`; `like` has their lengths and types."""
     path = cache.folder() / f"records-{name}.npz"
     try:
-        with open(path, "rb") as file:
-            found = dict(np.load(file, allow_pickle=False))
-        if {key: (*array.shape, array.dtype) for key, array in found.items()} == like:
-            cache.touch(path)
-            return found
-    except _UNREADABLE:
+        wanted = {k: ((length,), np.dtype(dtype).name) for k, (length, dtype) in like.items()}
+        found = files.read_arrays(path, wanted)
+        cache.touch(path)
+        return found
+    except StorageError:
         pass
     made = make()
     _write(path, made)
@@ -188,16 +179,23 @@ def record(dataset: Any) -> bytes:
 
 def read_record(folder: str | os.PathLike) -> dict[str, np.ndarray] | None:
     """Of a run folder; None where it has none or a damaged one."""
-    try:
-        with open(os.path.join(folder, RECORD), "rb") as file:
-            found = dict(np.load(file, allow_pickle=False))
-    except _UNREADABLE:
-        return None
-    names = {"fingerprint", "class_names", "times"}
+    like: dict[str, tuple[files.Shape, str]] = {
+        "fingerprint": ((), "text"),
+        "class_names": (("classes",), "text"),
+        "times": ((), "text"),
+    }
+    splits: dict[str, tuple[files.Shape, str]] = {}
     for split in _WORDS:
-        if f"{split}_digests" in found or split == "train":
-            names |= {f"{split}_digests", f"{split}_labels"}
-    return found if names == set(found) else None
+        splits |= {
+            f"{split}_digests": ((split,), "uint64"),
+            f"{split}_labels": ((split,), "integer"),
+        }
+    try:
+        found = files.read_arrays(pathlib.Path(folder) / RECORD, like, splits)
+    except StorageError:
+        return None
+    paired = all((f"{s}_digests" in found) == (f"{s}_labels" in found) for s in _WORDS)
+    return found if paired and "train_digests" in found else None
 
 
 def begun_with(folder: str | os.PathLike, known: str) -> str | None:
@@ -374,15 +372,15 @@ def _remembered(
 def _read_memo(path: pathlib.Path) -> dict[bytes, int]:
     """{} where it is missing or damaged: its members have checksums."""
     try:
-        with open(path, "rb") as file:
-            found = np.load(file, allow_pickle=False)
-            keys, digests = found["keys"], found["digests"]
-    except _UNREADABLE:
+        like: dict[str, tuple[files.Shape, str]] = {
+            "keys": (("n", 2), "uint64"),
+            "digests": (("n",), "uint64"),
+        }
+        found = files.read_arrays(path, like)
+    except StorageError:
         return {}
-    if keys.shape != (len(digests), 2) or {keys.dtype, digests.dtype} != {np.dtype(np.uint64)}:
-        return {}
-    packed = keys.tobytes()
-    return {packed[16 * i : 16 * i + 16]: digest for i, digest in enumerate(digests.tolist())}
+    packed, digests = found["keys"].tobytes(), found["digests"].tolist()
+    return {packed[16 * i : 16 * i + 16]: digest for i, digest in enumerate(digests)}
 
 
 def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:

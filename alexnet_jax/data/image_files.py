@@ -10,14 +10,14 @@ import pathlib
 import shutil
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import cache, images
-from alexnet_jax.errors import DataError, listed, printable
+from alexnet_jax.errors import DataError, StorageError, listed, printable
 from alexnet_jax.specs import Exif
 
 CACHE_LIMIT_BYTES = 8 * 2**30
@@ -246,21 +246,18 @@ def fitted(pixels: np.ndarray, size: int, threads: int):
 def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
     """What `ImageFiles.unreadable` wrote; None where there is nothing of it."""
     try:
-        with open(path, "rb") as file:
-            text = np.load(file, allow_pickle=False)["faults"].tobytes()
+        text = files.read_arrays(path, {"faults": (("bytes",), "uint8")})["faults"].tobytes()
         cache.touch(path)
-        return [(int(i), str(fault)) for i, fault in json.loads(text)]
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+        return [(int(i), str(fault)) for i, fault in files.parse_json(text, list[list])]
+    except (StorageError, ValueError, TypeError):
         return None
 
 
 def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
     """The kept images as a read-only memory map, or None where there are none of this shape."""
     try:
-        kept = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if kept.shape != shape or kept.dtype != np.uint8:
+        kept = files.read_array(path, shape, "uint8", mapped=True)
+    except StorageError:
         return None
     cache.touch(path)
     return kept

@@ -5,12 +5,18 @@ of these forms.
 """
 
 import contextlib
+import ctypes
+import ctypes.util
 import functools
+import glob
 import importlib
 import io
+import logging
 import math
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,7 +50,11 @@ VERSION = 2
 """Part of the name of every cached decode: raise it when `decode` gives other pixels."""
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_FAULTS = (OSError, SyntaxError, ValueError, IndexError, EOFError, RuntimeError, TypeError)
+_FAULTS = (
+    OSError, SyntaxError, ValueError, LookupError, EOFError, RuntimeError, TypeError, ArithmeticError, AssertionError,
+    MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises of damaged files."""
 _ORIENTATION = 0x0112
 _WHITE_IS_ZERO = 0
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_VALUE, _MAX_SAMPLE_VALUE = 258, 262, 281, 341
@@ -57,6 +67,7 @@ def decode(
     exif: Exif = "ignore",
     name: str | None = None,
     out: np.ndarray | None = None,
+    limit: int = PIXEL_LIMIT,
 ) -> np.ndarray:
     """uint8 [size size 3] of a path, encoded bytes, a Pillow image, or uint8 [h w 3], [h w 4], [h w 1] or [h w].
 
@@ -70,9 +81,11 @@ def decode(
     name: stands for the source in errors, where that is no path.
     out: uint8 [size size 3], receives the pixels and is returned; a JPEG of that size is decoded right into it.
 
+    limit: the most pixels of a file that Pillow decodes, at up to 20 bytes a pixel; JPEG takes 3 to 6.
+
     Raises DataError, also for a file that is cut short.
     """
-    pixels = _decode(source, exif, name, out)
+    pixels = _decode(source, exif, name, out, limit)
     if pixels is out:
         return pixels
     square = central_square(pixels, size)
@@ -107,23 +120,25 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[rows, columns]
 
 
-def _decode(source: Any, exif: Exif, name: str | None, out: np.ndarray | None) -> np.ndarray:
+def _decode(
+    source: Any, exif: Exif, name: str | None, out: np.ndarray | None, limit: int
+) -> np.ndarray:
     """uint8 [h w 3]; `out` itself where it was decoded into that."""
     if isinstance(source, str | os.PathLike):
         title = os.fsdecode(source)
         try:
             with files.open_regular(source) as file:
-                return _decode_bytes(file.read(), exif, title, out)
+                return _decode_bytes(file.read(), exif, title, out, limit)
         except OSError as error:
             raise DataError(f"cannot read {title}: {error.strerror}") from None
         except ValueError as error:  # a NUL in the path
             raise DataError(f"cannot read {title!r}: {error}") from None
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode_bytes(bytes(source), exif, name or "image", out)
+        return _decode_bytes(bytes(source), exif, name or "image", out, limit)
     if _is_pillow(source):
         title = os.fsdecode(getattr(source, "filename", "") or name or "image")
         with _faults_named(title):
-            return _decode_pillow(source, exif, title)
+            return _decode_pillow(source, exif, title, limit)
     name = name or "image"
     if not hasattr(source, "__array__"):
         raise DataError(
@@ -167,11 +182,13 @@ def _checked_array(source: Any, name: str) -> np.ndarray:
     return _three_channels(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _decode_bytes(encoded: bytes, exif: Exif, name: str, out: np.ndarray | None) -> np.ndarray:
+def _decode_bytes(
+    encoded: bytes, exif: Exif, name: str, out: np.ndarray | None, limit: int
+) -> np.ndarray:
     """uint8 [h w 3] of an encoded image."""
     place = _jpeg_orientation(encoded) if exif == "apply" else 1
     pixels = _decode_jpeg(encoded, name, out if place == 1 else None)
-    return _decode_any(encoded, exif, name) if pixels is None else turned(pixels, place)
+    return _decode_any(encoded, exif, name, limit) if pixels is None else turned(pixels, place)
 
 
 def _jpeg_orientation(encoded: bytes) -> int:
@@ -296,7 +313,22 @@ def _pillow():
         TiffImagePlugin.OPEN_INFO.setdefault(key, (mode, raw))
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
+    _silence_libtiff(Image.__file__)
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same in Python
     return Image
+
+
+def _silence_libtiff(pillow: str) -> None:
+    """Keep it from writing to standard error what is wrong with a file: Pillow raises that, too."""
+    folder = os.path.dirname(os.path.dirname(pillow))
+    found = glob.glob(os.path.join(glob.escape(folder), "pillow.libs", "libtiff-*.so*"))
+    for path in [*found, ctypes.util.find_library("tiff")]:
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            library = ctypes.CDLL(
+                path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY
+            )  # only if Pillow uses it
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 @functools.cache
@@ -320,11 +352,11 @@ def _faults_named(name: str) -> Iterator[None]:
     except (library.DecompressionBombWarning, library.DecompressionBombError):
         raise _too_large(name) from None
     except _FAULTS as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(error).split()) or f"it is damaged ({type(error).__name__})"
         raise DataError(f"cannot decode {name}: {said}; remove or replace it") from None
 
 
-def _decode_any(encoded: bytes, exif: Exif, name: str) -> np.ndarray:
+def _decode_any(encoded: bytes, exif: Exif, name: str, limit: int) -> np.ndarray:
     """uint8 [h w 3] of the first frame by Pillow. Raises DataError with the file and the fault."""
     if not encoded:
         raise DataError(f"{name} is empty; remove or replace it")
@@ -335,7 +367,7 @@ def _decode_any(encoded: bytes, exif: Exif, name: str) -> np.ndarray:
         except library.UnidentifiedImageError:
             raise DataError(_unidentified(encoded, name)) from None
         with image:
-            return _decode_pillow(image, exif, name)
+            return _decode_pillow(image, exif, name, limit)
 
 
 def _unidentified(encoded: bytes, name: str) -> str:
@@ -361,10 +393,10 @@ def _unidentified(encoded: bytes, name: str) -> str:
     return f"{name} is not an image ({', '.join(FORMATS)}); remove or replace it"
 
 
-def _decode_pillow(image: Any, exif: Exif, name: str) -> np.ndarray:
+def _decode_pillow(image: Any, exif: Exif, name: str, limit: int) -> np.ndarray:
     """uint8 [h w 3] of a Pillow image, loaded or not. Raises what `_faults_named` names."""
     width, height = image.size
-    _check_size(width, height, name)
+    _check_size(width, height, name, limit)
     if not width or not height:
         raise ValueError("it has no pixels")
     tile = image.tile[0] if getattr(image, "tile", None) else None
@@ -379,13 +411,13 @@ def _decode_pillow(image: Any, exif: Exif, name: str) -> np.ndarray:
     return turned(pixels, orientation(image)) if is_turned else pixels
 
 
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > PIXEL_LIMIT:
-        raise _too_large(name)
+def _check_size(width: int, height: int, name: str, limit: int = PIXEL_LIMIT) -> None:
+    if width * height > limit:
+        raise _too_large(name, limit)
 
 
-def _too_large(name: str) -> DataError:
-    return DataError(f"{name} has more than {PIXEL_LIMIT:,} pixels; remove it or make it smaller")
+def _too_large(name: str, limit: int = PIXEL_LIMIT) -> DataError:
+    return DataError(f"{name} has more than {limit:,} pixels; remove it or make it smaller")
 
 
 def _to_rgb(image: Any, raw: Any = None) -> np.ndarray:

@@ -29,11 +29,11 @@ import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from alexnet_jax import cli
+from alexnet_jax import cli, files
 from alexnet_jax.data import images, layouts, statistics, store
 from alexnet_jax.data.layouts import Image, Listing
 from alexnet_jax.data.splits import Split, duplicates
@@ -47,7 +47,7 @@ from alexnet_jax.errors import (
     printable,
 )
 from alexnet_jax.files import sha256_of, sync_folder
-from alexnet_jax.specs import Exif
+from alexnet_jax.specs import Exif, Range
 
 VERSION = 2
 """Raise it when the same source gives other bytes: parts of older versions are not used again."""
@@ -74,6 +74,33 @@ class Options(NamedTuple):
     size: int
     quality: int
     exif: Exif = "ignore"
+
+
+_Whole = typing.Annotated[int, Range(0)]
+
+
+class _Refused(TypedDict):
+    split: str
+    image: str
+    reason: str
+
+
+class _Converted(TypedDict):
+    count: _Whole
+    first: list[str]
+
+
+class _Result(TypedDict):
+    """What is kept of a finished shard."""
+
+    key: str
+    count: _Whole
+    labels: list[_Whole]
+    size: NotRequired[_Whole]
+    sha256: NotRequired[str]
+    sums: list[str | None]
+    refused: list[_Refused]
+    converted: dict[str, _Converted]
 
 
 class Task(NamedTuple):
@@ -186,17 +213,17 @@ def prepare(options: argparse.Namespace) -> None:
 def summary(index: store.Index) -> Iterator[str]:
     """The report in lines for people."""
     report = index.report
-    for split, counts in report["per_class"].items():
+    for split, counts in report.get("per_class", {}).items():
         yield (
             f"{split}: {sum(counts):,} images of {sum(map(bool, counts)):,} classes, "
-            f"{min(counts):,} to {max(counts):,} in each"
+            f"{min(counts, default=0):,} to {max(counts, default=0):,} in each"
         )
-        for what, found in report["converted"].get(split, {}).items():
+        for what, found in report.get("converted", {}).get(split, {}).items():
             yield f"  {found['count']:,} {what}: {_named(found['count'], found['first'])}"
-        refused = report["refused"][split]
-        if refused["count"]:
+        refused = report.get("refused", {}).get(split)
+        if refused and refused["count"]:
             yield f"  {refused['count']:,} refused: {_named(refused['count'], refused['first'])}"
-    for note in report["notes"]:
+    for note in report.get("notes", []):
         yield f"note: {note}"
     for key, where in (("duplicates", "in two splits"), ("two_classes", "under two classes")):
         found = report.get(key, {"count": 0})  # older stores know of splits alone
@@ -206,7 +233,7 @@ def summary(index: store.Index) -> Iterator[str]:
             else ""
         )
     yield (
-        f"{index.format} of {index.size}x{index.size}, {report['bytes']:,} bytes, "
+        f"{index.format} of {index.size}x{index.size}, {report.get('bytes', 0):,} bytes, "
         f"fingerprint {index.fingerprint[:16]}"
     )
 
@@ -332,15 +359,15 @@ def _versions() -> dict[str, str]:
 def _finished(task: Task) -> dict | None:
     """What an earlier, interrupted command left of this shard, if that is whole."""
     try:
-        result = json.loads(task.done.read_bytes())
+        result = files.read_json(task.done, _Result)
         path = task.folder / f"{task.stem}{store.SUFFIXES[task.options.format]}"
-        if result["key"] != task.key:
+        if result is None or result["key"] != task.key:
             return None
-        if result["count"] and sha256_of(path) != result["sha256"]:
+        if result["count"] and sha256_of(path) != result.get("sha256"):
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, StorageError):
         return None
-    return result
+    return dict(result)
 
 
 def _remove_others(folder: pathlib.Path, done: pathlib.Path, results: dict[str, dict]) -> None:

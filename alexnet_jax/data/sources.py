@@ -23,7 +23,7 @@ from alexnet_jax.data.splits import (
     take,
 )
 from alexnet_jax.errors import ConfigError, DataError, listed
-from alexnet_jax.specs import DataSpec
+from alexnet_jax.specs import MOST_CLASSES, DataSpec
 
 TURNED = ("folder", "cifar10", "tfds")
 """Sources whose images are turned at training, where data.exif says so; a store's were when it was prepared."""
@@ -264,9 +264,10 @@ def _checked(path: pathlib.Path, name: str, content: dict[str, np.ndarray]) -> S
             f"{path}: {name}_labels is {labels.dtype} {list(labels.shape)}, "
             f"not integers [{len(images)}], one an image"
         )
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= 2**31:
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= MOST_CLASSES:
         raise DataError(
-            f"{path}: {name}_labels has {labels.min()}..{labels.max()}; labels count from 0"
+            f"{path}: {name}_labels has {labels.min()}..{labels.max()}; labels count from 0, to at most "
+            f"{MOST_CLASSES - 1:,}"
         )
     return Split(images, labels.astype(np.int32))
 

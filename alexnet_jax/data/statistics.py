@@ -2,21 +2,20 @@
 
 import logging
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import cache, identity
 from alexnet_jax.data.splits import Dataset, Split
+from alexnet_jax.errors import AlexNetError, StorageError
 
 VERSION = 2
 """Of the files in the cache folder."""
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
 """Larger sets are represented by an even sample: a mean of 20,000 is good to half a gray level."""
 _CHUNK_BYTES = 4 * 2**20
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-"""What reading a file that is missing, damaged or something else raises."""
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,14 @@ class Statistics(NamedTuple):
     """[3]: standard deviations along the columns, ascending; squared, they are the eigenvalues."""
 
 
+def shapes(size: int) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, for square images of `size` pixels."""
+    return dict(zip(Statistics._fields, ((size, size, 3), (3,), (3, 3), (3,)), strict=True))
+
+
 def zeros(size: int) -> Statistics:
     """What those of square images of `size` pixels look like."""
-    shapes = ((size, size, 3), (3,), (3, 3), (3,))
-    return Statistics(*(np.zeros(shape, np.float32) for shape in shapes))
+    return Statistics(*(np.zeros(shape, np.float32) for shape in shapes(size).values()))
 
 
 def compute(split: Split) -> Statistics:
@@ -72,11 +75,23 @@ def compute(split: Split) -> Statistics:
     )
 
 
-def read(path: pathlib.Path) -> Statistics:
-    """From an .npz with their names. Raises one of UNREADABLE."""
-    with open(path, "rb") as file:
-        kept = np.load(file, allow_pickle=False)
-        return Statistics(**{name: kept[name] for name in Statistics._fields})
+def read(
+    path: pathlib.Path,
+    size: int | None = None,
+    *,
+    error: type[AlexNetError] = StorageError,
+    remedy: str = "",
+) -> Statistics:
+    """From an .npz with their names, of images of `size` pixels, or of any size. Raises `error`."""
+    like: dict[str, tuple[files.Shape, str]] = {
+        name: (shape, "float32") for name, shape in shapes(size or 0).items()
+    }
+    if size is None:
+        like["mean_image"] = (("size", "size", 3), "float32")
+    found = Statistics(**files.read_arrays(path, like, error=error, remedy=remedy))
+    if found.stds.min() < 0:
+        raise error(f"cannot read {path}: stds has the negative value {found.stds.min():g}")
+    return found
 
 
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
@@ -92,7 +107,7 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
         found = read(path)
         cache.touch(path)
         return found
-    except UNREADABLE:
+    except StorageError:
         pass
     statistics = compute(train)
     size = sum(array.nbytes for array in statistics)

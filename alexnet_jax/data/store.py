@@ -13,18 +13,20 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import threading
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.data import identity, statistics
 from alexnet_jax.data.image_files import ImageFiles
 from alexnet_jax.data.splits import Dataset, Split
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import DataError
 from alexnet_jax.files import sha256_of
-from alexnet_jax.specs import DataSpec, Exif
+from alexnet_jax.specs import DataSpec, Exif, Pixels, Range
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -40,6 +42,83 @@ _AGAIN = "prepare it again: python -m alexnet_jax.data.prepare"
 class Shard(NamedTuple):
     file: str
     count: int
+
+
+class _FileName:
+    """A file elsewhere is none of the store's."""
+
+    def __contains__(self, value: str) -> bool:
+        return value == os.path.basename(value) and value.isprintable() and value.strip(".") != ""
+
+    def __str__(self) -> str:
+        return "the name of a file"
+
+
+class _Hexadecimal(int):
+    """So many digits."""
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(f"[0-9a-f]{{{int(self)}}}", value) is not None
+
+    def __str__(self) -> str:
+        return f"{int(self)} hexadecimal digits"
+
+
+_Name = Annotated[str, _FileName()]
+
+
+class _Shard(TypedDict):
+    file: _Name
+    count: Annotated[int, Range(1, 2**40)]
+
+
+class _Split(TypedDict):
+    shards: list[_Shard]
+
+
+class _File(TypedDict):
+    size: Annotated[int, Range(0)]
+    sha256: Annotated[str, _Hexadecimal(64)]
+    sample: NotRequired[Annotated[str, _Hexadecimal(16)]]
+
+
+class _Found(TypedDict):
+    count: Annotated[int, Range(0)]
+    first: list[str]
+
+
+class _Report(TypedDict, total=False):
+    """What prepare tells of a store, and doctor again."""
+
+    per_class: dict[str, list[Annotated[int, Range(0)]]]
+    converted: dict[str, dict[str, _Found]]
+    refused: dict[str, _Found]
+    notes: list[str]
+    duplicates: _Found
+    two_classes: _Found
+    bytes: int
+
+
+class _Request(TypedDict, total=False):
+    official: str | None
+
+
+class _AnySchema(TypedDict):
+    schema: int
+
+
+class _Index(_AnySchema):
+    """index.json"""
+
+    format: Literal["jpeg", "raw"]
+    size: Pixels
+    classes: list[str]
+    class_names: list[str]
+    splits: dict[Literal["train", "val", "test"], _Split]
+    files: dict[_Name, _File]
+    fingerprint: str
+    request: _Request
+    report: _Report
 
 
 class Index(NamedTuple):
@@ -86,7 +165,7 @@ def store(spec: DataSpec) -> Dataset:
         found = images(folder, index, name, spec.image_size, spec.threads, seen=seen)
         digests = _digests(folder, index, name, seen)
         splits[name] = Split(found, split.labels, digests)
-    known = read_statistics(folder) if spec.image_size == index.size else None
+    known = read_statistics(folder, index.size) if spec.image_size == index.size else None
     notes = _of_exif(folder, index, spec.exif)
     return Dataset(splits, index.classes, statistics=known, notes=notes, times=seen.times)
 
@@ -245,15 +324,7 @@ class RawShards:
         if known is not None:
             return known
         path, shape = self._paths[shard], (self._counts[shard], self._size, self._size, 3)
-        try:
-            # A plain array over the map: np.memmap costs a microsecond more at every access.
-            opened = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
-        if opened.shape != shape or opened.dtype != np.uint8:
-            raise DataError(
-                f"{path} is {opened.dtype} {list(opened.shape)}, not uint8 {list(shape)}; {_AGAIN}"
-            )
+        opened = files.read_array(path, shape, "uint8", mapped=True, error=DataError, remedy=_AGAIN)
         self._maps[shard] = opened
         return opened
 
@@ -324,51 +395,39 @@ def is_store(folder: pathlib.Path) -> bool:
 def read_index(folder: pathlib.Path) -> Index:
     """Raises DataError where there is none, or one that is damaged or newer than this program."""
     path = folder / INDEX
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    schema = files.read_json(path, _AnySchema, error=DataError, remedy=_AGAIN)
+    if schema is None:
         raise DataError(
             f"{folder} is no store: it has no {INDEX}; make one with "
             f"python -m alexnet_jax.data.prepare --from SOURCE --out {folder}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        raise DataError(f"{path} is damaged; {_AGAIN}") from None
-    try:
-        if content["schema"] != SCHEMA:
-            raise DataError(f"{path} has schema {content['schema']}, not {SCHEMA}; {_AGAIN}")
-        index = Index(
-            content["format"],
-            int(content["size"]),
-            tuple(content["classes"]),
-            tuple(content["class_names"]),
-            {
-                name: tuple(Shard(str(s["file"]), int(s["count"])) for s in split["shards"])
-                for name, split in content["splits"].items()
-            },
-            {
-                name: (int(file["size"]), str(file["sha256"]))
-                for name, file in content["files"].items()
-            },
-            str(content["fingerprint"]),
-            dict(content["request"]),
-            dict(content["report"]),
-            {
-                name: int(file["sample"], 16)
-                for name, file in content["files"].items()
-                if "sample" in file
-            },
         )
-        whole = index.format in SUFFIXES and index.size > 0 and "train" in index.splits
-        whole &= len(index.classes) == len(index.words)
-        for name, shards in index.splits.items():
-            whole &= name in ("train", "val", "test") and f"{name}-labels.npy" in index.files
-            whole &= all(shard.file in index.files and shard.count > 0 for shard in shards)
-        # A file elsewhere is none of the store's.
-        whole &= all(name == os.path.basename(name) for name in index.files)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        whole = False
+    if schema["schema"] != SCHEMA:
+        raise DataError(f"{path} has schema {schema['schema']}, not {SCHEMA}; {_AGAIN}")
+    content = files.check(schema, _Index, path, error=DataError, remedy=_AGAIN)
+    index = Index(
+        content["format"],
+        content["size"],
+        tuple(content["classes"]),
+        tuple(content["class_names"]),
+        {
+            name: tuple(Shard(shard["file"], shard["count"]) for shard in split["shards"])
+            for name, split in content["splits"].items()
+        },
+        {name: (file["size"], file["sha256"]) for name, file in content["files"].items()},
+        content["fingerprint"],
+        dict(content["request"]),
+        dict(content["report"]),
+        {
+            name: int(file["sample"], 16)
+            for name, file in content["files"].items()
+            if "sample" in file
+        },
+    )
+    whole = "train" in index.splits
+    whole &= 0 < len(index.classes) == len(set(index.classes)) == len(index.words)
+    for name, shards in index.splits.items():
+        whole &= f"{name}-labels.npy" in index.files
+        whole &= all(shard.file in index.files for shard in shards)
     if not whole:
         raise DataError(f"{path} is damaged; {_AGAIN}")
     return index
@@ -414,8 +473,8 @@ def fingerprint(index: Index) -> str:
     """SHA-256 over all that training sees of a store; sources and reports have no part in it."""
     seen: list[Any] = [index.format, index.size, index.classes]
     for name, shards in sorted(index.splits.items()):
-        files = [*(shard.file for shard in shards), f"{name}-labels.npy"]
-        seen.append([name, [index.files[file][1] for file in files]])
+        names = [*(shard.file for shard in shards), f"{name}-labels.npy"]
+        seen.append([name, [index.files[file][1] for file in names]])
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
 
@@ -442,25 +501,15 @@ def damaged_files(folder: pathlib.Path, index: Index):
         yield name, size, None if found == sha256 else "its SHA-256 is not that of the index"
 
 
-def read_statistics(folder: pathlib.Path) -> Statistics:
-    """Raises DataError."""
-    path = folder / STATISTICS
-    try:
-        return statistics.read(path)
-    except statistics.UNREADABLE as error:
-        raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
+def read_statistics(folder: pathlib.Path, size: int) -> Statistics:
+    """Of images of `size` pixels. Raises DataError."""
+    return statistics.read(folder / STATISTICS, size, error=DataError, remedy=_AGAIN)
 
 
 def read_labels(folder: pathlib.Path, index: Index, split: str, count: int) -> np.ndarray:
     """int32 [count], all of them classes of the index. Raises DataError."""
     path = folder / f"{split}-labels.npy"
-    try:
-        with open(path, "rb") as file:
-            labels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot read {path}: {error}; {_AGAIN}") from None
-    if labels.shape != (count,) or labels.dtype != np.int32:
-        raise DataError(f"{path} is {labels.dtype} {list(labels.shape)}, not int32 [{count}]")
+    labels = files.read_array(path, (count,), "int32", error=DataError, remedy=_AGAIN)
     if count and not 0 <= labels.min() <= labels.max() < len(index.classes):
         raise DataError(
             f"{path} has the labels {labels.min()} to {labels.max()}, but there are "

@@ -1,8 +1,6 @@
 """The predictions that a run folder keeps: predictions/<split>_<views>_<step>.npz."""
 
 import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +9,6 @@ import numpy as np
 from alexnet_jax import files
 from alexnet_jax.errors import DataError, StorageError
 from alexnet_jax.evaluation import errors
-
-_DAMAGED = (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class Predictions(NamedTuple):
@@ -47,14 +43,13 @@ def save(folder: str | Path, split: str, views: str, step: int, predictions: Pre
 def load(folder: str | Path, split: str, views: str, step: int) -> Predictions:
     """What `save` wrote there. Raises DataError."""
     file = path(folder, split, views, step)
-    try:
-        with open(file, "rb") as opened:
-            content = np.load(opened, allow_pickle=False)
-            found = Predictions(content["probabilities"], content["labels"])
-            if found.probabilities.ndim != 2 or found.labels.shape != found.probabilities.shape[:1]:
-                raise ValueError("its arrays do not fit together")
-            return found
-    except _DAMAGED as error:
-        raise DataError(
-            f"cannot read {file}: {error}; python -m alexnet_jax.evaluation.evaluate --workdir {folder} writes it"
-        ) from None
+    remedy = f"python -m alexnet_jax.evaluation.evaluate --workdir {folder} writes it"
+    like: dict[str, tuple[files.Shape, str]] = {
+        "probabilities": (("images", "classes"), "float32"),
+        "labels": (("images",), "integer"),
+    }
+    found = Predictions(**files.read_arrays(file, like, error=DataError, remedy=remedy))
+    count, classes = found.probabilities.shape
+    if not count or not 0 <= found.labels.min() <= found.labels.max() < classes:
+        raise DataError(f"cannot read {file}: its labels are not of {classes} classes; {remedy}")
+    return found

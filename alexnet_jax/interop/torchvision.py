@@ -21,7 +21,7 @@ from alexnet_jax import files, weights
 from alexnet_jax.data import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.interop import layout
-from alexnet_jax.specs import Config, ModelSpec
+from alexnet_jax.specs import Config, ModelSpec, Text
 from alexnet_jax.workdir import Run
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -162,8 +162,9 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
 def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
     """Three numbers [3] of the metadata, or torchvision's where there are none."""
     try:
-        numbers = np.asarray(json.loads(metadata[key]) if key in metadata else default, np.float64)
-    except (ValueError, TypeError, RecursionError, OverflowError):
+        three = list[float]
+        numbers = np.asarray(files.parse_json(metadata[key], three) if key in metadata else default)
+    except ValueError:
         numbers = np.zeros(0)
     lowest = 1e-6 if key == "std" else -1e6
     if numbers.shape != (3,) or not ((numbers >= lowest) & (numbers <= 1e6)).all():
@@ -175,10 +176,10 @@ def _class_names(path, metadata: dict[str, str], model: ModelSpec) -> tuple[str,
     """Those of the metadata, or numbers."""
     numbers = tuple(map(str, range(model.num_classes or 0)))
     try:
-        names = json.loads(metadata["class_names"]) if "class_names" in metadata else list(numbers)
-    except (ValueError, RecursionError):
+        found = metadata.get("class_names")
+        names = list(numbers) if found is None else files.parse_json(found, list[Text])
+    except ValueError:
         names = []
-    named = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not named or len(names) != len(numbers):
+    if len(names) != len(numbers):
         raise CheckpointError(f"{path}: class_names of its metadata is not {len(numbers)} names")
     return tuple(names)

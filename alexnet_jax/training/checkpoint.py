@@ -18,7 +18,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +32,7 @@ from alexnet_jax import faults, files, processes
 from alexnet_jax.data import statistics
 from alexnet_jax.data.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, DivergedError, StorageError
+from alexnet_jax.schemas import Commit, Meta
 from alexnet_jax.training.state import State
 
 SCHEMA = 1
@@ -150,7 +151,9 @@ def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: 
 
 def committed_steps(folder: Path) -> list[int]:
     """Steps that have a folder, in rising order; whether it is intact is for `verify` to say."""
-    return sorted(int(p.name) for p in Path(folder).glob("*") if p.name.isdigit())
+    return sorted(
+        int(p.name) for p in Path(folder).glob("*") if re.fullmatch("[0-9]{1,18}", p.name)
+    )
 
 
 def size(state: State) -> int:
@@ -171,12 +174,15 @@ def check_room(folder: Path, state: State) -> None:
         )
 
 
-def verify(folder: Path, step: int) -> dict:
+def verify(folder: Path, step: int) -> Meta:
     """The meta.json of a checkpoint whose every file has its committed size and sum. Raises CheckpointError."""
     target = Path(folder) / str(step)
     try:
-        text = (target / "COMMIT.json").read_text(encoding="utf-8")
-        commit = json.loads(text)
+        manifest = target / "COMMIT.json"
+        commit = files.read_json(manifest, Commit, error=CheckpointError)
+        if commit is None:
+            raise CheckpointError(f"damaged checkpoint: {manifest} is missing")
+        text = manifest.read_text(encoding="utf-8")
         if commit["schema"] > SCHEMA:
             raise CheckpointError(
                 f"{target} has schema {commit['schema']}, this program reads {SCHEMA}: use a newer one"
@@ -191,8 +197,11 @@ def verify(folder: Path, step: int) -> dict:
                 raise CheckpointError(
                     f"damaged checkpoint: {target / name} is not what was committed"
                 )
-        return json.loads((target / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        meta = files.read_json(target / "meta.json", Meta, error=CheckpointError)
+        if meta is None or meta["step"] != step:
+            raise CheckpointError(f"damaged checkpoint: {target / 'meta.json'} is of another step")
+        return meta
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"damaged checkpoint {target}: {error}") from error
 
 
@@ -209,7 +218,7 @@ def latest(
     folder: Path,
     step: int | None = None,
     on_damage: Callable[[int, CheckpointError], None] | None = None,
-) -> tuple[int, dict] | None:
+) -> tuple[int, Meta] | None:
     """Step and meta.json of the newest intact checkpoint, or of `step`; None where nothing was ever saved.
 
     `on_damage(step, error)` hears of each damaged one that was passed by; without it a warning is logged.
@@ -239,7 +248,7 @@ def latest(
     return None
 
 
-def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, dict] | None:
+def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, Meta] | None:
     """`latest` for the owner of the run folder, who also tidies it.
 
     Removes what an interrupted save or deletion left, and sets damaged checkpoints aside as .bad-<step>.
@@ -360,7 +369,7 @@ def load_variables(folder: Path, step: int) -> dict:
 
 def load_statistics(folder: Path, step: int) -> Statistics:
     """The input statistics a checkpoint was trained with."""
-    return statistics.read(Path(folder) / str(step) / "statistics.npz")
+    return statistics.read(Path(folder) / str(step) / "statistics.npz", error=CheckpointError)
 
 
 def kept_steps(
@@ -448,7 +457,7 @@ def _place(saved: np.ndarray, like):
     return processes.to_devices(saved, like.sharding) if isinstance(like, jax.Array) else saved
 
 
-def _commit(step: int, files: dict) -> str:
+def _commit(step: int, files: Mapping) -> str:
     return json.dumps({"schema": SCHEMA, "step": step, "files": files}, sort_keys=True)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from alexnet_jax import faults
 from alexnet_jax.errors import StorageError
+from alexnet_jax.schemas import Results
+from alexnet_jax.workdir import damaged_lines, metrics_lines
 
 
 class Log:
@@ -21,19 +23,22 @@ class Log:
         self, workdir: Path, first_step: int, total_steps: int, *, unfinished: bool = False
     ) -> None:
         self._path = workdir / "metrics.jsonl"
-        lines = cut_back(self._path, first_step)
+        lines, damage = cut_back(self._path, first_step)
         self._metrics = open(self._path, "ab", buffering=0)  # noqa: SIM115
         self._line: dict = {}
         self._replaced_from: int | None = None
-        if unfinished and lines and json.loads(lines[-1])["step"] == first_step:
+        last = lines[-1][1] if lines else ""
+        if unfinished and not isinstance(last, str) and last["step"] == first_step:
             # The first step's evaluation is still to come and belongs on its line.
-            self._line = json.loads(lines[-1])
-            self._replaced_from = len("".join(lines[:-1]).encode())
+            self._line = last
+            self._replaced_from = sum(len(text) for text, _ in lines[:-1])
         self._text = open(  # noqa: SIM115
             workdir / "log.txt", "a", encoding="utf-8", errors="backslashreplace"
         )
         self._board = _Board(workdir / "tensorboard", first_step)
         self._bar = _Bar(first_step, total_steps) if sys.stderr.isatty() else None
+        if damage:
+            self.say(f"warning: {damage}")
 
     def say(self, text: str) -> None:
         """Lines for the person, kept in log.txt."""
@@ -190,24 +195,26 @@ class _Bar:
         self._progress.stop()
 
 
-def cut_back(path: Path, step: int) -> list[str]:
-    """Drop the lines of metrics.jsonl after `step`, and a torn last line; returns those that stay."""
-    kept = []
-    for line in (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    ):
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except (ValueError, KeyError):
-            break  # torn by a crash: the last one
-        kept.append(line + "\n")
-    if path.exists():
-        os.truncate(path, len("".join(kept).encode()))
-    return kept
+def cut_back(path: Path, step: int) -> tuple[list[tuple[bytes, dict[str, Any] | str]], str | None]:
+    """Drop the lines of metrics.jsonl after `step`, and a last one that is torn or damaged.
+
+    Returns the lines that stay, as metrics_lines gives them, and what to say of damage; damaged lines before others
+    stay, too.
+    """
+    lines = metrics_lines(path)
+    damage = damaged_lines(path, lines)
+    later = (
+        i for i, (_, line) in enumerate(lines) if not isinstance(line, str) and line["step"] > step
+    )
+    kept = lines[: next(later, len(lines))]
+    if kept and len(kept) == len(lines) and isinstance(kept[-1][1], str):
+        kept.pop()  # torn by a crash
+    if len(kept) < len(lines):
+        os.truncate(path, sum(len(text) for text, _ in kept))
+    return kept, damage
 
 
-def summary(results: dict) -> str:
+def summary(results: Results | dict) -> str:
     """The lines that a finished run ends with, from its results.json."""
     lines = [
         f"{results['config']}: step {results['step']:,}, epoch {results['epoch']:.1f}, {duration(results['seconds'])}"

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import faults, parallel, processes
+from alexnet_jax import faults, files, parallel, processes, specs
 from alexnet_jax.analysis import curves, filters
 from alexnet_jax.cli import table
 from alexnet_jax.data import batches, identity, placement, sources, statistics
@@ -26,6 +26,7 @@ from alexnet_jax.errors import (
 )
 from alexnet_jax.evaluation import errors, evaluate
 from alexnet_jax.model import alexnet
+from alexnet_jax.schemas import TrainingMeta
 from alexnet_jax.specs import Config
 from alexnet_jax.training import checkpoint, diagnosis, schedule
 from alexnet_jax.training import state as states
@@ -237,15 +238,19 @@ class Training:
                 raise
             self.log.say(error.line())
 
-    def _recover(self) -> tuple[int, dict] | None:
+    def _recover(self) -> tuple[int, TrainingMeta] | None:
         """Step and meta.json to go on from. Raises CheckpointError."""
         found = checkpoint.recover(self.workdir.checkpoints, self.notes.append)
-        if found is None and (before := (self.workdir.status() or {}).get("saved_step", 0)):
+        if found is None and (before := self.workdir.saved_step()):
             raise CheckpointError(
                 f"{self.workdir.checkpoints} is empty, but status.json says that step {before} was saved: bring it "
                 "back, or begin anew with --overwrite"
             )
-        return found
+        if found is None:
+            return None
+        step, meta = found
+        place = self.workdir.checkpoints / str(step) / "meta.json"
+        return step, files.check(meta, TrainingMeta, place, error=CheckpointError)
 
     def _saved_errors(self) -> list[tuple[int, float]]:
         """Validation errors of the steps that have a checkpoint."""
@@ -273,7 +278,7 @@ class Training:
         self.notes.append(said)
         return state
 
-    def _restore(self, state, step: int, meta: dict):
+    def _restore(self, state, step: int, meta: TrainingMeta):
         """The saved state, and whether its step still has to be evaluated."""
         compare = partial(identity.compare, self.workdir.path, meta["dataset"], self.dataset)
         if note := processes.lead(compare):
@@ -659,7 +664,7 @@ class Training:
                 )
         faults.point("finish.evaluated")
         checkpoint.verify(self.workdir.checkpoints, step)
-        results = {
+        results: dict = {
             "schema": 1, "step": step, "epoch": self.epoch(step), "config": self.spec.name, "splits": splits,
             "seconds": seconds, "images_per_second": step * self.batch_size / seconds,
         }  # fmt: skip
@@ -699,7 +704,13 @@ class _Agreement:
 def last_step(spec: Config, examples: int) -> int:
     """The step at which the run is finished."""
     steps = math.ceil(spec.train.epochs * examples / spec.train.batch_size)
-    return min(steps, spec.train.max_steps or steps)
+    steps = min(steps, spec.train.max_steps or steps)
+    if steps > specs.MOST_STEPS:
+        raise ConfigError(
+            f"config.train.epochs={spec.train.epochs:g} of {examples:,} images is {steps:,} steps, more than "
+            f"{specs.MOST_STEPS:,}; train.max_steps can limit them"
+        )
+    return steps
 
 
 def _nearest(batch_size: int, divisor: int) -> str:

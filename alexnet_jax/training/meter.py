@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -36,8 +36,8 @@ class Meter:
     to the total time spent waiting for batches.
     """
 
-    def __init__(self, saved: dict | None = None) -> None:
-        self._sums = saved or {"loss": 0.0, "top1_errors": 0, "steps": 0}
+    def __init__(self, saved: Mapping | None = None) -> None:
+        self._sums = dict(saved) if saved else {"loss": 0.0, "top1_errors": 0, "steps": 0}
         self._pending: tuple[int, dict, Sequence[Any]] | None = None
         self.recent: deque[dict] = deque(maxlen=20)
         self._norms: deque[float] = deque(maxlen=128)

@@ -63,10 +63,20 @@ def test_a_last_line_cut_short_is_left_out(tmp_path):
     assert found["train"]["step"] == [1, 2]
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    write(tmp_path, [train_line(1)], ending="{broken\n" + json.dumps(train_line(3)) + "\n")
-    with pytest.raises(WorkdirError, match=r"metrics\.jsonl: line 2 is damaged"):
-        curves.read(tmp_path)
+@pytest.mark.parametrize(
+    "damaged",
+    [b"{broken", b'{"step": 2}\xff', b'{"step": "2"}', b"[]", b"[" * 9000, b'{"step": ' + b"9" * 400 + b"}",
+     b'{"step": 200, "train_loss": 1.0}', b'{"step": 2, "eval_val_center_top1_error": "x"}'],
+    ids=["no JSON", "no UTF-8", "a text", "a list", "depth", "a long number", "a later step", "an error in words"],
+)  # fmt: skip
+def test_a_damaged_line_is_named_and_left_out(tmp_path, caplog, damaged):
+    write(tmp_path, [train_line(1)])
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(damaged + b"\n" + json.dumps(train_line(3)).encode() + b"\n")
+    found = curves.read(tmp_path)
+    assert found["train"]["step"] == [1, 3]
+    (said,) = caplog.messages
+    assert "metrics.jsonl is damaged and was read without line 2 (" in said and "\n" not in said
 
 
 def test_a_folder_without_metrics_is_no_run(tmp_path):

@@ -86,6 +86,20 @@ def overlapping() -> bytes:
     return packed
 
 
+def zip64_offset(offset: int) -> bytes:
+    """The only member lies at an offset that its zip64 field tells."""
+    packed = zipped("cat/a.jpg")
+    at = packed.index(b"PK\1\2")
+    name_length = int.from_bytes(packed[at + 28 : at + 30], "little")
+    end = at + 46 + name_length
+    extra = struct.pack("<2HQ", 1, 8, offset)
+    packed = packed[:end] + extra + packed[end:]
+    packed = patched(packed, b"PK\1\2", 30, struct.pack("<H", len(extra)))
+    packed = patched(packed, b"PK\1\2", 42, b"\xff" * 4)
+    size = int.from_bytes(packed[-10:-6], "little") + len(extra)
+    return patched(packed, b"PK\5\6", 12, struct.pack("<L", size))
+
+
 def nested(*members: bytes, name: str = "n01440764.tar") -> bytes:
     return tarred(entry(name, tarred(*members)))
 
@@ -191,6 +205,32 @@ HOSTILE = {
     ),
     "folder with content": ("train.tar", tarred(entry("cat", type=b"5")), "folder with content"),
     "program among the pictures": ("train.tar", tarred(GOOD, entry("cat/a.py")), "cat/a.py ends"),
+    **{
+        f"size {field!r}": (
+            "train.tar",
+            tarred(changed(GOOD, 124, field)),
+            "has a member with the size",
+        )
+        for field in (b"-0000001000\0", b"+0000001000\0", b"0000_001000\0", b"0o000001000\0")
+    },
+    "negative binary size": (
+        "train.tar",
+        tarred(changed(GOOD, 124, b"\xff" * 12)),
+        "has a member with an impossible size",
+    ),
+    "huge binary size": (
+        "train.tar",
+        tarred(changed(GOOD, 124, b"\x80" + (2**62).to_bytes(11, "big"))),
+        "is cut off",
+    ),
+    **{
+        f"zip: at byte {offset:,}": (
+            "train.zip",
+            zip64_offset(offset),
+            "is not where the directory says",
+        )
+        for offset in (2**63, 2**64 - 1, 2**40)
+    },
     "too many entries": (
         "train.tar",
         tarred(*(entry(f"cat/{i}.jpg") for i in range(9))),

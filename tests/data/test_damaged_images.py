@@ -1,5 +1,6 @@
 """A corpus of odd and damaged image files: each is decoded right, or refused by its path."""
 
+import contextlib
 import functools
 import io
 import re
@@ -428,3 +429,15 @@ def test_changed_bytes_give_pixels_or_the_error_of_data():
 
 def test_the_corpus_is_large_enough():
     assert len(REFUSED) >= 40 and len(DECODED) >= 40
+
+
+def test_decoders_write_nothing_to_standard_error(capfd):
+    data = encoded("TIFF", compression="tiff_lzw")
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in draw.integers(0, len(data), 8):
+            damaged[place] = draw.integers(256)
+        with contextlib.suppress(DataError):
+            images.decode(bytes(damaged), 32)
+    assert capfd.readouterr().err == ""

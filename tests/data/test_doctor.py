@@ -216,5 +216,5 @@ def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch, capsys)
     with pytest.raises(StorageError, match=r"cannot write .*say --sheet"):
         doctor.main([str(stored), "--sheet", str(tmp_path / "absent" / "sheet.png")])
     (stored / "index.json").write_text("{")
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match="it is not JSON"):
         doctor.main([str(stored)])

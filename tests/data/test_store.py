@@ -136,14 +136,18 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
     np.save(labels, kept)
     assert "labels 0 to 3, but there are 3 classes" in fault()
     for damaged, message in (
-        ("{", "index.json is damaged"),
-        ("[]", "index.json is damaged"),
+        ("{", "index.json: it is not JSON: Expecting"),
+        ("[]", "index.json: it is [], not an object"),
+        ("[" * 9000, "levels deep"),
         (json.dumps(index | {"schema": 2}), "schema 2"),
-        (json.dumps(index | {"format": "bmp"}), "is damaged"),
+        (json.dumps(index | {"format": "bmp"}), "format is 'bmp', not one of jpeg, raw"),
+        (json.dumps(index | {"size": float("inf")}), "size is inf, not a whole number"),
+        (json.dumps(index | {"size": 10**400}), "a number of more than 63 bits"),
         (json.dumps(index | {"classes": ["ant"]}), "is damaged"),
-        (json.dumps(index | {"files": {"../x": {"size": 1, "sha256": ""}}}), "is damaged"),
+        (json.dumps(index | {"class_names": [1, 2, 3]}), "class_names[0] is 1, not a text"),
+        (json.dumps(index | {"files": {"../x": {"size": 1, "sha256": ""}}}), "must be the name of a file"),
         (json.dumps(index | {"splits": {"train": {"shards": [{"file": "/etc/passwd", "count": 1}]}}}),
-         "is damaged"),
+         "must be the name of a file"),
     ):  # fmt: skip
         (stored / "index.json").write_text(damaged)
         assert message in fault() and "prepare it again" in fault()

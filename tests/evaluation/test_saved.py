@@ -34,7 +34,7 @@ def test_missing_and_damaged_predictions_say_what_writes_them(tmp_path, predicti
 
 def test_labels_of_other_images_are_refused(tmp_path, predictions):
     saved.save(tmp_path, "test", "center", 7, predictions._replace(labels=np.arange(49)))
-    with pytest.raises(DataError, match="do not fit together"):
+    with pytest.raises(DataError, match=r"labels is int64 \[49\], not integer \[images=50\]"):
         saved.load(tmp_path, "test", "center", 7)
 
 

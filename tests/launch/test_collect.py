@@ -27,9 +27,11 @@ def finished(run: runs.Run, error: float, seed: int) -> runs.Run:
     probabilities[np.arange(IMAGES), answers] = 0.91
     run.folder.mkdir(parents=True)
     errors = evaluate.record(run.folder, "test", "center", 90, probabilities, labels)
-    results = {"step": 90, "splits": {"test": {"center": errors}}}
+    results: dict = {"step": 90, "epoch": 1.0, "config": "digits", "seconds": 9.0}
+    results |= {"splits": {"test": {"center": errors}}}
     (run.folder / "results.json").write_text(json.dumps(results))
     status = {"state": "finished", "code": 0, "saved_step": 90}
+    status |= {"host": "here", "heartbeat": "2012-09-30T12:00:00Z"}
     (run.folder / "status.json").write_text(json.dumps(status))
     return run
 

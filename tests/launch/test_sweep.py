@@ -17,6 +17,9 @@ def one(out, member="base", seed=0, **overrides) -> runs.Run:
     return runs.run(member, "configs/scales.py:digits", overrides, seed, out)
 
 
+ALIVE = {"host": "here", "heartbeat": "2012-09-30T12:00:00Z"}
+
+
 def record(run: runs.Run, *ends: tuple[int | None, int]) -> None:
     """What the disk says after starts that ended with (exit code, saved step); None: whoever watched was killed."""
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -25,13 +28,13 @@ def record(run: runs.Run, *ends: tuple[int | None, int]) -> None:
         for code, step in ends
     ]
     runs.write_record(run, starts=starts)
-    status = {"state": "failed", "code": ends[-1][0], "saved_step": ends[-1][1]}
+    status = {"state": "failed", "code": ends[-1][0], "saved_step": ends[-1][1]} | ALIVE
     (run.folder / "status.json").write_text(json.dumps(status))
 
 
 def finish(run: runs.Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    status = {"state": "finished", "code": 0, "saved_step": 9}
+    status = {"state": "finished", "code": 0, "saved_step": 9} | ALIVE
     (run.folder / "status.json").write_text(json.dumps(status))
     (run.folder / "results.json").write_text("{}")
 

@@ -104,6 +104,33 @@ def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, 
         workdir.Workdir(tmp_path).__enter__()
 
 
+@pytest.mark.fault("F16", "F19")
+def test_a_heartbeat_still_to_come_holds_a_folder_until_it_is_taken_over(tmp_path):
+    said = {"state": "running", "host": "elsewhere", "pid": 7, "heartbeat": "9999-01-01T00:00:00Z"}
+    (tmp_path / "status.json").write_text(json.dumps(said))
+    with pytest.raises(WorkdirError, match="is still to come; set the clocks right, or --steal"):
+        workdir.Workdir(tmp_path).__enter__()
+    with workdir.Workdir(tmp_path, steal=True):
+        pass
+
+
+@pytest.mark.fault("F16")
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"state": "running"}',
+        '{"state": "running", "host": "x", "heartbeat": "never"}',
+        "[" * 9000,
+    ],
+)
+def test_a_status_that_is_damaged_is_none(tmp_path, content):
+    (tmp_path / "status.json").write_text(content)
+    with workdir.Workdir(tmp_path) as owned:
+        assert owned.status() is None
+
+
 @pytest.mark.full
 @pytest.mark.fault("F17")
 def test_a_folder_with_something_else_is_refused_or_renamed(starter, tmp_path):

@@ -1,6 +1,7 @@
 """Disks that are full, fail or cannot be written, damaged checkpoints, and what is in the run folder."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_jax import workdir
 from alexnet_jax.training import checkpoint, log
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
@@ -193,10 +195,44 @@ def test_a_torn_line_of_metrics_is_cut_off(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     whole = "".join(f'{{"step": {step}}}\n' for step in (4, 8, 12))
     path.write_text(whole + torn)
-    assert len(log.cut_back(path, 12)) == 3
+    assert len(log.cut_back(path, 12)[0]) == 3
     assert path.read_text() == whole
-    assert len(log.cut_back(path, 8)) == 2
+    assert len(log.cut_back(path, 8)[0]) == 2
     assert path.read_text() == whole[: whole.index('{"step": 12')]
+
+
+@pytest.mark.fault("F50")
+@pytest.mark.parametrize(
+    "damaged",
+    [b'{"step": 8, \xff}', b'{"stop": 8}', b"{}", b"\x00" * 11, b'{"step": 800}', b'{"step": 0}', b'{"step": 8',
+     b'{"step": ' + b"9" * 400 + b"}", b"[" * 9000],
+)  # fmt: skip
+def test_a_damaged_line_of_metrics_is_named_and_costs_no_other(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    lines = [b'{"step": %d}' % step for step in (2, 4, 8, 12, 16, 20)]
+    lines[2] = damaged
+    path.write_bytes(b"\n".join(lines) + b"\n" + b'{"step": 24')
+    kept, said = log.cut_back(path, 16)
+    assert path.read_bytes() == b"\n".join(lines[:5]) + b"\n"
+    assert [line["step"] for _, line in kept if not isinstance(line, str)] == [2, 4, 12, 16]
+    assert said and f"{path} is damaged and was read without line 3 (" in said and "\n" not in said
+
+
+@pytest.mark.fault("F50")
+def test_a_run_goes_on_over_a_damaged_line_of_its_metrics(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 4}\n{"step": 8\xff}\n{"step": 12, "epoch": 3.0}\n{"step": 16}\n')
+    sinks = log.Log(tmp_path, 12, 40, unfinished=True)
+    sinks.metrics(12, 3.0, {"eval_val_center_top1_error": 0.5})
+    sinks.metrics(16, 4.0, {"train_loss": 1.0})
+    sinks.flush()
+    sinks.close()
+    assert "warning: " in (said := capsys.readouterr().out) and "without line 2 (" in said
+    first, damaged, *rest = path.read_bytes().splitlines()
+    assert (first, damaged) == (b'{"step": 4}', b'{"step": 8\xff}')
+    assert [json.loads(line)["step"] for line in rest] == [12, 16]
+    assert json.loads(rest[0])["eval_val_center_top1_error"] == 0.5
+    assert [line["step"] for line in workdir.read_metrics(tmp_path)] == [4, 12, 16]
 
 
 @pytest.mark.full

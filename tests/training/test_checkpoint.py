@@ -144,7 +144,7 @@ def test_what_killed_starts_left_is_removed_and_said(folder):
 
 @pytest.mark.fault("F8")
 def test_a_step_that_was_asked_for_is_not_replaced_by_another(folder, state):
-    checkpoint.save(folder, state._replace(step=state.step + 1), STATISTICS, {})
+    checkpoint.save(folder, state._replace(step=state.step + 1), STATISTICS, {"class_names": ["a"]})
     (folder / "13" / "meta.json").write_text("{}")
     with pytest.raises(StorageError, match="damaged"):
         checkpoint.latest(folder, 13)
@@ -213,7 +213,9 @@ def test_another_model_is_refused_by_the_names_of_its_leaves(folder, state):
 
 def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
     for step, best in ((13, 13), (14, 13), (15, 13), (16, 13), (17, 13)):
-        checkpoint.save(folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {})
+        checkpoint.save(
+            folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {"class_names": ["a"]}
+        )
         steps = checkpoint.committed_steps(folder)
         checkpoint.prune(folder, checkpoint.kept_steps(steps, best, 5))
     assert checkpoint.committed_steps(folder) == [13, 15, 16, 17]

@@ -1,0 +1,215 @@
+"""What the JSON files of a run folder hold: written with these keys, and refused by files.read_json without them."""
+
+import calendar
+import time
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from alexnet_jax.files import Number
+from alexnet_jax.specs import Views
+
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class _AtLeast(int):
+    def __contains__(self, value: Any) -> bool:
+        return value >= self
+
+    def __str__(self) -> str:
+        return f"at least {int(self)}"
+
+
+class _Fraction:
+    def __contains__(self, value: Any) -> bool:
+        return 0 <= value <= 1
+
+    def __str__(self) -> str:
+        return "from 0 to 1"
+
+
+class _Length(int):
+    def __contains__(self, value: Any) -> bool:
+        return len(value) == self
+
+    def __str__(self) -> str:
+        return f"{int(self)} values"
+
+
+class _NotEmpty:
+    def __contains__(self, value: Any) -> bool:
+        return len(value) > 0
+
+    def __str__(self) -> str:
+        return "one or more"
+
+
+class _Time:
+    def __contains__(self, value: str) -> bool:
+        try:
+            seconds(value)
+        except (ValueError, OverflowError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return "a time such as 2012-09-30T12:00:00Z"
+
+
+class _RelativePath:
+    def __contains__(self, value: str) -> bool:
+        return "\0" not in value and not {"", ".", ".."} & set(value.split("/"))
+
+    def __str__(self) -> str:
+        return "a path within the folder"
+
+
+Natural = Annotated[int, _AtLeast(0)]
+Positive = Annotated[int, _AtLeast(1)]
+Fraction = Annotated[float, _Fraction()]
+Time = Annotated[str, _Time()]
+
+
+def seconds(time_text: str) -> float:
+    """Of the epoch of POSIX, of a Time. Raises ValueError, OverflowError."""
+    return calendar.timegm(time.strptime(time_text, TIME))
+
+
+class Status(TypedDict):
+    """status.json"""
+
+    state: Literal["running", "finished", "interrupted", "diverged", "failed"]
+    host: str
+    heartbeat: Time
+    step: NotRequired[Natural]
+    saved_step: NotRequired[Natural]
+    saved: NotRequired[bool]
+    code: NotRequired[int | None]
+    reason: NotRequired[str]
+    pid: NotRequired[int]
+    slurm: NotRequired[Annotated[list[int], _Length(2)] | None]
+    """Job, and how often it was put back into the queue."""
+
+
+class Environment(TypedDict):
+    """run.json: what numbers depend on besides the config; `main.environment` makes it."""
+
+    command: list[str]
+    commit: NotRequired[str]
+    uncommitted_changes: NotRequired[bool]
+    devices: NotRequired[list[str]]
+    versions: NotRequired[dict[str, str]]
+
+
+class Errors(TypedDict):
+    """Of a split, by one kind of views."""
+
+    count: Positive
+    top1_error: Fraction
+    top5_error: NotRequired[Fraction]
+    nll: Number
+
+
+Splits = dict[Literal["train", "val", "test"], dict[Views, Errors]]
+
+
+class Results(TypedDict):
+    """results.json"""
+
+    step: Natural
+    epoch: Number
+    config: str
+    splits: Splits
+    seconds: Number
+    images_per_second: NotRequired[Number]
+
+
+class Start(TypedDict):
+    """A line of history.jsonl."""
+
+    command: str
+    time: NotRequired[str]
+    config_sha256: NotRequired[str]
+    changes: NotRequired[dict[str, Any]]
+    init_from: NotRequired[str | None]
+
+
+class Metrics(TypedDict):
+    """A line of metrics.jsonl; eval_SPLIT_VIEWS_MEASURE are numbers too."""
+
+    step: Natural
+    epoch: NotRequired[float]
+    time: NotRequired[Number]
+    train_loss: NotRequired[Number]
+    train_top1_error: NotRequired[Number]
+    learning_rate: NotRequired[Number]
+    grad_norm: NotRequired[Number]
+    images_per_second: NotRequired[Number]
+    data_wait_fraction: NotRequired[Number]
+    batch_hash: NotRequired[str]
+
+
+class Sums(TypedDict):
+    """Of the log line that a checkpoint interrupts."""
+
+    loss: Number
+    top1_errors: Number
+    steps: Natural
+
+
+class Meta(TypedDict):
+    """meta.json of a checkpoint, as far as any reader needs it."""
+
+    schema: int
+    step: Natural
+    class_names: Annotated[list[str], _NotEmpty()]
+
+
+class TrainingMeta(Meta):
+    """The same, as training goes on from it."""
+
+    dataset: str
+    evaluation_due: bool
+    meter: Sums
+    batch_hash: str
+    seconds: Number
+
+
+class File(TypedDict):
+    size: Natural
+    sha256: str
+
+
+class Commit(TypedDict):
+    """COMMIT.json of a checkpoint."""
+
+    schema: int
+    step: Natural
+    files: dict[Annotated[str, _RelativePath()], File]
+
+
+class LaunchedStart(TypedDict):
+    """A start of a run of a sweep."""
+
+    time: str
+    code: NotRequired[int]
+    saved_step: NotRequired[Natural]
+
+
+class Launched(TypedDict):
+    """members/HASH.json of a sweep."""
+
+    member: str
+    seed: int
+    config: str
+    overrides: list[str]
+    starts: list[LaunchedStart]
+    slurm: NotRequired[str]
+
+
+class Card(TypedDict):
+    """The .json file beside released weights."""
+
+    sha256: str
+    config: str
+    seed: int
+    step: Natural
+    splits: Splits
