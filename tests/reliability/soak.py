@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_KB = 15.0
-"""For a checkpoint. orbax and tensorstore, called alone, keep some 5 to 8 of them in native memory."""
+MOST_KB = 3.0
+"""For a checkpoint."""
 SAMPLES = 40
 
 
