@@ -145,14 +145,14 @@ def _decode(
             f"{name} is of the type {type(source).__name__}; an image is a path, the bytes of a file, "
             "a Pillow image, or an array uint8 [h w 3]"
         )
-    return _checked_array(source, name)
+    return _checked_array(source, name, limit)
 
 
 def _is_pillow(source: Any) -> bool:
     return hasattr(source, "getexif") and hasattr(source, "convert")
 
 
-def _checked_array(source: Any, name: str) -> np.ndarray:
+def _checked_array(source: Any, name: str, limit: int) -> np.ndarray:
     """uint8 [h w 3] of an array, of NumPy or of what can become one. Raises DataError."""
     try:
         pixels = np.asarray(source)
@@ -176,7 +176,7 @@ def _checked_array(source: Any, name: str) -> np.ndarray:
             f"{name}: pixels are uint8 [h w 3] from 0 to 255 (or [h w], [h w 1], or [h w 4] with alpha), "
             f"not {pixels.dtype} {list(pixels.shape)}{remedy}"
         )
-    _check_size(pixels.shape[1], pixels.shape[0], name)
+    _check_size(pixels.shape[1], pixels.shape[0], name, limit)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         return _to_rgb(_pillow().fromarray(np.ascontiguousarray(pixels)))
     return _three_channels(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)

@@ -504,6 +504,7 @@ def _card_reader(folder: Path) -> Callable[[bytes], object]:
 
 def _overrides(_: Path) -> Sequence[bytes]:
     from alexnet_jax import config
+    from alexnet_jax.errors import ConfigError
 
     def flat(tree: dict, prefix: str) -> list[bytes]:
         found = []
@@ -516,8 +517,16 @@ def _overrides(_: Path) -> Sequence[bytes]:
                 found.append(f"{name}={text}".encode())
         return found
 
+    def is_taken(
+        override: bytes,
+    ) -> bool:  # one that would change nothing in this config is refused
+        try:
+            return bool(config.load("tests/tiny.py", [override.decode()]))
+        except ConfigError:
+            return False
+
     tree = json.loads(config.to_json(config.load("tests/tiny.py", [])))
-    return [b"\n".join(flat(config.completed(tree), "--config"))]
+    return [b"\n".join(filter(is_taken, flat(config.completed(tree), "--config")))]
 
 
 def _read_overrides(_: Path) -> Callable[[bytes], object]:
