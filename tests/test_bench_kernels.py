@@ -156,6 +156,7 @@ def test_on_a_cpu_what_an_operation_calls_is_not_counted_twice():
     assert found == {"while.1": (40, 1), "add.1": (25, 2), "add.2": (30, 1), "mul.1": (10, 1)}
 
 
+@pytest.mark.full
 def test_a_real_trace_of_a_small_step(tmp_path, capsys):
     path = tmp_path / "kernels.json"
     arguments = ["--config", "tests/tiny.py", "--batch", "8", "--steps", "2", "--json", str(path)]

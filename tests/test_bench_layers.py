@@ -61,6 +61,7 @@ def test_bytes_count_inputs_and_outputs_once(parts):
     assert update.bytes == 20 * sum(x.size for x in jax.tree.leaves(update.arguments[1]))
 
 
+@pytest.mark.full
 def test_the_parts_compute_what_the_net_does(spec, parts):
     """Chained, the forward parts without dropout are the model; and a gradient has the shape of its weights."""
     rows = ("conv1/linear", "conv1/act", "conv1/lrn", "conv1/pool", "conv2/linear", "conv2/act")
@@ -128,6 +129,7 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(parts, measured):
     assert "| RESOURCE_EXHAUSTED: out of memory |" in layers.table(report)
 
 
+@pytest.mark.full
 def test_weights_have_the_compute_type():
     spec = ours.load("tests/tiny.py", BATCH, ["--config.model.compute_dtype=bfloat16"])
     linear = find(layers.parts(spec), "conv2", "linear", "forward")

@@ -96,6 +96,7 @@ def test_devices_gather_in_the_thread_that_takes_the_batch(gathers, depth):
 
 
 @pytest.mark.fault("D2")
+@pytest.mark.full
 def test_a_run_on_four_devices_gathers_in_the_thread_of_its_steps(gathers, tmp_path):
     command = ["--config", "tests/tiny.py", "--config.train.max_steps=12"]
     for name in ("host", "device"):

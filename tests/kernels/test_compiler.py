@@ -93,6 +93,7 @@ def test_jax_lets_programs_share_timed_algorithms_otherwise(tmp_path):
     assert not is_deterministic(options)
 
 
+@pytest.mark.full
 def test_a_deterministic_run_compiles_every_program_so(tmp_path):
     """Initial weights, the report before the first step and evaluation too."""
     settings = ["--config.train.deterministic=True", "--config.train.max_steps=1"]

@@ -92,11 +92,14 @@ def test_every_form_is_one_of_those_that_are_tried_together():
         assert {getattr(chosen, field.name) for chosen in tried} == set(forms.values(field.name))
 
 
-@pytest.mark.parametrize("text", TOGETHER)
+@pytest.mark.parametrize(
+    "text", [TOGETHER[0], *(pytest.param(text, marks=pytest.mark.full) for text in TOGETHER[1:])]
+)
 def test_forms_together_compute_the_values_and_gradients_of_the_plain_ones(text, plain):
     assert_like_the_plain_one(load(TINY), forms.parse(text, GPU), plain)
 
 
+@pytest.mark.full
 def test_lrn_over_all_maps_joins_towers_in_arrays_of_their_own(plain):
     settings = (
         "--config.model.convs.conv2.then=('act', 'lrn')",
@@ -115,7 +118,13 @@ def test_a_form_computes_the_values_and_gradients_of_the_plain_one(which, change
     assert_like_the_plain_one(load(which), forms.parse(change, PLAIN), plain)
 
 
-@pytest.mark.parametrize("text", ["cpu", "gpu", forms.CANDIDATES[-1]])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpu",
+        *(pytest.param(text, marks=pytest.mark.full) for text in ("cpu", forms.CANDIDATES[-1])),
+    ],
+)
 @pytest.mark.parametrize(
     "which",
     [pytest.param(TINY, marks=pytest.mark.full, id="tiny"), pytest.param(TINY_2012, id="tiny2012")],
@@ -156,6 +165,7 @@ def test_a_form_makes_another_program(base):
             assert lowered(spec, forms.parse(change, base)) != chosen, change
 
 
+@pytest.mark.full
 def test_kept_weights_are_those_of_the_parameters_also_of_another_state():
     """A step that is given a state other than the one it returned makes the copies anew."""
     spec = load(TINY, "--config.model.compute_dtype=bfloat16")

@@ -33,9 +33,8 @@ def like(tree):
     return jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), tree)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.full] * (name != "cpu")) for name in CHOSEN]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", CHOSEN)
 def test_forward_and_reverse_mode_agree_in_training_and_at_test_time(name):
     model, params, images = net(CHOSEN[name])
     keys = jax.random.split(jax.random.key(3), 2)

@@ -71,10 +71,10 @@ def trained(spec, devices, towers):
     "change",
     [
         paper_rule,
-        lrn_over_all_maps,
         *(
             pytest.param(change, marks=pytest.mark.full)
             for change in (
+                lrn_over_all_maps,
                 no_communication,
                 batch_norm,
                 adam,

@@ -104,7 +104,9 @@ def test_a_last_write_that_fails_during_the_final_evaluation_is_never_success(
 @pytest.mark.parametrize(
     "fault",
     [
-        "save.state:1:sleep=600",  # the next save waits for it
+        pytest.param(
+            "save.state:1:sleep=600", marks=pytest.mark.full
+        ),  # the next save waits for it
         pytest.param("save.state:1:sleep=600,train.step:*:sleep=1", marks=pytest.mark.full),
     ],
 )
@@ -121,6 +123,7 @@ def test_a_disk_that_hangs_ends_the_run_whether_or_not_it_is_waited_for(
     assert differences(golden, snapshot(folder)) == []
 
 
+@pytest.mark.full
 @pytest.mark.fault("D1")
 def test_checkpoints_by_time_change_no_bit(starter, golden, tmp_path):
     folder = tmp_path / "run"
@@ -129,6 +132,7 @@ def test_checkpoints_by_time_change_no_bit(starter, golden, tmp_path):
     assert differences(content(golden), content(snapshot(folder))) == []
 
 
+@pytest.mark.full
 @pytest.mark.fault("F1")
 def test_a_killed_run_goes_on_from_a_checkpoint_that_was_made_by_time(starter, golden, tmp_path):
     folder, rarely = tmp_path / "run", "--config.train.checkpoint_every=1000"

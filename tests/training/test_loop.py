@@ -136,6 +136,7 @@ def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, min
     assert saved[-1] == 14
 
 
+@pytest.mark.full
 def test_several_steps_of_one_dispatch_train_as_one_at_a_time(events, tmp_path):
     """Of 14 steps with lines at 5, 10 and a checkpoint at 6, 12 (evaluated), two at once go wherever nothing is due."""
     settings = ("--config.data.placement=device", "--config.train.log_every=5")

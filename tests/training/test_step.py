@@ -180,7 +180,10 @@ def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
 
 @pytest.mark.parametrize(
     ("num_devices", "batch_norm"),
-    [pytest.param(2, False, marks=pytest.mark.full), (4, False), (4, True)],
+    [
+        *(pytest.param(count, False, marks=pytest.mark.full) for count in (2, 4)),
+        (4, True),
+    ],
 )
 def test_devices_agree_after_some_steps(num_devices, batch_norm):
     _, one, metrics = train(1, 3, batch_norm=batch_norm)
@@ -299,8 +302,16 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
     assert memory.alias_size_in_bytes >= size
 
 
-@pytest.mark.parametrize("loops", ["unrolled", "scan"])
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize(
+    ("num_devices", "loops"),
+    [
+        (2, "unrolled"),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in ((1, "unrolled"), (1, "scan"), (2, "scan"))
+        ),
+    ],
+)
 def test_several_steps_of_one_call_are_those_of_several_calls(num_devices, loops):
     spec, mesh, count = make_spec(), mesh_of(num_devices), 3
     drawn = make_batch(0)
