@@ -89,7 +89,7 @@ def _best(path: str | Path, spec: Config) -> int:
 
     steps = checkpoint.committed_steps(Path(path) / "checkpoints")
     errors = validation_errors(path, spec)
-    best = checkpoint.best_step({step: errors[step] for step in steps if step in errors})
+    best = checkpoint.best_step(steps, errors)
     if best is None:
         raise ConfigError(
             f"no checkpoint of {path} has a validation error, so none is the best: leave --step out for the newest"

@@ -385,9 +385,9 @@ def kept_steps(
     return sorted(keep & set(steps))
 
 
-def best_step(errors: dict[int, float]) -> int | None:
-    """The step with the lowest of validation `errors`, the first of several; None where there is no number."""
-    finite = [(error, step) for step, error in errors.items() if np.isfinite(error)]
+def best_step(steps: Iterable[int], errors: dict[int, float]) -> int | None:
+    """Of committed `steps` the first with the lowest of validation `errors`; None where there is no number."""
+    finite = [(errors[step], step) for step in steps if np.isfinite(errors.get(step, np.nan))]
     return min(finite)[1] if finite else None
 
 

@@ -517,9 +517,8 @@ class Training:
         if name != "val":
             return state, None
         error, count = result["top1_error"], result["count"]
-        if (
-            step % self.evaluate_every == 0
-        ):  # not at an end between two: a longer run has none there
+        # Not at an end between two evaluations: a longer run has none there.
+        if step % self.evaluate_every == 0:
             rate, wrong = self.spec.schedule.weights, round(error * count)
             state = state._replace(schedule=schedule.update(rate, state.schedule, wrong, count))
         return state, error
@@ -610,14 +609,10 @@ class Training:
     def _prune(self, errors: dict[int, float]) -> None:
         """Delete old checkpoints, but not the one with the lowest of validation `errors`."""
         folder, keep = self.workdir.checkpoints, self.spec.train
-        steps, best = checkpoint.committed_steps(folder), self._best(errors)
+        steps = checkpoint.committed_steps(folder)
+        best = checkpoint.best_step(steps, errors)
         kept = checkpoint.kept_steps(steps, best, keep.keep_every, keep.keep_powers_of_two)
         checkpoint.prune(folder, kept)
-
-    def _best(self, errors: dict[int, float]) -> int | None:
-        """What --step best is: a full disk may have cost the checkpoint of the lowest error."""
-        steps = checkpoint.committed_steps(self.workdir.checkpoints)
-        return checkpoint.best_step({step: errors[step] for step in steps if step in errors})
 
     @property
     def seconds(self) -> float:
@@ -678,7 +673,10 @@ class Training:
         self.workdir.write("results.json", results)  # last: what has it, is finished
         faults.point("finish.results")
         self.log.say(summary(results))
-        best = self._best(self._errors)
+        # Of those that are there: a full disk may have cost the checkpoint of the lowest error.
+        best = checkpoint.best_step(
+            checkpoint.committed_steps(self.workdir.checkpoints), self._errors
+        )
         if best is not None and best != step:
             self.log.say(
                 f"  lowest validation error of a checkpoint: {self._errors[best]:.2%} at step {best:,}, --step best"

@@ -87,9 +87,7 @@ def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
     that runs that differ in them share one compilation. images: None, or those from which `gather` takes the ones of
     each of several steps.
     """
-    placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
-    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
-    copies = placement.params if forms.weights == "kept" else None
+    model, forms, placement, copies = _placed(spec, model, mesh)
     function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
     batch, images = jax.P(DATA), None
     if gather:
@@ -108,21 +106,18 @@ def jit_part_and_update(spec: Config, model: AlexNet, mesh):
     of the batch has; the sums are donated. update(state, weights, sums, batch_stats, rates, requests) -> (state,
     weights, metrics): state and weights are donated.
     """
-    placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
-    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
-    copies = placement.params if forms.weights == "kept" else None
-    scalar, row = jax.P(), jax.P(DATA)
+    model, _, placement, copies = _placed(spec, model, mesh)
+    devices, scalar, row = mesh.shape[DATA], jax.P(), jax.P(DATA)
     sums = (jax.tree.map(lambda place: jax.P(DATA, *place), placement.params), row, row)
-    start = states.shapes(spec, model.clone(axis_name=None, split=False)).params
-    rows = jax.tree.map(
-        lambda p: jax.ShapeDtypeStruct((mesh.shape[DATA], *p.shape), p.dtype), start
-    )
-    row_of = functools.partial(jax.ShapeDtypeStruct, (mesh.shape[DATA],))
-    shapes = (rows, row_of(jnp.float32), row_of(jnp.int32))
+    start = states.shapes(spec, model).params
+
+    def nothing():
+        gradient = jax.tree.map(lambda p: jnp.zeros((devices, *p.shape), p.dtype), start)
+        return gradient, jnp.zeros(devices, jnp.float32), jnp.zeros(devices, jnp.int32)
 
     def part(params, weights, batch_stats, step, sums, batch, number, rates, constants):
         batch_stats, found = _sums(
-            spec, model, mesh.shape[DATA], params, weights, batch_stats, step, batch, rates,
+            spec, model, devices, params, weights, batch_stats, step, batch, rates,
             constants, parts=spec.train.accumulate, number=number,
         )  # fmt: skip
         return batch_stats, jax.tree.map(lambda total, x: total + x[None], sums, found)
@@ -130,14 +125,11 @@ def jit_part_and_update(spec: Config, model: AlexNet, mesh):
     def update(state, weights, sums, batch_stats, rates, requests):
         sums = jax.tree.map(lambda total: total[0], sums)
         return _apply(
-            spec, model, mesh.shape[DATA], placement.params, state, sums, batch_stats, rates,
+            spec, model, devices, placement.params, state, sums, batch_stats, rates,
             requests,
         )  # fmt: skip
 
-    zeros = jax.jit(
-        lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
-        out_shardings=parallel.shardings(mesh, sums),
-    )
+    zeros = jax.jit(nothing, out_shardings=parallel.shardings(mesh, sums))
     stats = placement.batch_stats
     inputs = (placement.params, copies, stats, scalar, sums, row, scalar, scalar, scalar)
     add = _jit(part, spec, mesh, inputs, (stats, sums), donated=(4,))
@@ -160,6 +152,13 @@ def _in_parts(spec: Config, model: AlexNet, mesh):
         return update(state, weights, sums, batch_stats, rates, requests)
 
     return step
+
+
+def _placed(spec: Config, model: AlexNet, mesh):
+    """The model as each device of `mesh` has it, its forms, where states lie, and where narrow weights do."""
+    placement, forms = states.partition(spec, model, mesh), _forms(model, mesh)
+    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
+    return model, forms, placement, placement.params if forms.weights == "kept" else None
 
 
 def _jit(function, spec: Config, mesh, inputs, outputs, donated: tuple[int, ...] = ()):

@@ -239,8 +239,9 @@ def test_what_is_kept_of_the_steps(best, every, powers, kept):
 
 @pytest.mark.fault("F38")
 def test_an_error_that_is_no_number_is_never_the_best():
-    assert checkpoint.best_step({13: float("nan"), 14: 0.6, 15: 0.6, 16: 0.8}) == 14
-    assert checkpoint.best_step({13: float("nan")}) is None and checkpoint.best_step({}) is None
+    errors = {13: float("nan"), 14: 0.6, 15: 0.6, 16: 0.8}
+    assert checkpoint.best_step(errors, errors) == 14
+    assert checkpoint.best_step([13], errors) is None and checkpoint.best_step([], errors) is None
 
 
 @pytest.mark.fault("F8")
