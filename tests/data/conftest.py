@@ -5,6 +5,7 @@ import functools
 
 import pytest
 
+from alexnet_jax.data import images
 from alexnet_jax.specs import AugmentSpec, DataSpec
 
 
@@ -13,6 +14,15 @@ def cache_folder(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("ALEXNET_JAX_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def jpeg_decoder(request, monkeypatch):
+    """Each test once with simplejpeg, and once as where it is not installed."""
+    images._pillow.cache_clear()  # pytest takes the filters of warnings away after every test
+    images._pillow()
+    if request.param == "Pillow":
+        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
 
 
 @pytest.fixture

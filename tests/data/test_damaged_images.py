@@ -18,13 +18,8 @@ from alexnet_jax.errors import DataError
 SIDE = 32
 
 
-@pytest.fixture(params=["simplejpeg", "Pillow"], autouse=True)
-def decoder(request, monkeypatch):
-    """Every case has the same outcome with both decoders of JPEG."""
-    images._pillow.cache_clear()  # pytest takes the filters of warnings away after every test
-    images._pillow()
-    if request.param == "Pillow":
-        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+#: Every case has the same outcome with both decoders of JPEG.
+pytestmark = pytest.mark.usefixtures("jpeg_decoder")
 
 
 @functools.cache

@@ -16,12 +16,8 @@ from alexnet_jax.data.image_files import ImageFiles
 TALL, WIDE = 24, 17
 
 
-@pytest.fixture(params=["simplejpeg", "Pillow"], autouse=True)
-def decoder(request, monkeypatch):
-    images._pillow.cache_clear()  # pytest takes the filters of warnings away after every test
-    images._pillow()
-    if request.param == "Pillow":
-        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+#: Every case has the same outcome with both decoders of JPEG.
+pytestmark = pytest.mark.usefixtures("jpeg_decoder")
 
 
 def picture(height=TALL, width=WIDE):

@@ -35,6 +35,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.index(item.path) if item.path in order else -1)
 
 
+@pytest.fixture(scope="module")
+def computed(request):
+    """What `compare` of the module comes to, for all of its tests."""
+    from tests.gpu.device import Computed  # with JAX
+
+    return Computed(request, request.module.compare)
+
+
 @pytest.fixture(scope="session")
 def started(tmp_path_factory):
     """All runs that are looked at, in processes of their own."""

@@ -12,7 +12,7 @@ from alexnet_jax.kernels.forms import GPU
 from alexnet_jax.model import alexnet
 from alexnet_jax.training import schedule, state, step
 from bench import ours
-from tests.gpu.device import DEVICE, Computed, distance
+from tests.gpu.device import DEVICE, distance
 
 #: By type: how far a gradient may be apart. Each form rounds to bfloat16 at other places.
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.1}
@@ -49,11 +49,6 @@ def compare(dtype: str, change: str) -> tuple[float, float]:
         loss, gradient = _chosen(dtype)
     found = first_step(dtype, forms.parse(change, GPU))
     return abs(found[0] / loss - 1), distance(found[1], gradient)
-
-
-@pytest.fixture(scope="module")
-def computed(request) -> Computed:
-    return Computed(request, compare)
 
 
 @pytest.mark.parametrize("change", CHANGES)

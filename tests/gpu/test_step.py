@@ -15,7 +15,7 @@ from alexnet_jax.main import numerics
 from alexnet_jax.model import alexnet
 from alexnet_jax.training import schedule, state, step
 from bench import ours
-from tests.gpu.device import DEVICE, HOST, STAND_IN, Computed, distance
+from tests.gpu.device import DEVICE, HOST, STAND_IN, distance
 
 MADE_UP = "--config.data.source=folder"
 NETS = {
@@ -83,11 +83,6 @@ def compare(net: str, kind: str) -> tuple[float, float, float]:
     found = first_step(load(net, KINDS[kind]), DEVICE, forms.GPU, begin)
     apart = distance(found[2], statistics) if statistics else 0.0
     return abs(found[0] / loss - 1), distance(found[1], gradient), apart
-
-
-@pytest.fixture(scope="module")
-def computed(request) -> Computed:
-    return Computed(request, compare)
 
 
 @pytest.mark.parametrize("kind", KINDS)
