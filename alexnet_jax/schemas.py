@@ -5,17 +5,9 @@ import time
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from alexnet_jax.files import Number
-from alexnet_jax.specs import Views
+from alexnet_jax.specs import Range, Views
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-
-
-class _AtLeast(int):
-    def __contains__(self, value: Any) -> bool:
-        return value >= self
-
-    def __str__(self) -> str:
-        return f"at least {int(self)}"
 
 
 class _Fraction:
@@ -62,8 +54,8 @@ class _RelativePath:
         return "a path within the folder"
 
 
-Natural = Annotated[int, _AtLeast(0)]
-Positive = Annotated[int, _AtLeast(1)]
+Natural = Annotated[int, Range(0)]
+Positive = Annotated[int, Range(1)]
 Fraction = Annotated[float, _Fraction()]
 Time = Annotated[str, _Time()]
 

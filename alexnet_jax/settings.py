@@ -32,7 +32,7 @@ def set_value(config, key: str, arguments: list[str]) -> str | None:
                 _assign(section, part, {})
             section = section.get(part)
     try:
-        value = _value(kind, section.get(last), [_text(kind, argument) for argument in arguments])
+        value = _value(kind, [_text(kind, argument) for argument in arguments])
     except ValueError as error:
         return f"{' '.join(arguments).removeprefix('--')}: {error}"
     if value != section.get(last) or last not in section:
@@ -123,7 +123,7 @@ def _text(kind, argument: str) -> str:
     return text
 
 
-def _value(kind, current, texts: list[str]):
+def _value(kind, texts: list[str]):
     """The value of type `kind` that `texts` say. Raises ValueError."""
     required = _required(kind)
     if texts[-1] == "None" and required is not str and typing.get_origin(required) is not tuple:
@@ -133,7 +133,7 @@ def _value(kind, current, texts: list[str]):
     if typing.get_origin(required) is tuple and not _is_rows(required):
         return _tuple(required, texts)
     if required is None:
-        return _like(current, texts[-1])
+        return _like(texts[-1])
     if _is_section(required) or _is_rows(required):
         return _section(required, texts[-1])
     return _scalar(required, texts[-1])
@@ -200,11 +200,11 @@ def _section(kind, text: str):
     return convert(kind, found)
 
 
-def _like(current, text: str):
+def _like(text: str):
     """Of a key that is not in specs.py, which the checks refuse by its name."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return _literal(text, "")
+    except ValueError:
         return text
 
 

@@ -102,9 +102,7 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
 
     def ours(kind: str) -> Callable[[], int]:
         opened = store.read_index(folder / kind)
-        images = store.images(
-            folder / kind, opened, "train", opened.size, options.threads, keep=False
-        )
+        images = store.images(folder / kind, opened, "train", opened.size, options.threads)
         labels = store.read_labels(folder / kind, opened, "train", total)
         return lambda: _read(images, labels, options.images)
 

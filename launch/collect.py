@@ -115,14 +115,10 @@ def read(run: Run) -> Finished | None:
     if runs.state(run).name != "finished":
         return None
     results = workdir.Workdir(run.folder).results()
-    every = [
-        (s, v, e)
-        for s, views in (results["splits"] if results else {}).items()
-        for v, e in views.items()
-    ]
-    if not results or not every:
+    last = runs.last_errors(results)
+    if not results or last is None:
         raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")
-    split, view, errors = every[-1]
+    split, view, errors = last
     predictions = saved.load(run.folder, split, view, results["step"])
     protocol = f"{errors['count']:,} images of {split} ({specs.seen(view)}, last checkpoint)"
     return Finished(

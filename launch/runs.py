@@ -21,7 +21,7 @@ from typing import NamedTuple
 from alexnet_jax import config as configs
 from alexnet_jax import files, workdir
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.schemas import Launched, LaunchedStart
+from alexnet_jax.schemas import Errors, Launched, LaunchedStart, Results
 
 ROOT = Path(__file__).resolve().parents[1]
 RETRYABLE = (75, 8, 137, 138, 139)
@@ -166,12 +166,20 @@ def begin(run: Run) -> None:
 def end(run: Run, code: int) -> None:
     """Note how the start ended that `begin` noted: `code` as subprocess has it."""
     starts = _starts(run)
-    status = workdir.Workdir(run.folder).status()
     if not starts:
         raise StorageError(f"{run.record} has lost the start that ended with code {code}")
     starts[-1]["code"] = 128 - code if code < 0 else code
-    starts[-1]["saved_step"] = status.get("saved_step", 0) if status else 0
+    starts[-1]["saved_step"] = workdir.Workdir(run.folder).saved_step()
     write_record(run, starts=starts)
+
+
+def last_errors(results: Results | None) -> tuple[str, str, Errors] | None:
+    """(split, views, errors) of the last held-out split by its last views; None where there are none."""
+    splits = results["splits"] if results else {}
+    every = [
+        (split, view, found) for split, views in splits.items() for view, found in views.items()
+    ]
+    return every[-1] if every else None
 
 
 @contextlib.contextmanager

@@ -87,11 +87,8 @@ class Live:
 def _error(run: Run) -> str:
     """The top-1 error of the last held-out split, of its last views; of training while it runs."""
     try:
-        results = workdir.Workdir(run.folder).results()
-        every = [
-            e for views in (results["splits"] if results else {}).values() for e in views.values()
-        ]
-        return f"{100 * every[-1]['top1_error']:.2f} %" if every else ""
+        last = runs.last_errors(workdir.Workdir(run.folder).results())
+        return f"{100 * last[2]['top1_error']:.2f} %" if last else ""
     except StorageError:
         return ""
 

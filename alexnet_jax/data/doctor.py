@@ -176,7 +176,7 @@ def _of_store(folder: pathlib.Path, index: store.Index, subset: bool, jobs: int)
     splits = {}
     for name, shards in index.splits.items():
         labels = store.read_labels(folder, index, name, sum(shard.count for shard in shards))
-        images = store.images(folder, index, name, index.size, jobs, keep=False)
+        images = store.images(folder, index, name, index.size, jobs)
         splits[name] = Split(images, labels)
     asked = index.request
     partial = bool(asked.get("subset") or asked.get("classes") or asked.get("max_per_class"))
@@ -218,7 +218,7 @@ def _report(index: store.Index) -> Iterator[Finding]:
             yield _note(f"{name}: {refused['count']:,} images were refused, see {store.REFUSED}")
     for note in index.report.get("notes", []):
         yield _note(note)
-    for key, text in zip(("duplicates", "two_classes"), TWICE.values(), strict=True):
+    for key, text in TWICE.items():
         if key not in index.report:
             uncounted = text.partition(",")[0].replace(" are", "")
             yield _note(f"an older version prepared this store and did not count the {uncounted}")

@@ -100,7 +100,7 @@ def folder(spec: DataSpec) -> Dataset:
     faults = list(tree.faults)
     if packed := [str(path) for kinds in tree.archives.values() for path in kinds.values()]:
         faults.append(f"{len(packed):,} classes are archives ({listed(packed)}): {_prepare(root)}")
-    names = tuple(sorted({*tree.splits["train"], *tree.archives["train"]}))
+    names = tuple(sorted(class_names(tree)["train"]))
     if spec.classes and names:
         class_numbers(spec.classes, names)
     classes = spec.classes or names
@@ -109,13 +109,15 @@ def folder(spec: DataSpec) -> Dataset:
         name: [(file, i) for i, kind in enumerate(classes) for file in kinds.get(kind, ())]
         for name, kinds in tree.splits.items()
     }
-    lost = [fault for pairs in chosen.values() for file, _ in pairs if (fault := file.fault())]
+    faulty = {file: why for pairs in chosen.values() for file, _ in pairs if (why := file.fault())}
+    lost = list(faulty.values())
     if faults or (lost and not spec.skip_unreadable):
         raise refusal(root, faults, _unreadable(chosen, spec, lost))
     total = sum(map(len, chosen.values()))
     if lost:
         chosen = {
-            name: [pair for pair in pairs if not pair[0].fault()] for name, pairs in chosen.items()
+            name: [pair for pair in pairs if pair[0] not in faulty]
+            for name, pairs in chosen.items()
         }
     names = [_relative(file.path, root) for pairs in chosen.values() for file, _ in pairs]
     try:

@@ -13,7 +13,7 @@ import os
 import pathlib
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -68,7 +68,12 @@ class Files(NamedTuple):
 
 def of_bytes(content) -> int:
     """64 bits of SHA-256, which has instructions of its own on current CPUs."""
-    return int.from_bytes(hashlib.sha256(content).digest()[:8], "little")
+    return short(hashlib.sha256(content).digest())
+
+
+def short(sha256: bytes) -> int:
+    """The 64 bits of a SHA-256 that are kept."""
+    return int.from_bytes(sha256[:8], "little")
 
 
 def of_rows(rows: np.ndarray) -> np.ndarray:
@@ -78,7 +83,7 @@ def of_rows(rows: np.ndarray) -> np.ndarray:
     for i, row in enumerate(rows):
         digest = about.copy()
         digest.update(np.ascontiguousarray(row).data)
-        digests[i] = int.from_bytes(digest.digest()[:8], "little")
+        digests[i] = short(digest.digest())
     return digests
 
 
@@ -114,7 +119,7 @@ def of_files(
         digests = _sampled(names, paths, facts[:, 2], threads)
     else:
         settled = facts[:, 3:].max(axis=1, initial=0) < started - _SETTLED_NS
-        digests = _remembered(root, names, facts, settled, threads)
+        digests = _remembered(root, names, paths, facts, settled, threads)
     return Files(root, names, digests, stamp, sampled)
 
 
@@ -123,9 +128,9 @@ def times_of(root: str | os.PathLike, names: Sequence[str]) -> str:
     return _stamp(_facts([os.path.join(root, name) for name in names]))
 
 
-def sample_of(path: str | os.PathLike, size: int, blocks: int = 8) -> int:
-    """Digest of a spread of `blocks` blocks of a file, of all of it where it has no more. Raises OSError."""
-    return of_bytes(_blocks(path, size, blocks))
+def sample_of(path: str | os.PathLike, size: int) -> int:
+    """Digest of a spread of 8 blocks of a file, of all of it where it has no more. Raises OSError."""
+    return of_bytes(_blocks(path, size, 8))
 
 
 def key(*parts: Any) -> str:
@@ -137,13 +142,12 @@ def key(*parts: Any) -> str:
 
 
 def kept(
-    name: str, make: Callable[[], dict[str, np.ndarray]], like: dict[str, tuple[int, type]]
+    name: str, make: Callable[[], dict[str, np.ndarray]], like: dict[str, tuple[files.Shape, str]]
 ) -> dict[str, np.ndarray]:
-    """The arrays of the cached file `records-NAME.npz`, or else of `make`; `like` has their lengths and types."""
+    """The arrays of the cached file `records-NAME.npz`, or else of `make`; `like` is as for files.read_arrays."""
     path = cache.folder() / f"records-{name}.npz"
     try:
-        wanted = {k: ((length,), np.dtype(dtype).name) for k, (length, dtype) in like.items()}
-        found = files.read_arrays(path, wanted)
+        found = files.read_arrays(path, like)
         cache.touch(path)
         return found
     except StorageError:
@@ -336,13 +340,13 @@ def _blocks(path: str | os.PathLike, size: int, blocks: int) -> bytes:
 
 
 def _digest_of_file(path: str) -> int:
-    with open(path, "rb", buffering=0) as file:
-        return int.from_bytes(hashlib.file_digest(file, "sha256").digest()[:8], "little")
+    return short(bytes.fromhex(files.sha256_of(pathlib.Path(path))))
 
 
 def _remembered(
-    root: str, names: Sequence[str], facts: np.ndarray, settled: np.ndarray, threads: int
-) -> np.ndarray:
+    root: str, names: Sequence[str], paths: list[str], facts: np.ndarray, settled: np.ndarray,
+    threads: int,
+) -> np.ndarray:  # fmt: skip
     """Digests of whole files; those of files whose inode, size and times are known are not read again."""
     real = os.path.realpath(root)
     memo_path = cache.folder() / f"digests-{key(os.fsencode(real).hex())}.npz"
@@ -356,7 +360,6 @@ def _remembered(
     if not unknown:
         cache.touch(memo_path)
         return digests
-    paths = [os.path.join(root, name) for name in names]
     digests[unknown] = _map(lambda i: _digest_of_file(paths[i]), unknown, threads)
     learned = {keys[i]: digests[i] for i in unknown if settled[i]}
     if learned:
@@ -395,9 +398,8 @@ def _write(path: pathlib.Path, arrays: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _map(function: Callable[[int], int], items: Iterable[int], threads: int) -> np.ndarray:
+def _map(function: Callable[[int], int], items: Sequence[int], threads: int) -> np.ndarray:
     """uint64 of `function` of each item, in order."""
-    items = list(items)
     results = np.empty(len(items), np.uint64)
     reported = time.monotonic()
     step = max(min(len(items) // (4 * threads), 256), 1)

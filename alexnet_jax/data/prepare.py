@@ -742,7 +742,7 @@ def _complete(
         asked["format"], asked["size"], listing.classes, listing.words, splits, files, "",
         asked, report,
     )  # fmt: skip
-    train = store.images(folder, index, "train", index.size, jobs, keep=False)
+    train = store.images(folder, index, "train", index.size, jobs)
     found = statistics.compute(Split(train, np.empty(0, np.int32)))
     _save(folder / store.STATISTICS, lambda file: np.savez(file, **found._asdict()))
     rest = [f"{split}-labels.npy" for split in splits]

@@ -120,10 +120,10 @@ def summary(dataset: Dataset) -> dict[str, Any]:
 
 
 TWICE = {
-    "splits": "files are in two splits, byte for byte: errors on these are those on training images",
-    "classes": "files are under two classes, byte for byte: at most one of the labels is right",
+    "duplicates": "files are in two splits, byte for byte: errors on these are those on training images",
+    "two_classes": "files are under two classes, byte for byte: at most one of the labels is right",
 }
-"""What the two kinds of Duplicates mean."""
+"""What the two kinds of Duplicates mean, by their keys in the report of a store."""
 
 
 class Duplicates(NamedTuple):

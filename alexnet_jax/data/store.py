@@ -221,7 +221,7 @@ def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
 
 def _sum(index: Index, name: str) -> int:
     """As identity.of_bytes of the whole file."""
-    return int.from_bytes(bytes.fromhex(index.files[name][1])[:8], "little")
+    return identity.short(bytes.fromhex(index.files[name][1]))
 
 
 def _digests(folder: pathlib.Path, index: Index, split: str, seen: Content) -> np.ndarray:
@@ -243,9 +243,8 @@ def _digests(folder: pathlib.Path, index: Index, split: str, seen: Content) -> n
         found = (identity.of_bytes(records.one(i)) for i in range(total))
         return {"digests": np.fromiter(found, np.uint64, total)}
 
-    return identity.kept(identity.key(*sums, *counts), read, {"digests": (total, np.uint64)})[
-        "digests"
-    ]
+    like: dict[str, Any] = {"digests": ((total,), "uint64")}
+    return identity.kept(identity.key(*sums, *counts), read, like)["digests"]
 
 
 def images(
@@ -255,12 +254,11 @@ def images(
     size: int,
     threads: int,
     *,
-    keep: bool = True,
     seen: Content | None = None,
 ):
     """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
 
-    `keep`: a small set is decoded once, into the cache folder; needs `seen`, that of check_content.
+    With `seen`, that of check_content, a small set is decoded once, into the cache folder.
     """
     shards = index.splits[split]
     paths = [folder / shard.file for shard in shards]
@@ -280,7 +278,7 @@ def images(
         identity=identity.key(
             *(index.files[shard.file][1] for shard in shards), *counts, seen.times
         )
-        if keep and seen
+        if seen
         else None,
         title=f"{sum(counts)} images of {split} in {folder}",
         check=lambda: _check_unchanged(folder, index, threads, seen),

@@ -42,8 +42,9 @@ def tfds(spec: DataSpec) -> Dataset:
     skip = tensorflow_datasets.decode.SkipDecoding()
     records = {name: _records(builder, name, image, skip) for name in names}
     files, splits = _files(builder, names, spec.threads), {}
-    for name in names:
-        known, counts = _of_split(builder, name, files), builder.info.splits[name].shard_lengths
+    ends = np.cumsum([len(builder.info.splits[name].filepaths) for name in names])[:-1]
+    for name, known in zip(names, np.split(files.digests, ends), strict=True):
+        counts = builder.info.splits[name].shard_lengths
         about = f"{name} of {title}"
         content = _content(records[name], image, label, identity.key(known, files.times), about)
         digests, labels = content["digests"], content["labels"]
@@ -279,13 +280,6 @@ def _files(builder, names: list[str], threads: int) -> identity.Files:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _of_split(builder, name: str, files: identity.Files) -> np.ndarray:
-    """The digests of the files of a split, in the order of its examples."""
-    places, folder = {one: i for i, one in enumerate(files.names)}, os.fspath(builder.data_path)
-    paths = builder.info.splits[name].filepaths
-    return files.digests[[places[os.path.relpath(path, folder)] for path in paths]]
-
-
 def _content(records, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
     """Digests and labels; kept in the cache folder, since they mean reading all records."""
 
@@ -297,8 +291,8 @@ def _content(records, image: str, label: str, key: str, about: str) -> dict[str,
             digests[i], labels[i] = identity.of_bytes(example[image]), example[label]
         return {"digests": digests, "labels": labels.astype(np.int32)}
 
-    types = {"digests": np.uint64, "labels": np.int32}
-    return identity.kept(key, read, {name: (len(records), kind) for name, kind in types.items()})
+    count = (len(records),)
+    return identity.kept(key, read, {"digests": (count, "uint64"), "labels": (count, "int32")})
 
 
 def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli, specs
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.evaluation import saved
 
 if typing.TYPE_CHECKING:
@@ -68,15 +68,20 @@ class Subject:
             self.check_images()
         return self.path
 
-    def check_images(self) -> None:
-        """Raises ConfigError where the images are not those of the run, and results would go into its folder."""
+    @cached_property
+    def _begun(self) -> str | None:
+        """The fingerprint of the images that the run was begun with; verifies its checkpoint."""
         from alexnet_jax.data import identity
         from alexnet_jax.training import checkpoint
 
+        found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
+        return identity.begun_with(self.path, found[1].get("dataset", "")) if found else None
+
+    def check_images(self) -> None:
+        """Raises ConfigError where the images are not those of the run, and results would go into its folder."""
         if self._out or self._is_file:
             return
-        found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
-        begun = found and identity.begun_with(self.path, found[1].get("dataset", ""))
+        begun = self._begun
         if begun is None and not self._others:
             return
         if begun != self.dataset.fingerprint:
@@ -247,5 +252,4 @@ def _where(data: specs.DataSpec) -> str:
 
 
 def _some(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:5]) or "none"
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+    return listed(sorted(names)) or "none"

@@ -38,29 +38,29 @@ def main(arguments: list[str]) -> None:
     split, found = subject.obtain_all(
         options.workdir, options.split, options.views, options.data_path
     )
-    _check_seeds([one for one, _ in found])
+    starred = [workdir.begun_from(one.path) is not None for one, _ in found]
+    _check_seeds([one for one, _ in found], starred)
     first, (_, labels) = found[0]
     protocol = {
         "nets": [{"net": str(one.path), "step": one.run.step} for one, _ in found],
         "data": first.data, "split": split, "views": options.views, "count": len(labels),
     }  # fmt: skip
-    nets = [
-        (answers.probabilities, workdir.begun_from(one.path) is not None) for one, answers in found
-    ]
-    made = protocol | tables(nets, labels)
+    every = [answers.probabilities for _, answers in found]
+    made = protocol | tables(list(zip(every, starred, strict=True)), labels)
     text = markdown(made)
     if options.out:
         _write(Path(options.out), made, text)
     print(text)
 
 
-def _check_seeds(nets: list["subject.Subject"]) -> None:
+def _check_seeds(nets: list["subject.Subject"], starred: list[bool]) -> None:
     """Raises ConfigError unless those of a row, with * or without, are of one config and differ by their seed."""
     rows: dict[bool, list[subject.Subject]] = {}
-    for net in nets:
-        rows.setdefault(workdir.begun_from(net.path) is not None, []).append(net)
+    for net, star in zip(nets, starred, strict=True):
+        rows.setdefault(star, []).append(net)
     for first, *others in rows.values():
-        for number, other in enumerate(others, 1):
+        by_seed = {first.run.config.seed: first}
+        for other in others:
             differences = workdir.differences(first.run.config_tree, other.run.config_tree)
             moving = [
                 f"{key}: {old!r} -> {new!r}"
@@ -72,9 +72,8 @@ def _check_seeds(nets: list["subject.Subject"]) -> None:
                     f"{first.path} and {other.path} are not seeds of one config ({', '.join(moving[:6])}): a row of "
                     "the tables would mix them; give the nets of each config in a call of their own"
                 )
-            seeds = [one.run.config.seed for one in (first, *others[: number - 1])]
-            if other.run.config.seed in seeds:
-                same = (first, *others)[seeds.index(other.run.config.seed)]
+            same = by_seed.setdefault(other.run.config.seed, other)
+            if same is not other:
                 raise ConfigError(
                     f"{same.path} and {other.path} have the same seed {other.run.config.seed}: name each net once"
                 )
