@@ -20,9 +20,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from alexnet_jax import cli, config, processes
-from alexnet_jax import environment as environments
-from alexnet_jax import workdir as workdirs
+from alexnet_jax import cli, config
+from alexnet_jax.cli import environment as environments
 from alexnet_jax.errors import (
     AlexNetError,
     ConfigError,
@@ -32,8 +31,11 @@ from alexnet_jax.errors import (
     StorageError,
     of_system,
 )
+from alexnet_jax.inference import trained
+from alexnet_jax.run import processes
+from alexnet_jax.run.schemas import Results
+from alexnet_jax.run.workdir import Bystander, Workdir
 from alexnet_jax.specs import Config
-from alexnet_jax.workdir import Bystander, Workdir
 
 
 def main(arguments: list[str]) -> int:
@@ -90,9 +92,9 @@ def main(arguments: list[str]) -> int:
 def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
     # All mistakes in the usage were answered before this: JAX takes a second to import.
     from alexnet_jax.kernels import compiler
-    from alexnet_jax.training import loop
-    from alexnet_jax.training.signals import Signals, Stop
-    from alexnet_jax.training.watchdog import Watchdog
+    from alexnet_jax.run.signals import Signals, Stop
+    from alexnet_jax.run.watchdog import Watchdog
+    from alexnet_jax.train import loop
 
     if spec.train.deterministic:
         compiler.make_deterministic()
@@ -104,7 +106,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
                 spec, dataset, statistics = loop.prepare(spec)
                 begin = None
                 if options.init_from and not processes.lead(lambda: _is_begun(workdir)):
-                    begin = workdirs.load(options.init_from)
+                    begin = trained.load(options.init_from)
         except Stop:
             environments.say_error("stopped before the first step: there is nothing to save")
             return signals.exit_code
@@ -143,22 +145,22 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
 
 def _is_begun(workdir: Workdir) -> bool:
     """Whether there is a checkpoint to go on from: what a run was begun with is not needed then."""
-    from alexnet_jax.training import checkpoint
+    from alexnet_jax.inference import checkpoints
 
-    return not workdir.overwrites and bool(checkpoint.committed_steps(workdir.checkpoints))
+    return not workdir.overwrites and bool(checkpoints.committed_steps(workdir.checkpoints))
 
 
 def _start(
     options, config_dict, spec: Config, workdir: Workdir, last_step: int, dataset
 ) -> list | None:
     """Make the run folder this run's; what to say of it, or None where the run is finished."""
-    from alexnet_jax.data import splits
-    from alexnet_jax.training import loop
-    from alexnet_jax.training.log import summary
+    from alexnet_jax.data.pipeline import splits
+    from alexnet_jax.train import loop
+    from alexnet_jax.train.log import summary
 
     workdir.begin()
     changes = workdir.changes(config_dict, options.override_resume)
-    if finished := workdir.finished(last_step):
+    if finished := _finished(workdir, last_step):
         with contextlib.suppress(OSError):  # whoever read this may be gone
             print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
@@ -168,6 +170,17 @@ def _start(
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
     workdir.write("run.json", now | {"data": splits.summary(dataset)})
     return _moved(before, now)
+
+
+def _finished(workdir: Workdir, last_step: int) -> Results | None:
+    """results.json, if the run that this folder holds reached `last_step` and its checkpoint is intact."""
+    from alexnet_jax.inference import checkpoints
+
+    results = workdir.results()
+    if not results or results["step"] < last_step:
+        return None
+    found = checkpoints.latest(workdir.checkpoints)
+    return results if found and found[0] >= last_step else None
 
 
 def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:

@@ -1,7 +1,7 @@
 """The checked, frozen sections of a config: what every other module is given instead of a ConfigDict.
 
 A new key needs a default that means what was done before there was the key, and no default may change: the config.json
-of older run folders and weights files is read by these (tests/test_schema.py).
+of older run folders and weights files is read by these (tests/config/test_schema.py).
 
 The type of a number says its range; a `float` alone may be any finite number.
 """

@@ -319,7 +319,7 @@ class _Worker:
 
     def __init__(self, program: Program, device: str) -> None:
         self.label, self.said = program.label, b""
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")
         self.process = _start(program, device, self.errors)
 
     def ask(self, line: str, until: float) -> dict:

@@ -17,13 +17,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from alexnet_jax import cli, parallel
-from alexnet_jax.data import batches
+from alexnet_jax import cli
+from alexnet_jax.data.pipeline import batches
+from alexnet_jax.inference import checkpoints
 from alexnet_jax.model import alexnet
-from alexnet_jax.training import checkpoint, schedule, state, step
-from alexnet_jax.training.meter import Meter
-from alexnet_jax.training.signals import Signals
-from alexnet_jax.training.watchdog import Watchdog
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.run.signals import Signals
+from alexnet_jax.run.watchdog import Watchdog
+from alexnet_jax.train import checkpoint, schedule, state, step
+from alexnet_jax.train.meter import Meter
 from bench import ours
 from bench.hardware import machine
 
@@ -104,7 +106,7 @@ def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
             host = jax.device_get(current)
             seconds = checkpoint.save(place, host, ours.statistics(spec), {})
             begin = time.perf_counter()
-            checkpoint.verify(place, 0)
+            checkpoints.verify(place, 0)
             verified = time.perf_counter()
             checkpoint.restore(place, 0, current)
             seconds |= {"verify": verified - begin, "restore": time.perf_counter() - verified}

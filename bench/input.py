@@ -28,7 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.data import batches, layouts, prepare, store
+from alexnet_jax.data.pipeline import batches
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import layouts
+from alexnet_jax.data.sources import store
 from alexnet_jax.errors import ConfigError
 from bench.hardware import machine
 

@@ -107,7 +107,8 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {graphs}"
     import jax
 
-    from alexnet_jax import geometry, parallel
+    from alexnet_jax.model import geometry
+    from alexnet_jax.model import mesh as parallel
     from bench import ours, roofline
 
     spec = ours.load(options.config, options.batch, overrides)

@@ -28,14 +28,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alexnet_jax import cli, geometry
-from alexnet_jax.data import augment
+from alexnet_jax import cli
+from alexnet_jax.data.pipeline import augment
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import choose
-from alexnet_jax.model import alexnet
+from alexnet_jax.model import alexnet, geometry
 from alexnet_jax.specs import Config, FCSpec
-from alexnet_jax.training import schedule, state, step
+from alexnet_jax.train import schedule, state, step
 from bench import hardware, ours, roofline
 
 
@@ -211,18 +212,21 @@ def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[
     found = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
     if layer.operation == "linear":
         if not first:
-            call = lambda pull, g: pull(g)[1]  # noqa: E731
+            call = lambda pull, g: pull(g)[1]
             found.append(part("inputs", call, (pull, y), flop, y.nbytes + weights + x.nbytes))
-        call = lambda pull, g: pull(g)[0]  # noqa: E731
+        call = lambda pull, g: pull(g)[0]
         found.append(part("weights", call, (pull, y), flop, y.nbytes + x.nbytes + weights))
     else:
-        call = lambda pull, g: pull(g)  # noqa: E731
+        call = lambda pull, g: pull(g)
         found.append(part("backward", call, (pull, y), flop, y.nbytes + 2 * x.nbytes + weights))
     return found
 
 
 def _cropping(spec: Config) -> Part:
-    examples, constants = ours.examples(spec), step.resized_statistics(ours.statistics(spec), spec)
+    examples, constants = (
+        ours.examples(spec),
+        predict_step.resized_statistics(ours.statistics(spec), spec),
+    )
     key, dtype = state.stream(spec.seed, state.AUGMENT), jnp.dtype(spec.model.compute_dtype)
     forms = choose(jax.default_backend())
 

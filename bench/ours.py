@@ -6,15 +6,17 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from alexnet_jax import config, parallel
-from alexnet_jax.data import placement
-from alexnet_jax.data.batches import Batch
-from alexnet_jax.data.splits import Split
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax import config
+from alexnet_jax.data.pipeline import placement
+from alexnet_jax.data.pipeline.batches import Batch
+from alexnet_jax.data.pipeline.splits import Split
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.model import alexnet
+from alexnet_jax.model import mesh as parallel
 from alexnet_jax.specs import Config
-from alexnet_jax.training import schedule, state, step
+from alexnet_jax.train import schedule, state, step
 
 
 def load(name: str, batch: int, overrides: list[str]) -> Config:
@@ -75,7 +77,7 @@ def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
     weights = jax.eval_shape(functools.partial(step.narrow, spec, forms), start.params)
     rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)
     constants = (
-        step.resized_statistics(statistics(spec), spec),
+        predict_step.resized_statistics(statistics(spec), spec),
         *(state.stream(spec.seed, name) for name in (state.AUGMENT, state.DROPOUT)),
     )
     requests = np.zeros((mesh.size, 2), np.float32)

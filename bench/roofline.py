@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax import geometry
+from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config, ConvSpec
 
 LAUNCHES = 8

@@ -20,8 +20,9 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_jax import cli, config, geometry
+from alexnet_jax import cli, config
 from alexnet_jax.errors import AlexNetError, ConfigError
+from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
@@ -201,7 +202,7 @@ def check(spec: Config) -> int:
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     import jax
 
-    from alexnet_jax import parallel
+    from alexnet_jax.model import mesh as parallel
     from bench import ours
 
     wrong = []

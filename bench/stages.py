@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from alexnet_jax.training.signals import Signals
+from alexnet_jax.run.signals import Signals
 
 ROOT = Path(__file__).resolve().parents[1]
 TAIL = 30

@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet_jax import reference, specs, workdir
+from alexnet_jax import specs
 from alexnet_jax.analysis import convergence
+from alexnet_jax.config import reference
+from alexnet_jax.config.reference import Claim
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import compare, saved
+from alexnet_jax.evaluation import compare
 from alexnet_jax.files import write_atomically
-from alexnet_jax.reference import Claim
+from alexnet_jax.inference import predictions
+from alexnet_jax.run import workdir
 from launch import runs
 from launch.runs import Run
 
@@ -119,10 +122,10 @@ def read(run: Run) -> Finished | None:
     if not results or last is None:
         raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")
     split, view, errors = last
-    predictions = saved.load(run.folder, split, view, results["step"])
+    kept = predictions.load(run.folder, split, view, results["step"])
     protocol = f"{errors['count']:,} images of {split} ({specs.seen(view)}, last checkpoint)"
     return Finished(
-        run.seed, protocol, errors["top1_error"], errors.get("top5_error"), predictions.wrong()
+        run.seed, protocol, errors["top1_error"], errors.get("top5_error"), kept.wrong()
     )
 
 

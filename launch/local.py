@@ -9,7 +9,7 @@ import time
 from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.training.signals import Signals
+from alexnet_jax.run.signals import Signals
 from launch import process, runs, table
 from launch.runs import Run
 

@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from alexnet_jax import cli, processes
+from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError, StalledError, WorkdirError
-from alexnet_jax.training.signals import STOP_SIGNALS
+from alexnet_jax.run import processes
+from alexnet_jax.run.signals import STOP_SIGNALS
 from launch import process, runs, slurm
 
 

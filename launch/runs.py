@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax import config as configs
-from alexnet_jax import files, workdir
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.schemas import Errors, Launched, LaunchedStart, Results
+from alexnet_jax.run import workdir
+from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
 ROOT = Path(__file__).resolve().parents[1]
 RETRYABLE = (75, 8, 137, 138, 139)
@@ -198,7 +199,7 @@ def take_lock(run: Run):
     path = run.record.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115
+        file = open(path, "a")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     for _ in range(5):

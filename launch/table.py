@@ -2,8 +2,8 @@
 
 import time
 
-from alexnet_jax import workdir
 from alexnet_jax.errors import StorageError
+from alexnet_jax.run import workdir
 from launch import runs
 from launch.runs import Run
 

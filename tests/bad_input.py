@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_jax.errors import AlexNetError
+from alexnet_jax.inference import trained
 
 EVALUATION, ANALYSIS = "alexnet_jax.evaluation", "alexnet_jax.analysis"
 IMPORT, EXPORT = "alexnet_jax.interop.import_weights", "alexnet_jax.interop.export_weights"
@@ -39,8 +40,8 @@ def _no_checkpoint() -> list[Case]:
         *(f"{ANALYSIS}.{name} --workdir EMPTY" for name in (
             "mistakes", "filters", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.features --workdir EMPTY --layer fc6 --split test --out EMPTY/fc6.npz",
-        "alexnet_jax.predict PHOTO --workdir EMPTY",
-        "alexnet_jax.release --workdir EMPTY --out OUT",
+        "alexnet_jax.analysis.predict PHOTO --workdir EMPTY",
+        "alexnet_jax.interop.release --workdir EMPTY --out OUT",
         f"{EXPORT} --workdir EMPTY --format safetensors --out EMPTY/net.safetensors",
         "alexnet_jax.main --config tests/tiny.py --workdir OUT --init-from EMPTY",
     ]  # fmt: skip
@@ -54,8 +55,8 @@ def _no_run() -> list[Case]:
         f"{EVALUATION}.evaluate --workdir NOTHING",
         f"{ANALYSIS}.filters --workdir NOTHING",
         f"{ANALYSIS}.report --workdir NOTHING",
-        "alexnet_jax.predict PHOTO --workdir NOTHING",
-        "alexnet_jax.release --workdir NOTHING --out OUT",
+        "alexnet_jax.analysis.predict PHOTO --workdir NOTHING",
+        "alexnet_jax.interop.release --workdir NOTHING --out OUT",
     ]
     return [Case("no run folder", one, 5, "is not a run folder") for one in asked]
 
@@ -77,7 +78,7 @@ def _wrong_classes() -> list[Case]:
 
 def _unreadable_image() -> list[Case]:
     asked = [
-        "alexnet_jax.predict BROKEN --workdir NET",
+        "alexnet_jax.analysis.predict BROKEN --workdir NET",
         *(f"{ANALYSIS}.{name} --workdir NET --images BROKEN --out OUT" for name in (
             "predictions", "neighbors", "saliency")),
         f"{ANALYSIS}.features --workdir NET --layer fc6 --images BROKEN --out OUT/fc6.npz",
@@ -87,11 +88,11 @@ def _unreadable_image() -> list[Case]:
 
 def _hostile_weights() -> list[Case]:
     asked = [
-        ("alexnet_jax.predict PHOTO --workdir HUGE", "huge.safetensors"),
-        ("alexnet_jax.predict PHOTO --workdir CUT", "cut.safetensors"),
+        ("alexnet_jax.analysis.predict PHOTO --workdir HUGE", "huge.safetensors"),
+        ("alexnet_jax.analysis.predict PHOTO --workdir CUT", "cut.safetensors"),
         (f"{EVALUATION}.evaluate --workdir DEEP --out OUT", "deep.safetensors"),
         (f"{ANALYSIS}.filters --workdir HUGE --out OUT", "huge.safetensors"),
-        ("alexnet_jax.verify CUT", "cut.safetensors"),
+        ("alexnet_jax.interop.verify CUT", "cut.safetensors"),
         (f"{EXPORT} --workdir DEEP --format torchvision --out OUT/net.safetensors", "deep.safetensors"),
         (f"{IMPORT} HUGE --format torchvision --out OUT/net.safetensors", "huge.safetensors"),
         (f"{IMPORT} PICKLE --format torchvision --out OUT/net.safetensors", "code.pth"),
@@ -118,8 +119,9 @@ def make(base: Path) -> dict[str, str]:
     import numpy as np
     from PIL import Image
 
-    from alexnet_jax import config, files, weights, workdir
-    from alexnet_jax.data import statistics
+    from alexnet_jax import config, files
+    from alexnet_jax.data.pipeline import statistics
+    from alexnet_jax.inference import weights
 
     for folder, classes in (("images", ("cat", "dog")), ("other", ("rose", "tulip"))):
         for split in ("train", "test"):
@@ -141,7 +143,7 @@ def make(base: Path) -> dict[str, str]:
     for name, shape in weights.shapes(spec).items():
         _, row, array = name.split("/")
         params.setdefault(row, {})[array] = generator.normal(0, 0.1, shape).astype(np.float32)
-    run = workdir.Run(spec, json.loads(config.to_json(tree)), 0, params, {}, statistics.zeros(16),
+    run = trained.Run(spec, json.loads(config.to_json(tree)), 0, params, {}, statistics.zeros(16),
                       ("cat", "dog"))  # fmt: skip
     net = weights.save(base / "net.safetensors", run)
     (base / "cut.safetensors").write_bytes(net.read_bytes()[:-100])

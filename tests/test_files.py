@@ -7,9 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from alexnet_jax import files, schemas
+from alexnet_jax import files
 from alexnet_jax.errors import DataError, StorageError
 from alexnet_jax.files import read_array, read_arrays, read_json
+from alexnet_jax.run import schemas
 
 STATUS = {"state": "running", "host": "here", "heartbeat": "2012-09-30T12:00:00Z", "step": 3}
 ERRORS = {"count": 4, "top1_error": 0.25, "nll": 1.5}

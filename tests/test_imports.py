@@ -1,6 +1,7 @@
 """What may import what: the table of the README's layout, read from the source files."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -8,114 +9,26 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECS = {"alexnet_jax.specs", "alexnet_jax.errors", "alexnet_jax.geometry", "alexnet_jax.faults"}
-SPECS |= {"alexnet_jax.files", "alexnet_jax.schemas"}
+#: Modules and packages, lowest first; each imports only what is above it in this list, and itself.
+ORDER = (
+    "errors", "files", "cli", "specs", "kernels", "model", "config", "run", "data.pipeline", "data.sources",
+    "data.prepare", "pages", "inference", "train", "evaluation", "analysis", "interop", "main", "__main__",
+)  # fmt: skip
 
-# Module or package -> all that it may import of this repository.
-OURS = {
-    "configs": {"configs"},
-    "alexnet_jax.errors": set(),
-    "alexnet_jax.files": {"alexnet_jax.errors"},
-    "alexnet_jax.schemas": {"alexnet_jax.files", "alexnet_jax.specs"},
-    "alexnet_jax.faults": {"alexnet_jax.errors"},
-    "alexnet_jax.environment": {"alexnet_jax.errors"},
-    "alexnet_jax.cli": {"alexnet_jax.environment", "alexnet_jax.errors"},
-    "alexnet_jax.geometry": {"alexnet_jax.errors"},
-    "alexnet_jax.config": SPECS | {"alexnet_jax.effects", "alexnet_jax.settings"},
-    "alexnet_jax.settings": {"alexnet_jax.specs"},
-    "alexnet_jax.effects": {"alexnet_jax.specs"},
-    "alexnet_jax.specs": set(),
-    "alexnet_jax.describe": SPECS
-    | {"alexnet_jax.config"}
-    | {"alexnet_jax.cli", "alexnet_jax.provenance", "alexnet_jax.workdir"},
-    "alexnet_jax.provenance": set(),
-    "alexnet_jax.parallel": SPECS,
-    "alexnet_jax.processes": SPECS,
-    "alexnet_jax.kernels": SPECS | {"alexnet_jax.kernels"},
-    "alexnet_jax.model": SPECS
-    | {"alexnet_jax.model", "alexnet_jax.kernels", "alexnet_jax.parallel"},
-    "alexnet_jax.data": SPECS
-    | {"alexnet_jax.data", "alexnet_jax.kernels", "alexnet_jax.parallel", "alexnet_jax.cli"}
-    | {"alexnet_jax.processes"},
-    "alexnet_jax.evaluation.errors": SPECS,
-    "alexnet_jax.evaluation.calibration": SPECS | {"alexnet_jax.evaluation.errors"},
-    "alexnet_jax.evaluation.confusion": SPECS | {"alexnet_jax.evaluation.errors"},
-    "alexnet_jax.evaluation.saved": SPECS | {"alexnet_jax.evaluation.errors"},
-    "alexnet_jax.evaluation.subject": SPECS
-    | {"alexnet_jax.cli", "alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model"}
-    | {"alexnet_jax.parallel"}
-    | {"alexnet_jax.training.checkpoint", "alexnet_jax.training.step", "alexnet_jax.workdir"},
-    "alexnet_jax.evaluation.compare": SPECS | {"alexnet_jax.cli", "alexnet_jax.evaluation"},
-    "alexnet_jax.evaluation.ensemble": SPECS
-    | {"alexnet_jax.cli", "alexnet_jax.evaluation", "alexnet_jax.reference"}
-    | {"alexnet_jax.data.splits"},
-    "alexnet_jax.reference": set(),
-    "alexnet_jax.evaluation.views": SPECS | {"alexnet_jax.data"},
-    "alexnet_jax.training.schedule": SPECS,
-    "alexnet_jax.training.optimizer": SPECS
-    | {"alexnet_jax.training.schedule", "alexnet_jax.kernels"},
-    "alexnet_jax.training.signals": SPECS,
-    "alexnet_jax.training.watchdog": SPECS,
-    "alexnet_jax.analysis": SPECS
-    | {
-        "alexnet_jax.analysis",
-        "alexnet_jax.kernels",
-        "alexnet_jax.cli",
-        "alexnet_jax.workdir",
-        "alexnet_jax.network",
-    }
-    | {"alexnet_jax.data", "alexnet_jax.evaluation", "alexnet_jax.model", "alexnet_jax.pages"}
-    | {"alexnet_jax.config", "alexnet_jax.describe", "alexnet_jax.provenance"}
-    | {"alexnet_jax.reference"},
-    "alexnet_jax.interop.protobuf": {"alexnet_jax.errors"},
-    "alexnet_jax.interop.layout": SPECS,
-    "alexnet_jax.interop": SPECS
-    | {"alexnet_jax.interop", "alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.data"}
-    | {"alexnet_jax.weights", "alexnet_jax.workdir"},
-    "alexnet_jax.pages": {"alexnet_jax.pages"},
-    "alexnet_jax.predict": SPECS
-    | {"alexnet_jax.cli", "alexnet_jax.network"}
-    | {"alexnet_jax.serve"},
-    "alexnet_jax.serve": {"alexnet_jax.errors", "alexnet_jax.network", "alexnet_jax.pages"}
-    | {"alexnet_jax.analysis.look", "alexnet_jax.data"},
-}
-
-# Module or package -> all that it may import of others, besides the standard library.
-OTHERS = {
+# Package -> all libraries that it may import, besides the standard one; others may import any.
+LIBRARIES = {
     "configs": {"ml_collections"},
     "alexnet_jax.errors": set(),
     "alexnet_jax.files": {"numpy"},
-    "alexnet_jax.schemas": set(),
-    "alexnet_jax.faults": set(),
     "alexnet_jax.cli": set(),
-    "alexnet_jax.geometry": set(),
     "alexnet_jax.specs": set(),
-    "alexnet_jax.config": {"ml_collections"},
-    "alexnet_jax.settings": set(),
-    "alexnet_jax.effects": set(),
-    "alexnet_jax.describe": set(),
-    "alexnet_jax.provenance": set(),
-    "alexnet_jax.workdir": set(),
     "alexnet_jax.kernels": {"jax", "numpy"},
     "alexnet_jax.model": {"jax", "flax", "numpy"},
-    "alexnet_jax.training.schedule": {"jax", "numpy"},
-    "alexnet_jax.training.optimizer": {"jax", "numpy", "optax"},
-    "alexnet_jax.evaluation.compare": {"numpy", "scipy"},
-    "alexnet_jax.evaluation.errors": {"numpy"},
-    "alexnet_jax.evaluation.calibration": {"numpy"},
-    "alexnet_jax.evaluation.confusion": {"numpy"},
-    "alexnet_jax.evaluation.saved": {"numpy"},
-    "alexnet_jax.evaluation.subject": {"numpy"},
-    "alexnet_jax.evaluation.ensemble": {"numpy"},
-    "alexnet_jax.analysis.mistakes": {"numpy", "matplotlib"},
-    "alexnet_jax.reference": set(),
-    "alexnet_jax.interop.protobuf": set(),
-    "alexnet_jax.interop.layout": {"numpy"},
-    "alexnet_jax.interop": {"numpy", "onnx", "torch"},
+    "alexnet_jax.config": {"ml_collections"},
+    "alexnet_jax.train.schedule": {"jax", "numpy"},
+    "alexnet_jax.train.optimizer": {"jax", "numpy", "optax"},
     "alexnet_jax.pages": {"numpy", "PIL"},
-    "alexnet_jax.predict": set(),
-    "alexnet_jax.serve": {"numpy"},
-}
+}  # fmt: skip
 
 # Slow to import, or not always installed: only inside the functions that need them.
 HEAVY = {"PIL", "matplotlib", "orbax", "rich", "simplejpeg", "sklearn", "tensorboardX", "torch"}
@@ -180,21 +93,39 @@ def top(name: str) -> str:
     return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("package", sorted(OURS))
-def test_modules_import_only_their_own_layer(package):
-    assert any(within(name, package) for name in FILES), f"{package} does not exist"
-    ours = [
-        i
-        for i in IMPORTS
-        if within(i.source, package) and top(i.target) in ("alexnet_jax", "bench", "configs")
+def floor(name: str) -> int | None:
+    """The place of a module in ORDER."""
+    places = [i for i, one in enumerate(ORDER) if within(name, f"alexnet_jax.{one}")]
+    return places[0] if places else None
+
+
+def test_every_module_has_its_place_in_the_order():
+    packages = {"alexnet_jax", "alexnet_jax.data"}
+    ours = [name for name in FILES if within(name, "alexnet_jax") and name not in packages]
+    assert not [name for name in ours if floor(name) is None]
+    assert all(any(within(name, f"alexnet_jax.{one}") for name in FILES) for one in ORDER)
+
+
+def test_imports_go_one_way():
+    ours = [i for i in IMPORTS if floor(i.source) is not None]
+    targets = [i for i in ours if top(i.target) in ("alexnet_jax", "bench", "configs", "launch")]
+    assert not [
+        (i.source, i.target)
+        for i in targets
+        if (floor(i.target) is None and i.target != "alexnet_jax")
+        or (floor(i.target) or 0) > (floor(i.source) or 0)
     ]
-    strangers = [i for i in ours if not any(within(i.target, allowed) for allowed in OURS[package])]
-    assert not strangers
 
 
-@pytest.mark.parametrize("package", sorted(OTHERS))
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: {i.target for i in IMPORTS if i.source == name} - {name} for name in FILES}
+    order = graphlib.TopologicalSorter(graph)
+    order.prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("package", sorted(LIBRARIES))
 def test_modules_import_only_their_own_libraries(package):
-    allowed = OTHERS[package] | {"alexnet_jax", "bench", "configs"} | sys.stdlib_module_names
+    allowed = LIBRARIES[package] | {"alexnet_jax", "bench", "configs"} | sys.stdlib_module_names
     strangers = [i for i in IMPORTS if within(i.source, package) and top(i.target) not in allowed]
     assert not strangers
 
@@ -230,9 +161,9 @@ def test_nothing_that_executes_a_file_is_used_to_read_one():
 
 def test_checking_a_config_needs_no_jax():
     """Mistakes answer at once: everything up to a checked config stays free of JAX."""
-    reached, todo = set(), ["alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.workdir"]
+    reached, todo = set(), ["alexnet_jax.cli", "alexnet_jax.config", "alexnet_jax.run.workdir"]
     todo += ["alexnet_jax.interop.import_weights", "alexnet_jax.interop.export_weights"]
-    todo += ["alexnet_jax.predict", "alexnet_jax.analysis.report"]
+    todo += ["alexnet_jax.analysis.predict", "alexnet_jax.analysis.report"]
     while todo:
         name = todo.pop()
         reached.add(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, main, workdir
+from alexnet_jax import config, main
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
@@ -21,7 +21,9 @@ from alexnet_jax.errors import (
     WorkdirError,
 )
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.training import checkpoint, loop
+from alexnet_jax.inference import checkpoints, trained
+from alexnet_jax.run import workdir
+from alexnet_jax.train import loop
 
 TINY = ["--config", "tests/tiny.py"]
 UNTIMED = ("time", "images_per_second", "data_wait_fraction")
@@ -44,8 +46,8 @@ def finished(tmp_path_factory) -> Path:
 
 
 def leaves(folder: Path, step: int) -> dict[str, bytes]:
-    tree = checkpoint._read(folder / "checkpoints", step)
-    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoint._leaves(tree)}
+    tree = checkpoints.read_state(folder / "checkpoints", step)
+    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoints.leaves(tree)}
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -60,7 +62,7 @@ def test_run_folder_holds_what_is_promised(finished):
         "tensorboard", "checkpoints", "figures", "log.txt",
     }  # fmt: skip
     assert {p.name for p in (finished / "figures").iterdir()} >= {"curves.png", "filters.png"}
-    assert checkpoint.committed_steps(finished / "checkpoints")[-1] == 48
+    assert checkpoints.committed_steps(finished / "checkpoints")[-1] == 48
     status = json.loads((finished / "status.json").read_text())
     assert (status["state"], status["step"], status["code"]) == ("finished", 48, 0)
 
@@ -163,7 +165,7 @@ def test_evaluation_from_the_folder_repeats_the_results(finished, capsys):
 
 
 def test_evaluation_of_an_earlier_step(finished, capsys):
-    step = checkpoint.committed_steps(finished / "checkpoints")[0]
+    step = checkpoints.committed_steps(finished / "checkpoints")[0]
     evaluate.main(
         ["--workdir", str(finished), "--step", str(step), "--split", "val", "--views", "center"]
     )
@@ -177,7 +179,7 @@ def test_evaluation_of_an_earlier_step(finished, capsys):
 
 def test_predictions_of_other_images_do_not_replace_those_of_the_run(finished, tmp_path):
     images = np.zeros((20, 16, 16, 3), np.uint8)
-    meta = checkpoint.latest(finished / "checkpoints")
+    meta = checkpoints.latest(finished / "checkpoints")
     assert meta is not None
     names, labels = np.array(meta[1]["class_names"]), np.arange(20) % 10
     np.savez(tmp_path / "other.npz", train_images=images, train_labels=labels, class_names=names)
@@ -202,7 +204,7 @@ def test_predictions_of_other_images_do_not_replace_those_of_the_run(finished, t
 
 
 def test_parameters_load_from_a_run_folder(finished):
-    params = workdir.load(finished).params
+    params = trained.load(finished).params
     assert params["conv1"]["kernel"].shape == (5, 5, 3, 8)
 
 
@@ -218,7 +220,7 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tmp_path):
     assert process.returncode == 75
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["saved"], status["code"]) == ("interrupted", True, 75)
-    assert checkpoint.committed_steps(folder / "checkpoints")[-1] == status["step"] < 48
+    assert checkpoints.committed_steps(folder / "checkpoints")[-1] == status["step"] < 48
     assert train(folder) == 0
     assert leaves(folder, 48) == leaves(finished, 48)
     assert metrics(folder) == metrics(finished)
@@ -318,10 +320,10 @@ def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
     assert json.loads((tmp_path / "d" / "status.json").read_text())["state"] == "diverged"
     dump = json.loads((tmp_path / "d" / "diverged.json").read_text())
     assert len(dump["indices"]) == 32
-    for step in checkpoint.committed_steps(tmp_path / "d" / "checkpoints"):
-        tree = checkpoint._read(tmp_path / "d" / "checkpoints", step)
+    for step in checkpoints.committed_steps(tmp_path / "d" / "checkpoints"):
+        tree = checkpoints.read_state(tmp_path / "d" / "checkpoints", step)
         assert all(
-            np.isfinite(leaf).all() for name, leaf in checkpoint._leaves(tree) if "params" in name
+            np.isfinite(leaf).all() for name, leaf in checkpoints.leaves(tree) if "params" in name
         )
 
 

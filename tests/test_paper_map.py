@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax import describe
+from alexnet_jax.analysis import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "## From the paper to the code"

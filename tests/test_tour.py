@@ -7,7 +7,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from alexnet_jax import files, verify
+from alexnet_jax import files
+from alexnet_jax.interop import verify
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 CELLS = json.loads((DOCS / "tour.ipynb").read_text(encoding="utf-8"))["cells"]

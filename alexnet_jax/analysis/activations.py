@@ -1,6 +1,6 @@
 """How strongly and how often the units of each row answer, over a split, tower by tower.
 
-Command: python -m alexnet_jax.analysis.activations --workdir runs/mine --split test
+Command: alexnet activations --workdir runs/mine --split test
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from alexnet_jax import cli
 from alexnet_jax.analysis import figures, pictures
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
+    from alexnet_jax.inference.network import Network
 
 MEASURES = ("mean", "std", "zeros", "dead")
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     pictures.add_arguments(parser)
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "activations.png"
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     name, dataset = pictures.load_split(net.run, options.data_path, options.split)
@@ -58,7 +58,7 @@ def statistics(net: "Network", images) -> list[dict]:
 
 def features(net: "Network") -> dict[str, int]:
     """The feature of each row that is measured, and over how many towers it is split."""
-    from alexnet_jax.geometry import whole_on_each
+    from alexnet_jax.model.geometry import whole_on_each
 
     model = net.run.config.model
     found = {}

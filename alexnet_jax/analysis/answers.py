@@ -9,13 +9,15 @@ import numpy as np
 
 from alexnet_jax.analysis import filters
 from alexnet_jax.analysis import neighbors as nearest
-from alexnet_jax.data import identity, splits
+from alexnet_jax.data.pipeline import identity, splits
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import calibration, confusion, errors, saved
-from alexnet_jax.network import Network
+from alexnet_jax.inference import calibration, confusion
+from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference import predictions as kept_predictions
+from alexnet_jax.inference.network import Network
+from alexnet_jax.inference.trained import Run
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.html import Html, data_uri, fill, join, table
-from alexnet_jax.workdir import Run
 
 CLASSES = 20
 """A confusion matrix of more cannot be read: the worst classes stand for it."""
@@ -32,8 +34,8 @@ class Kept:
         self.folder, self.split, self.views, self.step = folder, split, views, step
 
     @cached_property
-    def predictions(self) -> saved.Predictions:
-        return saved.load(self.folder, self.split, self.views, self.step)
+    def predictions(self) -> kept_predictions.Predictions:
+        return kept_predictions.load(self.folder, self.split, self.views, self.step)
 
     def errors(self) -> dict:
         return errors.summarize(*self.predictions)
@@ -142,7 +144,7 @@ def neighbors(run: Run, dataset: splits.Dataset) -> Html:
         lines.append(join(_named(*pair, names[0]) for pair in zip(images, names, strict=True)))
     text = (
         f"Left {held_out} images by chance, right those of {len(train.labels):,} training images, by chance, whose "
-        f"{layer} is nearest; python -m alexnet_jax.analysis.neighbors looks among all."
+        f"{layer} is nearest; alexnet neighbors looks among all."
     )
     made = join(fill('<div class="near">{line}</div>', line=line) for line in lines)
     return fill('<p class="muted small">{text}</p>', text=text) + made
@@ -198,9 +200,7 @@ def kernels(run: Run) -> Html:
 
 def _first(kept: list[Kept]) -> Kept:
     if not kept:
-        raise DataError(
-            "there are no predictions of this step; python -m alexnet_jax.evaluation.evaluate writes them"
-        )
+        raise DataError("there are no predictions of this step; alexnet evaluate writes them")
     return kept[0]
 
 

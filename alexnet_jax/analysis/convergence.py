@@ -1,6 +1,6 @@
 """Training error against epochs of several runs, and how many epochs each kind of run needs (Figure 1, §3.1).
 
-Command: python -m alexnet_jax.analysis.convergence --workdir runs/relu runs/tanh --out figures [--by model.activation]
+Command: alexnet convergence --workdir runs/relu runs/tanh --out figures [--by model.activation]
 
 Runs with the same value of the config key --by are of one kind. The fastest stands for its kind, as in the paper
 each activation had the learning rate that was best for it.
@@ -11,9 +11,11 @@ import operator
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import cli, workdir
+from alexnet_jax import cli
 from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError, WorkdirError
+from alexnet_jax.inference import trained
+from alexnet_jax.run import workdir
 
 ACTIVATION = "model.activation"
 TARGET = 0.25
@@ -56,7 +58,7 @@ def main(arguments: list[str]) -> None:
 
 def read(folder: Path, by: str = ACTIVATION) -> Curve:
     """The curve of a run folder. Raises ConfigError for an unknown key, StorageError, WorkdirError."""
-    config = workdir.load_config(folder)
+    config = trained.load_config(folder)
     try:
         kind = operator.attrgetter(by)(config)
     except AttributeError:

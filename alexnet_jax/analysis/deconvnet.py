@@ -1,6 +1,6 @@
 """What in an image makes a map of a convolution strong: deconvolutional networks (Zeiler and Fergus, 2014).
 
-Command: python -m alexnet_jax.analysis.deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
+Command: alexnet deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import ConvSpec
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
+    from alexnet_jax.inference.network import Network
 
 SIDE = 3
 """A map is shown by its SIDE x SIDE strongest images, as in the article's Figure 2."""
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "deconvnet.png"
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     layer = options.layer or last_maps(net)

@@ -1,7 +1,7 @@
 """What named layers answer to many images, in one .npz file, for other programs to learn from.
 
-python -m alexnet_jax.analysis.features --workdir W --layer fc7 [--layer conv5] --split train --out fc7.npz
-python -m alexnet_jax.analysis.features --workdir W --layer fc7 --images FOLDER --out mine.npz
+alexnet features --workdir W --layer fc7 [--layer conv5] --split train --out fc7.npz
+alexnet features --workdir W --layer fc7 --images FOLDER --out mine.npz
 
 The file has an array [n ...] float32 a layer, under its name; `labels` and `indices` of a split, or `files`; and
 `class_names`, `step` and `request`, which says what was asked. A command that was stopped, by kill -9 too, continues
@@ -28,7 +28,7 @@ from alexnet_jax.analysis import pictures
 from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
+    from alexnet_jax.inference.network import Network
 
 PART_BYTES = 2**26
 """Of the parts on disk, about; two of them are in memory at a time."""
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
     path = Path(options.out)
     if path.suffix != ".npz":
         raise ConfigError(f"--out names a file that ends in .npz, not {path}")
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     source = of_files(net, options.images) if options.images else None
@@ -84,8 +84,8 @@ def of_split(net: "Network", options) -> Source:
 
 def of_files(net: "Network", paths: list[str]) -> Source:
     """Raises DataError."""
-    from alexnet_jax.data import identity
-    from alexnet_jax.data.image_files import ImageFiles
+    from alexnet_jax.data.pipeline import identity
+    from alexnet_jax.data.pipeline.image_files import ImageFiles
 
     found, spec = pictures.listed(paths), net.run.config.data
     try:
@@ -137,7 +137,7 @@ def _write_parts(net: "Network", images, shapes: dict, folder: Path) -> list[Pat
     """The outputs of all layers, one after the other, [rows values], in files of about PART_BYTES."""
     import jax.numpy as jnp
 
-    from alexnet_jax.data.splits import View
+    from alexnet_jax.data.pipeline.splits import View
 
     def of_layers(variables, pixels):
         made: Any = net.model.apply(variables, net.inputs(pixels)[:, 0], train=False)[1]

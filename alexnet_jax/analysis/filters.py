@@ -1,6 +1,6 @@
 """First-layer kernels as a picture, tower over tower (Figure 3, §6.1), and how colored each is.
 
-Command: python -m alexnet_jax.analysis.filters --workdir runs/quickstart
+Command: alexnet filters --workdir runs/quickstart
 """
 
 import json
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import cli, workdir
+from alexnet_jax import cli
 from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.inference import trained
 
 PER_ROW = 16  # as in Figure 3: three rows of 16 kernels for each tower
 TILE = 55  # pixels of the picture that a kernel gets, at most
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
     parser = figures.parser("Draw the first-layer kernels: figures/filters.png and filters.json.")
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "filters.png"
-    run = workdir.load(options.workdir, options.step)
+    run = trained.load(options.workdir, options.step)
     model = run.config.model
     print(plot(run.params[model.convs[0][0]]["kernel"], model.towers, path))
 

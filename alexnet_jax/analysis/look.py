@@ -1,6 +1,6 @@
 """What one network makes of one image: its answer, what it saw, the maps of each layer, and what counted.
 
-The numbers behind the page of `python -m alexnet_jax.predict --serve`.
+The numbers behind the page of `alexnet predict --serve`.
 """
 
 import base64
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from alexnet_jax.analysis import pictures, saliency
-from alexnet_jax.network import Network
+from alexnet_jax.inference.network import Network
 from alexnet_jax.pages.html import data_uri
 
 TOP = 5

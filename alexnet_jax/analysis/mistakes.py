@@ -1,6 +1,6 @@
 """Where a net is wrong: classes it takes for others, whether it knows, and its most confident mistakes.
 
-python -m alexnet_jax.analysis.mistakes --workdir W [--split test] [--views center]
+alexnet mistakes --workdir W [--split test] [--views center]
 
 Writes confusion.png, calibration.png and hardest.png to figures/ of the run, or to --out DIR, and their numbers as
 JSON beside each. Saved predictions are used where there are; else they are computed, as by
@@ -15,8 +15,9 @@ import numpy as np
 
 from alexnet_jax import cli, specs
 from alexnet_jax.analysis import figures
-from alexnet_jax.evaluation import calibration, confusion, errors
-from alexnet_jax.evaluation.calibration import Reliability
+from alexnet_jax.inference import calibration, confusion
+from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference.calibration import Reliability
 
 MOST_CELLS = 30
 """Classes up to which the whole matrix is drawn; above it, the classes and pairs with the most errors."""

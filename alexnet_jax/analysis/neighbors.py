@@ -1,6 +1,6 @@
 """Test images and the training images whose last hidden layer is nearest to theirs (Figure 4 right, §6.1).
 
-Command: python -m alexnet_jax.analysis.neighbors --workdir runs/mine [--layer fc7]
+Command: alexnet neighbors --workdir runs/mine [--layer fc7]
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,8 @@ from alexnet_jax.analysis.pictures import Pictures
 from alexnet_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
-    from alexnet_jax.workdir import Run
+    from alexnet_jax.inference.network import Network
+    from alexnet_jax.inference.trained import Run
 
 NEIGHBORS = 6
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "neighbors.png"
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     shown = pictures.chosen(net, options)

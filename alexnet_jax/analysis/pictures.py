@@ -13,9 +13,9 @@ from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import subject
 
 if TYPE_CHECKING:
-    from alexnet_jax.data.splits import Dataset, Split
-    from alexnet_jax.network import Network
-    from alexnet_jax.workdir import Run
+    from alexnet_jax.data.pipeline.splits import Dataset, Split
+    from alexnet_jax.inference.network import Network
+    from alexnet_jax.inference.trained import Run
 
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def load(run: "Run", data_path: str | None) -> "Dataset":
 
 def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
     """The same, with at least the split `name`; and that name, by default splits.default. Raises DataError."""
-    from alexnet_jax.data import splits
+    from alexnet_jax.data.pipeline import splits
 
     dataset = load(run, data_path)
     if name and name not in dataset.splits:
@@ -86,7 +86,7 @@ def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[st
 
 def listed(paths: Sequence[str | Path]) -> list[Path]:
     """The files among `paths`, and all image files in its folders, in sorted order. Raises DataError."""
-    from alexnet_jax.data.folders import SUFFIXES, images_below
+    from alexnet_jax.data.sources.folders import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):
@@ -104,8 +104,7 @@ def listed(paths: Sequence[str | Path]) -> list[Path]:
 
 def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
     """uint8 [n c c 3]: what the center crop shows of uint8 [n s s 3], at the size at which the net sees it."""
-    from alexnet_jax.data import augment
-    from alexnet_jax.evaluation import views
+    from alexnet_jax.data.pipeline import augment, views
 
     spec = net.run.config.augment
     images = np.asarray(augment.resized(pixels, spec))

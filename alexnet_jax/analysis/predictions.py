@@ -1,6 +1,6 @@
 """Images with their label and the five classes that the network thinks most probable (Figure 4 left, §6.1).
 
-Command: python -m alexnet_jax.analysis.predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
+Command: alexnet predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from alexnet_jax.analysis import figures, pictures
 from alexnet_jax.analysis.pictures import Pictures
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
+    from alexnet_jax.inference.network import Network
 
 PER_ROW = 4  # as in Figure 4
 
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     pictures.add_arguments(parser, count=8)
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "predictions.png"
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     print(plot(net, pictures.chosen(net, options), path))

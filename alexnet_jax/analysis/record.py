@@ -6,11 +6,13 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_jax import config, describe, provenance, reference, workdir
-from alexnet_jax.analysis import curves
+from alexnet_jax import config
+from alexnet_jax.analysis import curves, describe
+from alexnet_jax.config import provenance, reference
 from alexnet_jax.errors import AlexNetError, StorageError, printable
 from alexnet_jax.pages import charts, html
 from alexnet_jax.pages.html import Html, fill, table
+from alexnet_jax.run import workdir
 from alexnet_jax.specs import Config
 
 if TYPE_CHECKING:
@@ -40,9 +42,7 @@ def results(folder: Path, kept: list["Kept"]) -> Html:
         }
     rows |= {(one.split, one.views): (one.step, one.errors()) for one in kept}
     if not rows:
-        raise StorageError(
-            f"no results yet; python -m alexnet_jax.evaluation.evaluate --workdir {folder} makes them"
-        )
+        raise StorageError(f"no results yet; alexnet evaluate --workdir {folder} makes them")
     (split, view), (_, errors) = next(iter(rows.items()))
     numbers = [
         (_percent(errors["top1_error"]), "top-1 error"),
@@ -190,7 +190,7 @@ def figures(folder: Path) -> Html:
     paths = [path for path in paths if path.stem not in ON_THE_PAGE]
     if not paths:
         raise StorageError(
-            "none but those above are drawn yet; python -m alexnet_jax.analysis.saliency and others draw them"
+            "none but those above are drawn yet; alexnet saliency and others draw them"
         )
     return html.join(
         fill(

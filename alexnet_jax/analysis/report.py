@@ -1,19 +1,21 @@
 """One page of all that a run folder knows of itself: report.html there, in one file, to keep and to send.
 
-Command: python -m alexnet_jax.analysis.report --workdir runs/mine [--data-path PATH] [--step N]
+Command: alexnet report --workdir runs/mine [--data-path PATH] [--step N]
 """
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from alexnet_jax import cli, config, files, workdir
+from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import record
 from alexnet_jax.errors import AlexNetError, StorageError
+from alexnet_jax.inference import trained
+from alexnet_jax.inference.trained import Run, Step
 from alexnet_jax.pages import html
 from alexnet_jax.pages.html import Html, fill
+from alexnet_jax.run import workdir
 from alexnet_jax.specs import Config
-from alexnet_jax.workdir import Run, Step
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +39,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
     from alexnet_jax.analysis import answers, pictures  # with JAX
 
     try:
-        run, why = workdir.load(folder, step), ""
+        run, why = trained.load(folder, step), ""
     except AlexNetError as error:
         if step is not None:
             raise
@@ -46,25 +48,25 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
         spec = run.config  # with the classes that were counted
     kept = answers.find(folder, run.step if run else None)
 
-    def trained() -> Run:
+    def net() -> Run:
         if run is None:
             raise StorageError(why)
         return run
 
     @functools.cache
     def dataset():
-        return pictures.load(trained(), data_path)
+        return pictures.load(net(), data_path)
 
     sections = [
         ("Results", lambda: record.results(folder, kept)),
         ("Published numbers", lambda: record.published(spec)),
         ("Learning curves", lambda: record.learning(folder)),
         ("The network", lambda: record.network(spec, tree)),
-        ("First-layer kernels", lambda: answers.kernels(trained())),
+        ("First-layer kernels", lambda: answers.kernels(net())),
         ("Classes", lambda: answers.classes(kept, run)),
         ("Sure and right", lambda: answers.confidence(kept)),
-        ("Images", lambda: answers.images(kept, trained(), dataset)),
-        ("Nearest images", lambda: answers.neighbors(trained(), dataset())),
+        ("Images", lambda: answers.images(kept, net(), dataset)),
+        ("Nearest images", lambda: answers.neighbors(net(), dataset())),
         ("Figures", lambda: record.figures(folder)),
         ("To run it again", lambda: record.again(folder)),
     ]

@@ -1,6 +1,6 @@
 """Where in an image a class is seen: the gradient of its logit, and Grad-CAM.
 
-Command: python -m alexnet_jax.analysis.saliency --workdir runs/mine [--images tulip.jpg] [--class rose]
+Command: alexnet saliency --workdir runs/mine [--images tulip.jpg] [--class rose]
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from alexnet_jax.analysis.pictures import Pictures
 from alexnet_jax.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alexnet_jax.network import Network
+    from alexnet_jax.inference.network import Network
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "saliency.png"
-    from alexnet_jax import network
+    from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
     wanted = None

@@ -1,7 +1,7 @@
 """Whether two nets differ, from their answers to the same images: the statistics of a difference of errors.
 
-python -m alexnet_jax.evaluation.compare A B [--split test] [--views center]
-python -m alexnet_jax.evaluation.compare --first A1 A2 A3 --second B1 B2 B3
+alexnet compare A B [--split test] [--views center]
+alexnet compare --first A1 A2 A3 --second B1 B2 B3
 
 A and B are run folders or .safetensors files; A1, A2, A3 are trained alike but for the seed. In the functions an
 answer is `wrong` (True) or right; `[s n]` are the answers of s nets, trained alike but for the seed, to n images.
@@ -14,8 +14,8 @@ import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.evaluation import errors
-from alexnet_jax.evaluation.saved import Predictions
+from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference.predictions import Predictions
 
 
 class McNemar(NamedTuple):

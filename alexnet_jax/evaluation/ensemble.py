@@ -1,6 +1,6 @@
 """An ensemble of nets: the mean of their probabilities, over nets and views (§6, Table 2).
 
-python -m alexnet_jax.evaluation.ensemble --workdir A B C [--split test] [--views ten] [--search]
+alexnet ensemble --workdir A B C [--split test] [--views ten] [--search]
 
 A, B and C are run folders or .safetensors files of the same classes. Saved predictions are used where there are.
 --search finds weights of the nets on one half of the images, and reports errors of the other half alone.
@@ -10,10 +10,13 @@ import json
 
 import numpy as np
 
-from alexnet_jax import cli, reference
-from alexnet_jax.data.splits import held_out
+from alexnet_jax import cli
+from alexnet_jax.config import reference
+from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import calibration, errors, evaluate
+from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import calibration
+from alexnet_jax.inference import metrics as errors
 
 _HALVES = 0x68616C66
 

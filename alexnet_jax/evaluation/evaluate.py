@@ -1,19 +1,18 @@
 """Errors over exactly every image of a split, in training and from a run folder or a weights file.
 
-python -m alexnet_jax.evaluation.evaluate --workdir W [--split val] [--views center|ten|nine|dense] [--step N]
+alexnet evaluate --workdir W [--split val] [--views center|ten|nine|dense] [--step N]
 
 Other images of the same classes: --source NAME, --data-path PATH, and --out DIR for their predictions.
 """
 
 import json
 import typing
-from pathlib import Path
 
-import numpy as np
-
-from alexnet_jax import cli, reference, specs
+from alexnet_jax import cli, specs
+from alexnet_jax.config import reference
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import calibration, errors, saved
+from alexnet_jax.inference import calibration
+from alexnet_jax.inference import metrics as errors
 
 if typing.TYPE_CHECKING:
     from alexnet_jax.evaluation.subject import Subject
@@ -40,7 +39,7 @@ def evaluate(subject: "Subject", split: str | None = None, view: str | None = No
     val and test that there are. view: None takes those of the config's final evaluation. Raises ConfigError,
     DataError, StorageError.
     """
-    from alexnet_jax.evaluation import views
+    from alexnet_jax.data.pipeline import views
 
     run, folder = subject.run, subject.folder
     held_out = [name for name in ("val", "test") if name in subject.dataset.splits]
@@ -58,65 +57,6 @@ def evaluate(subject: "Subject", split: str | None = None, view: str | None = No
         "net": str(subject.path), "config": run.config.name, "step": run.step, "data": subject.data,
         "predictions": str(folder / "predictions"), "splits": splits,
     }  # fmt: skip
-
-
-def predictions(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
-    """Class probabilities [n classes] of every image of `split`, in order.
-
-    `predict(images, indices)` returns the probabilities [batch_size classes] of `images[indices]`, which a device
-    may still be computing: they are fetched when the next batch was read and dispatched. The last batch is filled up
-    with copies of its first image, whose predictions are dropped. `poll` is called before each batch and may raise to
-    leave.
-    """
-    parts, dispatched = [], None
-    for start in range(0, len(split.labels), batch_size):
-        poll()
-        indices = np.arange(start, min(start + batch_size, len(split.labels)))
-        padded = np.concatenate([indices, np.full(batch_size - len(indices), start)])
-        before, dispatched = dispatched, predict(split.images, padded)
-        if before is not None:
-            parts.append(np.asarray(before))
-    parts.append(np.asarray(dispatched))
-    return np.concatenate(parts)[: len(split.labels)]
-
-
-def batch_size(spec: specs.Config, view: str, mesh) -> int:
-    """Images in a batch over `mesh`, such that their crops are about `evaluation.batch_size`."""
-    from alexnet_jax import parallel
-    from alexnet_jax.evaluation import views
-
-    return parallel.round_up(views.images_at_once(view, spec), mesh.shape[parallel.DATA])
-
-
-def predictor(eval_step, params, batch_stats, mesh):
-    """`predict` for `predictions`, from a jitted step of training.step.make_eval_step; it waits for no device.
-
-    Parameters that are NumPy arrays go to the devices here, once, and not with every batch.
-    """
-    import jax
-
-    from alexnet_jax.data import placement
-
-    whole = jax.NamedSharding(mesh, jax.P())
-    if not isinstance(jax.tree.leaves(params)[0], jax.Array):
-        params, batch_stats = jax.device_put((params, batch_stats), whole)
-    # Several processes: each needs all probabilities, gathered right behind the batch and before the next one.
-    gather = _nothing if whole.is_fully_addressable else jax.jit(_nothing, out_shardings=whole)
-
-    def predict(images, indices):
-        return gather(eval_step(params, batch_stats, placement.sent(images, mesh, indices)))
-
-    return predict
-
-
-def _nothing(x):
-    return x
-
-
-def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:
-    """Keep probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz; their errors."""
-    saved.save(workdir, split, view, step, saved.Predictions(probabilities, labels))
-    return errors.summarize(probabilities, labels)
 
 
 def _text(report: dict) -> str:

@@ -11,11 +11,12 @@ import numpy as np
 
 from alexnet_jax import cli, specs
 from alexnet_jax.errors import ConfigError, DataError, listed
-from alexnet_jax.evaluation import saved
+from alexnet_jax.inference import predictions as kept_predictions
+from alexnet_jax.inference import trained
 
 if typing.TYPE_CHECKING:
-    from alexnet_jax.data.splits import Dataset, Split
-    from alexnet_jax.workdir import Run, Step
+    from alexnet_jax.data.pipeline.splits import Dataset, Split
+    from alexnet_jax.inference.trained import Run, Step
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 class Subject:
     """A trained net and the images that it answers.
 
-    path: a run folder, or a .safetensors file; `step` as for workdir.load. The images are those of the run,
+    path: a run folder, or a .safetensors file; `step` as for trained.load. The images are those of the run,
     wherever they now are with `data_path`, or others of the same classes with `source` and `data_path`.
     Predictions are kept in `out`, by default in the run folder. Raises StorageError without a net.
     """
@@ -35,9 +36,8 @@ class Subject:
         self, path: str | Path, step: "Step" = None, source: str | None = None,
         data_path: str | None = None, out: str | Path | None = None,
     ):  # fmt: skip
-        from alexnet_jax import workdir
 
-        self.path, self.run = Path(path), workdir.load(path, step)
+        self.path, self.run = Path(path), trained.load(path, step)
         data = self.run.config.data
         if source not in (None, data.source):
             if not data_path and source not in ("digits", "synthetic"):
@@ -71,10 +71,10 @@ class Subject:
     @cached_property
     def _begun(self) -> str | None:
         """The fingerprint of the images that the run was begun with; verifies its checkpoint."""
-        from alexnet_jax.data import identity
-        from alexnet_jax.training import checkpoint
+        from alexnet_jax.data.pipeline import identity
+        from alexnet_jax.inference import checkpoints
 
-        found = checkpoint.latest(self.path.absolute() / "checkpoints", self.run.step)
+        found = checkpoints.latest(self.path.absolute() / "checkpoints", self.run.step)
         return identity.begun_with(self.path, found[1].get("dataset", "")) if found else None
 
     def check_images(self) -> None:
@@ -104,14 +104,15 @@ class Subject:
 
     def split_name(self, name: str | None, view: str) -> str:
         """`name`, or the default of these images (splits.default), or of the saved predictions where they are gone."""
-        from alexnet_jax.data import splits
+        from alexnet_jax.data.pipeline import splits
 
         if name:
             return name
         kept: list[str] = []
         if not (self._is_file or self._out or self._others):
             files = {
-                one: saved.path(self.path, one, view, self.run.step) for one in splits.PREFERRED
+                one: kept_predictions.path(self.path, one, view, self.run.step)
+                for one in splits.PREFERRED
             }
             kept = [one for one, file in files.items() if file.exists()]
         if "test" in kept:  # the first in any case
@@ -123,31 +124,31 @@ class Subject:
                 raise
             return splits.default(kept)
 
-    def compute(self, name: str, view: str) -> saved.Predictions:
+    def compute(self, name: str, view: str) -> kept_predictions.Predictions:
         """The predictions of every image of the split `name`, anew; they are saved."""
         split, folder = self.split(name), self.folder
         self.check_images()
-        found = saved.Predictions(self.probabilities(split, view), split.labels)
-        saved.save(folder, name, view, self.run.step, found)
+        found = kept_predictions.Predictions(self.probabilities(split, view), split.labels)
+        kept_predictions.save(folder, name, view, self.run.step, found)
         return found
 
-    def obtain(self, name: str, view: str) -> saved.Predictions:
+    def obtain(self, name: str, view: str) -> kept_predictions.Predictions:
         """The predictions that are saved, or else computed. Those of a file without `out` are not saved."""
         if self._is_file and not self._out:
             split = self.split(name)
-            return saved.Predictions(self.probabilities(split, view), split.labels)
+            return kept_predictions.Predictions(self.probabilities(split, view), split.labels)
         # What lies in `out` may be of another net.
-        if self._out or not saved.path(self.folder, name, view, self.run.step).exists():
+        if self._out or not kept_predictions.path(self.folder, name, view, self.run.step).exists():
             return self.compute(name, view)
-        found = saved.load(self.folder, name, view, self.run.step)
+        found = kept_predictions.load(self.folder, name, view, self.run.step)
         if found.probabilities.shape[1] != len(self.run.class_names):
-            file = saved.path(self.folder, name, view, self.run.step)
+            file = kept_predictions.path(self.folder, name, view, self.run.step)
             raise DataError(f"{file} is of a net with other classes; delete it and try again")
         return found
 
     def digests(self, name: str) -> np.ndarray | None:
         """Of the images of the split `name` that `obtain` answers for; None for a run of an earlier version."""
-        from alexnet_jax.data import identity
+        from alexnet_jax.data.pipeline import identity
 
         if self._out or self._is_file or self._others:
             return self.split(name).digests
@@ -155,18 +156,19 @@ class Subject:
 
     def probabilities(self, split: "Split", view: str) -> np.ndarray:
         """float32 [n classes] of every image of `split`, on all devices."""
-        from alexnet_jax.evaluation import evaluate
+        from alexnet_jax.inference.predict_step import make_eval_step
         from alexnet_jax.model import alexnet
-        from alexnet_jax.parallel import device_mesh
-        from alexnet_jax.training.step import make_eval_step
+        from alexnet_jax.model.mesh import device_mesh
 
         run, mesh = self.run, device_mesh()
         if view not in self._predict:
             model = alexnet.of_config(run.config)
             step = make_eval_step(run.config, model, run.statistics, mesh, view)
-            self._predict[view] = evaluate.predictor(step, run.params, run.batch_stats, mesh)
-        size = evaluate.batch_size(run.config, view, mesh)
-        return evaluate.predictions(self._predict[view], split, size)
+            self._predict[view] = kept_predictions.predictor(
+                step, run.params, run.batch_stats, mesh
+            )
+        size = kept_predictions.batch_size(run.config, view, mesh)
+        return kept_predictions.of_split(self._predict[view], split, size)
 
     @property
     def _is_file(self) -> bool:
@@ -175,7 +177,8 @@ class Subject:
 
 def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
     """The images of `data`, with the classes in the order of the net. Raises DataError unless they are the same."""
-    from alexnet_jax.data import sources, splits
+    from alexnet_jax.data import sources
+    from alexnet_jax.data.pipeline import splits
 
     try:
         found = sources.open_dataset(data, run.config.seed)
@@ -197,12 +200,12 @@ def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
 
 def obtain_all(
     paths: typing.Sequence[str | Path], split: str | None, view: str, data_path: str | None = None
-) -> tuple[str, list[tuple[Subject, saved.Predictions]]]:
+) -> tuple[str, list[tuple[Subject, kept_predictions.Predictions]]]:
     """The split, by default that of the first net, and several nets with their predictions of its images.
 
     Raises DataError unless they have the same classes, in one order, and the same images and labels.
     """
-    found: list[tuple[Subject, saved.Predictions]] = []
+    found: list[tuple[Subject, kept_predictions.Predictions]] = []
     first: np.ndarray | None = None
     for path in paths:
         subject = Subject(path, data_path=data_path)

@@ -1,6 +1,6 @@
 """Tables 1 and 2 of the paper with nets of ours among its rows (§6).
 
-python -m alexnet_jax.evaluation.tables --workdir A B C [--split test] [--views ten] [--out DIR]
+alexnet tables --workdir A B C [--split test] [--views ten] [--out DIR]
 
 A, B and C are run folders or .safetensors files of the same classes: seeds of one config, and, as in the paper marked
 with *, of one that was begun with the weights of another net (--init-from). A row of several nets is of the mean of
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alexnet_jax import cli, files, reference, specs, workdir
+from alexnet_jax import cli, files, specs
+from alexnet_jax.config import reference
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.evaluation import errors
+from alexnet_jax.inference import metrics as errors
+from alexnet_jax.run import workdir
 
 if TYPE_CHECKING:
     from alexnet_jax.evaluation import subject

@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import files, weights
-from alexnet_jax.data import statistics
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax import files
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
+from alexnet_jax.inference import weights
+from alexnet_jax.inference.trained import Run
 from alexnet_jax.interop import layout, protobuf
 from alexnet_jax.interop.protobuf import BYTES, VARINT
 from alexnet_jax.specs import Config
-from alexnet_jax.workdir import Run
 
 MEAN = (123.0, 117.0, 104.0)
 """Of R, G, B over ILSVRC-2012: the mean_value that Caffe's models have where they have no mean image."""

@@ -1,6 +1,6 @@
 """A trained network -> one file: ours, PyTorch's or ONNX's.
 
-python -m alexnet_jax.interop.export_weights --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
+alexnet export --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
 
 safetensors: what alexnet_jax.load takes, with the config. torchvision: .safetensors with PyTorch's names and layouts.
 onnx: a graph from pixels (float32 [n 3 c c], R, G, B, 0 to 255, center crops) to logits and probabilities.
@@ -9,8 +9,9 @@ onnx: a graph from pixels (float32 [n 3 c c], R, G, B, 0 to 255, center crops) t
 import importlib.util
 from pathlib import Path
 
-from alexnet_jax import cli, workdir
+from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.inference import trained
 
 SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx"}
 
@@ -28,9 +29,9 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             "--format onnx needs the package onnx: .venv/bin/python -m pip install -e '.[onnx]'"
         )
-    run = workdir.load(options.workdir, options.step)
+    run = trained.load(options.workdir, options.step)
 
-    from alexnet_jax import weights
+    from alexnet_jax.inference import weights
     from alexnet_jax.interop import onnx, torchvision
 
     writers = {"safetensors": weights.save, "torchvision": torchvision.save, "onnx": onnx.save}

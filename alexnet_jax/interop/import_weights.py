@@ -1,7 +1,7 @@
 """Weights of torchvision or Caffe -> a .safetensors file that alexnet_jax.load takes.
 
-python -m alexnet_jax.interop.import_weights alexnet.pth --format torchvision --out NET.safetensors
-python -m alexnet_jax.interop.import_weights bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
+alexnet import alexnet.pth --format torchvision --out NET.safetensors
+alexnet import bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
 
 --config says what net it is; --config.key=value changes it, such as --config.model.num_classes=10.
 """
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     spec = config.parse(tree)
     names = _class_names(options.classes) if options.classes else None
 
-    from alexnet_jax import weights  # JAX starts here
+    from alexnet_jax.inference import weights  # JAX starts here
     from alexnet_jax.interop import caffe, torchvision
 
     try:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _class_names(path: str) -> tuple[str, ...]:
-    from alexnet_jax.data import splits
+    from alexnet_jax.data.pipeline import splits
 
     try:
         with files.open_regular(path) as file:

@@ -7,8 +7,8 @@ the channel first. The groups of a convolution lie in the same order everywhere,
 
 import numpy as np
 
-from alexnet_jax import geometry
 from alexnet_jax.errors import CheckpointError, ConfigError
+from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config, ModelSpec
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax import geometry, weights
 from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.inference import weights
+from alexnet_jax.inference.trained import Run
 from alexnet_jax.interop import layout
+from alexnet_jax.model import geometry
 from alexnet_jax.specs import PoolSpec
-from alexnet_jax.workdir import Run
 
 OPSET, IR_VERSION = 17, 8
 LARGEST_FILE = 2**31 - 1
@@ -115,7 +116,7 @@ class _Graph:
 
     def _mean_crop(self) -> np.ndarray:
         """[3 c c]: the center of the mean image, at the size to which images are resized."""
-        from alexnet_jax.data import augment
+        from alexnet_jax.data.pipeline import augment
 
         size = self.spec.augment.resize or self.spec.data.image_size
         mean = np.asarray(augment.mean_image(self.run.statistics, size))

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_jax import config as configs
-from alexnet_jax import files, weights
-from alexnet_jax.data import statistics
+from alexnet_jax import files
+from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
+from alexnet_jax.inference import weights
+from alexnet_jax.inference.trained import Run
 from alexnet_jax.interop import layout
 from alexnet_jax.specs import Config, ModelSpec, Text
-from alexnet_jax.workdir import Run
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G, B in [0, 1]: what torchvision's weights were trained with."""

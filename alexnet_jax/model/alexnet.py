@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.geometry import conv_size, lrn_reach, whole_on_each
 from alexnet_jax.kernels import convolution, elementwise
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import ops, towers
+from alexnet_jax.model.geometry import conv_size, lrn_reach, whole_on_each
 from alexnet_jax.specs import Config, ConvSpec, FCSpec, ModelSpec
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.geometry import lrn_reach, pool_size
 from alexnet_jax.kernels import elementwise, pooling
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.kernels.normalization import response_normalization
+from alexnet_jax.model.geometry import lrn_reach, pool_size
 
 
 def local_response_normalization(

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from alexnet_jax.geometry import whole_on_each
 from alexnet_jax.kernels.linear import linear
-from alexnet_jax.parallel import TOWER
+from alexnet_jax.model.geometry import whole_on_each
+from alexnet_jax.model.mesh import TOWER
 from alexnet_jax.specs import FCSpec, ModelSpec
 
 

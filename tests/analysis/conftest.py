@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config, network, weights, workdir
-from alexnet_jax.data import sources, statistics
-from alexnet_jax.network import Network
+from alexnet_jax import config
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.inference import network, trained, weights
+from alexnet_jax.inference.network import Network
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +25,7 @@ def net():
     means = statistics.zeros(16)
     means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
     names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
-    return Network(workdir.Run(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names))
+    return Network(trained.Run(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names))
 
 
 @pytest.fixture(scope="session")

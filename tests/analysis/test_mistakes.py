@@ -9,7 +9,7 @@ from PIL import Image
 
 from alexnet_jax.analysis import answers, mistakes
 from alexnet_jax.errors import StorageError
-from alexnet_jax.evaluation import saved
+from alexnet_jax.inference import predictions
 
 PROTOCOL = {"step": 7, "split": "test", "views": "ten"}
 
@@ -106,6 +106,6 @@ def test_one_image_is_drawn(tmp_path, classes, answer):
     found = numbers(mistakes.plot_hardest(*given, images, names, tmp_path / "c.png", PROTOCOL))
     assert len(found["hardest"]) == answer
     kept = [answers.Kept(tmp_path, "test", "center", 7)]
-    saved.save(tmp_path, "test", "center", 7, saved.Predictions(*given))
+    predictions.save(tmp_path, "test", "center", 7, predictions.Predictions(*given))
     for part in (answers.classes(kept, None), answers.confidence(kept)):
         assert "nan" not in str(part).lower()

@@ -8,14 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config, parallel
+from alexnet_jax import config
 from alexnet_jax.analysis import answers, report
-from alexnet_jax.data import identity, sources, statistics
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import identity, statistics
 from alexnet_jax.errors import StorageError
-from alexnet_jax.evaluation import saved
+from alexnet_jax.inference import predictions
+from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.pages.html import Html
-from alexnet_jax.training import checkpoint, state
+from alexnet_jax.train import checkpoint, state
 from tests.browser import browser
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
@@ -58,7 +60,7 @@ def run(tmp_path_factory):
     (folder / "run.json").write_text(json.dumps({"command": command, "commit": "c0ffee"}))
     probabilities = draw.dirichlet(np.ones(10), 40).astype(np.float32)
     probabilities[0] = np.eye(10)[5]  # an image of class 0 that is surely taken for class 5
-    saved.save(folder, "test", "center", 8, saved.Predictions(probabilities, labels))
+    predictions.save(folder, "test", "center", 8, predictions.Predictions(probabilities, labels))
     (folder / "dataset.npz").write_bytes(identity.record(sources.open_dataset(spec.data, 0)))
     return folder
 
@@ -84,7 +86,7 @@ def test_every_part_is_there_and_nothing_is_loaded(run, capsys):
     wrong = 1 - np.mean(
         [
             p.argmax() == label
-            for p, label in zip(*saved.load(run, "test", "center", 8), strict=True)
+            for p, label in zip(*predictions.load(run, "test", "center", 8), strict=True)
         ]
     )
     assert f"{100 * wrong:.2f} %" in parts["Results"]  # of the predictions, which may be newer

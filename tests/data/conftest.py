@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from alexnet_jax.data import images
+from alexnet_jax.data.pipeline import images
 from alexnet_jax.specs import AugmentSpec, DataSpec
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import archives, prepare
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError
 
 SUFFIXES = (".jpg",)
@@ -380,7 +381,9 @@ def test_a_hostile_archive_is_refused_and_writes_nothing(case, tmp_path, monkeyp
     devkit += entry("data/ILSVRC2012_validation_ground_truth.txt", b"1\n")
     (source / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(gzip.compress(tarred(devkit)))
     if name.startswith("ILSVRC"):
-        monkeypatch.setattr("alexnet_jax.data.ilsvrc._synsets", lambda *_: ({}, {1: "n01440764"}))
+        monkeypatch.setattr(
+            "alexnet_jax.data.prepare.ilsvrc._synsets", lambda *_: ({}, {1: "n01440764"})
+        )
     else:
         (source / "ILSVRC2012_img_val.tar").unlink()
     (tmp_path / "outside").mkdir()

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import parallel
-from alexnet_jax.data import augment
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.pipeline import augment
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.model import mesh as parallel
 
 COUNT, SIZE, CROP = 64, 10, 6
 RESIZED = dict(crop="random_resized", crop_size=SIZE)

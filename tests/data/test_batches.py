@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import batches, folders, image_files
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.pipeline import batches, image_files
+from alexnet_jax.data.pipeline.splits import Split
+from alexnet_jax.data.sources import folders
 
 positions = functools.partial(
     batches.positions, batch_size=4, num_examples=10, seed=3, shuffle="epoch"

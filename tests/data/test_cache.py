@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from alexnet_jax.data import cache
-from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data.pipeline import cache
+from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.errors import ConfigError
 
 KIB = 2**10
@@ -153,7 +153,7 @@ def test_a_bound_that_is_no_number_is_refused(monkeypatch, text):
 
 def test_several_processes_keep_the_bound_together(cache_folder, limit):
     program = (
-        "import sys; import numpy as np; from alexnet_jax.data.image_files import ImageFiles;"
+        "import sys; import numpy as np; from alexnet_jax.data.pipeline.image_files import ImageFiles;"
         "read = lambda n: lambda i: (None, np.full((16, 16, 3), n, np.uint8));"
         "make = lambda n: ImageFiles(read(n), 4, 16, threads=1, identity=str(n));"
         "wrong = [n for k in range(30) for n in [k % 7] if (make(n)[np.arange(4)] != n).any()];"

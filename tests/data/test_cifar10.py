@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import cifar10, sources
+from alexnet_jax.data import sources
+from alexnet_jax.data.sources import cifar10
 from alexnet_jax.errors import DataError
 
 

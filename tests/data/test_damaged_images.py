@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import images
+from alexnet_jax.data.pipeline import images
 from alexnet_jax.errors import DataError
 
 SIDE = 32

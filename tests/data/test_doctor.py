@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import doctor, ilsvrc, images, prepare, store
+from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import doctor, ilsvrc
+from alexnet_jax.data.sources import store
 from alexnet_jax.errors import ConfigError, DataError, StorageError
 from tests.data import imagenet_tars
 from tests.data.test_prepare import SIZE, SYNSETS, TRAIN, VAL, WORDS, noise

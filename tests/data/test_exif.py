@@ -10,8 +10,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from alexnet_jax import specs
-from alexnet_jax.data import image_files, images, prepare, sources, tfds
-from alexnet_jax.data.image_files import ImageFiles
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import image_files, images
+from alexnet_jax.data.pipeline.image_files import ImageFiles
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.sources import tfds
 
 TALL, WIDE = 24, 17
 
@@ -62,7 +65,7 @@ def test_each_orientation_is_the_transpose_that_it_names(tmp_path, orientation, 
     data = encoded(picture(), format, exif=exif(orientation), **CONTAINERS[format])
     (tmp_path / "image").write_bytes(data)
     expected = images.decode(np.ascontiguousarray(UPRIGHT[orientation](pixels)), 12)
-    forms = lambda: (data, tmp_path / "image", Image.open(tmp_path / "image"))  # noqa: E731
+    forms = lambda: (data, tmp_path / "image", Image.open(tmp_path / "image"))
     for form in forms():
         assert np.array_equal(images.decode(form, 12, exif="apply"), expected)
     for form in forms():

@@ -122,7 +122,7 @@ def test_what_is_missing_is_named(root, data_spec):
 @pytest.mark.fault("F21")
 def test_archives_and_stores_in_the_place_of_folders_say_what_to_do(tmp_path, data_spec):
     (tmp_path / "ILSVRC2012_img_train.tar").touch()
-    with pytest.raises(DataError, match=f"data.prepare --from {tmp_path} --out STORE"):
+    with pytest.raises(DataError, match=f"alexnet prepare --from {tmp_path} --out STORE"):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
     (tmp_path / "index.json").touch()
     with pytest.raises(DataError, match=r"say --config\.data\.source=store"):

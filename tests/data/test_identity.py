@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import cache, cifar10, identity, prepare, sources, statistics, store
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import cache, identity, statistics
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.sources import cifar10, store
 from alexnet_jax.errors import ConfigError, DataError
 
 OLD = (1e9, 1e9)
@@ -315,7 +318,7 @@ def test_files_are_read_once(tmp_path, memo, counted, cache_folder, monkeypatch)
 def test_several_processes_remember_at_once(tmp_path, cache_folder):
     root = write_folder(tmp_path / "set", 0, 61)
     program = (
-        "import sys; from alexnet_jax.data import identity; identity._SETTLED_NS = -10**18;"
+        "import sys; from alexnet_jax.data.pipeline import identity; identity._SETTLED_NS = -10**18;"
         "names = sys.argv[2:];"
         "print([identity.of_files(sys.argv[1], names, 2).digests.tolist() for _ in range(30)][-1])"
     )

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import batches, image_files
-from alexnet_jax.data.image_files import ImageFiles
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.pipeline import batches, image_files
+from alexnet_jax.data.pipeline.image_files import ImageFiles
+from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.errors import DataError
 
 COUNT, SIZE = 40, 16

@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import main, parallel
-from alexnet_jax.data import batches, placement
-from alexnet_jax.data.splits import Split
+from alexnet_jax import main
+from alexnet_jax.data.pipeline import batches, placement
+from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.model import mesh as parallel
 
 DRAW = np.random.default_rng(0)
 

@@ -19,7 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import images, layouts, prepare, sources, store
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import layouts
+from alexnet_jax.data.sources import store
 from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError
 from tests.data import imagenet_tars
 from tests.data.imagenet_tars import Picture
@@ -805,10 +809,12 @@ def test_a_malformed_source_is_named_with_what_is_wrong(case, tmp_path):
 @pytest.mark.fault("F29")
 def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch):
     as_tars(tmp_path / "source")
-    monkeypatch.setattr("alexnet_jax.data.ilsvrc.NUM_CLASSES", 3)
+    monkeypatch.setattr("alexnet_jax.data.prepare.ilsvrc.NUM_CLASSES", 3)
     with pytest.raises(DataError, match="ILSVRC2012 train has 15 images, not 1,281,167"):
         run(tmp_path / "source", tmp_path / "store")
-    monkeypatch.setattr("alexnet_jax.data.ilsvrc.COUNTS", {"ILSVRC2012": {"train": 15, "val": 9}})
+    monkeypatch.setattr(
+        "alexnet_jax.data.prepare.ilsvrc.COUNTS", {"ILSVRC2012": {"train": 15, "val": 9}}
+    )
     run(tmp_path / "source", tmp_path / "store")
 
 
@@ -821,7 +827,16 @@ def test_ten_digits_may_be_classes():
 
 
 def start(source, out, jobs):
-    command = [sys.executable, "-m", "alexnet_jax.data.prepare", "--from", source, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "alexnet_jax",
+        "prepare",
+        "--from",
+        source,
+        "--out",
+        out,
+    ]
     return subprocess.Popen([*map(str, command), "--size", "48", "--jobs", str(jobs)], cwd=ROOT,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
 

@@ -13,7 +13,10 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.analysis import pictures
-from alexnet_jax.data import doctor, image_files, layouts, prepare, sources, splits
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import image_files, splits
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.prepare import doctor, layouts
 from alexnet_jax.errors import ConfigError, DataError, listed, printable
 from tests.data import imagenet_tars
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import resized_crops
+from alexnet_jax.data.pipeline import resized_crops
 from alexnet_jax.kernels.forms import CPU
 
 COUNT = 20_000

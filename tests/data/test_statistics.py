@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data import identity, statistics
-from alexnet_jax.data.splits import Dataset, Split
+from alexnet_jax.data.pipeline import identity, statistics
+from alexnet_jax.data.pipeline.splits import Dataset, Split
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import image_files, prepare, sources, statistics, store
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import image_files, statistics
+from alexnet_jax.data.prepare import command as prepare
+from alexnet_jax.data.sources import store
 from alexnet_jax.errors import DataError
 
 pytest.importorskip("array_record")
@@ -152,7 +155,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
         (stored / "index.json").write_text(damaged)
         assert message in fault() and "prepare it again" in fault()
     (stored / "index.json").unlink()
-    assert "is no store" in fault() and "data.prepare" in fault()
+    assert "is no store" in fault() and "alexnet prepare" in fault()
 
 
 def test_without_array_record_a_line_says_how_to_install_it(

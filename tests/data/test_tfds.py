@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data import identity, sources, statistics, tfds
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import identity, statistics
+from alexnet_jax.data.sources import tfds
 from alexnet_jax.errors import DataError
 
 library = pytest.importorskip("tensorflow_datasets")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import calibration, compare, confusion, ensemble, saved, tables
+from alexnet_jax.evaluation import compare, ensemble, tables
+from alexnet_jax.inference import calibration, confusion, predictions
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int):
@@ -57,10 +58,12 @@ def test_the_bootstrap_knows_of_seeds():
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
 
 
-def predicted(wrong, classes: int = 7) -> saved.Predictions:
+def predicted(wrong, classes: int = 7) -> predictions.Predictions:
     """Of a net that is wrong, and sure, where `wrong` says so; all labels are 0."""
     labels = np.zeros(len(wrong), np.int32)
-    return saved.Predictions(np.eye(classes, dtype=np.float32)[np.asarray(wrong, int)], labels)
+    return predictions.Predictions(
+        np.eye(classes, dtype=np.float32)[np.asarray(wrong, int)], labels
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -112,7 +115,7 @@ def test_holm_as_in_his_example():
 def test_two_groups_of_nets_are_compared_by_their_errors():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 7, 300)
-    nets = [saved.Predictions(rng.dirichlet(np.ones(7), 300), labels) for _ in range(4)]
+    nets = [predictions.Predictions(rng.dirichlet(np.ones(7), 300), labels) for _ in range(4)]
     found = compare.compare(nets[:2], nets[2:])
     for top in (1, 5):
         errors = []

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import alexnet_jax
-from alexnet_jax import config, serve, weights, workdir
-from alexnet_jax.data import sources, splits
+from alexnet_jax import config
+from alexnet_jax.analysis import serve
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import saved
 from alexnet_jax.evaluation.subject import Subject
+from alexnet_jax.inference import predictions, trained, weights
 
 # Command -> its arguments, where FILE is a net and OUT a folder.
 COMMANDS = {
@@ -35,7 +37,7 @@ COMMANDS = {
 def files(two_nets, tmp_path_factory):
     """Weights files by the splits of their images: {"val": train and val, "train": train alone}."""
     folder, made = tmp_path_factory.mktemp("nets"), {}
-    run = workdir.load(two_nets[0])
+    run = trained.load(two_nets[0])
     found = sources.open_dataset(run.config.data, 0)
     for name in ("val", "train"):
         arrays = {"class_names": np.array(run.class_names)}
@@ -80,14 +82,14 @@ def test_saved_predictions_are_enough_where_the_images_are_gone(files, tmp_path)
     subject = Subject(files["val"])
     subject.path = tmp_path  # as if it were the folder of the run
     labels = np.zeros(3, np.int32)
-    predictions = saved.Predictions(np.full((3, 10), 0.1, np.float32), labels)
+    kept = predictions.Predictions(np.full((3, 10), 0.1, np.float32), labels)
     shutil.copy(files["val"], tmp_path)
     subject._spec = subject._spec.__class__(**{**vars(subject._spec), "path": "/nowhere.npz"})
     with pytest.raises(DataError, match="nowhere"):
         subject.split_name(None, "center")
-    saved.save(tmp_path, "val", "center", subject.run.step, predictions)
+    predictions.save(tmp_path, "val", "center", subject.run.step, kept)
     assert subject.split_name(None, "center") == "val"
-    saved.save(tmp_path, "test", "center", subject.run.step, predictions)
+    predictions.save(tmp_path, "test", "center", subject.run.step, kept)
     assert subject.split_name(None, "center") == "test"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from alexnet_jax.data.splits import held_out
+from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import ensemble
 

@@ -2,12 +2,15 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config, parallel
-from alexnet_jax.data import sources, statistics
+from alexnet_jax import config
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.data.sources import Split
-from alexnet_jax.evaluation import errors, evaluate
+from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference import predict_step, predictions
+from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.training import state, step
+from alexnet_jax.train import state
 
 
 @pytest.mark.fault("F33")
@@ -20,7 +23,7 @@ def test_every_image_is_counted_exactly_once_whatever_the_batch(batch_size):
         assert len(indices) == batch_size
         return images[indices][:, 0, 0, :2].astype(np.float32)
 
-    probabilities = evaluate.predictions(predict, split, batch_size)
+    probabilities = predictions.of_split(predict, split, batch_size)
     assert np.array_equal(probabilities[:, 0], np.arange(101))
 
 
@@ -43,11 +46,11 @@ def test_devices_and_batches_count_the_same_101_images(network):
     counts, alone = set(), None
     for number in (1, 2, 4):
         mesh = parallel.device_mesh(jax.devices()[:number])
-        eval_step = step.make_eval_step(spec, model, means, mesh, "center")
-        predict = evaluate.predictor(eval_step, params, batch_stats, mesh)
+        eval_step = predict_step.make_eval_step(spec, model, means, mesh, "center")
+        predict = predictions.predictor(eval_step, params, batch_stats, mesh)
         for batch_size in (1, 7, 64):
             rounded = parallel.round_up(batch_size, number)
-            probabilities = evaluate.predictions(predict, split, rounded)
+            probabilities = predictions.of_split(predict, split, rounded)
             alone = probabilities if alone is None else alone
             assert np.allclose(probabilities, alone, atol=1e-5)
             summary = errors.summarize(probabilities, split.labels)
@@ -79,8 +82,8 @@ def test_the_next_batch_is_dispatched_before_the_last_one_is_fetched():
         return Later(number, np.asarray(images)[:, 0, 0, :2].astype(np.float32), events)
 
     mesh = parallel.device_mesh(jax.devices()[:2])
-    predict = evaluate.predictor(eval_step, {"w": np.zeros(1)}, {}, mesh)
-    found = evaluate.predictions(predict, split, 32, poll=lambda: events.append(("poll", 0)))
+    predict = predictions.predictor(eval_step, {"w": np.zeros(1)}, {}, mesh)
+    found = predictions.of_split(predict, split, 32, poll=lambda: events.append(("poll", 0)))
     assert np.array_equal(found[:, 0], np.arange(101))
     assert [event for event in events if event[0] != "poll"] == [
         ("dispatch", 0), ("dispatch", 1), ("fetch", 0), ("dispatch", 2), ("fetch", 1),
@@ -94,10 +97,10 @@ def test_predictions_are_those_of_the_batches_one_after_the_other(network):
     spec, model, params, batch_stats = network
     dataset = sources.open_dataset(spec.data, 0)
     means, mesh = statistics.load(dataset), parallel.device_mesh(jax.devices()[:2])
-    eval_step = step.make_eval_step(spec, model, means, mesh, "center")
+    eval_step = predict_step.make_eval_step(spec, model, means, mesh, "center")
     split = dataset.splits["test"]
-    predict = evaluate.predictor(eval_step, params, batch_stats, mesh)
-    found = evaluate.predictions(predict, split, 32)
+    predict = predictions.predictor(eval_step, params, batch_stats, mesh)
+    found = predictions.of_split(predict, split, 32)
     waited = [np.array(predict(split.images, np.arange(i, i + 32))) for i in range(0, 128, 32)]
     assert found.tobytes() == np.concatenate(waited).tobytes()
 
@@ -105,6 +108,6 @@ def test_predictions_are_those_of_the_batches_one_after_the_other(network):
 def test_a_poll_that_raises_leaves_the_evaluation():
     split = Split(np.zeros((8, 1, 1, 3), np.uint8), np.zeros(8, np.int32))
     with pytest.raises(KeyboardInterrupt):
-        evaluate.predictions(
+        predictions.of_split(
             lambda x, i: x[i, 0, 0], split, 4, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt)
         )

@@ -9,8 +9,9 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax.data import sources
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import evaluate, saved, subject
+from alexnet_jax.evaluation import evaluate, subject
 from alexnet_jax.evaluation.subject import Subject, obtain_all
+from alexnet_jax.inference import predictions
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, r
     assert len(set(expected.argmax(axis=1))) > 2
     assert found["splits"]["test"]["center"]["top1_error"] == pytest.approx(np.mean(wrong))
     assert found["splits"]["test"]["center"]["count"] == 128 and found["step"] == 7
-    kept = saved.load(out, "test", "center", 7)
+    kept = predictions.load(out, "test", "center", 7)
     np.testing.assert_allclose(kept.probabilities, expected, rtol=1e-4, atol=1e-7)
 
 
@@ -84,7 +85,7 @@ def test_each_folder_has_its_own_errors(two_nets, dark_and_bright, tmp_path):
         answers = [net.class_names[label] for label in expected.argmax(axis=1)]
         wrong = [answer != name for answer, name in zip(answers, names, strict=True)]
         assert found["splits"]["test"]["center"]["top1_error"] == pytest.approx(np.mean(wrong))
-        kept = saved.load(tmp_path / str(number), "test", "center", 7)
+        kept = predictions.load(tmp_path / str(number), "test", "center", 7)
         np.testing.assert_allclose(kept.probabilities, expected, rtol=1e-4, atol=1e-6)
 
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import reference, weights, workdir
+from alexnet_jax.config import reference
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import tables
+from alexnet_jax.inference import weights
+from alexnet_jax.run import workdir
 
 
 def literal_error(probabilities, labels, top):

@@ -55,8 +55,9 @@ def _one(make: Callable[..., bytes], *arguments: Any) -> Callable[[Path], Sequen
 
 
 def _weights(folder: Path) -> Sequence[bytes]:
-    from alexnet_jax import config, weights, workdir
-    from alexnet_jax.data import statistics
+    from alexnet_jax import config
+    from alexnet_jax.data.pipeline import statistics
+    from alexnet_jax.inference import trained, weights
 
     tree = config.load("tests/tiny.py", ["--config.model.num_classes=2"])
     spec = config.with_classes(config.parse(tree), 2)
@@ -67,12 +68,12 @@ def _weights(folder: Path) -> Sequence[bytes]:
     }
     params = weights.nested(tensors)["params"]
     plain = json.loads(config.to_json(tree))
-    run = workdir.Run(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
+    run = trained.Run(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
     return [weights.save(folder / "seed.safetensors", run).read_bytes()]
 
 
 def _read_weights(path: Path) -> object:
-    from alexnet_jax import weights
+    from alexnet_jax.inference import weights
 
     return weights.load(path)
 
@@ -146,7 +147,7 @@ def _zip(compression: int) -> bytes:
 
 
 def _read_archive(path: Path) -> object:
-    from alexnet_jax.data import archives
+    from alexnet_jax.data.sources import archives
 
     return [member.read() for member in archives.members(path, (".png",))]
 
@@ -179,7 +180,7 @@ def _exif() -> Image.Exif:
 
 
 def _decode(path: Path) -> object:
-    from alexnet_jax.data import images
+    from alexnet_jax.data.pipeline import images
 
     return images.decode(path, 16, exif="apply")
 
@@ -222,7 +223,7 @@ def _read_dataset(source: str) -> Callable[[Path], object]:
 
 
 def _read_cifar(path: Path) -> object:
-    from alexnet_jax.data import cifar10
+    from alexnet_jax.data.sources import cifar10
 
     return cifar10.records(path.read_bytes(), str(path))
 
@@ -232,7 +233,7 @@ def _tfrecord() -> bytes:
 
 
 def _read_tfrecord(path: Path) -> object:
-    from alexnet_jax.data import tfrecord
+    from alexnet_jax.data.sources import tfrecord
 
     records = tfrecord.TFRecords([path])
     return [records[i] for i in range(min(len(records), 100))]
@@ -242,7 +243,7 @@ STORE_SIZE, STORE_COUNT = 8, 6
 
 
 def _store(folder: Path, form: str) -> Path:
-    from alexnet_jax.data import prepare
+    from alexnet_jax.data.prepare import command as prepare
 
     out = folder / f"store-{form}"
     if not out.exists():
@@ -273,7 +274,7 @@ def _of_store(pattern: str, form: str = "raw") -> Callable[[Path], Sequence[byte
 
 def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
     def prepare(folder: Path) -> Callable[[bytes], object]:
-        from alexnet_jax.data import store
+        from alexnet_jax.data.sources import store
 
         place = _store(folder, form)
         index, path = store.read_index(place), next(place.glob(pattern))
@@ -288,7 +289,10 @@ def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
 
 
 def _read_index(folder: Path, *_: object) -> object:
-    from alexnet_jax.data import doctor, prepare, sources, store
+    from alexnet_jax.data import sources
+    from alexnet_jax.data.prepare import command as prepare
+    from alexnet_jax.data.prepare import doctor
+    from alexnet_jax.data.sources import store
 
     found = sources.open_dataset(_spec("store", folder), 0)
     index = store.read_index(folder)
@@ -298,25 +302,26 @@ def _read_index(folder: Path, *_: object) -> object:
 
 
 def _read_labels(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data import store
+    from alexnet_jax.data.sources import store
 
     return store.read_labels(folder, index, "train", STORE_COUNT)
 
 
 def _read_store_statistics(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data import store
+    from alexnet_jax.data.sources import store
 
     return store.read_statistics(folder, index.size)
 
 
 def _read_raw(_: Path, index: Any, path: Path) -> object:
-    from alexnet_jax.data import store
+    from alexnet_jax.data.sources import store
 
     return store.RawShards([path], [STORE_COUNT], index.size)[np.arange(STORE_COUNT)]
 
 
 def _read_records(_: Path, index: Any, path: Path) -> object:
-    from alexnet_jax.data import images, store
+    from alexnet_jax.data.pipeline import images
+    from alexnet_jax.data.sources import store
 
     shards = store.JpegShards([path], [STORE_COUNT])
     return [images.decode(shards.one(i), index.size, name="image") for i in range(STORE_COUNT)]
@@ -393,7 +398,7 @@ def _predictions() -> bytes:
 
 
 def _statistics() -> bytes:
-    from alexnet_jax.data import statistics
+    from alexnet_jax.data.pipeline import statistics
 
     return _saved(**statistics.zeros(8)._asdict())
 
@@ -415,24 +420,25 @@ def _reads_run(name: str) -> Callable[[Path], Callable[[bytes], object]]:
 
 def _read_run(run: Path) -> None:
     """Each reader in turn, so that an error of one does not hide another."""
-    from alexnet_jax import config, workdir
+    from alexnet_jax import config
     from alexnet_jax.analysis import convergence, curves, record
-    from alexnet_jax.data import identity
+    from alexnet_jax.data.pipeline import identity
     from alexnet_jax.errors import AlexNetError
-    from alexnet_jax.evaluation import saved
-    from alexnet_jax.training import log
+    from alexnet_jax.inference import predictions, trained
+    from alexnet_jax.run import workdir
+    from alexnet_jax.train import log
 
     owned = workdir.Workdir(run, steal=True)
     new = types.SimpleNamespace(to_dict=lambda: json.loads(_config_json()))
     metrics = (run / "metrics.jsonl").read_bytes()
     faults = []
     for read in (
-        lambda: workdir.load_config(run), lambda: owned.changes(new), lambda: owned.check(),
+        lambda: trained.load_config(run), lambda: owned.changes(new), lambda: owned.check(),
         lambda: owned.status(), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
         lambda: workdir.history(run), lambda: workdir.begun_from(run), lambda: curves.read(run),
         lambda: convergence.read(run), lambda: log.cut_back(run / "metrics.jsonl", 6),
         lambda: record.results(run, []), lambda: record.again(run), lambda: record.learning(run),
-        lambda: identity.begun_with(run, ""), lambda: saved.load(run, "test", "center", 6).wrong(),
+        lambda: identity.begun_with(run, ""), lambda: predictions.load(run, "test", "center", 6).wrong(),
         lambda: workdir.validation_errors(run, config.parse(json.loads(_config_json()))),
     ):  # fmt: skip
         try:
@@ -453,18 +459,18 @@ def _checkpoint_reader(name: str) -> Callable[[Path], Callable[[bytes], object]]
 
         def reads(content: bytes) -> object:
             from alexnet_jax import files
-            from alexnet_jax.schemas import TrainingMeta
-            from alexnet_jax.training import checkpoint
+            from alexnet_jax.inference import checkpoints
+            from alexnet_jax.run.schemas import TrainingMeta
 
             (target / name).write_bytes(content)
             if name != "COMMIT.json":
                 parts = [p for p in target.rglob("*") if p.is_file() and p.name != "COMMIT.json"]
                 names = sorted(str(p.relative_to(target)) for p in parts)
-                text = checkpoint._commit(6, checkpoint._sums(target, names))
+                text = checkpoints.commit_text(6, checkpoints.sums(target, names))
                 (target / "COMMIT.json").write_text(text)
-            meta = checkpoint.verify(run / "checkpoints", 6)
+            meta = checkpoints.verify(run / "checkpoints", 6)
             files.check(meta, TrainingMeta, target / "meta.json")
-            return checkpoint.load_statistics(run / "checkpoints", 6)
+            return checkpoints.load_statistics(run / "checkpoints", 6)
 
         return reads
 
@@ -488,7 +494,7 @@ def _launch_reader(folder: Path) -> Callable[[bytes], object]:
 
 
 def _read_card(path: Path) -> object:
-    from alexnet_jax import verify
+    from alexnet_jax.interop import verify
 
     card = verify._card(path.with_suffix(".safetensors"))
     return verify._errors(card["splits"])
@@ -532,7 +538,7 @@ def _overrides(_: Path) -> Sequence[bytes]:
 def _read_overrides(_: Path) -> Callable[[bytes], object]:
     def reads(content: bytes) -> object:
         from alexnet_jax import cli, config
-        from alexnet_jax.training import loop
+        from alexnet_jax.train import loop
 
         arguments = cli.config_overrides([os.fsdecode(one) for one in content.split(b"\n")])
         found = config.load("tests/tiny.py", arguments)
@@ -551,7 +557,8 @@ REQUESTS = [
 
 
 def _serve(_: Path) -> Callable[[bytes], object]:
-    from alexnet_jax import config, serve
+    from alexnet_jax import config
+    from alexnet_jax.analysis import serve
 
     spec = config.parse(config.load("tests/tiny.py", []))
     run: Any = types.SimpleNamespace(config=spec, step=1, class_names=("cat", "dog"))

@@ -6,11 +6,11 @@ import threading
 import jax
 import pytest
 
-from alexnet_jax import parallel
 from alexnet_jax.kernels import forms
 from alexnet_jax.kernels.forms import GPU
 from alexnet_jax.model import alexnet
-from alexnet_jax.training import schedule, state, step
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.train import schedule, state, step
 from bench import ours
 from tests.gpu.device import DEVICE, distance
 

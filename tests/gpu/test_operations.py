@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.data import augment
-from alexnet_jax.data.statistics import Statistics
+from alexnet_jax.data.pipeline import augment
+from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.kernels import compiler, convolution, elementwise
 from alexnet_jax.kernels.forms import GPU, PLAIN, Forms, parse, values
 from alexnet_jax.model import alexnet, ops

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import parallel
-from alexnet_jax.data import placement
-from alexnet_jax.data.splits import Split
+from alexnet_jax.data.pipeline import placement
+from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.kernels import forms
 from alexnet_jax.main import numerics
 from alexnet_jax.model import alexnet
-from alexnet_jax.training import schedule, state, step
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.train import schedule, state, step
 from bench import ours
 from tests.gpu.device import DEVICE, HOST, STAND_IN, distance
 

@@ -7,8 +7,9 @@ import math
 import jax
 import numpy as np
 
-from alexnet_jax import config, network, weights, workdir
-from alexnet_jax.data import statistics
+from alexnet_jax import config
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.inference import network, trained, weights
 
 NARROW = [
     "--config.data.path=images", "--config.data.image_size=136", "--config.model.num_classes=10",
@@ -20,7 +21,7 @@ NARROW = [
 """Makes an AlexNet small; its maps stay 3x3 or larger with crops of 103 and more."""
 
 
-def random_run(name: str, overrides=()) -> workdir.Run:
+def random_run(name: str, overrides=()) -> trained.Run:
     """A net of config `name`; its answers are neither tiny nor huge."""
     loaded = config.load(name, list(overrides))
     spec = config.parse(loaded, needs_images=False)
@@ -44,15 +45,15 @@ def random_run(name: str, overrides=()) -> workdir.Run:
     )
     names = tuple(f"class {number}" for number in range(classes))
     tree = json.loads(config.to_json(loaded))
-    return workdir.Run(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names)
+    return trained.Run(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names)
 
 
-def pictures(run: workdir.Run, count: int = 3) -> np.ndarray:
+def pictures(run: trained.Run, count: int = 3) -> np.ndarray:
     size = run.config.data.image_size
     return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def logits(run: workdir.Run, pixels: np.ndarray) -> np.ndarray:
+def logits(run: trained.Run, pixels: np.ndarray) -> np.ndarray:
     """What our network says of the center crops."""
     net = network.Network(run)
     return np.asarray(_logits(net.model, net.variables, net.inputs(pixels)[:, 0]))
@@ -75,7 +76,7 @@ def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(ours).max())
 
 
-def same(first: workdir.Run, second: workdir.Run) -> bool:
+def same(first: trained.Run, second: trained.Run) -> bool:
     """Whether all parameters and running averages are the same bits."""
     trees = [(run.params, run.batch_stats) for run in (first, second)]
     return jax.tree.all(jax.tree.map(_same_bits, *trees))

@@ -4,10 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import config, weights
+from alexnet_jax import config
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.inference import weights
 from alexnet_jax.interop import export_weights, layout
-from tests import test_configs
+from tests.config import test_configs
 from tests.interop import nets
 
 onnx = pytest.importorskip("onnx")
@@ -34,7 +35,7 @@ def answers(path, crops):
 
 def crops_of(run, pixels):
     """Center crops, after the resizing that a config may ask for."""
-    from alexnet_jax.data import augment
+    from alexnet_jax.data.pipeline import augment
 
     resized = np.asarray(augment.resized(pixels, run.config.augment))
     return nets.center(resized, run.config.augment.crop_size)

@@ -8,8 +8,9 @@ import pytest
 import safetensors.numpy
 
 import alexnet_jax
-from alexnet_jax import config, weights
+from alexnet_jax import config
 from alexnet_jax.errors import AlexNetError, CheckpointError, ConfigError
+from alexnet_jax.inference import weights
 from alexnet_jax.interop import export_weights, import_weights, torchvision
 from tests.interop import nets
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import geometry
 from alexnet_jax.kernels import convolution, elementwise
 from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, values
+from alexnet_jax.model import geometry
 
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=2e-5)
 

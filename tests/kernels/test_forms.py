@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import parallel
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import forms
 from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, Forms
 from alexnet_jax.model import alexnet
-from alexnet_jax.training import schedule, state, step
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.train import schedule, state, step
 from bench import ours
 
 TINY = ("tests/tiny.py", ("--config.data.source=folder", "--config.train.accumulate=2"))

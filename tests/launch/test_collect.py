@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_jax import config
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation import evaluate
+from alexnet_jax.inference import predictions
 from configs import sweeps
 from launch import collect, runs
 
@@ -26,7 +26,7 @@ def finished(run: runs.Run, error: float, seed: int) -> runs.Run:
     probabilities = np.full((IMAGES, 10), 0.01, np.float32)
     probabilities[np.arange(IMAGES), answers] = 0.91
     run.folder.mkdir(parents=True)
-    errors = evaluate.record(run.folder, "test", "center", 90, probabilities, labels)
+    errors = predictions.record(run.folder, "test", "center", 90, probabilities, labels)
     results: dict = {"step": 90, "epoch": 1.0, "config": "digits", "seconds": 9.0}
     results |= {"splits": {"test": {"center": errors}}}
     (run.folder / "results.json").write_text(json.dumps(results))

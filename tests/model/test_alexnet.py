@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config, geometry
+from alexnet_jax import config
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import compiler
-from alexnet_jax.model import alexnet, ops
+from alexnet_jax.model import alexnet, geometry, ops
 from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
 from configs import paper
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import geometry
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels.forms import CPU, GPU
-from alexnet_jax.model import ops
+from alexnet_jax.model import geometry, ops
 
 # float32 against float64 loops; sums of at most 25 terms.
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=1e-5)

@@ -4,13 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config, geometry, parallel
-from alexnet_jax.data.batches import Batch
+from alexnet_jax import config
+from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.model import ops
+from alexnet_jax.inference import predict_step
+from alexnet_jax.model import geometry, ops
+from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.towers import with_neighbors
-from alexnet_jax.training import checkpoint, schedule, state, step
+from alexnet_jax.train import checkpoint, schedule, state, step
 from bench import ours
 from tests import tiny
 
@@ -63,7 +65,7 @@ def trained(spec, devices, towers):
         images = draw.integers(0, 256, (BATCH, 16, 16, 3), np.uint8)
         now, metrics = train_step(now, Batch(images, numbers % 10, numbers, 0 * numbers), rates)
         norms.append(float(metrics["grad_norm"]))
-    predict = step.make_eval_step(spec, model, ours.statistics(spec), mesh, "center")
+    predict = predict_step.make_eval_step(spec, model, ours.statistics(spec), mesh, "center")
     return now, norms, np.asarray(predict(now.params, now.batch_stats, images))
 
 

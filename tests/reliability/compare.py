@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet_jax.training import checkpoint
+from alexnet_jax.inference import checkpoints
 
 UNTIMED = ("time", "images_per_second", "data_wait_fraction", "seconds")
 
@@ -15,14 +15,14 @@ def snapshot(workdir: Path) -> dict[str, object]:
     """By name: each array, hash and number of each checkpoint, each line of metrics.jsonl, the final errors."""
     found: dict[str, object] = {}
     folder = workdir / "checkpoints"
-    steps = checkpoint.committed_steps(folder)
+    steps = checkpoints.committed_steps(folder)
     found["checkpoints"] = steps
     for step in steps:
-        meta = checkpoint.verify(folder, step)
+        meta = checkpoints.verify(folder, step)
         found |= {f"{step}/{key}": value for key, value in meta.items() if key not in UNTIMED}
-        for path, leaf in checkpoint._leaves(checkpoint._read(folder, step)):
+        for path, leaf in checkpoints.leaves(checkpoints.read_state(folder, step)):
             found[f"{step}/{path}"] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
-        for name, array in checkpoint.load_statistics(folder, step)._asdict().items():
+        for name, array in checkpoints.load_statistics(folder, step)._asdict().items():
             found[f"{step}/statistics/{name}"] = hashlib.sha256(array.tobytes()).hexdigest()
     for number, line in enumerate((workdir / "metrics.jsonl").read_text().splitlines()):
         values = {k: v for k, v in json.loads(line).items() if k not in UNTIMED}

@@ -5,7 +5,7 @@ import numpy as np
 
 def lose_data_position() -> None:
     """A resumed run begins with the first batch again."""
-    from alexnet_jax.training import loop
+    from alexnet_jax.train import loop
 
     positions = loop.Training._positions
     loop.Training._positions = lambda self, step: positions(self, step - self.saved_at_start)
@@ -21,7 +21,7 @@ def lose_data_position() -> None:
 
 def lose_random_streams() -> None:
     """A resumed run draws other dropout masks and crops."""
-    from alexnet_jax.training import step
+    from alexnet_jax.train import step
 
     stream = step.stream
     step.stream = lambda seed, name: stream(seed + 1, name)
@@ -41,16 +41,16 @@ def lose_commit_check() -> None:
     """Damaged checkpoints are taken for good ones."""
     import json
 
-    from alexnet_jax.training import checkpoint
+    from alexnet_jax.inference import checkpoints
 
     def verify(folder, step):
         return json.loads((folder / str(step) / "meta.json").read_text())
 
-    checkpoint.verify = verify
+    checkpoints.verify = verify
 
 
 def _restore_with(change) -> None:
-    from alexnet_jax.training import checkpoint
+    from alexnet_jax.train import checkpoint
 
     restore = checkpoint.restore
     checkpoint.restore = lambda folder, step, like: change(restore(folder, step, like), like)
@@ -58,7 +58,7 @@ def _restore_with(change) -> None:
 
 def not_finite_at_17() -> None:
     """The images of step 17 hold infinities."""
-    from alexnet_jax.training import loop
+    from alexnet_jax.train import loop
 
     rates = loop.Training._rates
 
@@ -71,14 +71,14 @@ def not_finite_at_17() -> None:
 
 def retry_at_once() -> None:
     """No pauses between attempts to save."""
-    from alexnet_jax.training import checkpoint
+    from alexnet_jax.train import checkpoint
 
     checkpoint.RETRY_SECONDS = (0.0, 0.0, 0.0)
 
 
 def kill_reader() -> None:
     """The thread that reads ahead ends without a word."""
-    from alexnet_jax.data import batches
+    from alexnet_jax.data.pipeline import batches
 
     produce = batches._produce
 
@@ -112,7 +112,7 @@ def other_images() -> None:
 
 def old_fingerprint() -> None:
     """Checkpoints have the fingerprint that an earlier version gave to the images."""
-    from alexnet_jax.training import loop
+    from alexnet_jax.train import loop
 
     meta = loop.Training._meta
     loop.Training._meta = lambda *arguments: meta(*arguments) | {"dataset": "0123456789abcdef" * 4}
@@ -120,6 +120,6 @@ def old_fingerprint() -> None:
 
 def impatient_with_writes() -> None:
     """A checkpoint may take three seconds."""
-    from alexnet_jax.training import loop
+    from alexnet_jax.train import loop
 
     loop.WRITE_SECONDS = 3.0

@@ -49,7 +49,7 @@ def main() -> int:
 
 def _train(steps: int, every: int) -> int:
     from alexnet_jax import main as program
-    from alexnet_jax.training.loop import Training
+    from alexnet_jax.train.loop import Training
 
     after_step, found = Training._after_step, []
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED = ("alexnet_jax.main", "alexnet_jax.training.loop", "alexnet_jax.training.checkpoint", "orbax.checkpoint",
+IMPORTED = ("alexnet_jax.main", "alexnet_jax.train.loop", "alexnet_jax.train.checkpoint", "orbax.checkpoint",
             "tensorboardX.event_file_writer", "tensorboardX.summary", "matplotlib.figure",
             "matplotlib.backends.backend_agg")  # fmt: skip
 

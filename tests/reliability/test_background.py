@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from alexnet_jax.training import checkpoint
+from alexnet_jax.inference import checkpoints
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import killed_once_saved
 from tests.reliability.test_processes import ends, pair, start
@@ -16,7 +16,7 @@ OFTEN = "--config.train.checkpoint_minutes=0.001"
 
 
 def steps_of(folder) -> list[int]:
-    return checkpoint.committed_steps(folder / "checkpoints")
+    return checkpoints.committed_steps(folder / "checkpoints")
 
 
 def content(found: dict) -> dict:
@@ -168,7 +168,7 @@ def test_a_signal_to_one_process_in_an_evaluation_stops_all_in_it(starter, pair,
     both[1].signal(signal.SIGTERM)
     assert [outcome.code for outcome in ends(both)] == [75, 75]
     assert steps_of(folder)[-1] == 12
-    assert checkpoint.verify(folder / "checkpoints", 12)["evaluation_due"]
+    assert checkpoints.verify(folder / "checkpoints", 12)["evaluation_due"]
     assert [outcome.code for outcome in ends(start(starter, folder))] == [0, 0]
     assert differences(snapshot(folder), snapshot(pair)) == []
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from alexnet_jax.training import checkpoint
+from alexnet_jax.inference import checkpoints
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import killed_once_saved
 
@@ -31,7 +31,7 @@ IN_TURN = (
 
 def killed(starter, folder, fault: str) -> int:
     """Run with a kill at `fault`; the step that the start had reached by what it wrote."""
-    before = checkpoint.committed_steps(folder / "checkpoints")
+    before = checkpoints.committed_steps(folder / "checkpoints")
     outcome = starter.run(folder, fault=f"{fault}:kill")
     assert outcome.code == -signal.SIGKILL, (outcome.code, outcome.err)
     return check_survivors(folder, before)
@@ -39,9 +39,9 @@ def killed(starter, folder, fault: str) -> int:
 
 def check_survivors(folder, before) -> int:
     """No checkpoint that was there is gone, but by retention; the newest step that is intact."""
-    steps = checkpoint.committed_steps(folder / "checkpoints")
+    steps = checkpoints.committed_steps(folder / "checkpoints")
     for step in steps:
-        checkpoint.verify(folder / "checkpoints", step)
+        checkpoints.verify(folder / "checkpoints", step)
     assert not before or (steps and steps[-1] >= before[-1])
     return steps[-1] if steps else 0
 

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import faults
 from alexnet_jax.errors import EXIT_CODES
-from alexnet_jax.training import checkpoint
-from alexnet_jax.training.meter import Meter
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.run import faults
+from alexnet_jax.train.meter import Meter
 from tests.reliability.compare import differences, snapshot
 
 
 def all_finite(folder) -> bool:
-    for step in checkpoint.committed_steps(folder / "checkpoints"):
-        variables = checkpoint._read(
+    for step in checkpoints.committed_steps(folder / "checkpoints"):
+        variables = checkpoints.read_state(
             folder / "checkpoints", step, ("params", "velocity", "batch_stats")
         )
-        if not all(np.isfinite(leaf).all() for _, leaf in checkpoint._leaves(variables)):
+        if not all(np.isfinite(leaf).all() for _, leaf in checkpoints.leaves(variables)):
             return False
     return True
 

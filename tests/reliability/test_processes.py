@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from alexnet_jax import processes
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.training import checkpoint
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.run import processes
+from alexnet_jax.train import checkpoint
 from tests.reliability.compare import differences, snapshot
 
 
@@ -50,7 +51,7 @@ def pair(starter, tmp_path_factory):
 
 
 def parameters(folder):
-    return checkpoint.load_variables(folder / "checkpoints", 48)["params"]
+    return checkpoints.load_variables(folder / "checkpoints", 48)["params"]
 
 
 def assert_close(one, other):
@@ -66,7 +67,7 @@ def assert_close(one, other):
 def test_two_processes_with_two_devices_compute_what_one_with_four_does(starter, pair, tmp_path):
     assert starter.run(tmp_path / "run", devices=4).code == 0
     assert_close(parameters(pair), parameters(tmp_path / "run"))
-    last = [checkpoint.verify(f / "checkpoints", 48) for f in (pair, tmp_path / "run")]
+    last = [checkpoints.verify(f / "checkpoints", 48) for f in (pair, tmp_path / "run")]
     assert last[0]["batch_hash"] == last[1]["batch_hash"]
 
 
@@ -86,7 +87,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_costs_nothing(starter
     both[1].signal(signal.SIGTERM)
     outcomes = ends(both)
     assert [outcome.code for outcome in outcomes] == [75, 75], outcomes
-    assert 16 <= checkpoint.committed_steps(folder / "checkpoints")[-1] < 48
+    assert 16 <= checkpoints.committed_steps(folder / "checkpoints")[-1] < 48
     assert [outcome.code for outcome in ends(start(starter, folder))] == [0, 0]
     assert differences(snapshot(folder), snapshot(pair)) == []
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_jax.training import checkpoint
-from alexnet_jax.training.signals import Signals, Stop
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.run.signals import Signals, Stop
+from alexnet_jax.train import checkpoint
 from tests.reliability.compare import differences, leftovers, snapshot
 
 # Phase -> the point at which the signal comes, and whether there is something to save by then.
@@ -61,7 +62,7 @@ def test_sigterm(starter, golden, tmp_path, status, figures, phase):
     outcome, seconds = at(starter, tmp_path / "run", point, signal.SIGTERM)
     assert outcome.code == 75, outcome.err
     assert len(outcome.err.splitlines()) == 1
-    steps = checkpoint.committed_steps(tmp_path / "run" / "checkpoints")
+    steps = checkpoints.committed_steps(tmp_path / "run" / "checkpoints")
     assert bool(steps) == saves
     if saves:
         said = status(tmp_path / "run")
@@ -139,7 +140,7 @@ def test_a_signal_to_the_whole_group_saves_once(starter, tmp_path, status):
     assert start.wait().code == 75
     said = status(tmp_path / "run")
     assert said["saved"]
-    assert checkpoint.committed_steps(tmp_path / "run" / "checkpoints")[-1] == said["step"]
+    assert checkpoints.committed_steps(tmp_path / "run" / "checkpoints")[-1] == said["step"]
 
 
 @pytest.mark.full

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax import config, workdir
+from alexnet_jax import config
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.training import checkpoint
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.run import workdir
 from tests.reliability.compare import differences, snapshot
 from tests.reliability.starter import killed_once_saved
 
@@ -237,7 +238,7 @@ def test_a_changed_key_is_refused_allowed_and_remembered(starter, run):
     assert "continuing from step 12" in allowed.out
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
     assert last["changes"] == {"train.epochs": [4.0, 5.0], "train.log_every": [4, 10]}
-    assert checkpoint.committed_steps(run / "checkpoints")[-1] == 60
+    assert checkpoints.committed_steps(run / "checkpoints")[-1] == 60
 
 
 @pytest.mark.full
@@ -274,10 +275,10 @@ def test_a_run_goes_on_with_other_numbers_of_devices(starter, golden, tmp_path, 
 @pytest.mark.full
 @pytest.mark.fault("F15")
 def test_numbers_of_devices_differ_by_rounding_alone(starter, golden_folder, tmp_path, figures):
-    one = checkpoint.load_variables(golden_folder / "checkpoints", 48)["params"]
+    one = checkpoints.load_variables(golden_folder / "checkpoints", 48)["params"]
     for devices in (2, 4):
         assert starter.run(tmp_path / str(devices), devices=devices).code == 0
-        other = checkpoint.load_variables(tmp_path / str(devices) / "checkpoints", 48)["params"]
+        other = checkpoints.load_variables(tmp_path / str(devices) / "checkpoints", 48)["params"]
         difference = max(
             float(np.abs(one[name][kind] - other[name][kind]).max() / np.abs(one[name][kind]).max())
             for name in one

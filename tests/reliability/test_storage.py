@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import workdir
-from alexnet_jax.training import checkpoint, log
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.run import workdir
+from alexnet_jax.train import log
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
 
@@ -102,11 +103,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_checkpoints(tmp_path):
     assert done.returncode == 5, (done.stderr, error)
     assert "error[E_STORAGE]" in error.splitlines()[-1]
     assert "Traceback" not in error
-    steps = checkpoint.committed_steps(kept / "checkpoints")
+    steps = checkpoints.committed_steps(kept / "checkpoints")
     assert steps[-1] == 18
     for step in steps:
-        checkpoint.verify(kept / "checkpoints", step)
-    assert checkpoint.committed_steps(tmp_path / "end" / "checkpoints")[-1] == 48
+        checkpoints.verify(kept / "checkpoints", step)
+    assert checkpoints.committed_steps(tmp_path / "end" / "checkpoints")[-1] == 48
     assert not leftovers(tmp_path / "end")
 
 
@@ -138,7 +139,7 @@ def test_a_last_checkpoint_that_cannot_be_saved_is_never_success(starter, tmp_pa
     assert "cannot save step 48" in last_line(outcome)
     said = status(tmp_path / "run")
     assert (said["state"], said["code"], said["saved_step"]) == ("failed", 5, 42)
-    checkpoint.verify(tmp_path / "run" / "checkpoints", 42)
+    checkpoints.verify(tmp_path / "run" / "checkpoints", 42)
     assert not leftovers(tmp_path / "run")
     assert starter.run(tmp_path / "run").code == 0
 
@@ -252,10 +253,11 @@ def test_sinks_that_fail_do_not_stop_a_run(starter, golden, golden_folder, tmp_p
 def test_a_checkpoint_of_the_first_schema_is_read_to_the_bit():
     """Kept in the repository: what later versions must still read."""
     folder = Path(__file__).parent / "schema1"
-    step, meta = checkpoint.latest(folder)
+    step, meta = checkpoints.latest(folder)
     assert (step, meta["schema"]) == (6, 1)
     tree = {
-        path: np.asarray(leaf) for path, leaf in checkpoint._leaves(checkpoint._read(folder, step))
+        path: np.asarray(leaf)
+        for path, leaf in checkpoints.leaves(checkpoints.read_state(folder, step))
     }
     sums = dict(line.split() for line in (folder / "sums.txt").read_text().splitlines())
     assert {path: hashlib.sha256(leaf.tobytes()).hexdigest() for path, leaf in tree.items()} == sums

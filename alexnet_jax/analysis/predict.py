@@ -1,0 +1,108 @@
+"""What a trained network sees in images: the most probable classes of each, in the terminal or in a web page.
+
+alexnet predict cat.jpg dog.jpg --workdir W [--views center|ten|nine|dense] [--top 5] [--json]
+alexnet predict --workdir W --serve [--port 8000]
+
+Photos are turned by their EXIF orientation where those of training were: data.exif in the config of the run.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from alexnet_jax import cli, files, specs
+from alexnet_jax.errors import ConfigError, DataError
+
+BAR = 24
+"""Characters of a bar of probability 1."""
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument(
+        "images", nargs="*", metavar="IMAGE", help="JPEG, PNG, HEIC and other files"
+    )
+    parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
+    cli.add_step(parser)
+    parser.add_argument(
+        "--views", choices=specs.VIEWS, default="center", help="§4.1; default: center"
+    )
+    parser.add_argument("--top", type=int, default=5, help="how many classes to name; default: 5")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--serve", action="store_true", help="a web page, for this machine alone")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one; default: 8000")
+    options = parser.parse_args(arguments)
+    _check(options)
+
+    from alexnet_jax.inference import network
+
+    net = network.load(options.workdir, options.step)
+    if options.serve:
+        from alexnet_jax.analysis import serve
+
+        serve.serve(net, Path(options.workdir).resolve().name, options.port)
+        return
+    found = net.top(options.images, options.top, options.views)
+    if options.json:
+        print(json.dumps(_report(options, net.run.step, found), indent=1))
+    else:
+        print("\n\n".join(map(_text, options.images, found)))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises ConfigError or DataError for what can be told before JAX starts."""
+    if options.serve == bool(options.images):
+        raise ConfigError("name one or more images, or --serve without any; see --help")
+    if options.top < 1:
+        raise ConfigError(f"--top={options.top}: at least 1")
+    if not 0 <= options.port < 65536:
+        raise ConfigError(f"--port={options.port}: from 0 to 65535")
+    for image in options.images:
+        if Path(image).is_dir():
+            raise DataError(f"{image} is a folder, not an image; name the files in it: {image}/*")
+        if not Path(image).exists():
+            raise DataError(f"there is no file {image}")
+        if other := files.not_regular(image):
+            raise DataError(f"cannot read {image}: {other}")
+
+
+def _report(options: argparse.Namespace, step: int, found: list) -> dict:
+    images = [
+        {
+            "image": image,
+            "top": [{"class": name, "probability": round(p, 6)} for name, p in best],
+        }
+        for image, best in zip(options.images, found, strict=True)
+    ]
+    return {
+        "schema": 1,
+        "workdir": options.workdir,
+        "step": step,
+        "views": options.views,
+        "images": images,
+    }
+
+
+def _text(image: str, best: list[tuple[str, float]]) -> str:
+    """An image and its classes, a line each: name, percent, bar."""
+    width = max(len(_printable(name)) for name, _ in best)
+    lines = [_printable(image)]
+    for name, probability in best:
+        line = f"  {_printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _bar(probability: float) -> str:
+    block = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
+    return block * round(BAR * probability)
+
+
+def _printable(text: str) -> str:
+    """`text` without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+if __name__ == "__main__":
+    cli.run(main)

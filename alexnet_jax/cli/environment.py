@@ -1,0 +1,115 @@
+"""What a shell hands to a command besides its arguments: variables, open streams, a home folder. Imports no JAX."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+
+from alexnet_jax.errors import ConfigError
+
+_TRUE = ("y", "yes", "t", "true", "on", "1")
+"""What JAX takes for a set variable."""
+_REFUSED = {
+    "JAX_ENABLE_X64": "all arithmetic here is in float32 or bfloat16",
+    "JAX_DISABLE_JIT": "training and evaluation are compiled programs",
+}
+_JAX_STARTS = ("/jax/_src/xla_bridge.py", "/jax/_src/config.py", "/jax/_src/cloud_tpu_init.py")
+"""Where JAX reads its variables and looks for devices: what is raised there comes from outside."""
+
+
+def open_streams() -> None:
+    """Make standard output and error take any text, and exist.
+
+    What their encoding cannot say is written as \\xfc or \\u2588. One that was closed (>&-) becomes /dev/null, so
+    that no file of a run gets its number.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+        if getattr(sys, name) is None:
+            file = open(number, "r" if number == 0 else "w", closefd=False)
+            setattr(sys, name, file)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say_error(text: str) -> None:
+    """Print to standard error, if that can be: no code or state of a run may depend on it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def flush_streams() -> None:
+    """Write what is left to say. What cannot be written is dropped, as an exit would end with code 120 for it."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+
+
+def check() -> None:
+    """Raises ConfigError for variables with which the program cannot work, before JAX is imported."""
+    for name, why in _REFUSED.items():
+        if os.environ.get(name, "").lower() in _TRUE:
+            raise ConfigError(f"{name}={os.environ[name]} is set, but {why}: unset {name}")
+    _check_xla_flags()
+    # Figures are drawn to files; another backend, or an unknown one, is of no use to them.
+    os.environ["MPLBACKEND"] = "Agg"
+
+
+def _check_xla_flags() -> None:
+    """XLA ends the process that meets an unknown flag, so another process meets it first, in 0.2 s."""
+    if not os.environ.get("XLA_FLAGS") or "jax" in sys.modules:
+        return
+    code = "import jaxlib.xla_client as x; x.CompileOptions(); print('fine')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, errors="replace"
+    )
+    if "fine" not in done.stdout and "XLA_FLAGS" in done.stderr:
+        line = next(line for line in done.stderr.splitlines() if "XLA_FLAGS" in line)
+        raise ConfigError(
+            f"XLA_FLAGS={os.environ['XLA_FLAGS']}: {line.rpartition('] ')[2]}; correct or unset XLA_FLAGS"
+        )
+
+
+def fault(error: BaseException) -> ConfigError | None:
+    """What `error` says of the environment; None where it comes from elsewhere."""
+    said = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and "determine home directory" in said:
+        return ConfigError(
+            "there is no home folder: set HOME, or ALEXNET_JAX_CACHE=FOLDER for decoded images, and write no ~"
+        )
+    if not isinstance(error, RuntimeError | AssertionError | ValueError):
+        return None
+    *_, last = [None, *_frames(error)]
+    if last is None or not last.endswith(_JAX_STARTS):
+        return None
+    set_here = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith(("JAX_", "CUDA_VISIBLE_", "ROCR_VISIBLE_")) and "CACHE" not in name
+    ]
+    asked = f" with {', '.join(set_here)}" if set_here else ""
+    why = said or "there is no such device here"
+    return ConfigError(
+        f"JAX does not start{asked}: {why}; unset what is wrong (JAX_PLATFORMS=cpu computes without a GPU)"
+    )
+
+
+def _frames(error: BaseException) -> list[str]:
+    """The files that `error` came through, the innermost last."""
+    found, at = [], error.__traceback__
+    while at:
+        found.append(at.tb_frame.f_code.co_filename)
+        at = at.tb_next
+    return found

@@ -1,0 +1,263 @@
+"""Many images behind one index, decoded by several threads, and kept once decoded."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from alexnet_jax import files
+from alexnet_jax.data.pipeline import cache, images
+from alexnet_jax.errors import DataError, StorageError, listed, printable
+from alexnet_jax.specs import Exif
+
+CACHE_LIMIT_BYTES = 8 * 2**30
+"""Sets that are larger when decoded are decoded again for every batch."""
+MEMORY_LIMIT_BYTES = 2**30
+"""Arrays brought to another size stay in memory up to this, else each batch is resized anew."""
+_REPORT_SECONDS = 5.0
+_CHUNK = 1024
+_ALL = "; alexnet doctor PATH lists all such images"
+
+log = logging.getLogger(__name__)
+
+
+class UnreadableImages(DataError):
+    """Images that cannot be decoded, all that were found."""
+
+    def __init__(self, faults: Sequence[str], count: int, hint: str = ""):
+        super().__init__((faults[0] if len(faults) == 1 else undecodable(faults, count)) + hint)
+        self.faults, self.count, self.hint = list(faults), count, hint
+
+
+def undecodable(faults: Sequence[str], count: int) -> str:
+    """How many of `count` images have `faults`, and the first of them."""
+    shown = listed([printable(fault.removesuffix("; remove or replace it")) for fault in faults])
+    return f"{len(faults):,} of {count:,} images cannot be read: {shown}"
+
+
+class ImageFiles:
+    """`images[indices]` -> uint8 [b size size 3], whatever the formats and sizes of the sources.
+
+    `read(i)` gives (name for errors, path or encoded bytes or pixels) of image i and runs in many
+    threads at once; the pixels do not depend on their number. With `identity` (a text that changes
+    with the content of any image) the first access decodes everything into a file of the cache
+    folder, if that has room and the file would be within CACHE_LIMIT_BYTES. `check` is called when
+    all are decoded and raises DataError if `identity` is no longer that of the sources. `exif` as
+    of `images.decode`.
+    """
+
+    def __init__(
+        self,
+        read: Callable,
+        count: int,
+        size: int,
+        *,
+        threads: int,
+        identity: str | None,
+        title: str = "images",
+        exif: Exif = "ignore",
+        check: Callable[[], None] | None = None,
+    ):
+        self._read, self._count, self.size, self._threads = read, count, size, threads
+        self._identity, self._title, self._check = identity, title, check
+        self._exif: Exif = exif
+        self._pool: ThreadPoolExecutor | None = None
+        self._kept: np.ndarray | None = None
+        self._lock = threading.Lock()
+        self._is_written = False
+        """Whether all images were decoded here."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images, decoded."""
+        return self._count * self.size * self.size * 3
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        with self._lock:
+            if self._identity is not None:
+                self._kept, self._identity = self._keep(self._identity), None
+                self._check = None
+            if self._pool is None and self._kept is None:
+                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        indices = np.asarray(indices)
+        return self._decode(indices) if self._kept is None else self._kept[indices]
+
+    def check(self) -> list[tuple[int, str]]:
+        """(index, fault) of the images that cannot be decoded; none are kept."""
+        faults: list[tuple[int, str]] = []
+        self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        for start in range(0, self._count, _CHUNK):
+            self._decode(range(start, min(start + _CHUNK, self._count)), faults)
+        return faults
+
+    def unreadable(self) -> list[tuple[int, str]]:
+        """(index, fault) of the images that cannot be decoded; they are not to be asked for later.
+
+        Raises DataError for sets that are not decoded at once.
+        """
+        identity = f"{self._identity} skip"
+        path = self._path(identity)
+        beside = path.with_suffix(".npz")
+        known = _read_faults(beside) if path.exists() else None
+        if known is None or any(self._can_read(i) for i, _ in known):
+            known = None
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        found: list[tuple[int, str]] = []
+        self._kept, self._identity = self._keep(identity, found), None
+        if self._kept is None and self.nbytes > CACHE_LIMIT_BYTES:
+            raise DataError(
+                f"config.data.skip_unreadable decodes all images at the start, and {self._title} are "
+                f"{self.nbytes >> 20:,} MB, more than are kept in {path.parent}: prepare a store from them, with "
+                "--max-bad-share"
+            )
+        if known is not None and not self._is_written:
+            return known
+        if not self._is_written:
+            # Nothing can be kept, or what is kept is of another process, which has not yet said what is missing.
+            self._kept = None
+            return self.check()
+        text = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        with (
+            contextlib.suppress(OSError),
+            cache.replacing(beside, len(text) + 1024) as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.savez(file, faults=text)
+        return found
+
+    def _can_read(self, i: int) -> bool:
+        try:
+            name, source = self._read(i)
+            images.decode(source, self.size, exif=self._exif, name=name)
+        except DataError:
+            return False
+        return True
+
+    def _decode(
+        self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]] | None = None
+    ) -> np.ndarray:
+        """Zeros for unreadable images, of which `faults` receives (index, fault); without it, UnreadableImages."""
+        decoded = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        bad: list[tuple[int, str]] = []
+
+        def fill(places: range) -> None:
+            for place in places:
+                try:
+                    name, source = self._read(int(indices[place]))
+                    images.decode(source, self.size, exif=self._exif, name=name, out=decoded[place])
+                except DataError as error:
+                    decoded[place] = 0
+                    bad.append((int(indices[place]), str(error)))
+
+        step = min(max(len(indices) // (4 * self._threads), 1), 64)
+        pieces = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
+        assert self._pool is not None
+        for _ in self._pool.map(fill, pieces):
+            pass
+        bad.sort()  # the same report at any number of threads
+        if faults is not None:
+            faults += bad
+        elif bad:
+            raise UnreadableImages([fault for _, fault in bad], len(indices), _ALL)
+        return decoded
+
+    def _path(self, identity: str) -> pathlib.Path:
+        text = f"{identity} {self.size} {images.VERSION} {self._exif}"
+        return cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+
+    def _keep(
+        self, identity: str, faults: list[tuple[int, str]] | None = None
+    ) -> np.ndarray | None:
+        """All images, first decoded into the cache folder if need be; None if they do not fit."""
+        if self.nbytes > CACHE_LIMIT_BYTES:
+            return None
+        path = self._path(identity)
+        shape = (self._count, self.size, self.size, 3)
+        kept = _open(path, shape)
+        if kept is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if shutil.disk_usage(path.parent).free < 1.1 * self.nbytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                with cache.replacing(path, self.nbytes) as temporary:
+                    self._write(temporary, shape, faults)
+                    if self._check is not None:
+                        self._check()
+            except OSError as error:
+                cache.warn(
+                    "cannot keep %d MB of decoded images in %s (%s): every batch decodes its own",
+                    self.nbytes >> 20,
+                    path.parent,
+                    error.strerror,
+                )
+                return None
+            self._pool.shutdown()
+            self._pool, kept = None, _open(path, shape)
+        return kept
+
+    def _write(self, path, shape: tuple[int, ...], faults: list[tuple[int, str]] | None) -> None:
+        # Plain writes: a full disk is then an error, where a memory map would end the process.
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        started = reported = time.monotonic()
+        bad: list[tuple[int, str]] = []
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + self.nbytes)  # what other processes see as taken
+            for start in range(0, self._count, _CHUNK):
+                stop = min(start + _CHUNK, self._count)
+                self._decode(range(start, stop), bad).tofile(file)
+                if time.monotonic() - reported > _REPORT_SECONDS:
+                    reported = time.monotonic()
+                    log.info("decoding %s: %d of %d", self._title, stop, self._count)
+        if faults is not None:
+            faults += bad
+        elif bad:
+            raise UnreadableImages([fault for _, fault in bad], self._count)
+        self._is_written = True
+        if reported > started:
+            log.info("decoded %s in %.0f s", self._title, time.monotonic() - started)
+
+
+def fitted(pixels: np.ndarray, size: int, threads: int):
+    """uint8 [n h w] or [n h w 3] as `images` of [size size 3]; pixels of that shape stay."""
+    if pixels.shape[1:] == (size, size, 3):
+        return pixels
+    resized = ImageFiles(
+        lambda i: (None, pixels[i]), len(pixels), size, threads=threads, identity=None
+    )
+    return resized[np.arange(len(pixels))] if resized.nbytes <= MEMORY_LIMIT_BYTES else resized
+
+
+def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
+    """What `ImageFiles.unreadable` wrote; None where there is nothing of it."""
+    try:
+        text = files.read_arrays(path, {"faults": (("bytes",), "uint8")})["faults"].tobytes()
+        cache.touch(path)
+        return [(int(i), str(fault)) for i, fault in files.parse_json(text, list[list])]
+    except (StorageError, ValueError, TypeError):
+        return None
+
+
+def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The kept images as a read-only memory map, or None where there are none of this shape."""
+    try:
+        kept = files.read_array(path, shape, "uint8", mapped=True)
+    except StorageError:
+        return None
+    cache.touch(path)
+    return kept

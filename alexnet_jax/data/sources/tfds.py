@@ -1,0 +1,302 @@
+"""Sets of tensorflow-datasets: prepared ones are read without TensorFlow."""
+
+import functools
+import importlib.util
+import logging
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.data.pipeline import identity
+from alexnet_jax.data.pipeline.image_files import ImageFiles
+from alexnet_jax.data.pipeline.splits import Dataset, Split
+from alexnet_jax.data.sources.tfrecord import TFRecords
+from alexnet_jax.errors import DataError
+from alexnet_jax.specs import DataSpec
+
+INSTALL = 'pip install -e ".[tfds]"'
+INSTALL_TF = 'pip install -e ".[tf]"'
+SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
+DEFAULT_PATH = "~/tensorflow_datasets"
+_INFO = "dataset_info.json"
+
+log = logging.getLogger(__name__)
+
+
+def tfds(spec: DataSpec) -> Dataset:
+    """The set `name` below the folder `path`, or the one prepared set in `path`.
+
+    Where TensorFlow is installed, a stock set that is not there is downloaded and prepared.
+    Raises DataError.
+    """
+    tensorflow_datasets = _library()
+    builder = _builder(tensorflow_datasets, spec.path, spec.name)
+    title = builder.info.full_name
+    image, label = _keys(builder)
+    names = sorted(set(builder.info.splits) & set(SPLITS))
+    if "train" not in names:
+        raise DataError(f"{title} has no split 'train'; it has {', '.join(builder.info.splits)}")
+    skip = tensorflow_datasets.decode.SkipDecoding()
+    records = {name: _records(builder, name, image, skip) for name in names}
+    files, splits = _files(builder, names, spec.threads), {}
+    ends = np.cumsum([len(builder.info.splits[name].filepaths) for name in names])[:-1]
+    for name, known in zip(names, np.split(files.digests, ends), strict=True):
+        counts = builder.info.splits[name].shard_lengths
+        about = f"{name} of {title}"
+        content = _content(records[name], image, label, identity.key(known, files.times), about)
+        digests, labels = content["digests"], content["labels"]
+        if files.sampled:
+            digests = identity.of_places(known, counts)
+        _check_labels(labels, about, len(builder.info.features[label].names))
+        images = _images(
+            records[name], image, about, spec, identity.key(digests, files.times), files.check
+        )
+        splits[SPLITS[name]] = Split(images, labels, digests)
+    return Dataset(
+        splits,
+        tuple(builder.info.features[label].names),
+        times=files.times,
+        notes=other_splits(builder),
+    )
+
+
+def other_splits(builder) -> tuple[str, ...]:
+    """A note of the splits that are not in SPLITS, if there are any."""
+    others = sorted(set(builder.info.splits) - set(SPLITS))
+    if not others:
+        return ()
+    counts = [f"{name} ({builder.info.splits[name].num_examples:,} images)" for name in others]
+    return (f"{builder.info.full_name}: left out the splits {', '.join(counts)}",)
+
+
+class Example(NamedTuple):
+    """An image of a prepared set, which any process can read."""
+
+    folder: str
+    """That of the set's description."""
+    split: str
+    index: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder}: example {self.index} of {self.split}"
+
+    def read(self) -> bytes:
+        """The encoded image. Raises DataError."""
+        _, image = _opened(self.folder, self.split)
+        return self.features()[image]
+
+    def features(self) -> dict[str, Any]:
+        """Everything that the set knows of it. Raises DataError."""
+        records, _ = _opened(self.folder, self.split)
+        try:
+            return records[self.index]
+        except (OSError, RuntimeError, ValueError, IndexError) as error:
+            raise DataError(f"cannot read {self.title}: {_one_line(error)}") from None
+
+
+class Listing(NamedTuple):
+    title: str
+    class_names: tuple[str, ...]
+    splits: dict[str, list[tuple[int, str, Example]]]
+    """(label, file name, example); the file name is empty where the set has none."""
+    notes: tuple[str, ...] = ()
+
+
+def listing(path: str) -> Listing:
+    """Every example of the one prepared set in the folder `path`. Raises DataError."""
+    builder = _builder(_library(), path, None)
+    _, label = _keys(builder)
+    folder = str(builder.data_path)
+    splits = {}
+    for name in sorted(set(builder.info.splits) & set(SPLITS)):
+        records, _ = _opened(folder, name)
+        found = []
+        for i in range(len(records)):
+            example = Example(folder, name, i)
+            features = example.features()
+            file_name = features.get("file_name", b"")
+            found.append((int(features[label]), file_name.decode("utf-8", "replace"), example))
+        splits[SPLITS[name]] = found
+    names = tuple(builder.info.features[label].names)
+    return Listing(builder.info.full_name, names, splits, other_splits(builder))
+
+
+def is_prepared(path: pathlib.Path) -> bool:
+    """Whether a prepared set is in the folder `path`, or up to three folders below."""
+    return _prepared(path, None) is not None
+
+
+@functools.lru_cache
+def _opened(folder: str, split: str):
+    """(records, name of the image among their features), once in each process."""
+    library = _library()
+    builder = _builder(library, folder, None)
+    image, _ = _keys(builder)
+    return _records(builder, split, image, library.decode.SkipDecoding()), image
+
+
+def _library() -> Any:
+    try:
+        import tensorflow_datasets
+    except ImportError:
+        raise DataError(f"source 'tfds' needs tensorflow-datasets: {INSTALL}") from None
+    return tensorflow_datasets
+
+
+def _builder(library: Any, path: str | None, name: str | None):
+    """A builder whose files are there. Raises DataError."""
+    root = pathlib.Path(path or DEFAULT_PATH).expanduser()
+    found = _prepared(root, name)
+    if found is not None:
+        try:
+            return library.builder_from_directory(str(found))
+        except Exception as error:  # a damaged description raises whatever its parser does
+            raise DataError(f"cannot read {found / _INFO}: {_one_line(error)}") from None
+    if not name:
+        raise DataError(f"no prepared set ({_INFO}) in {root}; config.data.name says which it is")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise DataError(
+            f"{name} is not prepared in {root}: {INSTALL_TF}, then the same command again "
+            f"downloads and prepares it"
+        )
+    return _prepare(library, name, root)
+
+
+def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
+    """The newest folder in `root` with a description, of the set `name` ('set' or 'set/config')."""
+    below = [root / name] if name else []
+    for folder in (*below, root):
+        for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}", f"*/*/*/{_INFO}"):
+            found = sorted(folder.glob(pattern), key=_version)
+            if folder == root and name:
+                found = [path for path in found if name.split("/")[0] in path.parts[-4:-1]]
+            if found:
+                return found[-1].parent
+    return None
+
+
+def _version(path: pathlib.Path) -> tuple:
+    """So that 10.0.0 comes after 9.0.0."""
+    return tuple((int(part) if part.isdigit() else -1) for part in path.parent.name.split("."))
+
+
+def _prepare(library: Any, name: str, root: pathlib.Path):
+    """Downloads and prepares a stock set with TensorFlow. Raises DataError."""
+    log.info("preparing %s in %s", name, root)
+    try:
+        builder = library.builder(name, data_dir=str(root), file_format="array_record")
+        builder.download_and_prepare()
+    except library.core.DatasetNotFoundError:
+        raise DataError(f"tensorflow-datasets has no set {name!r}") from None
+    except Exception as error:  # downloads, manual steps, disks: whatever the set's program meets
+        raise DataError(f"cannot prepare {name} in {root}: {_one_line(error)}") from None
+    return builder
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:400] + " ..."
+
+
+def _keys(builder) -> tuple[str, str]:
+    """The names of the image and of its label among the features. Raises DataError."""
+    features = builder.info.features
+    image, label = builder.info.supervised_keys or ("image", "label")
+    if {image, label} - set(features) or not hasattr(features[label], "names"):
+        has = ", ".join(features)
+        raise DataError(f"{builder.info.full_name} has no image with a class label; it has {has}")
+    return image, label
+
+
+class _TFRecordSource:
+    """What `as_data_source` gives for ArrayRecords: examples by number, images still encoded."""
+
+    def __init__(self, builder, name: str, decoders: dict):
+        self._records = TFRecords(builder.info.splits[name].filepaths)
+        self._features, self._decoders = builder.info.features, decoders
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, i: int) -> dict:
+        return self._features.deserialize_example_np(self._records[i], decoders=self._decoders)
+
+
+def _records(builder, name: str, image: str, skip):
+    """`records[i]` -> features of example i. Raises DataError."""
+    kind = builder.info.file_format.value
+    try:
+        if kind == "array_record":
+            records = builder.as_data_source(split=name, decoders={image: skip})
+        elif kind == "tfrecord":
+            records = _TFRecordSource(builder, name, {image: skip})
+        else:
+            raise DataError(
+                f"{builder.data_path} is {kind}; prepare it as array_record or tfrecord"
+            )
+        length = len(records)
+    except ImportError as error:
+        raise DataError(f"reading {builder.data_path} needs {error.name}: {INSTALL}") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"cannot read {builder.data_path}: {_one_line(error)}") from None
+    if length != builder.info.splits[name].num_examples:
+        expected = builder.info.splits[name].num_examples
+        raise DataError(f"{builder.data_path}: {length} examples in {name}, not {expected}")
+    return records
+
+
+def _images(
+    records,
+    image: str,
+    about: str,
+    spec: DataSpec,
+    key: str | None = None,
+    check: Callable[[], None] | None = None,
+) -> ImageFiles:
+    """`key` and `check`: as `identity` and `check` of ImageFiles."""
+    return ImageFiles(
+        lambda i: (f"example {i} of {about}", records[i][image]),
+        len(records),
+        spec.image_size,
+        threads=spec.threads,
+        identity=key,
+        title=about,
+        exif=spec.exif,
+        check=check,
+    )
+
+
+def _files(builder, names: list[str], threads: int) -> identity.Files:
+    """The files of all splits `names`. Raises DataError."""
+    folder = os.fspath(builder.data_path)
+    paths = [os.fspath(path) for name in names for path in builder.info.splits[name].filepaths]
+    try:
+        return identity.of_files(folder, [os.path.relpath(path, folder) for path in paths], threads)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _content(records, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
+    """Digests and labels; kept in the cache folder, since they mean reading all records."""
+
+    def read() -> dict[str, np.ndarray]:
+        log.info("reading the labels of %s", about)
+        digests, labels = np.empty(len(records), np.uint64), np.empty(len(records), np.int64)
+        for i in range(len(records)):
+            example = records[i]
+            digests[i], labels[i] = identity.of_bytes(example[image]), example[label]
+        return {"digests": digests, "labels": labels.astype(np.int32)}
+
+    count = (len(records),)
+    return identity.kept(key, read, {"digests": (count, "uint64"), "labels": (count, "int32")})
+
+
+def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise DataError(
+            f"{about}: labels {labels.min()} to {labels.max()}, but {num_classes} classes"
+        )

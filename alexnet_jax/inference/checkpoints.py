@@ -1,0 +1,177 @@
+"""Committed checkpoints of a run folder, as every command reads them; train/checkpoint.py writes them."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from alexnet_jax import files
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.errors import CheckpointError
+from alexnet_jax.run.schemas import Commit, Meta
+
+log = logging.getLogger(__name__)
+
+
+SCHEMA = 1
+
+
+def committed_steps(folder: Path) -> list[int]:
+    """Steps that have a folder, in rising order; whether it is intact is for `verify` to say."""
+    return sorted(
+        int(p.name) for p in Path(folder).glob("*") if re.fullmatch("[0-9]{1,18}", p.name)
+    )
+
+
+def verify(folder: Path, step: int) -> Meta:
+    """The meta.json of a checkpoint whose every file has its committed size and sum. Raises CheckpointError."""
+    target = Path(folder) / str(step)
+    try:
+        manifest = target / "COMMIT.json"
+        commit = files.read_json(manifest, Commit, error=CheckpointError)
+        if commit is None:
+            raise CheckpointError(f"damaged checkpoint: {manifest} is missing")
+        text = manifest.read_text(encoding="utf-8")
+        if commit["schema"] > SCHEMA:
+            raise CheckpointError(
+                f"{target} has schema {commit['schema']}, this program reads {SCHEMA}: use a newer one"
+            )
+        # Written out again, the manifest must be the same text, so that no bit of it can have changed either.
+        if text != commit_text(step, commit["files"]) or "meta.json" not in commit["files"]:
+            raise CheckpointError(
+                f"damaged checkpoint: {target / 'COMMIT.json'} is not what was written"
+            )
+        for name, found in sums(target, commit["files"]).items():
+            if found != commit["files"][name]:
+                raise CheckpointError(
+                    f"damaged checkpoint: {target / name} is not what was committed"
+                )
+        meta = files.read_json(target / "meta.json", Meta, error=CheckpointError)
+        if meta is None or meta["step"] != step:
+            raise CheckpointError(f"damaged checkpoint: {target / 'meta.json'} is of another step")
+        return meta
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"damaged checkpoint {target}: {error}") from error
+
+
+def read_meta(folder: Path, step: int) -> dict:
+    """meta.json of a checkpoint as it is, not verified; {} where it cannot be read."""
+    try:
+        meta = json.loads((Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def latest(
+    folder: Path,
+    step: int | None = None,
+    on_damage: Callable[[int, CheckpointError], None] | None = None,
+) -> tuple[int, Meta] | None:
+    """Step and meta.json of the newest intact checkpoint, or of `step`; None where nothing was ever saved.
+
+    `on_damage(step, error)` hears of each damaged one that was passed by; without it a warning is logged.
+    Raises CheckpointError if the step asked for is missing or damaged, or if none is intact.
+    """
+    steps = committed_steps(folder)
+    if step is not None:
+        if step not in steps:
+            raise CheckpointError(
+                f"no checkpoint of step {step} in {folder}; there are: {steps or 'none'}"
+            )
+        return step, verify(folder, step)
+    for candidate in reversed(steps):
+        try:
+            return candidate, verify(folder, candidate)
+        except CheckpointError as error:
+            if on_damage:
+                on_damage(candidate, error)
+            else:
+                log.warning("%s; using an older one", error)
+    bad = sorted(p.name for p in Path(folder).glob(".bad-*")) or steps
+    if bad:
+        raise CheckpointError(
+            f"no intact checkpoint in {folder}, only damaged ones ({', '.join(map(str, bad))}): bring one back from "
+            "a copy, or begin anew with --overwrite"
+        )
+    return None
+
+
+def load_variables(folder: Path, step: int) -> dict:
+    """{'params': ..., 'batch_stats': ...} of a checkpoint as nested dicts of NumPy arrays."""
+    tree = read_state(folder, step, ("params", "batch_stats"))
+    return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
+
+
+def load_statistics(folder: Path, step: int) -> Statistics:
+    """The input statistics a checkpoint was trained with."""
+    return statistics.read(Path(folder) / str(step) / "statistics.npz", error=CheckpointError)
+
+
+def best_step(steps: Iterable[int], errors: dict[int, float]) -> int | None:
+    """Of committed `steps` the first with the lowest of validation `errors`; None where there is no number."""
+    finite = [(errors[step], step) for step in steps if np.isfinite(errors.get(step, np.nan))]
+    return min(finite)[1] if finite else None
+
+
+def leaves(tree: dict, prefix: str = ""):
+    for name, node in tree.items():
+        if isinstance(node, dict):
+            yield from leaves(node, f"{prefix}{name}/")
+        else:
+            yield prefix + name, node
+
+
+def read_state(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict:
+    import orbax.checkpoint as ocp
+
+    path = Path(folder).absolute() / str(step) / "state"
+    with checkpointer() as opened:
+        tree = opened.metadata(path).item_metadata.tree
+        tree = {name: node for name, node in tree.items() if parts is None or name in parts}
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        return opened.restore(
+            path,
+            args=ocp.args.PyTreeRestore(item=like, restore_args=arguments, partial_restore=True),
+        )
+
+
+def checkpointer():
+    """Of this process alone: orbax would wait for all, and only the leader writes."""
+    import orbax.checkpoint as ocp
+
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )
+    # A folder an array: in its database of all arrays (OCDBT) a process keeps some 9 kB of native memory a checkpoint.
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, use_ocdbt=False)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def commit_text(step: int, files: Mapping) -> str:
+    return json.dumps({"schema": SCHEMA, "step": step, "files": files}, sort_keys=True)
+
+
+def sums(folder: Path, names: Iterable[str], *, sync: bool = False) -> dict[str, dict]:
+    """Size and SHA-256 of files by name; several at once, since most of the bytes are in a few large ones."""
+
+    def one(name: str) -> dict:
+        with open(folder / name, "rb") as file:
+            if sync:
+                os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+            return {"size": size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(names, pool.map(one, names), strict=True))

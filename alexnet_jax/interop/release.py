@@ -1,0 +1,120 @@
+"""Trained networks as files for others: .safetensors, each with a card that says what it is and how well it does.
+
+alexnet release --workdir W --out DIR [--steps all] [--data-path PATH]
+
+A card is a JSON file beside the weights: configuration, seed, step, commit, machine, images, errors with their
+protocol, and the SHA-256 of the weights. alexnet verify checks the one against the other. With
+--config.train.keep_powers_of_two=True a run keeps its states of steps 0, 1, 2, 4, 8 ..., which --steps all releases.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alexnet_jax import cli, files
+from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.run import workdir
+
+if TYPE_CHECKING:
+    from alexnet_jax.evaluation.subject import Subject
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument("--workdir", required=True, help="the run folder")
+    parser.add_argument("--out", required=True, help="the folder for the files")
+    parser.add_argument("--steps", nargs="+", help="all, or some; default: the newest")
+    parser.add_argument(
+        "--data-path", help="where the images are now; default: where they were in training"
+    )
+    options = parser.parse_args(arguments)
+    if Path(options.workdir).suffix == ".safetensors":
+        raise ConfigError("--workdir: a release is made from a run folder, which knows its history")
+    for step in _steps(options.workdir, options.steps):
+        print(release(options.workdir, step, Path(options.out), options.data_path))
+
+
+def release(folder: str | Path, step: int | None, out: Path, data_path: str | None = None) -> Path:
+    """Write NAME.safetensors and NAME.json of a checkpoint into `out`; the path of the weights.
+
+    Raises StorageError, and DataError where the images have not the classes of the run.
+    """
+    from alexnet_jax.evaluation.subject import Subject
+    from alexnet_jax.inference import weights
+
+    subject = Subject(folder, step, data_path=data_path)
+    run = subject.run
+    config = run.config.name.replace(":", "-").replace(",", "-")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path = weights.save(out / f"{config}-seed{run.config.seed}-step{run.step}.safetensors", run)
+        content = json.dumps(card(subject, path), indent=1)
+        files.write_atomically(path.with_suffix(".json"), content + "\n")
+    except OSError as error:
+        raise StorageError(f"cannot write to {out}: {error.strerror}") from None
+    return path
+
+
+def card(subject: "Subject", path: Path) -> dict:
+    """What a card says of the weights at `path`, which are those of a run folder."""
+    import jax
+
+    run, data = subject.run, subject.run.config.data
+    environment = workdir.Workdir(subject.path).environment() or {}
+    begun = workdir.begun_from(subject.path)
+    return {
+        "schema": 1,
+        "file": path.name,
+        "sha256": files.sha256_of(path),
+        "config": run.config.name,
+        "seed": run.config.seed,
+        "step": run.step,
+        "begun_from": Path(begun).name if begun else None,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+        "commit": environment.get("commit"),
+        "uncommitted_changes": environment.get("uncommitted_changes"),
+        "trained_on": {
+            key: environment.get(key) for key in ("platform", "processor", "cores", "versions")
+        },
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "data": {
+            "source": data.source,
+            "name": data.name or (Path(data.path).name if data.path else None),
+            "images": {name: len(split.labels) for name, split in subject.dataset.splits.items()},
+            "fingerprint": subject.dataset.fingerprint,
+        },
+        "splits": errors_of(subject),
+    }
+
+
+def errors_of(subject: "Subject") -> dict:
+    """{split: {"center": errors}} of the held-out splits, as in results.json."""
+    from alexnet_jax.inference import metrics as errors
+
+    held_out = {name: subject.dataset.splits.get(name) for name in ("val", "test")}
+    return {
+        name: {"center": errors.summarize(subject.probabilities(split, "center"), split.labels)}
+        for name, split in held_out.items()
+        if split
+    }
+
+
+def _steps(folder: str, wanted: list[str] | None) -> list[int | None]:
+    if wanted is None:
+        return [None]
+    if wanted == ["all"]:
+        from alexnet_jax.inference import checkpoints
+
+        steps = checkpoints.committed_steps(Path(folder).absolute() / "checkpoints")
+        if not steps:
+            raise StorageError(f"{folder} has no checkpoint; train first")
+        return list(steps)
+    try:
+        return [int(step) for step in wanted]
+    except ValueError:
+        raise ConfigError(f"--steps takes numbers or all, not {' '.join(wanted)}") from None
+
+
+if __name__ == "__main__":
+    cli.run(main)

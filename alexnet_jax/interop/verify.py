@@ -1,0 +1,84 @@
+"""Whether released weights are what their cards say.
+
+alexnet verify NET.safetensors ... [--evaluate [--data-path PATH]]
+
+Checks the SHA-256 of each file, what its card says of it, and whether conv1 looks trained; with --evaluate also the
+errors, anew.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from alexnet_jax import cli, files
+from alexnet_jax.errors import CheckpointError
+from alexnet_jax.run.schemas import Card
+
+TOLERANCE = 0.002
+"""Of an error: other processors round differently, which moves the answers of undecided images."""
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.parser(__doc__ or "")
+    parser.add_argument(
+        "weights", nargs="+", help=".safetensors files, each with its .json beside it"
+    )
+    parser.add_argument("--evaluate", action="store_true", help="measure the errors anew")
+    parser.add_argument("--data-path", help="with --evaluate: where the images are")
+    options = parser.parse_args(arguments)
+    for name in options.weights:
+        print(f"{name}: {verify(Path(name), options.evaluate, options.data_path)}")
+
+
+def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> str:
+    """What was found, in words. Raises CheckpointError where weights and card differ."""
+    from alexnet_jax.evaluation.subject import Subject
+    from alexnet_jax.inference import network
+    from alexnet_jax.interop import release
+
+    card = _card(path)
+    if card["sha256"] != files.sha256_of(path):
+        raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
+    run = network.load(path).run  # warns of a conv1 that looks untrained
+    for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
+        if card[key] != found:
+            raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
+    if not evaluate:
+        return f"the weights of its card, which says {_errors(card['splits'])}"
+    results = release.errors_of(Subject(path, data_path=data_path))
+    for split, views in card["splits"].items():
+        for view, said in views.items():
+            found = results.get(split, {}).get(view)
+            if found is None or found["count"] != said["count"]:
+                raise CheckpointError(
+                    f"{path}: its card was written for {said['count']:,} images of {split}, not these"
+                )
+            if abs(found["top1_error"] - said["top1_error"]) > TOLERANCE:
+                raise CheckpointError(
+                    f"{path}: {found['top1_error']:.2%} top-1 error on {split}, but its card says "
+                    f"{said['top1_error']:.2%}"
+                )
+    return f"the weights of its card, and again {_errors(results)}"
+
+
+def _card(path: Path) -> Card:
+    file = path.with_suffix(".json")
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}")
+    remedy = "it should be the card of the weights, which alexnet release writes"
+    card = files.read_json(file, Card, error=CheckpointError, remedy=remedy)
+    if card is None:
+        raise CheckpointError(f"cannot read {file}: there is no such file; {remedy}")
+    return card
+
+
+def _errors(splits: Mapping) -> str:
+    """'39.60 % top-1 error (test, 10,000 images, center crop)'."""
+    return "; ".join(
+        f"{result['top1_error']:.2%} top-1 error ({split}, {result['count']:,} images, {view})"
+        for split, views in splits.items()
+        for view, result in views.items()
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

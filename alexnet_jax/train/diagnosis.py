@@ -1,0 +1,254 @@
+"""Why a net does not learn: the signal in each layer, and the plateau at ln(classes) where it only guesses."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from alexnet_jax.data.pipeline import views
+from alexnet_jax.inference.predict_step import resized_statistics
+from alexnet_jax.kernels import compiler
+from alexnet_jax.train.state import DROPOUT, stream
+from alexnet_jax.train.step import LOSSES
+
+NEAR = 0.01
+"""Share of ln(classes) within which a loss counts as being on the plateau."""
+LEFT = 0.03
+"""Share of ln(classes) below it at which the plateau is behind."""
+
+
+def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
+    """One record a row of the net, first one of the input, for uint8 `images` [b s s 3] seen as in a test.
+
+    Of the row's activation (of its last output without one): `output_rms`; `example_rms`, how far single
+    images are from the mean of the batch, the part that can tell classes apart; `dead`, share of maps or
+    units that do not change over the batch; `saturated`, share of outputs within 1 % of a limit. Then RMS of
+    its kernel (`weight_rms`) and of the gradient by it (`gradient_rms`). None where it has no meaning.
+    Batch normalization and dropout (one mask for all) act as in training. `section` says where the config has the row.
+    """
+    model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
+
+    @functools.partial(jax.jit, compiler_options=compiler.options())
+    def measure(params, batch_stats, statistics, images, labels, keys):
+        inputs = views.views(images, statistics, spec.augment, "center")[:, 0]
+
+        def loss(params):
+            (logits, features), _ = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                inputs,
+                train=True,
+                example_keys=keys,
+                mutable=["batch_stats"],
+            )
+            return LOSSES[spec.train.loss](
+                logits, labels, spec.train.label_smoothing
+            ).mean(), features
+
+        gradient, features = jax.grad(loss, has_aux=True)(params)
+        rows = {"input": {"output_rms": _rms(inputs), "example_rms": _example_rms(inputs)}}
+        for row in params:
+            rows[row] = _signal(row, features, spec.model.activation) | {
+                "weight_rms": _rms(params[row]["kernel"]),
+                "gradient_rms": _rms(gradient[row]["kernel"]),
+            }
+        return rows
+
+    # One dropout mask for all: images are to differ by what they show.
+    keys = jnp.broadcast_to(stream(spec.seed, DROPOUT), len(labels))
+    measured = measure(state.params, state.batch_stats, statistics, images, labels, keys)
+    sections = {row: "convs" for row, _ in spec.model.convs} | {
+        row: "fcs" for row, _ in spec.model.fcs
+    }
+    names = ("output_rms", "example_rms", "dead", "saturated", "weight_rms", "gradient_rms")
+    measured = jax.device_get(measured)
+    return [
+        {"row": row, "section": sections.get(row)}
+        | {name: float(measured[row][name]) if name in measured[row] else None for name in names}
+        for row in ("input", *sections)
+    ]
+
+
+def format_report(records: list[dict]) -> str:
+    """The records as a table."""
+    header = ("row", "output", "per image", "dead", "saturated", "weights", "gradient/weight")
+    lines = ["".join(f"{title:>{width}}" for title, width in zip(header, WIDTHS, strict=True))]
+    for record in records:
+        ratio = None
+        if record["weight_rms"]:
+            ratio = record["gradient_rms"] / record["weight_rms"]
+        cells = (
+            record["row"],
+            _number(record["output_rms"]),
+            _number(record["example_rms"]),
+            _percent(record["dead"]),
+            _percent(record["saturated"]),
+            _number(record["weight_rms"]),
+            _number(ratio),
+        )
+        lines.append("".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=True)))
+    return "\n".join(lines)
+
+
+WIDTHS = (8, 11, 11, 7, 11, 11, 17)
+
+
+class PlateauDetector:
+    """Says when a cross-entropy has stayed at ln(classes), and when it leaves.
+
+    All it knows comes from `feed`, so after a resume it is fed the losses in metrics.jsonl again.
+    """
+
+    def __init__(self, num_classes: int, steps_per_epoch: int, patience: int | None = None):
+        """`patience`: steps on the plateau before a word is said; None: an epoch, 200 at least."""
+        self.level = math.log(num_classes)
+        self.num_classes = num_classes
+        self.patience = max(200, steps_per_epoch) if patience is None else patience
+        self.began: int | None = None
+        self.named = False
+
+    def feed(
+        self, step: int, loss: float, report: Callable[[], list[dict]] | None = None
+    ) -> str | None:
+        """What is to be said after `step`, whose training loss (mean since the last one) is `loss`.
+
+        `report` makes the records of `signal_report`; it is called only when the plateau gets its name.
+        """
+        if abs(loss / self.level - 1) <= NEAR:
+            self.began = step if self.began is None else self.began
+            if self.named or step - self.began < self.patience:
+                return None
+            self.named = True
+            return self._name(step, loss, report() if report else [])
+        if self.named and loss < (1 - LEFT) * self.level:
+            began, self.began, self.named = self.began, None, False
+            return (
+                f"the loss left the plateau at ln({self.num_classes}) by step {step}: "
+                f"{loss:.3f} (there since step {began})"
+            )
+        if not self.named:
+            self.began = None
+        return None
+
+    def _name(self, step: int, loss: float, records: list[dict]) -> str:
+        reasons = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(causes(records), 1))
+        return (
+            f"the loss {loss:.3f} has been at ln({self.num_classes}) = {self.level:.3f} "
+            f"from step {self.began} to {step}: the net guesses. Likely causes, the likeliest first:\n{reasons}"
+        )
+
+
+def causes(records: list[dict]) -> list[str]:
+    """What may keep a net guessing and what to try, the likeliest first by the evidence in `records` (may be [])."""
+    rows = [record for record in records if record["section"]]
+    weighed = [
+        *_faint(rows),
+        *_dead(rows),
+        *_saturated(rows),
+        *_badly_scaled(records),
+        (0.2, "labels that do not fit their images, or images in order of class: look at some of each; "
+              "--config.data.shuffle=epoch"),
+        (0.1, "a learning rate too high for these weights, or too low to leave in this time: try "
+              "--config.schedule.weights.learning_rate at a tenth, then at three times"),
+    ]  # fmt: skip
+    if not records:
+        weighed.append((0.3, "initial weights too small for this depth: --config.model.init=he"))
+    return [text for _, text in sorted(weighed, reverse=True)]
+
+
+def _faint(rows: list[dict]) -> list[tuple[float, str]]:
+    """Initial weights so small that what tells images apart is lost on the way up."""
+    if not rows or not rows[-1]["example_rms"] < 0.1:
+        return []
+    faint = rows[-1]["example_rms"]
+    ratios = [
+        (b["example_rms"] / max(a["example_rms"], 1e-30), b["row"])
+        for a, b in itertools.pairwise(rows)
+    ]
+    where = f", most of it lost in {min(ratios)[1]}" if ratios else ""
+    weight = 1.0 if faint < 0.01 else 0.5
+    text = (
+        f"the images hardly reach the output: they change it by {faint:.1g}{where}; "
+        "initial weights too small, --config.model.init=he"
+    )
+    return [(weight, text)]
+
+
+def _dead(rows: list[dict]) -> list[tuple[float, str]]:
+    worst = max((r for r in rows if r["dead"] is not None), key=lambda r: r["dead"], default=None)
+    if worst is None or worst["dead"] < 0.4:
+        return []
+    key = f"--config.model.{worst['section']}.{worst['row']}.bias=0.1"
+    text = (
+        f"{worst['dead']:.0%} of {worst['row']} is the same for every image (dead units): the biases, {key}, "
+        "or a rate too high, --config.schedule.weights.learning_rate at a tenth"
+    )
+    return [(1.1 * worst["dead"], text)]
+
+
+def _saturated(rows: list[dict]) -> list[tuple[float, str]]:
+    worst = max(
+        (r for r in rows if r["saturated"] is not None), key=lambda r: r["saturated"], default=None
+    )
+    if worst is None or worst["saturated"] < 0.5:
+        return []
+    text = (
+        f"{worst['saturated']:.0%} of the outputs of {worst['row']} are saturated: weights or inputs too large, "
+        "--config.model.init=glorot and a smaller --config.augment.scale"
+    )
+    return [(worst["saturated"], text)]
+
+
+def _badly_scaled(records: list[dict]) -> list[tuple[float, str]]:
+    """Rows' initial deviations are meant for grey levels, 0 to 255, mean subtracted: RMS some 40 to 80."""
+    if not records or 5 <= records[0]["output_rms"] <= 200:
+        return []
+    rms = records[0]["output_rms"]
+    if rms < 5:
+        return [(0.6, f"the input has RMS {rms:.2g}, initial weights are meant for 0 to 255 (RMS about 60): "
+                      "--config.augment.scale=1.0, or --config.model.init=he")]  # fmt: skip
+    return [(0.6, f"the input has RMS {rms:.0f}, far above grey levels (about 60): --config.augment.scale=1.0 and "
+                  "--config.augment.color_std=0.1 or less")]  # fmt: skip
+
+
+def _signal(row: str, features: dict, activation: str) -> dict:
+    active = f"{row}/act" in features
+    output = features[f"{row}/act" if active else row].astype(jnp.float32)
+    signal = {"output_rms": _rms(output), "example_rms": _example_rms(output)}
+    if active:
+        places = tuple(range(output.ndim - 1))
+        signal["dead"] = jnp.mean(output.max(places) == output.min(places))
+        if activation in LIMITS:
+            low, high = LIMITS[activation]
+            margin = 0.01 * (high - (0 if low is None else low))
+            signal["saturated"] = jnp.mean(
+                (output > high - margin) | (output < (-jnp.inf if low is None else low + margin))
+            )
+    return signal
+
+
+def _rms(x):
+    return jnp.sqrt(jnp.mean(jnp.square(x)))
+
+
+def _example_rms(x):
+    return _rms(x - x.mean(axis=0))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
+
+
+# Lowest and highest output; None where the lowest is no asymptote.
+LIMITS = {
+    "tanh": (-1.0, 1.0),
+    "scaled_tanh": (-1.7159, 1.7159),
+    "abs_tanh": (None, 1.0),
+    "sigmoid": (0.0, 1.0),
+}

@@ -1,0 +1,362 @@
+"""One training step over all devices, and the prediction that evaluation uses."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from alexnet_jax.data.pipeline import augment
+from alexnet_jax.data.pipeline.batches import Batch
+from alexnet_jax.data.pipeline.placement import Pool
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.inference import predict_step
+from alexnet_jax.kernels import convolution, elementwise
+from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.mesh import DATA, TOWER
+from alexnet_jax.run import processes
+from alexnet_jax.specs import Config
+from alexnet_jax.train import optimizer
+from alexnet_jax.train import state as states
+from alexnet_jax.train.schedule import Rates
+from alexnet_jax.train.state import AUGMENT, DROPOUT, RANDOM, State, stream
+
+
+def make_train_step(
+    spec: Config, model: AlexNet, statistics: Statistics, mesh, pool: Pool | None = None
+):
+    """f(state, batch, rates, stop=False, save=False) -> (state, metrics); `state` is donated: do not use it again.
+
+    Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
+    gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
+    all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch
+    statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
+    parts, each a call of one program that adds to the sums it is given: the memory is that of the activations of one
+    part, and of one gradient more. Batch normalization then sees a part at a time. The batch must divide over devices
+    and parts (training.loop.check_devices).
+
+    With `pool`, the images that lie on the devices, one call makes k steps, with the results of k calls: `batch`
+    and `rates` are those of each, stacked [k ...], the numbers of the examples in place of their images, and so are
+    the metrics.
+    """
+    if spec.train.accumulate > 1:
+        jitted: Any = _in_parts(spec, model, mesh)
+    else:
+        jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
+    forms, images = parallel.forms_of(model, mesh), pool.images if pool else None
+    everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P((DATA, TOWER))))
+    keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
+    constants = jax.jit(
+        lambda statistics, keys: (statistics, *jax.random.wrap_key_data(keys, impl=RANDOM)),
+        out_shardings=everywhere,
+    )(jax.device_get(predict_step.resized_statistics(statistics, spec)), np.asarray(keys))
+    rows = np.ones((mesh.size, 1), np.float32)
+    requests = {
+        (stop, save): processes.to_devices(rows * np.asarray([stop, save], np.float32), shared)
+        for stop in (False, True)
+        for save in (False, True)
+    }
+    weights: Any = None
+    made_of: Any = None  # the parameters that `weights` were made of
+
+    def train_step(
+        state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
+    ) -> tuple[State, dict[str, jax.Array]]:
+        nonlocal weights, made_of
+        if forms.weights == "kept" and state.params is not made_of:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+            make = functools.partial(narrow, spec, forms)
+            weights = jax.jit(make, out_shardings=shardings)(state.params)
+        # The schedule stays on the host, where rates are decided: reading it never waits for the device.
+        arguments = (state._replace(schedule=None), weights, batch, rates, requests[stop, save])
+        on_device, weights, metrics = jitted(*arguments, constants, images)
+        made_of = on_device.params
+        return on_device._replace(schedule=state.schedule), metrics
+
+    return train_step
+
+
+def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
+    """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
+
+    The batch goes through as a whole, whatever `train.accumulate` says. State without its schedule; weights as `narrow`
+    makes them; requests [devices 2]; constants: (statistics, two keys). The seed and the statistics are arguments, so
+    that runs that differ in them share one compilation. images: None, or those from which `gather` takes the ones of
+    each of several steps.
+    """
+    model, forms, placement, copies = _placed(spec, model, mesh)
+    function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
+    batch, images = jax.P(DATA), None
+    if gather:
+        function = functools.partial(_steps, function, gather, forms.loops)
+        each: Any = jax.P(None, DATA)
+        batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
+    inputs = (placement, copies, batch, jax.P(), jax.P((DATA, TOWER)), jax.P(), images)
+    return parallel.jit(function, spec, mesh, inputs, (placement, copies, jax.P()), donated=(0, 1))
+
+
+def jit_part_and_update(spec: Config, model: AlexNet, mesh):
+    """A step in `train.accumulate` parts: (zeros, part, update).
+
+    zeros() -> sums: gradient, loss and number of errors, each [devices ...], a row on each device. part(params,
+    weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums): adds what part `number`
+    of the batch has; the sums are donated. update(state, weights, sums, batch_stats, rates, requests) -> (state,
+    weights, metrics): state and weights are donated.
+    """
+    model, _, placement, copies = _placed(spec, model, mesh)
+    devices, scalar, row = mesh.shape[DATA], jax.P(), jax.P(DATA)
+    sums = (jax.tree.map(lambda place: jax.P(DATA, *place), placement.params), row, row)
+    start = states.shapes(spec, model).params
+
+    def nothing():
+        gradient = jax.tree.map(lambda p: jnp.zeros((devices, *p.shape), p.dtype), start)
+        return gradient, jnp.zeros(devices, jnp.float32), jnp.zeros(devices, jnp.int32)
+
+    def part(params, weights, batch_stats, step, sums, batch, number, rates, constants):
+        batch_stats, found = _sums(
+            spec, model, devices, params, weights, batch_stats, step, batch, rates,
+            constants, parts=spec.train.accumulate, number=number,
+        )  # fmt: skip
+        return batch_stats, jax.tree.map(lambda total, x: total + x[None], sums, found)
+
+    def update(state, weights, sums, batch_stats, rates, requests):
+        sums = jax.tree.map(lambda total: total[0], sums)
+        return _apply(
+            spec, model, devices, placement.params, state, sums, batch_stats, rates,
+            requests,
+        )  # fmt: skip
+
+    zeros = jax.jit(nothing, out_shardings=parallel.shardings(mesh, sums))
+    stats = placement.batch_stats
+    inputs = (placement.params, copies, stats, scalar, sums, row, scalar, scalar, scalar)
+    add = parallel.jit(part, spec, mesh, inputs, (stats, sums), donated=(4,))
+    inputs = (placement, copies, sums, stats, scalar, jax.P((DATA, TOWER)))
+    outputs = (placement, copies, scalar)
+    return zeros, add, parallel.jit(update, spec, mesh, inputs, outputs, donated=(0, 1))
+
+
+def _in_parts(spec: Config, model: AlexNet, mesh):
+    """The same function as `jit_train_step` makes."""
+    zeros, part, update = jit_part_and_update(spec, model, mesh)
+
+    def step(state, weights, batch, rates, requests, constants, _):
+        batch_stats, sums = state.batch_stats, zeros()
+        for number in range(spec.train.accumulate):
+            batch_stats, sums = part(
+                state.params, weights, batch_stats, state.step, sums, batch, np.int32(number),
+                rates, constants,
+            )  # fmt: skip
+        return update(state, weights, sums, batch_stats, rates, requests)
+
+    return step
+
+
+def _placed(spec: Config, model: AlexNet, mesh):
+    """The model as each device of `mesh` has it, its forms, where states lie, and where narrow weights do."""
+    placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model, mesh)
+    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
+    return model, forms, placement, placement.params if forms.weights == "kept" else None
+
+
+def narrow(spec: Config, forms: Forms, params):
+    """Kernels and biases in the compute type, which a step leaves for the next; None where each casts its own."""
+    if forms.weights == "cast":
+        return None
+    dtype = jnp.dtype(spec.model.compute_dtype)
+
+    def cast(path, leaf):
+        return leaf.astype(dtype) if path[-1].key in ("kernel", "bias") else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def _step(
+    spec: Config,
+    model: AlexNet,
+    num_devices: int,
+    placement,
+    state: State,
+    weights,
+    batch: Batch,
+    rates: Rates,
+    requests,
+    constants,
+    images=None,
+):
+    """What each device does with its share of the batch; `images` are in the batch."""
+    batch_stats, sums = _sums(
+        spec, model, num_devices, state.params, weights, state.batch_stats, state.step, batch,
+        rates, constants,
+    )  # fmt: skip
+    return _apply(spec, model, num_devices, placement, state, sums, batch_stats, rates, requests)
+
+
+def _sums(
+    spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Batch,
+    rates: Rates, constants, *, parts: int = 1, number=0,
+):  # fmt: skip
+    """(batch statistics, (gradient, loss, errors)) of part `number` of `parts` of this device's share of the batch.
+
+    Every k-th example makes a part: so a part holds the same examples whatever the number of devices. Loss and
+    gradient are sums over the part, divided by the whole batch.
+    """
+    statistics, augment_key, dropout_key = constants
+    forms: Any = model.forms
+    share = batch.labels.shape[0]
+    device = jax.lax.axis_index(DATA)
+    if parts > 1:
+        batch = jax.tree.map(lambda x: _every(x, parts, number), batch)
+    positions = device * share + number + parts * jnp.arange(share // parts)
+    dropout_key = jax.random.fold_in(dropout_key, step)
+    if spec.train.exact:
+        keys = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(positions)
+    else:  # one for each part
+        keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)[number]
+
+    def loss_of(params):
+        images = augment.train_images(
+            batch.images,
+            statistics,
+            spec.augment,
+            seed_key=augment_key,
+            indices=batch.indices,
+            epochs=batch.epochs,
+            step=step,
+            positions=positions,
+            color_std=rates.color_std,
+            forms=forms,
+            to_blocks=_to_blocks(spec, forms),
+        )
+        (logits, _), changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            example_keys=keys,
+            mutable=["batch_stats"],
+        )
+        losses = LOSSES[spec.train.loss](logits, batch.labels, spec.train.label_smoothing)
+        loss = losses.sum() / (share * num_devices)
+        return loss, (top1_errors(logits, batch.labels), changed.get("batch_stats", batch_stats))
+
+    (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+        params if weights is None else weights
+    )
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, params)
+    return batch_stats, (gradient, loss, errors)
+
+
+def _every(x, k: int, number):
+    """x[number::k], for a traced number."""
+    grouped = x.reshape(x.shape[0] // k, k, *x.shape[1:])
+    return jax.lax.dynamic_index_in_dim(grouped, number, axis=1, keepdims=False)
+
+
+def _apply(
+    spec: Config, model: AlexNet, num_devices: int, placement, state: State, sums, batch_stats,
+    rates: Rates, requests,
+):  # fmt: skip
+    """(state, weights, metrics) from the sums of each device."""
+    forms: Any = model.forms
+    gradient, loss, errors = sums
+    # Counts as float32, so that XLA sends everything together.
+    total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
+    if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
+        total = jax.lax.psum(total, DATA)
+    gradient, loss, errors, *asked = total
+    stop, save = jax.lax.psum(asked, TOWER) if model.split else asked
+    norm = _norm(gradient, placement, forms)
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
+    metrics |= {"stop": stop > 0, "save": save > 0}
+    state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, forms)
+    return state, narrow(spec, forms, state.params), metrics
+
+
+def _steps(step, gather, loops: str, state, weights, batch, rates, requests, constants, images):
+    """`step` after `step` over the leading axis of `batch` and `rates`; metrics are stacked."""
+
+    def one(carry, given):
+        examples, rates = given
+        examples = examples._replace(images=gather(images, examples.images))
+        state, weights, metrics = step(*carry, examples, rates, requests, constants)
+        return (state, weights), metrics
+
+    carry: Any = (state, weights)
+    if loops == "scan":
+        carry, metrics = jax.lax.scan(one, carry, (batch, rates))
+        return *carry, metrics
+    made = []
+    for number in range(batch.labels.shape[0]):
+        carry, metrics = one(carry, jax.tree.map(lambda x, i=number: x[i], (batch, rates)))
+        made.append(metrics)
+    return *carry, jax.tree.map(lambda *each: jnp.stack(each), *made)
+
+
+def _to_blocks(spec: Config, forms: Forms):
+    """How to cut crops into what the first row takes (Forms.images); None where it takes images."""
+    _, row = spec.model.convs[0]
+    fits = row.kind == "conv" and row.groups == 1 and convolution.in_blocks(forms, 3, row.stride)
+    if forms.images == "plain" or not fits:
+        return None
+    return functools.partial(
+        convolution.to_blocks, kernel=row.kernel, stride=row.stride, pad=row.pad
+    )
+
+
+def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, forms: Forms):
+    """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
+    finite = _is_finite(metrics["loss"], metrics["grad_norm"])
+    rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
+    updates, velocity = optimizer.build(spec.optimizer, forms).update(
+        gradient, state.velocity, state.params, rates=rates
+    )
+    params = optax.apply_updates(state.params, updates)
+    batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
+    after = State(state.step + 1, params, velocity, batch_stats, state.schedule)
+    return after, metrics | {"finite": finite}
+
+
+def _is_finite(loss, norm):
+    """Any infinity or NaN of the gradient is in its norm."""
+    return jnp.isfinite(loss) & jnp.isfinite(norm)
+
+
+def _norm(gradient, placement, forms: Forms):
+    """Root of the sum of all squares, of all towers where `placement` splits an array over them."""
+    sums = {False: jnp.float32(0), True: jnp.float32(0)}
+    for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
+        sums[TOWER in where] += elementwise.sum_of_squares(leaf, forms)
+    split = any(TOWER in where for where in jax.tree.leaves(placement))
+    return jnp.sqrt(sums[False] + (jax.lax.psum(sums[True], TOWER) if split else 0))
+
+
+def top1_errors(logits, labels) -> jax.Array:
+    """Number of examples whose label does not have the one highest logit: a tie, or NaN, is an error."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    label = jnp.arange(logits.shape[1]) == labels[:, None]
+    others = jnp.where(label, -jnp.inf, logits).max(axis=1)
+    return jnp.sum(~(own > others))
+
+
+def _cross_entropy(logits, labels, smoothing: float):
+    """§3.5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if smoothing == 0:
+        return loss
+    uniform = -jax.nn.log_softmax(logits).mean(axis=1)
+    return (1 - smoothing) * loss + smoothing * uniform
+
+
+def _mean_squared_error(logits, labels, smoothing: float):
+    """Mean over the classes of (probability - one-hot label)^2, [b], as Keras has it after a softmax.
+
+    config.parse refuses smoothing here.
+    """
+    error = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1])
+    return jnp.mean(error**2, axis=1)
+
+
+LOSSES: dict[str, Any] = {"cross_entropy": _cross_entropy, "mse": _mean_squared_error}
