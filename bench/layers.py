@@ -160,8 +160,8 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
     for name, row in rows:
-        before = [(operation, "before_") for operation in getattr(row, "before", ())]
-        operations = [*before, ("linear", ""), *((operation, "") for operation in row.then)]
+        before = [(operation, "before_") for operation in row.pre_ops]
+        operations = [*before, ("linear", ""), *((operation, "") for operation in row.ops)]
         if isinstance(row, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
         for operation, prefix in operations:

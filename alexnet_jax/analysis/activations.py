@@ -64,7 +64,7 @@ def features(net: "Network") -> dict[str, int]:
     found = {}
     for name, row in (*model.convs, *model.fcs):
         towers = 1 if whole_on_each(model, name) else model.towers
-        found[f"{name}/act" if "act" in row.then else name] = towers
+        found[f"{name}/act" if "act" in row.ops else name] = towers
     return found
 
 

@@ -15,7 +15,7 @@ from alexnet_jax.inference import calibration, confusion
 from alexnet_jax.inference import metrics as errors
 from alexnet_jax.inference import predictions as kept_predictions
 from alexnet_jax.inference.network import Network
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.html import Html, data_uri, fill, join, table
 
@@ -56,7 +56,7 @@ def find(folder: Path, step: int | None) -> list[Kept]:
     return sorted(found, key=lambda one: (best.index(one.split), one.views != "center", one.views))
 
 
-def classes(kept: list[Kept], run: Run | None) -> Html:
+def classes(kept: list[Kept], run: TrainedModel | None) -> Html:
     """Errors by class, and which classes are taken for which. Raises DataError."""
     one = _first(kept)
     matrix = confusion.confusion(*one.predictions)
@@ -101,7 +101,7 @@ def confidence(kept: list[Kept]) -> Html:
     )
 
 
-def images(kept: list[Kept], run: Run, dataset: Callable[[], splits.Dataset]) -> Html:
+def images(kept: list[Kept], run: TrainedModel, dataset: Callable[[], splits.Dataset]) -> Html:
     """Answers to some images of `dataset()`, by chance, and the surest mistakes. Raises DataError."""
     one = _first(kept)
     probabilities, labels = one.predictions
@@ -128,7 +128,7 @@ def images(kept: list[Kept], run: Run, dataset: Callable[[], splits.Dataset]) ->
     return fill('<p class="muted small">{kept}.</p>', kept=one) + join(parts)
 
 
-def neighbors(run: Run, dataset: splits.Dataset) -> Html:
+def neighbors(run: TrainedModel, dataset: splits.Dataset) -> Html:
     """Held-out images, and those of some training images that are nearest to them (§6.1)."""
     held_out = splits.default(dataset.splits)
     shown = _drawn(dataset.splits[held_out], QUERIES)
@@ -169,7 +169,7 @@ def _named(image, name: str, wanted: str) -> Html:
     )
 
 
-def kernels(run: Run) -> Html:
+def kernels(run: TrainedModel) -> Html:
     """The kernels of the first row, tower over tower (§6.1, Figure 3). Raises ConfigError."""
     model = run.config.model
     kernel = np.asarray(run.params[model.convs[0][0]]["kernel"], np.float32)

@@ -15,7 +15,7 @@ from alexnet_jax import cli
 from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.inference import trained
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 
 ACTIVATION = "model.activation"
 TARGET = 0.25
@@ -69,7 +69,7 @@ def read(folder: Path, by: str = ACTIVATION) -> Curve:
         )
     lines = [
         line
-        for line in workdir.read_metrics(folder)
+        for line in reading.read_metrics(folder)
         if {"epoch", "train_top1_error"} <= line.keys()
     ]
     if not lines:

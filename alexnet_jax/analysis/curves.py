@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from alexnet_jax import cli
-from alexnet_jax.run.workdir import read_metrics
+from alexnet_jax.run.reading import read_metrics
 
 TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
 MEASURES = ("top1_error", "top5_error", "nll")

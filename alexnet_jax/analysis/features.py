@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
     )  # fmt: skip
     images = parser.add_mutually_exclusive_group()
-    images.add_argument("--split", help=subject.SPLIT_HELP)
+    images.add_argument("--split", help=target.SPLIT_HELP)
     images.add_argument(
         "--images", nargs="+", metavar="PATH", help="image files or folders of them"
     )

@@ -26,13 +26,13 @@ _COLUMNS = 6
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
-    subject.add_arguments(parser)
-    subject.add_protocol(parser)
+    target.add_arguments(parser)
+    target.add_protocol(parser)
     options = parser.parse_args(arguments)
-    one = subject.from_arguments(options)
+    one = target.from_arguments(options)
     view = options.views
     split = one.split_name(options.split, view)
     probabilities, labels = one.obtain(split, view)

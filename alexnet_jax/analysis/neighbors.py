@@ -16,7 +16,7 @@ from alexnet_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
-    from alexnet_jax.inference.trained import Run
+    from alexnet_jax.inference.trained import TrainedModel
 
 NEIGHBORS = 6
 
@@ -101,7 +101,7 @@ def nearest(
     return np.asarray(numbers), np.sqrt(np.asarray(best))
 
 
-def last_hidden(run: "Run") -> str:
+def last_hidden(run: "TrainedModel") -> str:
     """The name of the row before the last, such as 'fc7'."""
     model = run.config.model
     return [name for name, _ in (*model.convs, *model.fcs)][-2]

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import subject
+from alexnet_jax.evaluation import target
 
 if TYPE_CHECKING:
     from alexnet_jax.data.pipeline.splits import Dataset, Split
     from alexnet_jax.inference.network import Network
-    from alexnet_jax.inference.trained import Run
+    from alexnet_jax.inference.trained import TrainedModel
 
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
     """Those that say which images: a split; with `count` also those that `chosen` reads, and their default number."""
-    parser.add_argument("--split", help=subject.SPLIT_HELP)
+    parser.add_argument("--split", help=target.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
     )
@@ -67,13 +67,13 @@ def drawn(split: "Split", name: str, count: int, seed: int) -> Pictures:
     return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
 
 
-def load(run: "Run", data_path: str | None) -> "Dataset":
+def load(run: "TrainedModel", data_path: str | None) -> "Dataset":
     """The data that a network was trained on, wherever they are now. Raises DataError."""
     data = run.config.data
-    return subject.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
+    return target.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
 
 
-def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
+def load_split(run: "TrainedModel", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
     """The same, with at least the split `name`; and that name, by default splits.default. Raises DataError."""
     from alexnet_jax.data.pipeline import splits
 

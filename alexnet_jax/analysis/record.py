@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from alexnet_jax import config
 from alexnet_jax.analysis import curves, describe
-from alexnet_jax.config import provenance, reference
+from alexnet_jax.config import provenance
+from alexnet_jax.config import published as published_numbers
 from alexnet_jax.errors import AlexNetError, StorageError, printable
 from alexnet_jax.pages import charts, html
 from alexnet_jax.pages.html import Html, fill, table
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ VIEWS = {"center": "center crop", "ten": "mean of ten views", "nine": "mean of n
 
 def results(folder: Path, kept: list["Kept"]) -> Html:
     """Errors of the held-out splits: those of results.json, and of predictions made later."""
-    results = workdir.Workdir(folder).results()
+    results = reading.read_results(folder)
     rows: dict = {}
     if results:
         rows = {
@@ -87,7 +88,7 @@ def _percent(share: float | None) -> str:
 def published(spec: Config) -> Html:
     parts = []
     member = spec.name.partition(":")[2].partition(",")[0]
-    claim = reference.CLAIMS.get(member) if spec.name.startswith("ablations:") else None
+    claim = published_numbers.CLAIMS.get(member) if spec.name.startswith("ablations:") else None
     if claim:
         rows = [
             ("the paper", claim.paper or "nothing"),
@@ -96,13 +97,13 @@ def published(spec: Config) -> Html:
         ]
         parts.append(table((member, "points of error, top-1 / top-5"), filter(_last, rows)))
     if spec.data.source == "cifar10":
-        rows = [(name, f"{100 * error:.1f} %") for name, error in reference.CIFAR10.items()]
+        rows = [(name, f"{100 * error:.1f} %") for name, error in published_numbers.CIFAR10.items()]
         parts.append(table(("CIFAR-10 nets of the authors", "test error"), rows, numbers=(1,)))
         note = (
             "As the names and comments of their files state them; other nets, on undamaged images."
         )
         parts.append(fill('<p class="muted small">{note}</p>', note=note))
-    header, rows = reference.HEADER, reference.rows()
+    header, rows = published_numbers.HEADER, published_numbers.rows()
     imagenet = table((f"{header[0]}, top-1 / top-5 in %", *header[1:]), rows, numbers=(1, 2))
     if spec.model.num_classes in (None, 1000):
         return html.join([*parts, imagenet])
@@ -205,7 +206,7 @@ def figures(folder: Path) -> Html:
 
 def again(folder: Path) -> Html:
     """The command of the last start, the code that it ran, and the machine."""
-    made = workdir.Workdir(folder).environment()
+    made = reading.read_environment(folder)
     if made is None:
         raise StorageError(f"{folder} has no run.json")
     command = shlex.join(["python", "-m", "alexnet_jax.main", *made["command"][1:]])
@@ -220,7 +221,7 @@ def again(folder: Path) -> Html:
     shown |= {"versions": ", ".join(f"{k} {v}" for k, v in made.get("versions", {}).items())}
     rows = [(printable(key.replace("_", " ")), _plain(value)) for key, value in shown.items()]
     parts.append(table(("machine and code", ""), rows))
-    starts = workdir.history(folder)
+    starts = reading.history(folder)
     if len(starts) > 1:
         rows = [
             (start.get("time", ""), start["command"], json.dumps(changes) if (changes := start.get("changes")) else "")

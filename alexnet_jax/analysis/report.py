@@ -11,10 +11,10 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import record
 from alexnet_jax.errors import AlexNetError, StorageError
 from alexnet_jax.inference import trained
-from alexnet_jax.inference.trained import Run, Step
+from alexnet_jax.inference.trained import Step, TrainedModel
 from alexnet_jax.pages import html
 from alexnet_jax.pages.html import Html, fill
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
 
@@ -34,7 +34,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
 
     Raises StorageError if it is no run folder or cannot be written.
     """
-    tree = workdir.read_config(folder)
+    tree = reading.read_config(folder)
     spec = config.parse(tree)
     from alexnet_jax.analysis import answers, pictures  # with JAX
 
@@ -48,7 +48,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
         spec = run.config  # with the classes that were counted
     kept = answers.find(folder, run.step if run else None)
 
-    def net() -> Run:
+    def net() -> TrainedModel:
         if run is None:
             raise StorageError(why)
         return run
@@ -94,8 +94,8 @@ def _section(title: str, make: Callable[[], Html]) -> Html:
     return fill(template, title=title, body=body)
 
 
-def _facts(folder: Path, spec: Config, run: Run | None) -> str:
-    status = workdir.Workdir(folder).status()
+def _facts(folder: Path, spec: Config, run: TrainedModel | None) -> str:
+    status = reading.read_status(folder)
     state = status["state"] if status else "of unknown state"
     at = run.step if run else status.get("step", 0) if status else 0
     return f"{spec.name}, seed {spec.seed}, {state}, step {at:,}"

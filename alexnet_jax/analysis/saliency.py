@@ -153,7 +153,7 @@ def grad_cam(
 def last_maps(net: "Network") -> str:
     """The name of the last convolution's finest maps: those before its pool, such as 'conv5/act'."""
     name, row = net.run.config.model.convs[-1]
-    before = row.then[: row.then.index("pool")] if "pool" in row.then else row.then
+    before = row.ops[: row.ops.index("pool")] if "pool" in row.ops else row.ops
     return f"{name}/{before[-1] if before else 'linear'}"
 
 

@@ -20,7 +20,8 @@ import typing
 from pathlib import Path
 
 from alexnet_jax import files
-from alexnet_jax.config import effects, settings
+from alexnet_jax.config import no_effect
+from alexnet_jax.config import overrides as settings
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import MOST_ROWS, Config, ConvSpec, ModelSpec
@@ -86,7 +87,7 @@ def load(argument: str, overrides: list[str]):
     tree, found = _plain(config), []
     spec = _build(Config, tree, "config", found)
     if not found:
-        faults += effects.faults(spec, [key for key, fault in refused.items() if not fault])
+        faults += no_effect.faults(spec, [key for key, fault in refused.items() if not fault])
         faults += _decay_of_adam(spec)
     if faults:
         try:
@@ -176,7 +177,11 @@ def completed(tree: dict, kind: typing.Any = Config) -> dict:
 def _defaults(kind) -> dict[str, typing.Any]:
     """The values that a section of `kind` (None: one of other keys) has without listing them."""
     fields = dataclasses.fields(kind) if kind else ()
-    return {f.name: f.default for f in fields if f.default not in (dataclasses.MISSING, None)}
+    return {
+        settings.key_of(f): f.default
+        for f in fields
+        if f.default not in (dataclasses.MISSING, None)
+    }
 
 
 def _section(kind, key: str):
@@ -259,13 +264,12 @@ def _build_dataclass(kind, value, path: str, faults: list[str]):
         )
     arguments = {}
     for field in dataclasses.fields(kind):
-        if field.name in value:
-            build = _build_rows if field.name in ("convs", "fcs") else _build
-            arguments[field.name] = build(
-                hints[field.name], value[field.name], f"{path}.{field.name}", faults
-            )
+        key = settings.key_of(field)
+        if key in value:
+            build = _build_rows if key in ("convs", "fcs") else _build
+            arguments[field.name] = build(hints[key], value[key], f"{path}.{key}", faults)
         elif field.default is dataclasses.MISSING:
-            faults.append(f"missing key {path}.{field.name}")
+            faults.append(f"missing key {path}.{key}")
     return kind(**arguments) if not faults else None
 
 
@@ -328,11 +332,11 @@ def _check(spec: Config, faults: list[str]) -> None:
         path = f"config.model.convs.{name}"
         require(row.kind == "conv" or row.groups == 1, f"{path}: a local row has no groups")
         require(
-            "pool" not in row.then or row.pool is not None, f"{path} says 'pool' but has no pool"
+            "pool" not in row.ops or row.pool is not None, f"{path} says 'pool' but has no pool"
         )
-        require(row.then.count("pool") <= 1, f"{path}.then: a row has one pool at most")
+        require(row.ops.count("pool") <= 1, f"{path}.then: a row has one pool at most")
         require(
-            "lrn" not in row.then or row.features % m.towers == 0,
+            "lrn" not in row.ops or row.features % m.towers == 0,
             f"{path}.features={row.features} is not divisible by {m.towers} towers",
         )
     for i, (name, row) in enumerate(m.fcs):
@@ -406,11 +410,11 @@ def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
             yield f"row {name} has {row.groups} groups, which is not a multiple of {towers} towers"
         if not whole and (row.features or model.num_classes or towers) % towers:
             yield f"row {name} has {row.features or model.num_classes} features, which {towers} towers do not divide"
-        if not whole and row.groups == 1 and "batch_norm" in getattr(row, "before", ()):
+        if not whole and row.groups == 1 and "batch_norm" in row.pre_ops:
             yield f"row {name} normalizes what all towers see; put batch_norm after a row"
     reach = max(geometry.lrn_reach(model.lrn_constants.n))
     for name, row in model.convs:
-        crosses = model.lrn and "lrn" in row.then and not model.lrn_constants.within_towers
+        crosses = model.lrn and "lrn" in row.ops and not model.lrn_constants.within_towers
         if crosses and row.features // towers < reach:
             own = row.features // towers
             yield f"row {name} has {own} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
@@ -447,8 +451,8 @@ def _apply_switches(model: ModelSpec) -> ModelSpec:
 
 
 def _without_response_norm(row: ConvSpec) -> ConvSpec:
-    kept = tuple(o for o in row.then if o not in ("lrn", "spatial_norm"))
-    return dataclasses.replace(row, then=kept)
+    kept = tuple(o for o in row.ops if o not in ("lrn", "spatial_norm"))
+    return dataclasses.replace(row, ops=kept)
 
 
 def _without_overlap(name: str, row: ConvSpec, *, first: bool):

@@ -124,7 +124,7 @@ def test_digest_changes_with_any_value_and_not_with_the_order_of_keys():
 
 
 def test_lrn_switch_removes_every_response_normalization():
-    assert all("lrn" not in row.then for _, row in parse("--config.model.lrn=False").model.convs)
+    assert all("lrn" not in row.ops for _, row in parse("--config.model.lrn=False").model.convs)
 
 
 def test_non_overlapping_pooling_changes_pools_and_padding_as_experiment_147():

@@ -180,7 +180,7 @@ def test_the_quickstart_needs_no_images():
 
 def test_the_2012_program_is_the_paper_but_for_what_its_files_say():
     spec = spec_of("krizhevsky2012")
-    assert dict(spec.model.convs)["conv1"].then == ("lrn", "pool", "act")
+    assert dict(spec.model.convs)["conv1"].ops == ("lrn", "pool", "act")
     assert math.isclose(spec.model.lrn_constants.alpha, 2e-5)
     assert [row.init_std for _, row in spec.model.convs] == [0.01, 0.01, 0.03, 0.03, 0.03]
     assert spec.schedule.weights.drops == (25.0, 51.0, 79.0)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, main
+from alexnet_jax import config, files, main
 from alexnet_jax.analysis import describe, report
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import checkpoints, trained, weights
+from alexnet_jax.inference import checkpoints, trained
 from alexnet_jax.interop import export_weights
 
 KEPT = Path(__file__).parent / "schema"
@@ -62,8 +62,8 @@ def test_the_run_folder_and_the_weights_file_hold_the_same_net(run):
     ours, file = trained.load(run), trained.load(KEPT / "net.safetensors")
     assert ours.config == file.config and ours.step == file.step == 6
     assert ours.config.model.num_classes == len(ours.class_names) == 10  # counted
-    for name, array in weights.flat(ours.params).items():
-        np.testing.assert_array_equal(array, weights.flat(file.params)[name])
+    for name, array in files.flatten(ours.params).items():
+        np.testing.assert_array_equal(array, files.flatten(file.params)[name])
 
 
 def test_it_is_evaluated_exported_and_described_with_its_counted_classes(run, capsys, tmp_path):
@@ -80,7 +80,7 @@ def test_it_is_evaluated_exported_and_described_with_its_counted_classes(run, ca
     kept = (KEPT / "net.safetensors").read_bytes()
     assert (tmp_path / "safetensors.safetensors").read_bytes() == kept
     capsys.readouterr()
-    parameters = sum(array.size for array in weights.flat(trained.load(run).params).values())
+    parameters = sum(array.size for array in files.flatten(trained.load(run).params).values())
     describe.main(["--workdir", str(run)])
     said = capsys.readouterr().out
     assert f"{parameters:,}" in said and "10 classes" in said

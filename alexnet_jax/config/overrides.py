@@ -56,7 +56,13 @@ def convert(kind, value) -> typing.Any:
 @functools.cache
 def hints(kind) -> dict[str, typing.Any]:
     """The types of the keys of a dataclass of specs.py, with their ranges."""
-    return typing.get_type_hints(kind, include_extras=True)
+    found = typing.get_type_hints(kind, include_extras=True)
+    return {key_of(field): found[field.name] for field in dataclasses.fields(kind)}
+
+
+def key_of(field: dataclasses.Field) -> str:
+    """The config key of a field of specs.py."""
+    return field.metadata.get("key", field.name)
 
 
 def _keys(kind, section) -> dict[str, typing.Any]:

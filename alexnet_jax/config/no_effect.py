@@ -51,12 +51,12 @@ def _in_a_row(operation: str) -> Callable[[Config, str], bool]:
 
 def _operations(config: Config) -> set[str]:
     rows = (*config.model.convs, *config.model.fcs)
-    return {name for _, row in rows for name in (*getattr(row, "before", ()), *row.then)}
+    return {name for _, row in rows for name in (*row.pre_ops, *row.ops)}
 
 
 def _pools(config: Config, key: str) -> bool:
     row = dict(config.model.convs).get(key.split(".")[2])
-    return row is None or row.pool is None or "pool" in row.then
+    return row is None or row.pool is None or "pool" in row.ops
 
 
 def _adam(config: Config, key: str) -> bool:

@@ -16,7 +16,7 @@ from alexnet_jax.inference import trained
 
 if typing.TYPE_CHECKING:
     from alexnet_jax.data.pipeline.splits import Dataset, Split
-    from alexnet_jax.inference.trained import Run, Step
+    from alexnet_jax.inference.trained import Step, TrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ SPLIT_HELP = "test, val or train; default: the first of these that there is"
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
 
-class Subject:
+class EvalTarget:
     """A trained net and the images that it answers.
 
     path: a run folder, or a .safetensors file; `step` as for trained.load. The images are those of the run,
@@ -175,7 +175,7 @@ class Subject:
         return self.path.suffix == ".safetensors"
 
 
-def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
+def open_dataset(run: "TrainedModel", data: specs.DataSpec) -> "Dataset":
     """The images of `data`, with the classes in the order of the net. Raises DataError unless they are the same."""
     from alexnet_jax.data import sources
     from alexnet_jax.data.pipeline import splits
@@ -200,15 +200,15 @@ def open_dataset(run: "Run", data: specs.DataSpec) -> "Dataset":
 
 def obtain_all(
     paths: typing.Sequence[str | Path], split: str | None, view: str, data_path: str | None = None
-) -> tuple[str, list[tuple[Subject, kept_predictions.Predictions]]]:
+) -> tuple[str, list[tuple[EvalTarget, kept_predictions.Predictions]]]:
     """The split, by default that of the first net, and several nets with their predictions of its images.
 
     Raises DataError unless they have the same classes, in one order, and the same images and labels.
     """
-    found: list[tuple[Subject, kept_predictions.Predictions]] = []
+    found: list[tuple[EvalTarget, kept_predictions.Predictions]] = []
     first: np.ndarray | None = None
     for path in paths:
-        subject = Subject(path, data_path=data_path)
+        subject = EvalTarget(path, data_path=data_path)
         if found and subject.run.class_names != found[0][0].run.class_names:
             raise DataError(f"{found[0][0].path} and {path} have not the same classes")
         split = subject.split_name(split, view)
@@ -229,7 +229,7 @@ def obtain_all(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """--workdir, --step, --source, --data-path and --out, of which `from_arguments` makes a Subject."""
+    """--workdir, --step, --source, --data-path and --out, of which `from_arguments` makes a EvalTarget."""
     # fmt: off
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
@@ -239,9 +239,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def from_arguments(options: argparse.Namespace) -> "Subject":
+def from_arguments(options: argparse.Namespace) -> "EvalTarget":
     """What the arguments of `add_arguments` name. Raises StorageError without a net."""
-    return Subject(options.workdir, options.step, options.source, options.data_path, options.out)
+    return EvalTarget(options.workdir, options.step, options.source, options.data_path, options.out)
 
 
 def add_protocol(parser: argparse.ArgumentParser, views: str = "center") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alexnet_jax import config, specs
-from alexnet_jax.config import effects, settings
+from alexnet_jax.config import no_effect, overrides
 from alexnet_jax.errors import ConfigError
 from configs import paper
 
@@ -27,13 +27,13 @@ def parse(*overrides: str, name: str = "configs/paper.py"):
 
 def leaves(kind: Any = specs.Config, path=()):
     """(key, type) of everything that a config can hold, by the dataclasses of specs.py; a row and an entry each."""
-    for name, hint in settings.hints(kind).items():
-        place, required = (*path, name), settings._required(hint)
+    for name, hint in overrides.hints(kind).items():
+        place, required = (*path, name), overrides._required(hint)
         if name in ("convs", "fcs"):
             row = typing.get_args(typing.get_args(required)[0])[1]
             yield from leaves(row, (*place, {"convs": "conv1", "fcs": "fc6"}[name]))
         elif dataclasses.is_dataclass(required):
-            if settings._allows_none(hint):
+            if overrides._allows_none(hint):
                 yield ".".join(place), hint
             yield from leaves(required, place)
         elif typing.get_origin(required) is dict:
@@ -48,8 +48,8 @@ LEAVES = dict(leaves())
 
 def legal(hint) -> list[tuple[str, object]]:
     """Texts for a value of type `hint`, each with the value that it says."""
-    found: list[tuple[str, object]] = [("None", None)] if settings._allows_none(hint) else []
-    required = settings._required(hint)
+    found: list[tuple[str, object]] = [("None", None)] if overrides._allows_none(hint) else []
+    required = overrides._required(hint)
     if required is bool:
         found += [("True", True), ("false", False)]
     elif required is int:
@@ -73,7 +73,7 @@ def tuples(kind) -> list[tuple[str, object]]:
     of = typing.get_args(kind)
     if of[-1] is not Ellipsis:
         return [("(1, 2)", (1, 2)), ("[0, 3]", (0, 3))]
-    inner = settings._required(of[0])
+    inner = overrides._required(of[0])
     if typing.get_origin(inner) is tuple:
         return [
             ("((20.0, 0.1), (30, 0))", ((20.0, 0.1), (30.0, 0.0))),
@@ -89,7 +89,8 @@ def value_of(spec, key: str):
     for part in key.split("."):
         if isinstance(spec, tuple):
             spec = dict(spec)
-        spec = spec[part] if isinstance(spec, dict) else getattr(spec, part)
+        name = {"then": "ops", "before": "pre_ops"}.get(part, part)
+        spec = spec[part] if isinstance(spec, dict) else getattr(spec, name)
     return spec
 
 
@@ -119,7 +120,7 @@ def test_every_leaf_of_the_specs_is_settable(key, listed):
             if last in section:
                 with loaded.unlocked():
                     del section[last]
-        assert settings.set_value(loaded, key, [f"--config.{key}={text}"]) is None
+        assert overrides.set_value(loaded, key, [f"--config.{key}={text}"]) is None
         spec, faults = built(loaded)
         if faults:  # of numbers, 7 is no share, and 0.25 no count: the checks say so by the key
             assert all(f"config.{key}" in fault for fault in faults) and "must be" in faults[0]
@@ -133,7 +134,7 @@ def test_a_legal_value_of_every_leaf_is_among_those_tried():
     for key, hint in LEAVES.items():
         loaded, good = filled(), 0
         for text, _ in legal(hint):
-            settings.set_value(loaded, key, [f"--config.{key}={text}"])
+            overrides.set_value(loaded, key, [f"--config.{key}={text}"])
             good += not built(loaded)[1]
         assert good, key
 
@@ -262,9 +263,9 @@ def test_a_given_key_that_changes_nothing_is_refused(overrides):
 
 
 def test_every_effect_has_a_case():
-    for effect in effects.EFFECTS:
+    for effect in no_effect.EFFECTS:
         keys = [overrides[-1].partition("=")[0] for overrides in IDLE]
-        assert any(effects.fnmatchcase(key, effect.pattern) for key in keys), effect.pattern
+        assert any(no_effect.fnmatchcase(key, effect.pattern) for key in keys), effect.pattern
 
 
 def test_keys_that_change_nothing_are_named_together():
@@ -309,6 +310,6 @@ def test_adam_with_a_decay_of_an_older_folder_is_adamw():
 def test_types_of_all_leaves_are_known_to_the_test():
     known = {bool, int, float, str, typing.Literal, tuple, dict}
     for key, hint in LEAVES.items():
-        required = settings._required(hint)
+        required = overrides._required(hint)
         is_section = dataclasses.is_dataclass(required) and isinstance(hint, types.UnionType)
         assert is_section or (typing.get_origin(required) or required) in known, key

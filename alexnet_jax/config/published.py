@@ -1,7 +1,7 @@
 """Published numbers as data: the paper (§6, Tables 1 and 2), the authors' log, Caffe, torchvision, cuda-convnet2.
 
 The log is the comments of layers/layer-params-*.cfg in the authors' release of 2025. Errors are fractions, as logged.
-`table` prints the numbers that belong side by side; `python -m alexnet_jax.config.reference` writes it into the README.
+`table` prints the numbers that belong side by side; `python -m alexnet_jax.config.published` writes it into the README.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 Confidence = Literal["stated", "inferred", "not stated"]
 BEGIN, END = (
-    "<!-- python -m alexnet_jax.config.reference writes from here -->\n",
+    "<!-- python -m alexnet_jax.config.published writes from here -->\n",
     "<!-- to here: published -->\n",
 )
 
