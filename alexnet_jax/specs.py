@@ -80,7 +80,7 @@ Epochs = typing.Annotated[float, Range(0, ends="()"), AtMost(1e6)]
 Duration = typing.Annotated[float, Range(0, ends="()"), AtMost(1e9)]
 Share = typing.Annotated[float, Range(0, 1)]
 Text = typing.Annotated[str, _Unicode()]
-MOST_ROWS = 100
+MOST_LAYERS = 100
 MOST_CLASSES = 2**20
 MOST_OPERATIONS = 32
 """Of a row."""

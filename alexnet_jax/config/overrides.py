@@ -1,34 +1,43 @@
-"""Values of a config given as text on the command line: --config.section.key=value, read by their type in specs.py."""
+"""Setting keys of a config from the command line: --config.section.key=VALUE, parsed by the key's type in specs.py."""
 
 import ast
 import dataclasses
 import difflib
-import functools
 import math
-import types
 import typing
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from alexnet_jax.config.keys import allows_none, is_section, key_types, layer_type, required
 from alexnet_jax.specs import Config
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
-def set_value(config, key: str, arguments: list[str]) -> str | None:
-    """Set `key` ("a.b.c") of a ConfigDict to what `arguments` say, one or, for a tuple, several; the fault, if any.
+def set_value(config: "ConfigDict", key: str, arguments: list[str]) -> str | None:
+    """Set `key` ("a.b.c") of a ConfigDict; return the fault of the arguments, if any.
 
-    Arguments are "--config.a.b.c=value", or "--config.a.b.c" and "--noconfig.a.b.c" of a bool. Sections that the
-    config does not list, or has as None, are made; a missing key of theirs is left to the checks.
+    Sections that the config does not list, or has as None, are made; building the specs finds keys that they miss.
+
+    Args:
+        arguments: "--config.a.b.c=VALUE", for a tuple also one for each element; for a bool also "--config.a.b.c" and
+            "--noconfig.a.b.c".
     """
-    section, kind, path = config, typing.cast(typing.Any, Config), "config"
+    section: Any = config
+    kind: Any = Config
+    path = "config"
     *above, last = key.split(".")
     for depth, part in enumerate((*above, last)):
         known = _keys(kind, section)
-        if part not in known and typing.get_origin(_required(kind)) is not dict:
+        if part not in known and typing.get_origin(required(kind)) is not dict:
             return _unknown(path, part, known)
-        kind = known.get(part) if part in known else typing.get_args(_required(kind))[1]
+        kind = known.get(part) if part in known else typing.get_args(required(kind))[1]
         path = f"{path}.{part}"
         if depth < len(above):
-            if section.get(part) is None and _is_section(kind):
+            if section.get(part) is None and is_section(kind):
                 _assign(section, part, {})
             section = section.get(part)
     try:
@@ -40,9 +49,9 @@ def set_value(config, key: str, arguments: list[str]) -> str | None:
     return None
 
 
-def convert(kind, value) -> typing.Any:
-    """`value` with integers as floats, and lists as tuples, where `kind` has those."""
-    kind = _required(kind)
+def convert(kind: Any, value: Any) -> Any:
+    """Convert integers to floats, and lists to tuples, where the type `kind` has these."""
+    kind = required(kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
@@ -53,74 +62,46 @@ def convert(kind, value) -> typing.Any:
     return value
 
 
-@functools.cache
-def hints(kind) -> dict[str, typing.Any]:
-    """The types of the keys of a dataclass of specs.py, with their ranges."""
-    found = typing.get_type_hints(kind, include_extras=True)
-    return {key_of(field): found[field.name] for field in dataclasses.fields(kind)}
-
-
-def key_of(field: dataclasses.Field) -> str:
-    """The config key of a field of specs.py."""
-    return field.metadata.get("key", field.name)
-
-
-def _keys(kind, section) -> dict[str, typing.Any]:
-    """The keys that can be set in a section of type `kind`, with their types (None: not known to specs.py)."""
+def _keys(kind: Any, section: Any) -> dict[str, Any]:
+    """The keys that can be set in a section of type `kind`, with their types; None for one that specs.py lacks."""
     if not hasattr(section, "keys"):
         return {}
     listed = dict.fromkeys(section.keys())
-    kind = _required(kind)
+    kind = required(kind)
     if dataclasses.is_dataclass(kind):
-        return listed | hints(kind)
+        return listed | key_types(kind)
     if kind is None:
         return listed
-    if typing.get_origin(kind) is tuple:  # rows by name
-        return dict.fromkeys(listed, typing.get_args(typing.get_args(kind)[0])[1])
+    if layer_type(kind):
+        return dict.fromkeys(listed, layer_type(kind))
     return dict.fromkeys(listed, typing.get_args(kind)[1])
 
 
-def _required(kind):
-    """`kind` without None and without its range."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)
-    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
-
-
-def _allows_none(kind) -> bool:
-    return types.NoneType in typing.get_args(kind)
-
-
-def _is_section(kind) -> bool:
-    kind = _required(kind)
-    return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
-
-
-def _elements(kind, count: int) -> list:
-    """The types of a tuple's `count` elements; of a wrong count, None for those beyond."""
+def _elements(kind: Any, count: int) -> list[Any]:
+    """The types of `count` elements of a tuple; None for those beyond its length."""
     arguments = typing.get_args(kind)
     if arguments[-1] is Ellipsis:
         return [arguments[0]] * count
     return [*arguments, *[None] * count][:count]
 
 
-def _assign(section, key: str, value) -> None:
+def _assign(section: Any, key: str, value: Any) -> None:
     with section.unlocked(), section.ignore_type():
         section[key] = value
 
 
-def _unknown(path: str, part: str, known: dict) -> str:
+def _unknown(path: str, part: str, known: dict[str, Any]) -> str:
     guess = difflib.get_close_matches(part, known, 1, cutoff=0.5)
     listed = ", ".join(sorted(known)) or "nothing below it"
     hint = f'did you mean "{guess[0]}"?' if guess else f"known: {listed}"
     return f"unknown key {path}.{part}; {hint}"
 
 
-def _text(kind, argument: str) -> str:
-    """What an argument says. Raises ValueError for one that says nothing."""
+def _text(kind: Any, argument: str) -> str:
+    """The text of the value in an argument. Raises ValueError if it has none."""
     name, equals, text = argument.partition("=")
     negated = name.startswith("--no")
-    if _required(kind) is bool and not equals:
+    if required(kind) is bool and not equals:
         return str(not negated)
     if negated:
         raise ValueError(f"only a switch takes --no; write --{name[4:]}=VALUE")
@@ -129,29 +110,24 @@ def _text(kind, argument: str) -> str:
     return text
 
 
-def _value(kind, texts: list[str]):
-    """The value of type `kind` that `texts` say. Raises ValueError."""
-    required = _required(kind)
-    if texts[-1] == "None" and required is not str and typing.get_origin(required) is not tuple:
-        return None  # where a value is needed, the checks say so
-    if texts[-1] == "None" and _allows_none(kind):
+def _value(kind: Any, texts: list[str]) -> Any:
+    """Parse a value of type `kind`. Raises ValueError."""
+    base = required(kind)
+    is_tuple = typing.get_origin(base) is tuple and not layer_type(base)
+    if texts[-1] == "None" and base is not str and typing.get_origin(base) is not tuple:
+        return None  # building the specs finds a None where a value is needed
+    if texts[-1] == "None" and allows_none(kind):
         return None
-    if typing.get_origin(required) is tuple and not _is_rows(required):
-        return _tuple(required, texts)
-    if required is None:
-        return _like(texts[-1])
-    if _is_section(required) or _is_rows(required):
-        return _section(required, texts[-1])
-    return _scalar(required, texts[-1])
+    if is_tuple:
+        return _tuple(base, texts)
+    if base is None:
+        return _unknown_value(texts[-1])
+    if is_section(base) or layer_type(base):
+        return _section(base, texts[-1])
+    return _scalar(base, texts[-1])
 
 
-def _is_rows(kind) -> bool:
-    """Whether this is the type of model.convs or model.fcs."""
-    row = typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else None
-    return typing.get_origin(row) is tuple and dataclasses.is_dataclass(typing.get_args(row)[1])
-
-
-def _scalar(kind, text: str):
+def _scalar(kind: Any, text: str) -> bool | int | float | str:
     if kind is bool:
         if text.lower() not in _BOOLS:
             raise ValueError("must be True or False")
@@ -163,7 +139,7 @@ def _scalar(kind, text: str):
             return float(text)
         except ValueError:
             raise ValueError("must be a number, such as 0.5 or 1e-4") from None
-    return text  # a str, or a Literal that the checks look up
+    return text  # a str, or a Literal, whose values building the specs checks
 
 
 def _int(text: str) -> int:
@@ -179,25 +155,24 @@ def _int(text: str) -> int:
         raise ValueError("must be a whole number") from None
 
 
-def _tuple(kind, texts: list[str]) -> tuple:
-    """One text in brackets, or an element in each."""
+def _tuple(kind: Any, texts: Sequence[str]) -> tuple[Any, ...]:
+    """Parse one text in brackets, or one text for each element. Raises ValueError."""
     if len(texts) == 1 and texts[0][:1] in ("(", "["):
         found = _literal(texts[0], "a tuple, such as (1, 2) or ('a', 'b')")
         return convert(kind, found if isinstance(found, tuple | list) else (found,))
     texts = [text for text in texts if text]
     kinds = _elements(kind, len(texts))
-    return tuple(
-        _scalar(one, text) if (one := _required(of)) in (bool, int, float, str) or one is None or _is_literal(one)
-        else convert(of, _literal(text, "a tuple of tuples, such as ((20.0, 0.1), (30.0, 0.0))"))
-        for of, text in zip(kinds, texts, strict=True)
-    )  # fmt: skip
+    return tuple(_element(one, text) for one, text in zip(kinds, texts, strict=True))
 
 
-def _is_literal(kind) -> bool:
-    return typing.get_origin(kind) is typing.Literal
+def _element(kind: Any, text: str) -> Any:
+    base = required(kind)
+    if base in (bool, int, float, str, None) or typing.get_origin(base) is typing.Literal:
+        return _scalar(base, text)
+    return convert(kind, _literal(text, "a tuple of tuples, such as ((20.0, 0.1), (30.0, 0.0))"))
 
 
-def _section(kind, text: str):
+def _section(kind: Any, text: str) -> Any:
     if not text.startswith("{"):
         raise ValueError("is a section: set one of its keys, or give a dict, such as {'key': 1}")
     found = _literal(text, "a dict, such as {'key': 1}")
@@ -206,15 +181,15 @@ def _section(kind, text: str):
     return convert(kind, found)
 
 
-def _like(text: str):
-    """Of a key that is not in specs.py, which the checks refuse by its name."""
+def _unknown_value(text: str) -> Any:
+    """Parse the value of a key that specs.py lacks; building the specs refuses it by its name."""
     try:
         return _literal(text, "")
     except ValueError:
         return text
 
 
-def _literal(text: str, wanted: str):
+def _literal(text: str, wanted: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -252,7 +252,7 @@ ABOUT = {
     r"k = 1": r"model\.lrn_constants\.k",
     r"nothing crosses": r"model\.lrn_constants\.within_towers",
     r"initW|0\.01 everywhere|root of the lost|sqrt": r"model\..*\.init_std",
-    r"bvlc_alexnet|PyTorch draws|hidden rows$": r"model\.(convs|fcs)\..*",
+    r"bvlc_alexnet|PyTorch draws|hidden layers$": r"model\.(convs|fcs)\..*",
     r"bvlc_alexnet: 0\.1|PyTorch draws|1 in conv2": r"model\..*\.bias",
     r"\bbias(es)?\b|decay|none, as in|as the weights": r"optimizer\.bias_weight_decay",
     r"\bwc\b|no regularization$": r"optimizer\..*weight_decay.*",

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, files, main
+from alexnet_jax import config, files, main, specs
 from alexnet_jax.analysis import describe, report
+from alexnet_jax.config import canonical, keys
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints, trained
@@ -112,16 +113,16 @@ def test_every_key_that_a_default_stands_for_may_be_missing():
     """The config with only the keys that have no default means the same as with all of them."""
 
     def required(tree, kind):
-        fields = {field.name: field for field in dataclasses.fields(kind)}
+        fields = {keys.key_of(field): field for field in dataclasses.fields(kind)} if kind else {}
         kept = {}
         for key, value in tree.items():
-            below = config._section(kind, key)
-            if value == config._plain(fields[key].default):
+            below = keys.section_type(kind, key) if kind else None
+            if key in fields and value == canonical.plain(fields[key].default):
                 continue
             kept[key] = required(value, below) if below and isinstance(value, dict) else value
         return kept
 
     completed = config.completed(TREE)
-    shortened = required(completed, config.Config)
+    shortened = required(completed, specs.Config)
     assert len(json.dumps(shortened)) < len(json.dumps(completed))
     assert config.parse(shortened) == config.parse(TREE)
