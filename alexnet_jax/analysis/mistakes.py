@@ -103,7 +103,7 @@ def plot_hardest(
     in the order of the split.
     """
     indices = confusion.hardest(probabilities, labels, number)
-    answers = errors.answers(probabilities, labels)
+    answers = errors.predicted_classes(probabilities, labels)
     hardest = [
         {"index": int(i), "label": names[int(labels[i])], "answer": names[int(answers[i])],
          "probability": float(probabilities[i].max())}
