@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from alexnet_jax import cli, files, specs
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.errors import ConfigError, DataError, printable
 
 BAR = 24
 """Characters of a bar of probability 1."""
@@ -86,10 +86,10 @@ def _report(options: argparse.Namespace, step: int, found: list) -> dict:
 
 def _text(image: str, best: list[tuple[str, float]]) -> str:
     """An image and its classes, a line each: name, percent, bar."""
-    width = max(len(_printable(name)) for name, _ in best)
-    lines = [_printable(image)]
+    width = max(len(printable(name)) for name, _ in best)
+    lines = [printable(image)]
     for name, probability in best:
-        line = f"  {_printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
+        line = f"  {printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 
@@ -97,11 +97,6 @@ def _text(image: str, best: list[tuple[str, float]]) -> str:
 def _bar(probability: float) -> str:
     block = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
     return block * round(BAR * probability)
-
-
-def _printable(text: str) -> str:
-    """`text` without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 if __name__ == "__main__":
