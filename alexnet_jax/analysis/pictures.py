@@ -86,7 +86,7 @@ def load_split(run: "TrainedModel", data_path: str | None, name: str | None) -> 
 
 def listed(paths: Sequence[str | Path]) -> list[Path]:
     """The files among `paths`, and all image files in its folders, in sorted order. Raises DataError."""
-    from alexnet_jax.data.sources.folders import SUFFIXES, images_below
+    from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):

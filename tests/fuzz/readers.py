@@ -274,10 +274,10 @@ def _of_store(pattern: str, form: str = "raw") -> Callable[[Path], Sequence[byte
 
 def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
     def prepare(folder: Path) -> Callable[[bytes], object]:
-        from alexnet_jax.data.sources import store
+        from alexnet_jax.data.sources import store_format
 
         place = _store(folder, form)
-        index, path = store.read_index(place), next(place.glob(pattern))
+        index, path = store_format.read_index(place), next(place.glob(pattern))
 
         def reads(content: bytes) -> object:
             path.write_bytes(content)
@@ -290,27 +290,26 @@ def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
 
 def _read_index(folder: Path, *_: object) -> object:
     from alexnet_jax.data import sources
-    from alexnet_jax.data.prepare import command as prepare
-    from alexnet_jax.data.prepare import doctor
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.prepare import doctor, report
+    from alexnet_jax.data.sources import store_format
 
     found = sources.open_dataset(_spec("store", folder), 0)
-    index = store.read_index(folder)
+    index = store_format.read_index(folder)
     list(doctor._report(index))
-    list(prepare.summary(index))
+    list(report.summary(index))
     return found.splits["train"].images[np.arange(2)]
 
 
 def _read_labels(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.sources import store_format
 
-    return store.read_labels(folder, index, "train", STORE_COUNT)
+    return store_format.read_labels(folder, index, "train", STORE_COUNT)
 
 
 def _read_store_statistics(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.sources import store_format
 
-    return store.read_statistics(folder, index.size)
+    return store_format.read_statistics(folder, index.size)
 
 
 def _read_raw(_: Path, index: Any, path: Path) -> object:
