@@ -420,7 +420,7 @@ def _reads_run(name: str) -> Callable[[Path], Callable[[bytes], object]]:
 def _read_run(run: Path) -> None:
     """Each reader in turn, so that an error of one does not hide another."""
     from alexnet_jax import config
-    from alexnet_jax.analysis import convergence, curves, record
+    from alexnet_jax.analysis import convergence, curves, report_evaluation, report_training
     from alexnet_jax.data.pipeline import identity
     from alexnet_jax.errors import AlexNetError
     from alexnet_jax.inference import predictions, trained
@@ -436,7 +436,8 @@ def _read_run(run: Path) -> None:
         lambda: reading.read_status(run), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
         lambda: reading.history(run), lambda: reading.begun_from(run), lambda: curves.read(run),
         lambda: convergence.read(run), lambda: log.cut_back(run / "metrics.jsonl", 6),
-        lambda: record.results(run, []), lambda: record.again(run), lambda: record.learning(run),
+        lambda: report_evaluation.results(run, []), lambda: report_training.reproduction(run),
+        lambda: report_training.learning_curves(run),
         lambda: identity.begun_with(run, ""), lambda: predictions.load(run, "test", "center", 6).wrong(),
         lambda: reading.validation_errors(run, config.parse(json.loads(_config_json()))),
     ):  # fmt: skip
@@ -550,7 +551,7 @@ def _read_overrides(_: Path) -> Callable[[bytes], object]:
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n",
-    b"POST /look?class=1 HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: http://localhost:PORT\r\n"
+    b"POST /explain?class=1 HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: http://localhost:PORT\r\n"
     + b"Content-Length: %d\r\n\r\n" % len(_png()) + _png(),
 ]  # fmt: skip
 
@@ -566,8 +567,8 @@ def _serve(_: Path) -> Callable[[bytes], object]:
     faults: list[BaseException | None] = []
 
     class Server(serve.Server):
-        def look(self, pixels: np.ndarray, answer: int | None = None) -> dict:
-            return {"answer": answer, "sum": int(pixels.sum())}
+        def explain(self, pixels: np.ndarray, class_number: int | None = None) -> dict:
+            return {"class_number": class_number, "sum": int(pixels.sum())}
 
         def handle_error(self, *_: object) -> None:
             error = sys.exc_info()[1]
