@@ -64,6 +64,16 @@ FILES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
+def absolute(source: str, node: ast.ImportFrom) -> str:
+    """The module of a `from` import; relative ones are for what a wheel holds inside the package."""
+    if not node.level:
+        return str(node.module)
+    assert top(source) in ("bench", "configs", "launch"), f"{source} has a relative import"
+    package = source if FILES[source].name == "__init__.py" else source.rpartition(".")[0]
+    parts = package.split(".")[: -(node.level - 1) or None]
+    return ".".join([*parts, *filter(None, [node.module])])
+
+
 def imports() -> list[Import]:
     found = []
     for source, tree in TREES.items():
@@ -72,17 +82,14 @@ def imports() -> list[Import]:
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{source} has a relative import"
+                module = absolute(source, node)
                 # `from alexnet_jax import config` imports a module, `from jax import jit` does not.
-                whole = [f"{node.module}.{alias.name}" for alias in node.names]
-                targets = [name if name in FILES else str(node.module) for name in whole]
+                whole = [f"{module}.{alias.name}" for alias in node.names]
+                targets = [name if name in FILES else module for name in whole]
             else:
                 continue
             found += [Import(source, target, node in at_top) for target in targets]
     return found
-
-
-IMPORTS = imports()
 
 
 def within(name: str, package: str) -> bool:
@@ -91,6 +98,9 @@ def within(name: str, package: str) -> bool:
 
 def top(name: str) -> str:
     return name.partition(".")[0]
+
+
+IMPORTS = imports()
 
 
 def floor(name: str) -> int | None:

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import functools
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
@@ -17,15 +16,12 @@ import re
 import traceback
 import types
 import typing
-from pathlib import Path
 
 from alexnet_jax import files
-from alexnet_jax.config import effects, settings
+from alexnet_jax.config import effects, find, settings
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import MOST_ROWS, Config, ConvSpec, ModelSpec
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse(config, *, needs_images: bool = True) -> Config:
@@ -70,7 +66,7 @@ def with_classes(spec: Config, num_classes: int) -> Config:
 
 
 def load(argument: str, overrides: list[str]):
-    """The ConfigDict of `configs/file.py:argument` with `--config.key=value` overrides applied.
+    """The ConfigDict of `paper`, `FILE.py` or `FILE.py:VARIANT` with `--config.key=value` overrides applied.
 
     Every key of specs.py can be set, whether the file lists it or not; only a key that was given is added, so that a
     config that leaves it alone keeps its digest. A config file is Python code and is executed. Raises ConfigError,
@@ -101,24 +97,17 @@ def _execute(argument: str):
     """What `get_config` of a config file returns. Raises ConfigError."""
     from ml_collections import ConfigDict
 
-    path, *variant = argument.split(":", 1)
-    if not Path(path).exists() and (_ROOT / path).is_file():  # called from another folder
-        path = str(_ROOT / path)
-    if other := files.not_regular(path):
-        raise ConfigError(f"--config {path}: {other}; see the folder configs/")
-    if not Path(path).is_file():
-        raise ConfigError(f"no config file {path}; see the folder configs/")
-    found = importlib.util.spec_from_file_location("config_file", path)
-    if found is None or found.loader is None:
+    name, *variant = argument.split(":", 1)
+    path = find.config_file(name)
+    if not path.suffix == ".py":
         raise ConfigError(f"{path} is not a Python file; see the folder configs/")
-    module = importlib.util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
+        module = find.execute(path)
         get_config = getattr(module, "get_config", None)
         config = get_config(*variant) if callable(get_config) else None
     except (Exception, SystemExit) as error:  # it is code, and can fail in any way
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == found.origin]
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
         place = f", line {lines[-1]}" if lines else ""
         said = " ".join(str(error).split()) or "no message"
         raise ConfigError(f"{argument}{place}: {type(error).__name__}: {said}") from None
