@@ -66,6 +66,16 @@ FILES = {
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
+def absolute(source: str, node: ast.ImportFrom) -> str:
+    """The module of a `from` import; relative ones are for what a wheel holds inside the package."""
+    if not node.level:
+        return str(node.module)
+    assert top(source) in ("bench", "configs", "launch"), f"{source} has a relative import"
+    package = source if FILES[source].name == "__init__.py" else source.rpartition(".")[0]
+    parts = package.split(".")[: -(node.level - 1) or None]
+    return ".".join([*parts, *filter(None, [node.module])])
+
+
 def imports() -> list[Import]:
     found = []
     for source, tree in TREES.items():
@@ -74,11 +84,7 @@ def imports() -> list[Import]:
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                module = str(node.module)
-                if node.level:  # a wheel has these packages inside alexnet_jax
-                    package = top(source)
-                    assert package in RELATIVE and node.level == 1, f"{source}: relative import"
-                    module = f"{package}.{node.module}" if node.module else package
+                module = absolute(source, node)
                 # `from alexnet_jax import config` imports a module, `from jax import jit` does not.
                 whole = [f"{module}.{alias.name}" for alias in node.names]
                 targets = [name if name in FILES else module for name in whole]

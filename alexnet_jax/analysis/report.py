@@ -99,7 +99,7 @@ def _body(make: Callable[[], Markup]) -> Markup:
         return render("missing.html", reason=str(error))
 
 
-def _facts(folder: Path, spec: Config, run: Run | None) -> str:
+def _facts(folder: Path, spec: Config, run: TrainedModel | None) -> str:
     status = reading.read_status(folder)
     state = status["state"] if status else "of unknown state"
     step = run.step if run else status.get("step", 0) if status else 0

@@ -125,7 +125,7 @@ def published(spec: Config) -> Markup:
     )  # fmt: skip
 
 
-def classes(saved: list[SavedPredictions], run: Run | None) -> Markup:
+def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
     """Errors by class, and the classes confused most often. Raises DataError."""
     shown = first(saved)
     matrix = confusion.confusion(*shown.predictions)
