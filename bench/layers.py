@@ -271,7 +271,7 @@ def _update(spec: Config) -> Part:
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
     read, kept = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (
-        gradient, (current.params, current.velocity)
+        gradient, (current.params, current.opt_state)
     ))  # fmt: skip
     arguments = (current, gradient, rates)
     return Part("update", spec.optimizer.kind, "", update, arguments, 0.0, read + 2.0 * kept)

@@ -1,6 +1,6 @@
 """What in an image makes a map of a convolution strong: deconvolutional networks (Zeiler and Fergus, 2014).
 
-Command: alexnet deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
+Command: alexnet figures deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
 
 from collections.abc import Callable

@@ -1,23 +1,18 @@
 """Loading a config file and setting keys of it from the command line."""
 
-import importlib.util
 import re
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alexnet_jax import files
-from alexnet_jax.config import building, checks, no_effect, overrides
+from alexnet_jax.config import building, checks, find, no_effect, overrides
 from alexnet_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-_ROOT = Path(__file__).resolve().parents[2]
-
 
 def load(argument: str, arguments: list[str]) -> "ConfigDict":
-    """Execute `FILE.py:VARIANT` and set the keys given as `--config.key=value` arguments.
+    """Execute the config `paper`, `FILE.py` or `FILE.py:VARIANT` and set the keys given as `--config.key=value` arguments.
 
     Every key of specs.py can be set, whether the file lists it or not; the others are not added, so that a config
     keeps its digest when a key is introduced.
@@ -49,24 +44,17 @@ def _execute(argument: str) -> "ConfigDict":
     """Return what `get_config` of a config file returns. Raises ConfigError."""
     from ml_collections import ConfigDict
 
-    path, *variant = argument.split(":", 1)
-    if not Path(path).exists() and (_ROOT / path).is_file():  # called from another folder
-        path = str(_ROOT / path)
-    if other := files.not_regular(path):
-        raise ConfigError(f"--config {path}: {other}; see the folder configs/")
-    if not Path(path).is_file():
-        raise ConfigError(f"no config file {path}; see the folder configs/")
-    found = importlib.util.spec_from_file_location("config_file", path)
-    if found is None or found.loader is None:
+    name, *variant = argument.split(":", 1)
+    path = find.config_file(name)
+    if path.suffix != ".py":
         raise ConfigError(f"{path} is not a Python file; see the folder configs/")
-    module = importlib.util.module_from_spec(found)
     try:
-        found.loader.exec_module(module)
+        module = find.execute(path)
         get_config = getattr(module, "get_config", None)
         config = get_config(*variant) if callable(get_config) else None
     except (Exception, SystemExit) as error:  # code can fail in any way
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == found.origin]
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
         place = f", line {lines[-1]}" if lines else ""
         message = " ".join(str(error).split()) or "no message"
         raise ConfigError(f"{argument}{place}: {type(error).__name__}: {message}") from None

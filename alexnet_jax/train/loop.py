@@ -304,7 +304,7 @@ class Training:
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         data = self.spec.data
-        is_turned = data.exif == "apply" and data.source in sources.TURNED
+        is_turned = data.exif == "apply" and self.dataset.applies_exif
         turned = "; turned as their EXIF says" if is_turned else ""
         say(
             f"{self.spec.name}: {count:,} parameters, {len(self.dataset.class_names)} classes; "

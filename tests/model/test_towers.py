@@ -135,7 +135,7 @@ def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row():
     spec = config.parse(tiny.get_config())
     mesh = parallel.device_mesh(jax.devices()[:2], 2)
     made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)
-    for tree in (made.params, made.velocity):
+    for tree in (made.params, made.opt_state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             part = leaf.addressable_shards[0].data.size
             assert part * (1 if "fc7" in str(path) else 2) == leaf.size

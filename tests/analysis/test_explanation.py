@@ -1,4 +1,4 @@
-"""What the page shows of an image is what the network computes."""
+"""The explanation of an image agrees with the network."""
 
 import base64
 import io
@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from alexnet_jax.analysis import look, saliency
+from alexnet_jax.analysis import explanation, saliency
 
 
 def levels(maps: dict) -> np.ndarray:
@@ -16,7 +16,7 @@ def levels(maps: dict) -> np.ndarray:
 
 
 def test_answers_maps_and_saliency_are_those_of_the_network(net, pixels):
-    found = look.look(net, pixels[0])
+    found = explanation.explain(net, pixels[0])
     probabilities = net.predict(pixels[:1])[0]
     best = np.argsort(-probabilities)[:5]
     assert [one["class"] for one in found["top"]] == [net.class_names[i] for i in best]
@@ -33,14 +33,14 @@ def test_answers_maps_and_saliency_are_those_of_the_network(net, pixels):
             assert (maps > found[key]["highest"]).mean() <= 0.011
             maps = np.minimum(maps, found[key]["highest"])
         np.testing.assert_allclose(levels(found[key]), maps, atol=0.6 * np.ptp(maps) / 255)
-    second = look.look(net, pixels[0], answer=int(best[1]))
+    second = explanation.explain(net, pixels[0], class_number=int(best[1]))
     assert second["top"] == found["top"] and second["layers"] == found["layers"]
     maps = saliency.grad_cam(net, pixels[:1], best[1:2])
     np.testing.assert_allclose(levels(second["grad_cam"]), maps, atol=0.6 * np.ptp(maps) / 255)
 
 
-def test_what_is_seen_is_the_center_crop(net, pixels):
-    found = look.look(net, pixels[1])
-    png = base64.b64decode(found["seen"].partition(",")[2])
+def test_the_input_is_the_center_crop(net, pixels):
+    found = explanation.explain(net, pixels[1])
+    png = base64.b64decode(found["input"].partition(",")[2])
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), pixels[1, 1:15, 1:15])
     assert found["size"] == 14 and found["crop"] == 14 / 16 and found["towers"] == 2
