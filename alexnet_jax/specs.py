@@ -132,12 +132,6 @@ class ConvSpec:
     pool: PoolSpec | None = None
     #: So that code for both kinds of layers need not tell them apart.
     pre_ops: typing.ClassVar[tuple[()]] = ()
-    # Aliases while callers are renamed.
-    before: typing.ClassVar[tuple[()]] = ()
-
-    @property
-    def then(self) -> tuple[Operation, ...]:
-        return self.ops
 
 
 @dataclass(frozen=True)
@@ -159,14 +153,6 @@ class FCSpec:
     ops: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)] = field(
         metadata={"key": "then"}
     )
-
-    @property
-    def before(self) -> tuple[FCOperation, ...]:
-        return self.pre_ops
-
-    @property
-    def then(self) -> tuple[FCOperation, ...]:
-        return self.ops
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> None:
     images = target.split(split).images
     target.check_images()
     folder = Path(options.out) if options.out else target.folder / "figures"
-    names = target.run.class_names
+    names = target.trained.class_names
     protocol: dict[str, Any] = {
         "net": str(target.path),
-        "step": target.run.step,
+        "step": target.trained.step,
         "data": target.data,
     }
     protocol |= {"split": split, "views": view}

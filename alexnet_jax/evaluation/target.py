@@ -55,10 +55,6 @@ class EvalTarget:
         self._predictors: dict[str, predictions.Predictor] = {}
 
     @property
-    def run(self) -> TrainedModel:  # alias of `trained` while callers are renamed
-        return self.trained
-
-    @property
     def _is_file(self) -> bool:
         return self.path.suffix == ".safetensors"
 

@@ -57,10 +57,6 @@ class Network:
         self._jitted: dict[str, Callable[..., Any]] = {}
 
     @property
-    def run(self) -> TrainedModel:  # alias of `trained` while callers are renamed
-        return self.trained
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, by their index."""
         return self.trained.class_names
