@@ -10,7 +10,6 @@ same command continues it and produces the same bytes.
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -232,11 +231,10 @@ def _check_same(folder: Path, request: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder`. Raises WorkdirError if another process does."""
-    with open(folder / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirError(f"{folder} is in use by another process; wait for it") from None
+    lock = files.lock(folder / ".lock")
+    if lock is None:
+        raise WorkdirError(f"{folder} is in use by another process; wait for it")
+    with lock:
         yield
 
 
