@@ -33,7 +33,8 @@ def open_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
         if getattr(sys, name) is None:
-            file = open(number, "r" if number == 0 else "w", closefd=False)
+            mode = "r" if number == 0 else "w"
+            file = open(number, mode, closefd=False)  # noqa: SIM115 - open as long as the process
             setattr(sys, name, file)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
