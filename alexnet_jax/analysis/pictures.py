@@ -88,7 +88,7 @@ def load_split(run: "TrainedModel", data_path: str | None, name: str | None) -> 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
     """List the files among `paths`, and the image files in its folders, sorted. Raises DataError."""
-    from alexnet_jax.data.sources.folders import SUFFIXES, images_below
+    from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):

@@ -11,8 +11,8 @@ class Confused(NamedTuple):
     """How many images of one class were predicted to be of another."""
 
     label: int
-    answer: int
-    count: int
+    predicted: int
+    images: int
 
 
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def most_confused(matrix: np.ndarray, number: int = 10) -> list[Confused]:
     largest = np.argsort(-errors, axis=None, kind="stable")[:number]
     pairs = zip(*np.unravel_index(largest, matrix.shape), strict=True)
     found = [Confused(int(a), int(b), int(errors[a, b])) for a, b in pairs]
-    return [one for one in found if one.count]
+    return [one for one in found if one.images]
 
 
 def hardest(probabilities: np.ndarray, labels: np.ndarray, number: int = 24) -> np.ndarray:
