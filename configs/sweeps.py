@@ -4,7 +4,7 @@ Command: alexnet sweep ablations --scale cifar10 --out runs/ablations --data /da
          The names are the functions below. It prints the commands; --local and --slurm run them,
          --collect makes the tables.
 Cost:    that of the scale, times the members, times their seeds.
-Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/config/reference.py).
+Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/config/published.py).
 
 Not a config itself. The first member of a sweep is what the others are compared with; a member that
 two sweeps have in common is trained once.

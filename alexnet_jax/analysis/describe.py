@@ -141,7 +141,7 @@ def _operations(model: ModelSpec) -> dict[str, str]:
     """Layer -> what is done before and after it; a pool, on its own line, takes what follows."""
     texts: dict[str, str] = {}
     for name, row in model.convs:
-        after = [_operation(model, operation) for operation in row.then]
+        after = [_operation(model, operation) for operation in row.ops]
         if "pool" in after:
             place = after.index("pool")
             texts[f"{name}/pool"] = ", ".join([_pool(row), *after[place + 1 :]])
@@ -150,8 +150,8 @@ def _operations(model: ModelSpec) -> dict[str, str]:
         texts[name] = ", ".join([_shape(row), *groups, *after])
     for name, row in model.fcs:
         groups = [f"{row.groups} groups"] if row.groups > 1 else []
-        before = [f"{operation} before" for operation in row.before]
-        texts[name] = ", ".join([*before, *groups, *row.then])
+        before = [f"{operation} before" for operation in row.pre_ops]
+        texts[name] = ", ".join([*before, *groups, *row.ops])
     return texts
 
 
