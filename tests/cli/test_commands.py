@@ -14,7 +14,7 @@ from alexnet_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SUBCOMMANDS = set(
-    "train evaluate predict serve describe config prepare doctor report figures ensemble compare tables "
+    "train evaluate predict serve features describe config prepare doctor report figures ensemble compare tables "
     "import export release verify sweep bench".split()
 )
 #: Prints for each command whether its --help imported JAX, in one process.
