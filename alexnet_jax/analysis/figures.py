@@ -86,7 +86,3 @@ def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     return path
-
-
-if __name__ == "__main__":
-    cli.run(main)

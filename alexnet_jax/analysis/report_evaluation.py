@@ -15,6 +15,7 @@ from alexnet_jax.inference import calibration as reliability
 from alexnet_jax.inference import confusion, metrics
 from alexnet_jax.inference import predictions as prediction_files
 from alexnet_jax.inference.predictions import Predictions
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.render import render
 from alexnet_jax.run import reading
