@@ -1,11 +1,11 @@
-"""The net the authors ran, without one of its parts.
+"""The authors' net without one of its parts.
 
-Command: python -m alexnet_jax.main --config configs/ablations.py:no_lrn --workdir runs/no_lrn \
+Command: alexnet train --config ablations:no_lrn --workdir runs/no_lrn \
              --config.data.path=/data/imagenet
-         The names are the functions below; no_lrn,cifar10 is the same on a scale of
+         The variants are the functions below; ablations:no_lrn,cifar10 is the same at a scale of
          configs/scales.py.
-Cost:    91 epochs of 1,281,167 images each, as configs/krizhevsky2012.py.
-Expect:  the effect that each docstring reports, in points of ten-view error, top-1 / top-5.
+Cost:    91 epochs of 1,281,167 images, as configs/krizhevsky2012.py.
+Expect:  the effect given in each docstring, in points of ten-view error, top-1 / top-5.
 
 The base is configs/krizhevsky2012.py and not configs/paper.py, since the published effects are
 differences between the authors' own runs: against #145 with 40.66 % / 18.21 % on ILSVRC-2012. Their
