@@ -48,7 +48,7 @@ def tanh(config):
 def one_tower(config):
     """§3.2: +1.7 / +1.2. Experiment #145-half on ILSVRC-2010: 39.17 / 18.23 against 37.47 / 17.00.
 
-    Half the maps of conv1 to conv4, but not of conv5, to keep the fully-connected rows large.
+    Half the maps of conv1 to conv4, but not of conv5, to keep the fully-connected layers large.
     """
     model = config.model
     model.towers = 1
@@ -59,9 +59,9 @@ def one_tower(config):
 
 
 def no_communication(config):
-    """§3.2: +1.2 / +1.1. Experiment #150 (41.83 / 19.33): the towers meet in the last row only.
+    """§3.2: +1.2 / +1.1. Experiment #150 (41.83 / 19.33): the towers are connected in the last layer only.
 
-    It made conv2 and the first fully-connected row larger, so as to have as many parameters.
+    It made conv2 and the first fully-connected layer larger, to have as many parameters.
     """
     model = config.model
     model.convs.conv2.features = 320
