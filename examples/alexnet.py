@@ -49,7 +49,7 @@ class AlexNet(nn.Module):
         maps1, maps2, maps3, maps4, maps5 = self.maps
         key6, key7 = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         # 224 = 54 * 4 + 11 - 3: the last kernel reaches 3 pixels over the edge, as in the authors'
-        # program, and there are 55 x 55 positions. (So there are in 227 x 227, where it fits.)
+        # program, for 55 x 55 positions. Images of 227 x 227 give as many without reaching over.
         kernel, edge = (self.kernel, self.kernel), (0, self.stride - 1)
         x = conv(maps1, kernel, self.stride, padding=(edge, edge), name="conv1")(images)
         x = max_pool(local_response_norm(nn.relu(x)))
