@@ -170,7 +170,7 @@ def test_the_documented_exit_codes_are_those_of_the_program():
 
 
 def test_the_documented_layout_is_true():
-    """Every folder of the package, every module at its root, and every top-level folder."""
+    """Every folder and module at the root of the package, every folder of data/, and every top-level folder."""
     tree = DOCS["docs/architecture.md"].split("## Layout")[1].split("```")[1]
     listed, folders = set(), []
     for line in filter(None, tree.splitlines()):
@@ -181,9 +181,9 @@ def test_the_documented_layout_is_true():
         assert path.is_dir() if name.endswith("/") else path.is_file(), path
         listed.add("/".join(folders))
     package = ROOT / "alexnet_jax"
-    found = {path.parent for path in package.rglob("*.py")} | set(package.glob("[!_]*.py"))
-    found |= {path.parent for path in ROOT.glob("*/*.py")}
-    assert listed >= {str(path.relative_to(ROOT)) for path in found} - {"docs"}
+    found = {path.parent for path in [*package.glob("*/*.py"), *package.glob("data/*/*.py")]}
+    found |= {*package.glob("[!_]*.py"), *(path.parent for path in ROOT.glob("*/*.py"))}
+    assert listed >= {str(path.relative_to(ROOT)) for path in found}
 
 
 def test_every_module_says_what_it_holds():
