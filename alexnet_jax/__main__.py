@@ -28,7 +28,7 @@ FIGURES = {
     "filters": Command("alexnet_jax.analysis.filters", "kernels of the first layer (Figure 3)"),
     "mistakes": Command("alexnet_jax.analysis.mistakes", "confusion, calibration and the most confident mistakes"),
     "neighbors": Command("alexnet_jax.analysis.neighbors", "nearest images by their features (Figure 4)"),
-    "predictions": Command("alexnet_jax.analysis.predictions", "images with their five most probable classes (Figure 4)"),
+    "predictions": Command("alexnet_jax.analysis.predictions", "images and their most probable classes (Figure 4)"),
     "saliency": Command("alexnet_jax.analysis.saliency", "where in an image a class is seen"),
 }  # fmt: skip
 
@@ -57,8 +57,8 @@ GROUPS = {
         "figures": Command(FIGURES, "draw learning curves, kernels, saliency and others"),
     },
     "configurations": {
-        "config": Command("alexnet_jax.config.command", "print a resolved configuration; --list names the packaged ones"),
-        "describe": Command("alexnet_jax.analysis.describe", "layers, sizes and costs of a net; differences of two configs"),
+        "config": Command("alexnet_jax.config.command", "print a configuration; --list names the packaged ones"),
+        "describe": Command("alexnet_jax.analysis.describe", "layers and costs of a net; differences of two configs"),
     },
     "data": {
         "prepare": Command("alexnet_jax.data.prepare.command", "convert images or ImageNet's archives into a store"),

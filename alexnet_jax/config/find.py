@@ -8,6 +8,7 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import zlib
@@ -42,13 +43,13 @@ def summary(name: str) -> str:
 def config_file(argument: str) -> Path:
     """Return the file that `--config` names, without its variant: the caller's own, or else a packaged one.
 
-    A bare name such as `paper` is always a packaged config. `configs/paper.py` is the caller's file where there is
+    A bare name such as `paper` is a packaged config. `configs/paper.py` is the caller's file where there is
     one, and the packaged config otherwise.
 
     Raises:
         ConfigError: There is no such file; the nearest names are listed.
     """
-    if re.fullmatch(r"\w+", argument) and not Path(argument).is_file():
+    if re.fullmatch(r"\w+", argument) and not os.path.isfile(argument):
         if argument in names():
             return folder() / f"{argument}.py"
         raise ConfigError(
@@ -56,11 +57,11 @@ def config_file(argument: str) -> Path:
             "alexnet config --list prints all names, and a file of yours is given by its path"
         )
     path, packaged = Path(argument), folder() / argument.removeprefix("configs/")
-    if not path.exists() and argument.startswith("configs/") and packaged.is_file():
+    if argument.startswith("configs/") and not os.path.exists(path) and os.path.isfile(packaged):
         return packaged
     if other := files.not_regular(path):
         raise ConfigError(f"--config {path}: {other}; see the folder configs/")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"no config file {path}{_nearest(path.stem)}; see the folder configs/")
     return path
 

@@ -95,6 +95,13 @@ def test_an_unknown_config_is_one_line_with_the_nearest_names(argument):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("argument", ["x" * 5000, "a\0b", "configs/" + "y" * 5000, "", "."])
+def test_a_name_that_no_file_can_have_is_one_line(argument):
+    with pytest.raises(ConfigError) as caught:
+        config.load(argument, [])
+    assert "\n" not in str(caught.value)
+
+
 def test_config_prints_values_as_the_command_line_takes_them(capsys):
     change = "--config.train.epochs=3.5"
     program.main(["config", "--config", "cifar10:18pct", change])
