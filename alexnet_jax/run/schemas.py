@@ -82,7 +82,7 @@ class Status(TypedDict):
 
 
 class Environment(TypedDict):
-    """run.json: what numbers depend on besides the config; `main.environment` makes it."""
+    """run.json: what numbers depend on besides the config; `environment.describe` makes it."""
 
     command: list[str]
     commit: NotRequired[str]
