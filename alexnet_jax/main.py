@@ -132,7 +132,7 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
             folder = workdir if processes.is_primary() else ReadOnlyFolder(workdir.path)
             profile = options.profile and processes.is_primary()
             start = Options(init, options.allow_partial, profile)
-            return _run(prepared, config_dict, folder, signals, start, notes)  # fmt: skip
+            return _run(prepared, config_dict, folder, signals, start, notes)
 
 
 def _run(

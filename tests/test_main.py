@@ -155,7 +155,7 @@ def test_a_dry_run_prints_what_would_be_trained_and_writes_nothing(tmp_path, cap
     said = capsys.readouterr().out
     for row in (
         "config      tiny",
-        "images      382 train, 130 val, 128 test; 10 classes",
+        "images      382 train, 128 test, 130 val; 10 classes",
         "48 of 32 images",
     ):
         assert row in said

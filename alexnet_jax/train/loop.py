@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from alexnet_jax.data.pipeline.splits import Split
-from alexnet_jax.errors import DataError, DivergedError
+from alexnet_jax.errors import DataError
 from alexnet_jax.run import processes
 from alexnet_jax.run.folder import RunFolder
 from alexnet_jax.run.signals import Stop
@@ -29,7 +28,6 @@ class Training:
 
     Attributes:
         plan: What happens at which step.
-        split: The training images.
         batches: Reads batches and places them on the devices.
         train_step: The function of step.make_train_step.
         progress: Metrics of the steps, and the lines of the log about them.
@@ -45,7 +43,6 @@ class Training:
     """
 
     plan: Plan
-    split: Split
     batches: BatchSource
     train_step: TrainStep
     progress: Progress
@@ -69,7 +66,8 @@ def train(run: Training, state: State) -> State:
         StorageError: A checkpoint or the metrics cannot be written.
         DataError: Images cannot be read; the state is saved if possible.
     """
-    state, done, evaluation_due = *_before_first_step(run, state), False
+    state = _before_first_step(run, state)
+    done, evaluation_due = int(state.step), False
     try:
         with run.batches.stream(done, run.agreement.poll) as stream, run.profiler:
             for dispatch, read in stream:
@@ -104,22 +102,19 @@ def train(run: Training, state: State) -> State:
         if can_save and done > run.checkpointer.fetched_step:
             _save(run, state, evaluation_due=evaluation_due)
         raise
-    except DivergedError:
-        run.folder.write("diverged.json", run.progress.divergence(run.split, state))
-        raise
     return state
 
 
-def _before_first_step(run: Training, state: State) -> tuple[State, int]:
-    """Make up for an evaluation that was stopped, and save the initial state; return state and step."""
-    step = int(state.step)
+def _before_first_step(run: Training, state: State) -> State:
+    """Make the evaluation at which an earlier start was stopped; save the initial state if the config asks for it."""
     if run.evaluation_due:
+        step = int(state.step)
         state, error = run.evaluator.validate(state, step)
         if error is not None:
             run.checkpointer.record(step, error)
     if run.is_new and run.plan.spec.train.keep_powers_of_two:
         _save(run, state, evaluation_due=False)
-    return state, step
+    return state
 
 
 def _save(run: Training, state: State, error: float | None = None, *, evaluation_due: bool) -> None:

@@ -16,7 +16,7 @@ from alexnet_jax.train.diagnosis import PlateauDetector
 from alexnet_jax.train.log import RunLog, duration
 from alexnet_jax.train.meter import Meter, Read
 from alexnet_jax.train.plan import Dispatch, Plan
-from alexnet_jax.train.schedule import Rates
+from alexnet_jax.train.schedule import Rates, ScheduleState
 from alexnet_jax.train.state import State
 
 #: Steps of a start after which its remaining time is estimated.
@@ -40,6 +40,7 @@ class Progress:
 
     Args:
         plan: Says after which steps metrics are logged.
+        split: The training images, of which only the labels are used.
         meter: Sums of the metrics, restored from a checkpoint in a resumed run.
         log: Receives the lines.
         status: Is told of every step.
@@ -52,6 +53,7 @@ class Progress:
     def __init__(
         self,
         plan: Plan,
+        split: Split,
         meter: Meter,
         log: RunLog,
         status: RunStatus,
@@ -62,7 +64,8 @@ class Progress:
     ) -> None:
         self._plan, self._meter, self._log, self._status = plan, meter, log, status
         self._signal_report, self._detector = signal_report, detector
-        self._batch_digest = batch_digest
+        self._split, self._batch_digest = split, batch_digest
+        self._schedule: ScheduleState | None = None
         self._start, self._is_estimated = status.step, False
         self._earlier_seconds, self._begin = seconds, time.monotonic()
 
@@ -93,6 +96,7 @@ class Progress:
         Raises:
             DivergedError: A step that was read is not finite.
         """
+        self._schedule = state.schedule
         notes = []
         for example, rate in zip(examples, np.atleast_1d(rates.weights), strict=True):
             self._batch_digest = batches.update_batch_digest(self._batch_digest, *example)
@@ -108,6 +112,7 @@ class Progress:
 
         Raises DivergedError.
         """
+        self._schedule = state.schedule
         self._log_steps(self._meter.flush(), state)
         with self._meter.paused():
             yield
@@ -121,17 +126,22 @@ class Progress:
             "seconds": self.seconds,
         }
 
-    def divergence(self, split: Split, state: State) -> dict[str, Any]:
-        """Return the content of diverged.json: the examples of the step that was read last, and the last metrics."""
+    def divergence(self) -> dict[str, Any] | None:
+        """Return the content of diverged.json: the examples of the step that was read last, and the last metrics.
+
+        None if no step was read.
+        """
+        if not self._meter.recent or self._schedule is None:
+            return None
         step = self._meter.recent[-1]["step"]
         indices, epochs = self._plan.positions(step)
-        labels = split.labels[indices]
+        labels = self._split.labels[indices]
         return {
             "step": step,
             "batch_hash": batches.update_batch_digest("", labels, indices, epochs),
             "indices": indices.tolist(),
             "epochs": epochs.tolist(),
-            "learning_rate": float(self._plan.rates(step, state.schedule).weights),
+            "learning_rate": float(self._plan.rates(step, self._schedule).weights),
             "recent": list(self._meter.recent),
         }
 

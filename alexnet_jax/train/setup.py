@@ -16,7 +16,7 @@ from alexnet_jax.cli import table
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import identity
 from alexnet_jax.data.pipeline.statistics import Statistics
-from alexnet_jax.errors import CheckpointError
+from alexnet_jax.errors import CheckpointError, DivergedError
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.inference.trained import Run
 from alexnet_jax.model import alexnet
@@ -80,77 +80,103 @@ def begin(
     status: RunStatus,
     signals: Signals,
     watchdog: Watchdog,
-    options: Options = Options(),  # noqa: B008
+    options: Options,
     notes: Sequence[str] = (),
 ) -> Iterator[tuple[Training, State]]:
     """Make the objects of a run, and the state from which it goes on.
 
-    At the end of the context the last checkpoint is committed and the log is closed. `notes` are lines for the log.
-    Raises CheckpointError, StorageError and ConfigError.
+    When the context ends by an error or a signal, the last checkpoint is waited for; the log is closed in any case.
+    `notes` are lines for the log. Raises CheckpointError, StorageError and ConfigError.
     """
     spec, dataset, _ = prepared
-    plan = Plan(spec, len(dataset.splits["train"].labels))
-    mesh, model = device_mesh(spec), alexnet.of_config(spec)
     found, errors = find_checkpoint(folder, spec)
     watchdog.beat(SLOW)
+    mesh, model = device_mesh(spec), alexnet.of_config(spec)
     state = states.create(spec, model, spec.seed, mesh=mesh)
     if found:
-        if (
-            processes.is_primary()
-        ):  # a start that was killed after a save may have left one too many
+        if processes.is_primary():
+            # A start that was killed between a save and the deletion of old checkpoints left one too many.
             delete_old(folder, spec.train, errors)
         start = restore(folder, *found, prepared, state)
     else:
         start = initialize(prepared, state, options)
     status.begin(int(start.state.step))
+    plan = Plan(spec, len(dataset.splits["train"].labels))
     log = _open_log(folder, plan, start, dataset)
-    checkpointer = Checkpointer(
-        plan, folder, status, watchdog, start.statistics, _about(config_dict, dataset), errors
-    )
     try:
         status.running()
         for line in (*(f"warning: {note}" for note in dataset.notes), *start.notes, *notes):
             log.say(line)
-        report = _signal_report(plan, model, dataset, start.statistics)
-        _announce(plan, mesh, dataset, start, report, log, folder)
-        meter = Meter(start.meta["meter"] if start.meta else None)
-        agreement = Agreement(signals, meter, mesh, checkpointer.is_time)
-        agreement.poll()
-        batches = BatchSource(plan, dataset.splits["train"], mesh)
-        yield (
-            Training(
-                plan=plan,
-                split=dataset.splits["train"],
-                batches=batches,
-                train_step=make_train_step(spec, model, start.statistics, mesh, batches.pool),
-                progress=Progress(
-                    plan, meter, log, status, report, _plateau_detector(plan, folder, dataset),
-                    start.meta["batch_hash"] if start.meta else "",
-                    start.meta["seconds"] if start.meta else 0.0,
-                ),
-                evaluator=Evaluator(
-                    plan, model, mesh, dataset, start.statistics, agreement, checkpointer, watchdog, log
-                ),
-                checkpointer=checkpointer,
-                agreement=agreement,
-                profiler=Profiler(
-                    folder.path / "profile" if options.profile else None,
-                    status.step, plan.last_step, log.say,
-                ),
-                watchdog=watchdog,
-                log=log,
-                folder=folder,
-                is_new=not found,
-                evaluation_due=start.evaluation_due,
-            ),
-            start.state,
+        checkpointer = Checkpointer(
+            plan, folder, status, watchdog, start.statistics, _about(config_dict, dataset), errors
+        )
+        run = _assemble(
+            plan, model, mesh, dataset, start, folder, log, status, signals, watchdog, checkpointer,
+            profile=options.profile,
         )  # fmt: skip
-    except BaseException as cause:
-        if error := checkpointer.close(cause):
-            log.say(error.line())
-        raise
+        try:
+            yield run, start.state
+        except BaseException as cause:
+            _end(run, cause)
+            raise
     finally:
         log.close()
+
+
+def _assemble(
+    plan: Plan,
+    model: AlexNet,
+    mesh: Mesh,
+    dataset: sources.Dataset,
+    start: Start,
+    folder: RunFolder,
+    log: RunLog,
+    status: RunStatus,
+    signals: Signals,
+    watchdog: Watchdog,
+    checkpointer: Checkpointer,
+    *,
+    profile: bool,
+) -> Training:
+    """Make the parts of a run, after logging what will be trained."""
+    split = dataset.splits["train"]
+    report = _signal_report(plan, model, dataset, start.statistics)
+    _announce(plan, mesh, dataset, start, report, log, folder)
+    meter = Meter(start.meta["meter"] if start.meta else None)
+    agreement = Agreement(signals, meter, mesh, checkpointer.is_time)
+    agreement.poll()
+    batches = BatchSource(plan, split, mesh)
+    return Training(
+        plan=plan,
+        batches=batches,
+        train_step=make_train_step(plan.spec, model, start.statistics, mesh, batches.pool),
+        progress=Progress(
+            plan, split, meter, log, status, report, _plateau_detector(plan, folder, dataset),
+            batch_digest=start.meta["batch_hash"] if start.meta else "",
+            seconds=start.meta["seconds"] if start.meta else 0.0,
+        ),
+        evaluator=Evaluator(
+            plan, model, mesh, dataset, start.statistics, agreement, checkpointer, watchdog, log
+        ),
+        checkpointer=checkpointer,
+        agreement=agreement,
+        profiler=Profiler(
+            folder.path / "profile" if profile else None, status.step, plan.last_step, log.say
+        ),
+        watchdog=watchdog,
+        log=log,
+        folder=folder,
+        is_new=start.meta is None,
+        evaluation_due=start.evaluation_due,
+    )  # fmt: skip
+
+
+def _end(run: Training, cause: BaseException) -> None:
+    """Record a divergence, and wait for the checkpoint that is being written."""
+    if isinstance(cause, DivergedError) and (divergence := run.progress.divergence()):
+        run.folder.write("diverged.json", divergence)
+    if error := run.checkpointer.close(cause):
+        run.log.say(error.line())
 
 
 def find_checkpoint(
