@@ -54,7 +54,7 @@ class Watchdog:
         self._life.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
         self._life.join(timeout=_LEAVE_SECONDS)  # it may hang

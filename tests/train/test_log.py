@@ -118,10 +118,11 @@ def test_a_tensorboard_writer_that_fails_later_changes_nothing(tmp_path, monkeyp
     def fail(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    for name in ("write_event", "flush"):
-        monkeypatch.setattr(log._board._writer, name, fail)
-    log.train(4, 48, 32, 1.0, VALUES)
-    log.flush()
+    with monkeypatch.context() as patch:
+        for name in ("write_event", "flush"):
+            patch.setattr(log._board._writer, name, fail)
+        log.train(4, 48, 32, 1.0, VALUES)
+        log.flush()
     log.close()
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [4]
 
