@@ -9,7 +9,7 @@ The type of a number says its range; a `float` alone may be any finite number.
 import math
 import typing
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ Epochs = typing.Annotated[float, Range(0, ends="()"), AtMost(1e6)]
 Duration = typing.Annotated[float, Range(0, ends="()"), AtMost(1e9)]
 Share = typing.Annotated[float, Range(0, 1)]
 Text = typing.Annotated[str, _Unicode()]
-MOST_ROWS = 100
+MOST_LAYERS = 100
 MOST_CLASSES = 2**20
 MOST_OPERATIONS = 32
 """Of a row."""
@@ -119,8 +119,16 @@ class ConvSpec:
     groups: Features
     init_std: NotNegative
     bias: Finite
-    then: typing.Annotated[tuple[Operation, ...], Length(MOST_OPERATIONS)]
+    ops: typing.Annotated[tuple[Operation, ...], Length(MOST_OPERATIONS)] = field(
+        metadata={"key": "then"}
+    )
     pool: PoolSpec | None = None
+    pre_ops: typing.ClassVar[tuple[()]] = ()
+    before: typing.ClassVar[tuple[()]] = ()
+
+    @property
+    def then(self) -> tuple[Operation, ...]:
+        return self.ops
 
 
 @dataclass(frozen=True)
@@ -131,8 +139,20 @@ class FCSpec:
     groups: Features
     init_std: NotNegative
     bias: Finite
-    before: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
-    then: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
+    pre_ops: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)] = field(
+        metadata={"key": "before"}
+    )
+    ops: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)] = field(
+        metadata={"key": "then"}
+    )
+
+    @property
+    def before(self) -> tuple[FCOperation, ...]:
+        return self.pre_ops
+
+    @property
+    def then(self) -> tuple[FCOperation, ...]:
+        return self.ops
 
 
 @dataclass(frozen=True)

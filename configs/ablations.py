@@ -13,7 +13,7 @@ runs were annealed by hand at slightly different epochs, which moves results by 
 here every ablation keeps the schedule of its base.
 """
 
-from configs import krizhevsky2012, paper, scales
+from . import krizhevsky2012, paper, scales
 
 
 def get_config(arg=""):

@@ -11,7 +11,7 @@ Values are those of models/bvlc_*/{train_val,solver}.prototxt and of the default
 Differs from Caffe: images are resized by their shorter side, not stretched to 256x256.
 """
 
-from configs import paper
+from . import paper
 
 EPOCH = 1_281_167 / 256  # iterations
 

@@ -11,7 +11,7 @@ n), the initial weights of the authors' program, Caffe's biases, which do not de
 EXIF says, and rates of our choice.
 """
 
-from configs import paper
+from . import paper
 
 
 def get_config():

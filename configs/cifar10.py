@@ -14,7 +14,7 @@ Structure, initial weights, rates and decay are those of example-layers/layers-*
 layer-params-*.cfg (80sec, 13pct, 11pct) and of layers-cifar/ (18pct). Biases start at zero.
 """
 
-from configs import paper
+from . import paper
 
 
 def get_config(arg="18pct"):

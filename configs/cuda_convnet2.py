@@ -9,7 +9,7 @@ Expect:  42.55 % top-1, 19.81 % top-5 error and 1.864 nats on the validation ima
 Values are those of layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg, unless marked.
 """
 
-from configs import krizhevsky2012
+from . import krizhevsky2012
 
 FEATURES = dict(conv1=64, conv2=192, conv3=384, conv4=256, conv5=256)
 

@@ -12,7 +12,7 @@ net, three convolutions and the output, without its normalization; no decay, cro
 ("no regularization of any kind").
 """
 
-from configs import cifar10
+from . import cifar10
 
 # "The learning rates for each network were chosen independently to make training as fast as
 # possible"; the paper does not print them. For ReLUs 0.002 is the fastest of 0.001, 0.002 and 0.004, for

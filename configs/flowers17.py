@@ -13,8 +13,8 @@ batchnorm is the variant widespread in Keras, from general knowledge: it shares 
 the paper, and little else.
 """
 
-from configs import krizhevsky2012 as krizhevsky2012_config
-from configs import paper as paper_config
+from . import krizhevsky2012 as krizhevsky2012_config
+from . import paper as paper_config
 
 
 def get_config(arg="krizhevsky2012"):

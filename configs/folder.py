@@ -15,7 +15,7 @@ biases, and rates for a small set (our choice).
 
 from ml_collections import config_dict
 
-from configs import paper
+from . import paper
 
 
 def get_config():

@@ -14,7 +14,7 @@ authors' release of 2025; what its files do not say is marked "inferred". Their 
 a change logged "at 25" is taken to follow 25 whole epochs (inferred).
 """
 
-from configs import paper
+from . import paper
 
 
 def get_config(arg=""):

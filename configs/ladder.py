@@ -10,7 +10,7 @@ Expect:  no published figure for these steps of this net.
 What each change replaces is what 2012 had in its place. Rates are not tuned anew at each step.
 """
 
-from configs import krizhevsky2012, scales
+from . import krizhevsky2012, scales
 
 
 def get_config(arg="he_init"):

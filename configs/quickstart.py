@@ -8,7 +8,7 @@ The rows, towers, normalization, overlapping pools, crops, dropout and update ru
 configs/paper.py, with few and small maps. Sizes, rates and that biases do not decay are our choice.
 """
 
-from configs import paper
+from . import paper
 
 
 def get_config():

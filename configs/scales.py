@@ -15,7 +15,7 @@ in each row is as strong as in the full net, and 0.01 and 0.03 mean what they me
 
 from ml_collections import config_dict
 
-from configs import krizhevsky2012
+from . import krizhevsky2012
 
 
 def get_config(arg="cifar10"):

@@ -1,10 +1,10 @@
 """Sweeps by name: what is trained, on a scale of configs/scales.py, to answer one question.
 
-Command: python -m launch.sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10
+Command: alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10
          The names are the functions below. It prints the commands; --local and --slurm run them,
          --collect makes the tables.
 Cost:    that of the scale, times the members, times their seeds.
-Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/config/reference.py).
+Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/config/published.py).
 
 Not a config itself. The first member of a sweep is what the others are compared with; a member that
 two sweeps have in common is trained once.
@@ -12,7 +12,7 @@ two sweeps have in common is trained once.
 
 from typing import NamedTuple
 
-from configs import ablations, ladder, scales
+from . import ablations, ladder, scales
 
 
 class Member(NamedTuple):

@@ -11,7 +11,7 @@ small keeps the five rows, two towers, normalization and pools of configs/paper.
 maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (ours; no paper has it).
 """
 
-from configs import folder, paper
+from . import folder, paper
 
 
 def get_config(arg="small"):

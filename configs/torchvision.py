@@ -12,7 +12,7 @@ AlexNet, from general knowledge: rate 0.01, 32 images on each of 8 devices, deca
 
 import math
 
-from configs import paper
+from . import paper
 
 FEATURES = dict(conv1=64, conv2=192, conv3=384, conv4=256, conv5=256)
 

@@ -18,7 +18,7 @@ after ten epochs.
 
 from ml_collections import config_dict
 
-from configs import scales
+from . import scales
 
 
 def get_config(arg="finetune,cifar10"):

@@ -1,6 +1,6 @@
 """What in an image makes a map of a convolution strong: deconvolutional networks (Zeiler and Fergus, 2014).
 
-Command: alexnet deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
+Command: alexnet figures deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
 
 from collections.abc import Callable
@@ -203,7 +203,7 @@ def stages(net: "Network", layer: str) -> list[Stage]:
     """What leads from the input to `layer`, in order. Raises ConfigError."""
     found, before = [], None
     for name, row in net.run.config.model.convs:
-        for operation in ("linear", *row.then):
+        for operation in ("linear", *row.ops):
             found.append(Stage(name, row, operation, before))
             before = f"{name}/{operation}"
             if before == layer:

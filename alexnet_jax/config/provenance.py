@@ -98,7 +98,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.towers": "paper §3.2",
         "model.convs.conv1.pad": "paper §3.5 prints no padding; 224 -> 55 needs it",
         "model.convs.*.init_std": "paper §5: 0.01 everywhere",
-        "model.convs.*.bias": "paper §5: 1 in conv2, conv4, conv5 and the hidden rows",
+        "model.convs.*.bias": "paper §5: 1 in conv2, conv4, conv5 and the hidden layers",
         "model.convs.conv[12].then": "paper §3.5: act, lrn, pool",
         "model.convs.conv[34].then": "paper §3.5: act, no lrn and no pool",
         "model.convs.conv5.then": "paper §3.5: act, pool",
@@ -107,7 +107,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.convs.*.groups": "paper §3.2, Figure 2",
         "model.convs.*": "paper §3.5, Figure 2",
         "model.fcs.*.init_std": "paper §5: 0.01 everywhere",
-        "model.fcs.*.bias": "paper §5: 1 in conv2, conv4, conv5 and the hidden rows",
+        "model.fcs.*.bias": "paper §5: 1 in conv2, conv4, conv5 and the hidden layers",
         "model.fcs.*.then": "paper §4.2: dropout in the first two",
         "model.fcs.*.before": "paper §4.2: dropout in the first two",
         "model.fcs.*": "paper §3.5, Figure 2",
@@ -223,7 +223,7 @@ SOURCES: dict[str, dict[str, str]] = {
     "ladder:cosine": {"schedule.weights.kind": "Loshchilov and Hutter (2017): cosine"},
     "ladder:global_pooling": {
         "model.convs.conv5.*": "Lin et al. (2014): global average pooling",
-        "model.fcs.*": "Lin et al. (2014): no hidden rows",
+        "model.fcs.*": "Lin et al. (2014): no hidden layers",
     },
     "ladder:label_smoothing": {"train.label_smoothing": "Szegedy et al. (2016), section 7"},
     "transfer:slow": {

@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
     parser.add_argument("nets", nargs="*", metavar="NET", help="two nets, A B")
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
         "--first", nargs="+", metavar="NET", help="or several, alike but for the seed"
     )
     parser.add_argument("--second", nargs="+", metavar="NET", help="and the others")
-    subject.add_protocol(parser)
+    target.add_protocol(parser)
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     ):
         raise ConfigError("two nets are compared, A B, or two groups, --first A1 A2 --second B1 B2")
     views, paths = options.views, [*groups[0], *groups[1]]
-    split, found = subject.obtain_all(paths, options.split, views, options.data_path)
+    split, found = target.obtain_all(paths, options.split, views, options.data_path)
     nets = [f"{one.path}, step {one.run.step:,}" for one, _ in found]
     predictions = [answered for _, answered in found]
     report = {"split": split, "views": views} | compare(

@@ -11,7 +11,7 @@ import json
 import numpy as np
 
 from alexnet_jax import cli
-from alexnet_jax.config import reference
+from alexnet_jax.config import published
 from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import evaluate
@@ -22,20 +22,20 @@ _HALVES = 0x68616C66
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", nargs="+", required=True, metavar="W", help="two nets or more")
     parser.add_argument(
         "--search", action="store_true", help="weights, found on half of the images"
     )
-    subject.add_protocol(parser)
+    target.add_protocol(parser)
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if len(options.workdir) < 2:
         raise ConfigError("an ensemble has two nets or more: --workdir A B")
-    split, found = subject.obtain_all(
+    split, found = target.obtain_all(
         options.workdir, options.split, options.views, options.data_path
     )
     probabilities = [predictions.probabilities for _, predictions in found]
@@ -115,13 +115,13 @@ def _text(report: dict) -> str:
             "which count nowhere below"
         )
     paper = [("the paper's ensembles: Table 2, ten views", "top-1 / top-5, %")]
-    for model, top1, top5, _ in reference.TABLE_2:
+    for model, top1, top5, _ in published.TABLE_2:
         if top1 and top5 and model.endswith(("CNNs", "CNNs*")):
             paper.append((model, f"{100 * top1:.1f} / {100 * top5:.1f}"))
     return "\n".join([
         f"{report['split']}, {report['views']}, {images}", "",
         *cli.table(rows, right=(1, 2, 3, 4, 5, 6)), "",
-        *evaluate.published(), "", *cli.table(paper, right=(1,)),
+        *evaluate.published_errors(), "", *cli.table(paper, right=(1,)),
     ])  # fmt: skip
 
 

@@ -9,29 +9,29 @@ import json
 import typing
 
 from alexnet_jax import cli, specs
-from alexnet_jax.config import reference
+from alexnet_jax.config import published
 from alexnet_jax.errors import DataError
 from alexnet_jax.inference import calibration
 from alexnet_jax.inference import metrics as errors
 
 if typing.TYPE_CHECKING:
-    from alexnet_jax.evaluation.subject import Subject
+    from alexnet_jax.evaluation.target import EvalTarget
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
-    subject.add_arguments(parser)
+    target.add_arguments(parser)
     parser.add_argument("--split", help="val, test or train; default: val and test, as there are")
     parser.add_argument("--views", choices=specs.VIEWS, help="default: the config's final views")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    report = evaluate(subject.from_arguments(options), options.split, options.views)
+    report = evaluate(target.from_arguments(options), options.split, options.views)
     print(json.dumps(report, indent=1) if options.json else _text(report))
 
 
-def evaluate(subject: "Subject", split: str | None = None, view: str | None = None) -> dict:
+def evaluate(target: "EvalTarget", split: str | None = None, view: str | None = None) -> dict:
     """The errors of a net by split and views; per-image probabilities go to predictions/.
 
     {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": {"count", "top1_error", "top5_error",
@@ -41,20 +41,20 @@ def evaluate(subject: "Subject", split: str | None = None, view: str | None = No
     """
     from alexnet_jax.data.pipeline import views
 
-    run, folder = subject.run, subject.folder
-    held_out = [name for name in ("val", "test") if name in subject.dataset.splits]
+    run, folder = target.run, target.folder
+    held_out = [name for name in ("val", "test") if name in target.dataset.splits]
     if not split and not held_out:
-        raise DataError(f"{subject.data} has neither val nor test; --split train takes what it has")
+        raise DataError(f"{target.data} has neither val nor test; --split train takes what it has")
     splits: dict = {}
     for name in (split,) if split else held_out:
         for one in (view,) if view else run.config.evaluation.final_views:
-            found = subject.compute(name, one)
+            found = target.compute(name, one)
             splits.setdefault(name, {})[one] = errors.summarize(*found) | {
                 "calibration_error": calibration.expected_calibration_error(*found),
                 "crops": views.number(one, run.config),
             }
     return {
-        "net": str(subject.path), "config": run.config.name, "step": run.step, "data": subject.data,
+        "net": str(target.path), "config": run.config.name, "step": run.step, "data": target.data,
         "predictions": str(folder / "predictions"), "splits": splits,
     }  # fmt: skip
 
@@ -74,16 +74,16 @@ def _text(report: dict) -> str:
         f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
         *cli.table(rows, right=(2, 3, 4, 5, 6)), "",
         f"probabilities of every image: {report['predictions']}", "",
-        *published(),
+        *published_errors(),
     ])  # fmt: skip
 
 
-def published() -> list[str]:
+def published_errors() -> list[str]:
     """Lines with the published errors of AlexNet, and what they are of."""
     return [
         "Published, of ImageNet with its 1,000 classes, and so not comparable to other images (top-1 / top-5, %):",
         "",
-        *cli.table([reference.HEADER, *reference.rows()], right=(1, 2)),
+        *cli.table([published.HEADER, *published.rows()], right=(1, 2)),
     ]
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alexnet_jax import cli, files, specs
-from alexnet_jax.config import reference
+from alexnet_jax.config import published
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.inference import metrics as errors
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading, resume
 
 if TYPE_CHECKING:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
 _COLUMNS = {
     "table1": ("Top-1", "Top-5"),
@@ -29,18 +29,18 @@ _COLUMNS = {
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", nargs="+", required=True, metavar="W", help="one net or more")
-    subject.add_protocol(parser, views="ten")
+    target.add_protocol(parser, views="ten")
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--out", metavar="DIR", help="also write tables.md and tables.json there")
     options = parser.parse_args(arguments)
-    split, found = subject.obtain_all(
+    split, found = target.obtain_all(
         options.workdir, options.split, options.views, options.data_path
     )
-    starred = [workdir.begun_from(one.path) is not None for one, _ in found]
+    starred = [reading.begun_from(one.path) is not None for one, _ in found]
     _check_seeds([one for one, _ in found], starred)
     first, (_, labels) = found[0]
     protocol = {
@@ -55,19 +55,19 @@ def main(arguments: list[str]) -> None:
     print(text)
 
 
-def _check_seeds(nets: list["subject.Subject"], starred: list[bool]) -> None:
+def _check_seeds(nets: list["target.EvalTarget"], starred: list[bool]) -> None:
     """Raises ConfigError unless those of a row, with * or without, are of one config and differ by their seed."""
-    rows: dict[bool, list[subject.Subject]] = {}
+    rows: dict[bool, list[target.EvalTarget]] = {}
     for net, star in zip(nets, starred, strict=True):
         rows.setdefault(star, []).append(net)
     for first, *others in rows.values():
         by_seed = {first.run.config.seed: first}
         for other in others:
-            differences = workdir.differences(first.run.config_tree, other.run.config_tree)
+            differences = resume.differences(first.run.config_tree, other.run.config_tree)
             moving = [
                 f"{key}: {old!r} -> {new!r}"
                 for key, (old, new) in differences.items()
-                if key == "train.max_steps" or key not in (*workdir.HARMLESS, "seed")
+                if key == "train.max_steps" or key not in (*resume.HARMLESS, "seed")
             ]
             if moving:
                 raise ConfigError(
@@ -121,10 +121,10 @@ def markdown(made: dict) -> str:
         f"{made['count']:,} images of {made['split']}, {made['data']}, {specs.seen(made['views'])}"
     )
     parts = [
-        _table("Table 1", _COLUMNS["table1"], reference.TABLE_1, made["table1"]),
-        _table("Table 2", _COLUMNS["table2"], reference.TABLE_2, made["table2"]),
-        f"Ours: {said}. The paper's: Table 1 {reference.TEST10}, Table 2 "
-        f"{reference.VAL12}, ten views; errors on other images cannot be compared with them. "
+        _table("Table 1", _COLUMNS["table1"], published.TABLE_1, made["table1"]),
+        _table("Table 2", _COLUMNS["table2"], published.TABLE_2, made["table2"]),
+        f"Ours: {said}. The paper's: Table 1 {published.TEST10}, Table 2 "
+        f"{published.VAL12}, ten views; errors on other images cannot be compared with them. "
         "*: begun with the weights of a net trained on other images.",
     ]
     return "\n\n".join(parts)

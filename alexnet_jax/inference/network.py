@@ -22,7 +22,7 @@ from alexnet_jax.data.pipeline import views
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.predict_step import mean_probabilities, resized_statistics
-from alexnet_jax.inference.trained import Run, Step
+from alexnet_jax.inference.trained import Step, TrainedModel
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet
 
@@ -49,7 +49,7 @@ class Network:
     run: its configuration, step, parameters as NumPy arrays, input statistics and names of classes.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: TrainedModel):
         self.run = run
         self.model = alexnet.of_config(run.config)
         self._statistics = jax.device_get(resized_statistics(run.statistics, run.config))
@@ -196,6 +196,22 @@ class Network:
     def _example(self) -> np.ndarray:
         size = self.run.config.data.image_size
         return np.zeros((1, size, size, 3), np.uint8)
+
+
+def looks_untrained(kernel: np.ndarray) -> bool:
+    """Whether first-layer kernels [kh kw c n] look like independent random numbers, as initial weights do.
+
+    Trained kernels are smooth: horizontally or vertically adjacent weights have a correlation of 0.3 or more.
+    For independent weights it is about 1 / sqrt(number of pairs).
+    """
+    centered = kernel - kernel.mean()
+    pairs = [(centered[1:], centered[:-1]), (centered[:, 1:], centered[:, :-1])]
+    number = sum(a.size for a, _ in pairs)
+    if number == 0:  # kernels of one pixel
+        return False
+    products = sum(float((a * b).sum()) for a, b in pairs)
+    energy = sum(float(np.sqrt((a**2).sum() * (b**2).sum())) for a, b in pairs)
+    return products <= max(0.1, 4 / number**0.5) * energy
 
 
 def _several(images: Any) -> Iterator[tuple[str, Any]]:

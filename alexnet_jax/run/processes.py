@@ -6,6 +6,7 @@ authenticated: use them inside a trusted network.
 """
 
 import ctypes
+import dataclasses
 import functools
 import json
 import os
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,8 @@ _LOST = b"alexnet: error[E_STALLED]: lost another process of this run, which say
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-class Process(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Process:
     """This process: its index among the `count` of the run."""
 
     index: int

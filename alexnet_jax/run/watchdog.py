@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from alexnet_jax.errors import StalledError
 from alexnet_jax.run import processes
-from alexnet_jax.run.folder import RunFolder, RunStatus
+from alexnet_jax.run.status import RunStatus
+from alexnet_jax.run.workdir import RunFolder
 
 #: Seconds allowed until the next beat where a program is compiled or a checkpoint written.
 SLOW = 3600.0

@@ -10,9 +10,10 @@ from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import AlexNetError
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import processes
-from alexnet_jax.run.folder import RunFolder, RunStatus
 from alexnet_jax.run.signals import Stop
+from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.watchdog import SLOW, Watchdog
+from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.specs import TrainSpec
 from alexnet_jax.train import checkpoint, retention
 from alexnet_jax.train.background import BackgroundWriter

@@ -6,9 +6,9 @@ from typing import Any
 
 from alexnet_jax.errors import DataError
 from alexnet_jax.run import processes
-from alexnet_jax.run.folder import RunFolder
 from alexnet_jax.run.signals import Stop
 from alexnet_jax.run.watchdog import SLOW, Watchdog
+from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.train.agreement import Agreement
 from alexnet_jax.train.batch_source import BatchSource
 from alexnet_jax.train.checkpointer import Checkpointer

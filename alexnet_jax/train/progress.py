@@ -11,7 +11,7 @@ import numpy as np
 
 from alexnet_jax.data.pipeline import batches
 from alexnet_jax.data.pipeline.splits import Split
-from alexnet_jax.run.folder import RunStatus
+from alexnet_jax.run.status import RunStatus
 from alexnet_jax.train.diagnosis import PlateauDetector
 from alexnet_jax.train.log import RunLog, duration
 from alexnet_jax.train.meter import Meter, Read

@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_jax.inference import checkpoints, predictions
 from alexnet_jax.run import processes
-from alexnet_jax.run.folder import RunFolder
+from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.train.log import summary
 from alexnet_jax.train.loop import Training
 from alexnet_jax.train.state import State

@@ -18,15 +18,16 @@ from alexnet_jax.data.pipeline import identity
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, DivergedError
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.run import processes
-from alexnet_jax.run.folder import RunFolder, RunStatus
+from alexnet_jax.run.reading import read_metrics, validation_errors
 from alexnet_jax.run.schemas import TrainingMeta
 from alexnet_jax.run.signals import Signals
+from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.watchdog import SLOW, Watchdog
-from alexnet_jax.run.workdir import read_metrics, validation_errors
+from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, diagnosis
 from alexnet_jax.train import state as states
@@ -49,7 +50,7 @@ class Options(NamedTuple):
     """Options of the command that concern the start of a run."""
 
     #: A net whose parameters a new run takes over.
-    init: Run | None = None
+    init: TrainedModel | None = None
     #: Take only those of its parameters that fit.
     allow_partial: bool = False
     #: Trace a few steps.
@@ -300,7 +301,7 @@ def _announce(
     spec, state = plan.spec, start.state
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    is_turned = spec.data.exif == "apply" and spec.data.source in sources.TURNED
+    is_turned = spec.data.exif == "apply" and dataset.applies_exif
     turned = "; turned as their EXIF says" if is_turned else ""
     log.say(
         f"{spec.name}: {count:,} parameters, {len(dataset.class_names)} classes; "

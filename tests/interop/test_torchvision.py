@@ -10,7 +10,7 @@ import safetensors.numpy
 import alexnet_jax
 from alexnet_jax import config
 from alexnet_jax.errors import AlexNetError, CheckpointError, ConfigError
-from alexnet_jax.inference import weights
+from alexnet_jax.inference import trained, weights
 from alexnet_jax.interop import export_weights, import_weights, torchvision
 from tests.interop import nets
 
@@ -162,7 +162,7 @@ def test_classes_are_counted_where_the_config_leaves_them_open(tmp_path):
 
 def test_commands_carry_a_net_there_and_back_without_changing_a_bit(run, tmp_path):
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
-    weights.save(ours, run)
+    trained.save(ours, run)
     arguments = ["--workdir", str(ours), "--out", str(theirs)]
     export_weights.main([*arguments, "--format", "torchvision"])
     net = imported(theirs, tmp_path / "back.safetensors")

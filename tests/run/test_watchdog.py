@@ -92,7 +92,7 @@ HUNG = """
 import os, sys, threading
 from alexnet_jax import files
 from alexnet_jax.run import watchdog
-from alexnet_jax.run.folder import RunStatus
+from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.workdir import Workdir
 
 watchdog._HEARTBEAT = 0.01

@@ -1,0 +1,350 @@
+"""Folders of images: train/CLASS/*.jpg, and the same below val/ and test/.
+
+Training, `prepare` and `doctor` all find images by `discover`, so that they see the same ones.
+"""
+
+import errno
+import os
+import pathlib
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import NamedTuple
+
+from alexnet_jax.data.pipeline.images import FORMATS
+from alexnet_jax.data.pipeline.splits import SPLITS, split_of
+from alexnet_jax.data.sources import archives
+from alexnet_jax.errors import DataError, listed, printable
+
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
+#: Image formats that are not read, unless FORMATS has them: named in the notes rather than counted as other files.
+_OTHER_IMAGES = (
+    ".jfif", ".jpe", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
+    ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".eps", ".exr",
+)  # fmt: skip
+_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+#: Most names of each kind in a message.
+_NAMED = 5
+
+
+class File(NamedTuple):
+    """An image file, with what shows whether it changed.
+
+    Attributes:
+        size: Bytes; -1 for a dangling link.
+        modified: Modification time in nanoseconds.
+    """
+
+    path: str
+    size: int
+    modified: int
+
+    @property
+    def title(self) -> str:
+        return self.path
+
+    def fault(self) -> str | None:
+        """Why the file cannot be opened; None if it can."""
+        try:
+            if self.size < 0:
+                os.stat(self.path)
+            if os.access(self.path, os.R_OK):
+                return None
+            why = os.strerror(errno.EACCES)
+        except OSError as error:
+            why = error.strerror
+        return f"cannot read {self.path}: {why}"
+
+    def read(self) -> bytes:
+        """Raises DataError."""
+        try:
+            with open(self.path, "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror}") from None
+
+
+class Tree(NamedTuple):
+    """Result of `discover`, by split in the order of SPLITS.
+
+    Attributes:
+        splits: Split -> class -> its images, sorted by name.
+        archives: Split -> class -> the archive in the place of its folder.
+        faults: What has to be corrected, one line for each kind, with counts.
+        notes: What was left out, one line for each kind, with counts.
+    """
+
+    folders: dict[str, pathlib.Path]
+    splits: dict[str, dict[str, list[File]]]
+    archives: dict[str, dict[str, pathlib.Path]]
+    faults: list[str]
+    notes: list[str]
+
+
+def refusal(
+    root: pathlib.Path, faults: list[str], unreadable: str | None = None, layout: str = LAYOUT
+) -> DataError:
+    """The one-line error for a tree with `faults` and `unreadable` images."""
+    if unreadable and not faults:
+        return DataError(f"{root}: {unreadable}")
+    lines = [*faults, unreadable] if unreadable else faults
+    hint = f"; it should hold {layout}" if layout else ""
+    if len(lines) == 1:
+        return DataError(f"{root}: {lines[0]}{hint}")
+    numbered = "; ".join(f"({i}) {line}" for i, line in enumerate(lines, 1))
+    return DataError(f"{root} has {len(lines)} kinds of faults: {numbered}{hint}")
+
+
+def has_train(root: pathlib.Path) -> bool:
+    """Whether an entry of the folder `root` is named as the training split, even a dangling link."""
+    try:
+        return any(split_of(name) == "train" for name in os.listdir(root))
+    except OSError:
+        return False
+
+
+def class_names(tree: Tree, wanted: tuple[str, ...] = ()) -> dict[str, Set[str]]:
+    """Split -> the names of its classes, archives included; only those in `wanted`, unless that is empty."""
+    found = {name: tree.splits[name].keys() | tree.archives[name].keys() for name in tree.splits}
+    return {name: kinds & set(wanted) if wanted else kinds for name, kinds in found.items()}
+
+
+def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
+    """Describe the classes that one split has and another lacks; splits without classes are ignored."""
+    return [
+        f"the classes differ: {more} has {listed(extra)}, which {less} has not"
+        for name in classes
+        if name != "train" and classes[name] and classes["train"]
+        for more, less in ((name, "train"), ("train", name))
+        if (extra := sorted(map(printable, classes[more] - classes[less])))
+    ]
+
+
+def unprintable(classes: Iterable[str]) -> list[str]:
+    """A fault if class names have line breaks, or bytes that are not UTF-8."""
+    bad = [repr(name) for name in classes if printable(name) != name]
+    return (
+        [f"classes whose names cannot be printed, to be renamed: {len(bad):,} ({listed(bad)})"]
+        if bad
+        else []
+    )
+
+
+def discover(root: pathlib.Path, wanted: tuple[str, ...] = ()) -> Tree:
+    """List everything in the folder `root`, which `has_train`, without decoding; faults are collected.
+
+    Links are followed, and each folder is read once. Images are listed for the classes `wanted` only (empty: all).
+    """
+    return _Discovery(root).tree(wanted)
+
+
+def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+    """(sorted image files below `folder`, notes on what was left out). Raises DataError."""
+    found = _Discovery(folder)
+    files = found.walk(os.fspath(folder))
+    if faults := found.faults():
+        raise refusal(folder, faults, layout="")
+    return sorted(pathlib.Path(file.path) for file in files), found.notes()
+
+
+class _Discovery:
+    """One walk through a tree that collects faults and omissions: kind -> [count, the first names]."""
+
+    def __init__(self, root: pathlib.Path):
+        self._root = root
+        self._faults: dict[str, list] = {}
+        self._left_out: dict[str, list] = {}
+        self._others: dict[str, list] = {}
+
+    def tree(self, wanted: tuple[str, ...]) -> Tree:
+        folders = self._folders()
+        splits, packed = {}, {}
+        for name in SPLITS:
+            if name in folders:
+                splits[name], packed[name] = self._classes(folders[name], set(wanted))
+        splits.setdefault("train", {})
+        packed.setdefault("train", {})
+        return Tree(folders, splits, packed, self.faults(), self.notes())
+
+    def faults(self) -> list[str]:
+        return [_in_words(kind, *found) for kind, found in self._faults.items()]
+
+    def notes(self) -> list[str]:
+        notes = [f"left out {_in_words(k, *found)}" for k, found in self._left_out.items()]
+        if self._others:
+            kinds = sorted(self._others.items(), key=lambda item: -item[1][0])
+            shown = listed([f"{count:,} {kind}" for kind, (count, _) in kinds])
+            total = sum(count for count, _ in self._others.values())
+            notes.append(f"left out {total:,} files that are no images: {shown}")
+        return notes
+
+    def _fault(self, kind: str, path: str) -> None:
+        _count(self._faults, kind, printable(path))
+
+    def _leave_out(self, kind: str, path: str) -> None:
+        _count(self._left_out, kind, self._shown(path))
+
+    def _shown(self, path: str) -> str:
+        return printable(relative(path, self._root))
+
+    def _entries(
+        self, folder: str, *, hidden: bool = True
+    ) -> Iterator[tuple[os.DirEntry, os.stat_result | None]]:
+        """Sorted entries with the status of what they link to; None for dangling links."""
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError as error:
+            self._fault(f"cannot read: {error.strerror}", folder)
+            return
+        for entry in entries:
+            if entry.name in _SYSTEM_FILES or entry.name.startswith("._"):
+                continue
+            if entry.name.startswith("."):
+                if hidden:
+                    _count(self._others, "hidden", self._shown(entry.path))
+                continue
+            try:
+                yield entry, entry.stat()
+            except OSError:
+                yield entry, None
+
+    def _folders(self) -> dict[str, pathlib.Path]:
+        found: dict[str, pathlib.Path] = {}
+        for entry, status in self._entries(os.fspath(self._root), hidden=False):
+            split = split_of(entry.name)
+            is_folder = status is not None and stat.S_ISDIR(status.st_mode)
+            if split is None:
+                packed = (
+                    split_of(archives.stem(entry.name)) if archives.is_archive(entry.name) else None
+                )
+                if is_folder:
+                    self._leave_out("folders that are no split", entry.path)
+                elif packed:
+                    self._leave_out("archives beside the folder of train", entry.path)
+                elif _is_image(entry.name):
+                    self._leave_out("images outside of the splits", entry.path)
+            elif status is None:
+                self._fault("dangling links", entry.path)
+            elif not is_folder:
+                self._fault("files in the place of folders", entry.path)
+            elif split in found:
+                self._fault(
+                    f"two folders for {split}; remove or rename one",
+                    f"{found[split]}, {entry.path}",
+                )
+            else:
+                found[split] = pathlib.Path(entry.path)
+        return found
+
+    def _classes(
+        self, folder: pathlib.Path, wanted: set[str]
+    ) -> tuple[dict[str, list[File]], dict[str, pathlib.Path]]:
+        """(class -> images, class -> archive) of a split."""
+        classes: dict[str, list[File]] = {}
+        packed: dict[str, pathlib.Path] = {}
+        loose = 0
+        for entry, status in self._entries(os.fspath(folder)):
+            name = entry.name
+            if status is None:
+                self._fault("dangling links", entry.path)
+            elif stat.S_ISDIR(status.st_mode):
+                classes[name] = (
+                    [] if wanted and name not in wanted else self._images(entry.path, folder)
+                )
+            elif archives.is_archive(name):
+                if archives.stem(name) in packed:
+                    self._fault("classes that are there twice", entry.path)
+                packed[archives.stem(name)] = pathlib.Path(entry.path)
+            elif _is_image(name):
+                loose += 1
+                self._leave_out("images in no class folder", entry.path)
+            else:
+                self._other(entry)
+        for name in classes.keys() & packed.keys():
+            self._fault("classes that are there twice", os.fspath(folder / name))
+        if not classes and not packed:
+            flat = (
+                f" (their {loose:,} images lie flat, and nothing says their classes)"
+                if loose
+                else ""
+            )
+            self._fault(f"splits without class folders{flat}", os.fspath(folder))
+        return classes, packed
+
+    def _images(self, folder: str, split: pathlib.Path) -> list[File]:
+        """The images of a class folder."""
+        before = sum(count for count, _ in self._others.values())
+        files = self.walk(folder, self._root, split)
+        if not files:
+            others = sum(count for count, _ in self._others.values()) - before
+            kind = "class folders without images"
+            if others:
+                kind += f" (their files end in none of {' '.join(SUFFIXES)})"
+            self._fault(kind, folder)
+        return files
+
+    def walk(self, folder: str, *above: pathlib.Path) -> list[File]:
+        """The images below `folder`, sorted by name; each folder is read once, and those in `above` never."""
+        files: list[File] = []
+        seen = {_place(os.stat(path)) for path in above}
+        # Links come last, so that what they lead to has its own name if it is in this class.
+        pending, links = [(folder, os.stat(folder))], []
+        while pending or links:
+            path, status = pending.pop() if pending else links.pop(0)
+            if _place(status) in seen:
+                self._leave_out("links to folders that were read already", path)
+                continue
+            seen.add(_place(status))
+            for entry, status in self._entries(path):
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    (links if entry.is_symlink() else pending).append((entry.path, status))
+                elif _is_image(entry.name):
+                    if status is None:
+                        files.append(File(entry.path, -1, 0))
+                    elif stat.S_ISREG(status.st_mode):
+                        files.append(File(entry.path, status.st_size, status.st_mtime_ns))
+                    else:
+                        self._leave_out("pipes, sockets or devices named as images", entry.path)
+                elif status is None:
+                    self._fault("dangling links", entry.path)
+                else:
+                    self._other(entry)
+        return sorted(files)
+
+    def _other(self, entry: os.DirEntry) -> None:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in _OTHER_IMAGES:
+            self._leave_out(
+                f"{suffix} files, which are not read (convert them to JPEG or PNG)", entry.path
+            )
+        else:
+            _count(self._others, printable(suffix) or "without a suffix", self._shown(entry.path))
+
+
+def _count(table: dict[str, list], kind: str, name: str) -> None:
+    found = table.setdefault(kind, [0, []])
+    found[0] += 1
+    if found[0] <= _NAMED:
+        found[1].append(name)
+
+
+def _in_words(kind: str, count: int, first: list[str]) -> str:
+    more = f" and {count - len(first):,} more" if count > len(first) else ""
+    return f"{kind}: {count:,} ({', '.join(first)}{more})"
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def relative(path: str, folder: pathlib.Path) -> str:
+    """`path` within `folder`, with '/'."""
+    base = os.path.join(folder, "")
+    # os.path.relpath takes ten times as long, and large sets have a million paths.
+    inside = path[len(base) :] if path.startswith(base) else os.path.relpath(path, folder)
+    return inside.replace(os.sep, "/")
