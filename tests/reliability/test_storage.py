@@ -17,7 +17,7 @@ from alexnet_jax.train import log
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
 
-TRAIN = [sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py", "--workdir"]
+TRAIN = [sys.executable, "-m", "tests.reliability.faults", "--config", "tests/tiny.py", "--workdir"]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_checkpoints(tmp_path):
     mount, kept = tmp_path / "mnt", tmp_path / "kept"
     script = f"""
         mount -t tmpfs -o size=80M tmpfs {mount}
-        export ALEXNET_ENABLE_FAULTS=1 ALEXNET_FAULT=train.step:20:sleep=3
+        export ALEXNET_FAULT=train.step:20:sleep=3
         {" ".join(TRAIN)} {mount}/run > {tmp_path}/out 2> {tmp_path}/err & job=$!
         for i in $(seq 600); do test -d {mount}/run/checkpoints/18 && break; sleep 0.1; done
         dd if=/dev/zero of={mount}/fill bs=4k 2> /dev/null || true

@@ -11,7 +11,7 @@ from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.train import checkpoint, schedule
+from alexnet_jax.train import checkpoint, retention, schedule
 from alexnet_jax.train import state as states
 
 STATISTICS = Statistics(
@@ -224,7 +224,7 @@ def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
             folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {"class_names": ["a"]}
         )
         steps = checkpoints.committed_steps(folder)
-        checkpoint.prune(folder, checkpoint.kept_steps(steps, best, 5))
+        retention.prune(folder, retention.kept_steps(steps, best, 5))
     assert checkpoints.committed_steps(folder) == [13, 15, 16, 17]
     assert not list(folder.glob(".trash*"))
 
@@ -241,7 +241,7 @@ def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
     ],
 )
 def test_what_is_kept_of_the_steps(best, every, powers, kept):
-    assert checkpoint.kept_steps(list(range(18)), best, every, powers) == kept
+    assert retention.kept_steps(list(range(18)), best, every, powers) == kept
 
 
 @pytest.mark.fault("F38")
