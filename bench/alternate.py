@@ -9,6 +9,7 @@ step one after the other, since XLA chooses algorithms by timing them. Measureme
 
 import argparse
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -24,12 +25,13 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from alexnet_jax.cli import markdown
+from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
 
 from . import hardware
-from .paths import IMPORT_ROOT, launch
+from .paths import IMPORT_ROOT
 
-memory_settings = launch("environment").memory_settings
+memory_settings = importlib.import_module(find.module_name("launch.environment")).memory_settings
 
 #: Programs alive at the same time as the first.
 BESIDE = {"cpu": 2, "cuda": 12}

@@ -44,10 +44,11 @@ from xml.etree import ElementTree
 
 from alexnet_jax import cli, files
 from alexnet_jax.cli import markdown
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 
 from . import alternate, hardware
-from .paths import PREFIX, ROOT
+from .paths import ROOT
 from .peers import ON_GPU
 from .stages import Stage, execute
 
@@ -203,7 +204,7 @@ def data_stages(options: argparse.Namespace) -> list[Stage]:
     sweep = [
         sys.executable,
         "-m",
-        f"{PREFIX}launch.sweep",
+        find.module_name("launch.sweep"),
         "ablations",
         "--scale=cifar10",
         "--seeds=10",

@@ -33,8 +33,8 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.data.pipeline import batches
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import layouts
-from alexnet_jax.data.sources import store
+from alexnet_jax.data.prepare import discovery
+from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError
 
 from .hardware import machine
@@ -95,7 +95,7 @@ def _prepare(options: argparse.Namespace, out: Path, kind: str) -> None:
 
 
 def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
-    index = store.read_index(folder / "jpeg")
+    index = store_format.read_index(folder / "jpeg")
     total = sum(shard.count for shard in index.splits["train"])
     everything = sum(shard.count for shards in index.splits.values() for shard in shards)
     encoded = store.JpegShards(
@@ -108,13 +108,13 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
     for i, content in enumerate(jpegs):
         (files / f"{i}.jpg").write_bytes(content)
     paths = [files / f"{i}.jpg" for i in range(total)]
-    found = layouts.find(options.source, folder / "work").splits["train"]
+    found = discovery.find(options.source, folder / "work").splits["train"]
     originals: list[Any] = [image for chosen in found.values() for image in chosen]
 
     def ours(kind: str) -> Callable[[], int]:
-        opened = store.read_index(folder / kind)
+        opened = store_format.read_index(folder / kind)
         images = store.images(folder / kind, opened, "train", opened.size, options.threads)
-        labels = store.read_labels(folder / kind, opened, "train", total)
+        labels = store_format.read_labels(folder / kind, opened, "train", total)
         return lambda: _read(images, labels, options.images)
 
     def bare() -> int:

@@ -158,12 +158,9 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
     for name, spec_of_layer in specs:
-        before = [(operation, "before_") for operation in getattr(spec_of_layer, "before", ())]
-        operations = [
-            *before,
-            ("linear", ""),
-            *((operation, "") for operation in spec_of_layer.then),
-        ]
+        before = [(operation, "before_") for operation in spec_of_layer.pre_ops]
+        after = [(operation, "") for operation in spec_of_layer.ops]
+        operations = [*before, ("linear", ""), *after]
         if isinstance(spec_of_layer, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
         for operation, prefix in operations:
@@ -284,7 +281,7 @@ def _update(spec: Config) -> Part:
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
     read, kept = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (
-        gradient, (current.params, current.velocity)
+        gradient, (current.params, current.opt_state)
     ))  # fmt: skip
     arguments = (current, gradient, rates)
     return Part("update", spec.optimizer.kind, "", update, arguments, 0.0, read + 2.0 * kept)

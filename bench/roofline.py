@@ -62,10 +62,8 @@ def step_work(spec: Config) -> list[Work]:
         layer, last = layers[name], layers.get(f"{name}/pool", layers[name])
         y, out = (batch * part.channels * part.height**2 for part in (layer, last))
         flop, moved = 2.0 * batch * layer.multiply_adds, item * (x + layer.parameters + y)
-        passes = isinstance(spec_of_layer, ConvSpec) and not set(spec_of_layer.then) <= {
-            "act",
-            "dropout",
-        }
+        is_fused = set(spec_of_layer.ops) <= {"act", "dropout"}
+        passes = isinstance(spec_of_layer, ConvSpec) and not is_fused
         found.append(Work(name, "forward", "product", flop, moved))
         gradients = [Work(name, "backward", "weights", flop, moved)]
         if passes:

@@ -10,22 +10,19 @@ times without a new checkpoint); runs that failed otherwise need --retry-failed.
 """
 
 import argparse
-import importlib
 import os
 import shlex
 from pathlib import Path
 
 from alexnet_jax import cli
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.files import is_utf8
 
 from . import runs
 from .runs import Run
 
-# Beside this package, in a checkout and in the installed package.
-_CONFIGS = f"{(__package__ or '').removesuffix('launch')}configs"
-scales = importlib.import_module(f"{_CONFIGS}.scales")
-sweeps = importlib.import_module(f"{_CONFIGS}.sweeps")
+scales, sweeps = map(find.config_module, ("scales", "sweeps"))
 
 
 def main(arguments: list[str]) -> int:

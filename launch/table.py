@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import StorageError
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 
 from . import runs
 from .runs import Run
@@ -102,7 +102,7 @@ class Live:
 def _error(run: Run) -> str:
     """The final top-1 error on the last held-out split with its last views; '' before that."""
     try:
-        last = runs.last_errors(workdir.Workdir(run.folder).results())
+        last = runs.last_errors(reading.read_results(run.folder))
         return f"{100 * last[2]['top1_error']:.2f} %" if last else ""
     except StorageError:
         return ""

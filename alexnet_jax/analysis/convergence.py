@@ -16,7 +16,7 @@ from alexnet_jax.analysis import figures
 from alexnet_jax.cli import markdown as md
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.inference import trained
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def read(folder: Path, by: str = ACTIVATION) -> Curve:
         )
     lines = [
         line
-        for line in workdir.read_metrics(folder)
+        for line in reading.read_metrics(folder)
         if {"epoch", "train_top1_error"} <= line.keys()
     ]
     if not lines:

@@ -13,7 +13,7 @@ from typing import Any
 
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures
-from alexnet_jax.run.workdir import read_metrics
+from alexnet_jax.run.reading import read_metrics
 
 TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
 MEASURES = ("top1_error", "top5_error", "nll")

@@ -1,13 +1,7 @@
-"""Draw a figure of a trained network or of runs.
-
-alexnet figures KIND --workdir W ...
-alexnet figures KIND --help
-"""
+"""What all figures share: options, styles, and files."""
 
 import argparse
-import importlib
 import json
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,39 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Kinds of figures, each a module of this package with a `main`, and what `alexnet figures --help` says of them.
-KINDS = {
-    "activations": "mean, deviation, zeros and dead units of each layer",
-    "convergence": "training error of several runs (Figure 1)",
-    "curves": "loss, errors and learning rate of a run",
-    "deconvnet": "what excites a feature map (Zeiler and Fergus, 2014)",
-    "filters": "kernels of the first layer (Figure 3)",
-    "mistakes": "confusion, calibration and the most confident mistakes",
-    "neighbors": "nearest training images by features (Figure 4, right)",
-    "predictions": "images with their five most probable classes (Figure 4, left)",
-    "saliency": "which pixels matter for a class: gradient and Grad-CAM",
-}
-
 DPI = 120
 #: Colors of captions of correct and wrong predictions.
 RIGHT, WRONG = "#1a7f37", "#b42318"
-
-
-def main(arguments: list[str]) -> int | None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if arguments else 2
-    kind, *rest = arguments
-    if kind not in KINDS:
-        raise ConfigError(f"there is no figure {kind!r}; alexnet figures --help lists them")
-    sys.argv[0] = f"alexnet figures {kind}"
-    return importlib.import_module(f"alexnet_jax.analysis.{kind}").main(rest)
-
-
-def usage() -> str:
-    """What `alexnet figures --help` prints."""
-    kinds = cli.table([(f"  {kind}", text) for kind, text in KINDS.items()])
-    return "\n".join(["usage: alexnet figures KIND [--help] ...", "", *kinds, "", cli.exit_codes()])
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -122,7 +86,3 @@ def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
     return path
-
-
-if __name__ == "__main__":
-    cli.run(main)

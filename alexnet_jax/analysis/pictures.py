@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import subject
+from alexnet_jax.evaluation import target
 
 if TYPE_CHECKING:
     from alexnet_jax.data.pipeline.splits import Dataset, Split
     from alexnet_jax.inference.network import Network
-    from alexnet_jax.inference.trained import Run
+    from alexnet_jax.inference.trained import TrainedModel
 
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Pictures(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
     """Add --split and --data-path; with `count`, the default of --count, also what `select` reads."""
-    parser.add_argument("--split", help=subject.SPLIT_HELP)
+    parser.add_argument("--split", help=target.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
     )
@@ -54,7 +54,7 @@ def select(net: "Network", options: argparse.Namespace) -> Pictures:
     if options.images:
         paths = list_files(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
-    name, dataset = load_split(net.run, options.data_path, options.split)
+    name, dataset = load_split(net.trained, options.data_path, options.split)
     return sample(dataset.splits[name], name, options.count, options.seed)
 
 
@@ -69,13 +69,15 @@ def sample(split: "Split", name: str, count: int, seed: int) -> Pictures:
     return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
 
 
-def load_dataset(run: "Run", data_path: str | None) -> "Dataset":
+def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
     """Open the data that a network was trained on, at `data_path` if they have moved. Raises DataError."""
     data = run.config.data
-    return subject.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
+    return target.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
 
 
-def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
+def load_split(
+    run: "TrainedModel", data_path: str | None, name: str | None
+) -> "tuple[str, Dataset]":
     """Open the same data, and return the name of the split to use: `name`, or splits.default. Raises DataError."""
     from alexnet_jax.data.pipeline import splits
 
@@ -88,7 +90,7 @@ def load_split(run: "Run", data_path: str | None, name: str | None) -> "tuple[st
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
     """List the files among `paths`, and the image files in its folders, sorted. Raises DataError."""
-    from alexnet_jax.data.sources.folders import SUFFIXES, images_below
+    from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):
@@ -108,7 +110,7 @@ def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
     """The center crops of uint8 [n s s 3] as the network sees them, uint8 [n c c 3]."""
     from alexnet_jax.data.pipeline import augment, views
 
-    spec = net.run.config.augment
+    spec = net.trained.config.augment
     images = np.asarray(augment.resized(pixels, spec))
     [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
     cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]

@@ -14,9 +14,9 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import report_training
 from alexnet_jax.errors import AlexNetError, StorageError
 from alexnet_jax.inference import trained
-from alexnet_jax.inference.trained import Run, Step
+from alexnet_jax.inference.trained import Step, TrainedModel
 from alexnet_jax.pages.render import render
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
     Raises:
       StorageError: It is not a run folder, or cannot be written.
     """
-    tree = workdir.read_config(folder)
+    tree = reading.read_config(folder)
     spec = config.parse(tree)
     # These import JAX.
     from alexnet_jax.analysis import pictures, report_evaluation, report_images
@@ -55,7 +55,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
         spec = run.config  # with the number of classes, counted from the data
     saved = report_evaluation.find_predictions(folder, run.step if run else None)
 
-    def loaded() -> Run:
+    def loaded() -> TrainedModel:
         if run is None:
             raise StorageError(reason)
         return run
@@ -99,8 +99,8 @@ def _body(make: Callable[[], Markup]) -> Markup:
         return render("missing.html", reason=str(error))
 
 
-def _facts(folder: Path, spec: Config, run: Run | None) -> str:
-    status = workdir.Workdir(folder).status()
+def _facts(folder: Path, spec: Config, run: TrainedModel | None) -> str:
+    status = reading.read_status(folder)
     state = status["state"] if status else "of unknown state"
     step = run.step if run else status.get("step", 0) if status else 0
     return f"{spec.name}, seed {spec.seed}, {state}, step {step:,}"

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from alexnet_jax.config import reference
+from alexnet_jax.config import published as reference
 from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import DataError, StorageError
 from alexnet_jax.inference import calibration as reliability
 from alexnet_jax.inference import confusion, metrics
 from alexnet_jax.inference import predictions as prediction_files
 from alexnet_jax.inference.predictions import Predictions
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.render import render
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
 #: With more classes a confusion matrix is unreadable, and the hardest classes are listed instead.
@@ -69,7 +69,7 @@ def first(saved: list[SavedPredictions]) -> SavedPredictions:
 
 def results(folder: Path, saved: list[SavedPredictions]) -> Markup:
     """Errors on held-out splits, from results.json and from predictions made later. Raises StorageError."""
-    final = workdir.Workdir(folder).results()
+    final = reading.read_results(folder)
     found: dict[tuple[str, str], tuple[int, Any]] = {}
     if final:
         found = {
@@ -126,7 +126,7 @@ def published(spec: Config) -> Markup:
     )  # fmt: skip
 
 
-def classes(saved: list[SavedPredictions], run: Run | None) -> Markup:
+def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
     """Errors by class, and the classes confused most often. Raises DataError."""
     shown = first(saved)
     matrix = confusion.confusion(*shown.predictions)
@@ -141,7 +141,7 @@ def classes(saved: list[SavedPredictions], run: Run | None) -> Markup:
         title="Error of each class" if few else f"Error of the {MAX_CLASSES} hardest classes",
         errors=[(names[i], float(errors[i]), False) for i in hardest[: None if few else MAX_CLASSES]],
         pairs=[
-            (names[pair.label], names[pair.answer], pair.count)
+            (names[pair.label], names[pair.predicted], pair.images)
             for pair in confusion.most_confused(matrix, PAIRS)
         ],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from alexnet_jax.data.pipeline import identity, splits
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.inference import confusion
 from alexnet_jax.inference.network import Network
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.pages.render import data_uri, render
 
 #: Images of each group of predictions, and classes named for each.
@@ -24,7 +24,7 @@ QUERIES, SEARCHED = 5, 1000
 SMALL = 128
 
 
-def kernels(run: Run) -> Markup:
+def kernels(run: TrainedModel) -> Markup:
     """The kernels of the first layer, tower over tower (§6.1, Figure 3). Raises ConfigError."""
     model = run.config.model
     kernel = np.asarray(run.params[model.convs[0][0]]["kernel"], np.float32)
@@ -55,7 +55,7 @@ def _grid(tiles: np.ndarray) -> np.ndarray:
 
 
 def predictions(
-    saved: list[SavedPredictions], run: Run, dataset: Callable[[], splits.Dataset]
+    saved: list[SavedPredictions], run: TrainedModel, dataset: Callable[[], splits.Dataset]
 ) -> Markup:
     """Predictions for random images, and the most confident mistakes.
 
@@ -96,7 +96,7 @@ def _top(
     return [(names[int(i)], float(probabilities[i]), i == label) for i in best]
 
 
-def neighbors(run: Run, dataset: splits.Dataset) -> Markup:
+def neighbors(run: TrainedModel, dataset: splits.Dataset) -> Markup:
     """Held-out images and the nearest of some training images (§6.1)."""
     held_out = splits.default(dataset.splits)
     shown = _random_images(dataset.splits[held_out], QUERIES)

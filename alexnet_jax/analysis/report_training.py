@@ -15,7 +15,7 @@ from alexnet_jax.config import provenance
 from alexnet_jax.errors import AlexNetError, StorageError, printable
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.render import render
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
 #: Figures whose content has a section of its own.
@@ -100,7 +100,7 @@ def other_figures(folder: Path) -> Markup:
 
 def reproduction(folder: Path) -> Markup:
     """The command of the last start, its commit, and the machine. Raises StorageError without run.json."""
-    made = workdir.Workdir(folder).environment()
+    made = reading.read_environment(folder)
     if made is None:
         raise StorageError(f"{folder} has no run.json")
     command = shlex.join(["python", "-m", "alexnet_jax.main", *made["command"][1:]])
@@ -111,7 +111,7 @@ def reproduction(folder: Path) -> Markup:
     environment = [(printable(key.replace("_", " ")), _text(value)) for key, value in shown.items()]
     starts = [
         (start.get("time", ""), start["command"], _json(start.get("changes") or None))
-        for start in workdir.history(folder)
+        for start in reading.history(folder)
     ]
     return render(
         "reproduction.html", command=command, uncommitted=bool(made.get("uncommitted_changes")),

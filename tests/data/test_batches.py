@@ -11,7 +11,7 @@ from PIL import Image
 
 from alexnet_jax.data.pipeline import batches, image_files
 from alexnet_jax.data.pipeline.splits import Split
-from alexnet_jax.data.sources import folders
+from alexnet_jax.data.sources import folder
 
 positions = functools.partial(
     batches.positions, batch_size=4, num_examples=10, seed=3, shuffle="epoch"
@@ -181,7 +181,7 @@ def jpegs(tmp_path_factory):
 def test_neither_threads_nor_prefetching_nor_the_cache_change_a_byte(jpegs, data_spec, monkeypatch):
     def stream(threads, depth):
         spec = data_spec("folder", jpegs, threads=threads, image_size=24)
-        split = folders.folder(spec).splits["train"]
+        split = folder.load(spec).splits["train"]
 
         def make(step):
             places = batches.positions(

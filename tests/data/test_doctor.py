@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.prepare import checks, doctor, ilsvrc, sheet
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import doctor, ilsvrc
-from alexnet_jax.data.sources import store
+from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError, DataError, StorageError
 from tests.data import imagenet_tars
 from tests.data.test_prepare import SIZE, SYNSETS, TRAIN, VAL, WORDS, noise
@@ -33,7 +33,7 @@ def stored(tars, tmp_path):
 def examine(tmp_path, capsys, monkeypatch):
     """(exit code, lines) of the doctor; pictures of noise have the colors that they have."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "TOLERANCE", 1000)
+    monkeypatch.setattr(checks, "TOLERANCE", 1000)
 
     def run(path, *arguments):
         capsys.readouterr()
@@ -62,19 +62,19 @@ def test_a_good_store_passes_and_is_shown(stored, examine, tmp_path):
     assert "labels count by sorted synsets; class 0 is n01440764, tench" in text
     assert "a subset of ILSVRC2012 (3 of 1,000 classes, 15 of 1,281,167 train images" in text
     assert "19.7, 37.1, 121.8 in 2012" in text
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        pixels = np.asarray(sheet)
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        pixels = np.asarray(drawn)
     first = pixels[16:112, :96].reshape(-1, 3).std()
     assert pixels.shape == (16 + 116, 3 * 200, 3) and first > 10  # pictures, not an empty frame
 
 
 def test_the_sheet_shows_each_class_beside_its_name(stored):
     """Pictures of train on the left, of val on the right, in the order of labels."""
-    index = store.read_index(stored)
+    index = store_format.read_index(stored)
     contents = doctor._of_store(stored, index, False, 1)
-    doctor.draw_sheet(contents, stored.parent / "sheet.png")
-    with Image.open(stored.parent / "sheet.png") as sheet:
-        pixels = np.asarray(sheet).astype(int)
+    sheet.draw_sheet(contents, stored.parent / "sheet.png")
+    with Image.open(stored.parent / "sheet.png") as drawn:
+        pixels = np.asarray(drawn).astype(int)
     for label in range(3):
         for i, name in enumerate(("train", "val")):
             split = contents.splits[name]
@@ -168,16 +168,16 @@ def test_other_classes_than_the_thousand_are_found(stored, examine, monkeypatch)
     [(0.2, (3, 2, 1), "too different for photographs"), (1, (1, 2, 3), "channels swapped")],
 )
 def test_strange_colors_are_found(factor, mean, message, stored, monkeypatch):
-    monkeypatch.setattr(doctor, "TOLERANCE", 1.5)
-    index = store.read_index(stored)
+    monkeypatch.setattr(checks, "TOLERANCE", 1.5)
+    index = store_format.read_index(stored)
     contents = doctor._of_store(stored, index, True, 1)
     known = contents.statistics._replace(
         stds=np.array(ilsvrc.STDS, np.float32) * factor, channel_mean=np.array(mean, np.float32)
     )
-    (finding,) = doctor._colors(contents._replace(statistics=known))
+    (finding,) = checks.colors(contents._replace(statistics=known))
     assert finding.mend and message in finding.text
     good = known._replace(stds=np.array(ilsvrc.STDS), channel_mean=np.array((124, 116, 104)))
-    (finding,) = doctor._colors(contents._replace(statistics=good))
+    (finding,) = checks.colors(contents._replace(statistics=good))
     assert not finding.mend
 
 
@@ -194,8 +194,8 @@ def test_duplicates_and_refusals_are_told(examine, tmp_path):
 
 def test_a_record_that_is_no_image_is_found(stored):
     """Behind sums that fit: a store that a program with a fault has written."""
-    index = store.read_index(stored)
-    writer = store.jpeg_writer(stored / "val-00000.array_record")
+    index = store_format.read_index(stored)
+    writer = store.array_record().ArrayRecordWriter(str(stored / "val-00000.array_record"), "group_size:1,uncompressed")
     for i in range(9):
         writer.write(b"GIF89a" if i == 4 else noise(i, SIZE, SIZE))
     writer.close()

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data import sources
-from alexnet_jax.data.pipeline import cache, identity, statistics
+from alexnet_jax.data.pipeline import cache, digests, identity, statistics
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.sources import cifar10, store
+from alexnet_jax.data.sources import cifar10, store_format
 from alexnet_jax.errors import ConfigError, DataError
 
 OLD = (1e9, 1e9)
@@ -64,7 +64,7 @@ def write_cifar(root, low, high):
 def memo(request, monkeypatch):
     """Files are as a rule not remembered in the first two seconds after a change."""
     if request.param == "remembered":
-        monkeypatch.setattr(identity, "_SETTLED_NS", -(10**18))
+        monkeypatch.setattr(digests, "_SETTLED_NS", -(10**18))
     return request.param
 
 
@@ -227,7 +227,7 @@ def test_a_clock_that_goes_back_hides_no_change(tmp_path, data_spec, memo, monke
     root, real = write_folder(tmp_path / "set", 0, 61), time.time_ns
     spec = data_spec("folder", root, image_size=32)
     before = look(spec)[0]
-    monkeypatch.setattr(identity.time, "time_ns", lambda: real() - 10**15)
+    monkeypatch.setattr(digests.time, "time_ns", lambda: real() - 10**15)
     assert look(spec)[0] == before
     settle()
     replace_in_place(root / "train" / "ant" / "0.bmp", flip_last_bit)
@@ -273,16 +273,16 @@ def test_digests_follow_their_images(tmp_path, data_spec):
             for i, digest in enumerate(split.digests.tolist()):
                 assert pixels.get(digest, b"") in (b"", split.images[np.array([i])].tobytes())
     rows = np.zeros((2, 4, 3), np.uint8)
-    assert identity.of_rows(rows)[0] == identity.of_rows(rows)[1]
-    assert identity.of_rows(rows)[0] != identity.of_rows(rows.reshape(2, 3, 4))[0]
-    assert len(set(identity.of_places([1, 1, 2], [3, 1, 2]).tolist())) == 5
+    assert digests.of_rows(rows)[0] == digests.of_rows(rows)[1]
+    assert digests.of_rows(rows)[0] != digests.of_rows(rows.reshape(2, 3, 4))[0]
+    assert len(set(digests.of_places([1, 1, 2], [3, 1, 2]).tolist())) == 5
 
 
 @pytest.fixture
 def counted(monkeypatch):
     """The files that were read whole."""
-    read, plain = [], identity._digest_of_file
-    monkeypatch.setattr(identity, "_digest_of_file", lambda path: read.append(path) or plain(path))
+    read, plain = [], digests._digest_of_file
+    monkeypatch.setattr(digests, "_digest_of_file", lambda path: read.append(path) or plain(path))
     return read
 
 
@@ -290,14 +290,14 @@ def counted(monkeypatch):
 def test_files_are_read_once(tmp_path, memo, counted, cache_folder, monkeypatch):
     root = write_folder(tmp_path / "set", 0, 61)
     names = [str(path.relative_to(root)) for path in sorted(root.rglob("*.bmp"))]
-    first = identity.of_files(root, names, 2)
+    first = digests.of_files(root, names, 2)
     assert len(counted) == len(names) == 16
-    assert np.array_equal(identity.of_files(root, names, 2).digests, first.digests)
-    assert np.array_equal(identity.of_files(linked(root), names[:5], 2).digests, first.digests[:5])
+    assert np.array_equal(digests.of_files(root, names, 2).digests, first.digests)
+    assert np.array_equal(digests.of_files(linked(root), names[:5], 2).digests, first.digests[:5])
     assert len(counted) == 16
     settle()
     os.utime(root / names[3])
-    assert np.array_equal(identity.of_files(root, names).digests, first.digests)
+    assert np.array_equal(digests.of_files(root, names).digests, first.digests)
     assert len(counted) == 17
     (path,) = cache_folder.glob("digests-*")
     whole = path.read_bytes()
@@ -305,28 +305,28 @@ def test_files_are_read_once(tmp_path, memo, counted, cache_folder, monkeypatch)
     flipped[len(whole) // 2] ^= 1
     for damaged in (b"", b"junk", whole[:-50], whole[: len(whole) // 2], bytes(flipped)):
         path.write_bytes(damaged)
-        assert np.array_equal(identity.of_files(root, names).digests, first.digests)
+        assert np.array_equal(digests.of_files(root, names).digests, first.digests)
     assert len(counted) == 17 + 5 * 16
     np.savez(path, keys=np.zeros(3), digests=np.zeros(3))
-    assert np.array_equal(identity.of_files(root, names).digests, first.digests)
-    monkeypatch.setattr(identity, "_SETTLED_NS", 2 * 10**9)
+    assert np.array_equal(digests.of_files(root, names).digests, first.digests)
+    monkeypatch.setattr(digests, "_SETTLED_NS", 2 * 10**9)
     path.unlink()
-    identity.of_files(root, names)
+    digests.of_files(root, names)
     assert not path.exists()  # written less than two seconds ago: they may change within one tick
 
 
 def test_several_processes_remember_at_once(tmp_path, cache_folder):
     root = write_folder(tmp_path / "set", 0, 61)
     program = (
-        "import sys; from alexnet_jax.data.pipeline import identity; identity._SETTLED_NS = -10**18;"
+        "import sys; from alexnet_jax.data.pipeline import digests; digests._SETTLED_NS = -10**18;"
         "names = sys.argv[2:];"
-        "print([identity.of_files(sys.argv[1], names, 2).digests.tolist() for _ in range(30)][-1])"
+        "print([digests.of_files(sys.argv[1], names, 2).digests.tolist() for _ in range(30)][-1])"
     )
     names = [str(path.relative_to(root)) for path in sorted(root.rglob("*.bmp"))]
     command = [sys.executable, "-c", program, str(root), *names]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0] for process in started]
-    assert set(said) == {f"{identity.of_files(root, names).digests.tolist()}\n"}
+    assert set(said) == {f"{digests.of_files(root, names).digests.tolist()}\n"}
     assert [path.name[:8] for path in cache_folder.iterdir()] == ["digests-"]
 
 
@@ -346,7 +346,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_one_warning(
 def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "x.bmp")
     with pytest.raises(DataError, match=r"x\.bmp is not a file"):
-        identity.of_files(tmp_path, ["x.bmp"])
+        digests.of_files(tmp_path, ["x.bmp"])
 
 
 def test_an_image_that_changes_before_it_is_decoded_is_not_kept_for_another(
@@ -367,10 +367,10 @@ def test_an_image_that_changes_before_it_is_decoded_is_not_kept_for_another(
 @pytest.fixture
 def small(monkeypatch):
     """Sets of more than 10 kB are large."""
-    monkeypatch.setattr(identity, "WHOLE_BYTES", 10_000)
-    monkeypatch.setattr(identity, "_SAMPLED_FILES", 4)
-    monkeypatch.setattr(identity, "_BLOCKS", 8)
-    monkeypatch.setattr(identity, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(digests, "WHOLE_BYTES", 10_000)
+    monkeypatch.setattr(digests, "_SAMPLED_FILES", 4)
+    monkeypatch.setattr(digests, "_BLOCKS", 8)
+    monkeypatch.setattr(digests, "_BLOCK_BYTES", 64)
 
 
 def test_large_sets_are_known_by_names_sizes_and_a_sample(tmp_path, data_spec, small, counted):
@@ -420,14 +420,14 @@ def test_a_file_of_a_store_that_is_another_one_is_refused(
     tmp_path, data_spec, monkeypatch, kind, large, memo
 ):
     if large:
-        monkeypatch.setattr(identity, "WHOLE_BYTES", 1000)
+        monkeypatch.setattr(digests, "WHOLE_BYTES", 1000)
     pytest.importorskip("array_record")
     out = stored(write_folder(tmp_path / "set", 0, 61), tmp_path / "store", kind)
     spec = data_spec("store", out, image_size=32)
     first = look(spec)
     copy = data_spec("store", shutil.copytree(out, tmp_path / "copy"), image_size=32)
     assert look(copy)[0] == first[0] == look(spec)[0]
-    shard = out / f"train-00000{store.SUFFIXES[kind]}"
+    shard = out / f"train-00000{store_format.SUFFIXES[kind]}"
     for name in (shard.name, "train-labels.npy", "statistics.npz"):
         whole = (out / name).read_bytes()
         settle()
@@ -441,7 +441,7 @@ def test_a_file_of_a_store_that_is_another_one_is_refused(
 
 
 def test_a_large_store_of_an_earlier_version_is_known_by_a_sample(tmp_path, data_spec, monkeypatch):
-    monkeypatch.setattr(identity, "WHOLE_BYTES", 1000)
+    monkeypatch.setattr(digests, "WHOLE_BYTES", 1000)
     out = stored(write_folder(tmp_path / "set", 0, 61), tmp_path / "store", "raw")
     index = json.loads((out / "index.json").read_text())
     spec = data_spec("store", out, image_size=32)
@@ -532,7 +532,7 @@ def test_a_resume_without_a_record_is_refused_all_the_same(tmp_path, data_spec):
 def test_damage_of_a_record_or_a_memo_is_never_an_error(tmp_path, data_spec, memo, cache_folder):
     root = write_folder(tmp_path / "set", 0, 61)
     names = [str(path.relative_to(root)) for path in sorted(root.rglob("*.bmp"))]
-    expected, draw_from = identity.of_files(root, names).digests, np.random.default_rng(0)
+    expected, draw_from = digests.of_files(root, names).digests, np.random.default_rng(0)
     begun = sources.open_dataset(data_spec("synthetic"), 0)
     other = sources.open_dataset(data_spec("synthetic", validation=0.5), 0)
     content = identity.record(begun)
@@ -547,7 +547,7 @@ def test_damage_of_a_record_or_a_memo_is_never_an_error(tmp_path, data_spec, mem
                 with pytest.raises(ConfigError, match="the images changed"):
                     identity.compare(tmp_path, begun.fingerprint, other)
             else:
-                assert np.array_equal(identity.of_files(root, names).digests, expected)
+                assert np.array_equal(digests.of_files(root, names).digests, expected)
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_is_then_held(tmp_path, data_spec):
@@ -577,6 +577,6 @@ def test_other_times_of_a_large_set_are_said_and_more_stops(tmp_path, data_spec,
 
 
 def test_cached_names_do_not_depend_on_how_texts_are_joined():
-    assert identity.key("a", "b") != identity.key("ab", "") != identity.key("", "ab")
-    assert len(identity.key(np.zeros(3, np.uint64))) == 32
-    assert cache._KEPT.fullmatch(f"records-{identity.key('x')}.npz")
+    assert digests.key("a", "b") != digests.key("ab", "") != digests.key("", "ab")
+    assert len(digests.key(np.zeros(3, np.uint64))) == 32
+    assert cache._KEPT.fullmatch(f"records-{digests.key('x')}.npz")

@@ -22,8 +22,9 @@ from PIL import Image
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import images
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import layouts
-from alexnet_jax.data.sources import store
+from alexnet_jax.data.prepare import selection, shards
+from alexnet_jax.data.prepare.convert import Options, convert
+from alexnet_jax.data.sources import store_format
 from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError
 from tests.data import imagenet_tars
 from tests.data.imagenet_tars import Picture
@@ -73,7 +74,7 @@ def same_but_for_names(one: Path, other: Path) -> bool:
     """Whether two stores hold the same; their reports name other files."""
     told = ("index.json", "refused.jsonl", "duplicates.jsonl")
     first, second = ({k: v for k, v in tree(x).items() if k not in told} for x in (one, other))
-    fingerprints = {store.read_index(x).fingerprint for x in (one, other)}
+    fingerprints = {store_format.read_index(x).fingerprint for x in (one, other)}
     return first == second and len(fingerprints) == 1
 
 
@@ -152,7 +153,7 @@ def test_the_same_pictures_make_the_same_store(make, from_tars, tmp_path):
 
 def test_labels_are_places_of_sorted_synsets(from_tars, data_spec):
     """The devkit's own numbers, here in reverse, never become labels."""
-    index = store.read_index(from_tars)
+    index = store_format.read_index(from_tars)
     assert index.classes == SYNSETS and index.words == tuple(WORDS[name] for name in SYNSETS)
     dataset = sources.open_dataset(data_spec("store", from_tars, image_size=SIZE), 0)
     assert dataset.splits["train"].labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
@@ -170,7 +171,7 @@ def test_ilsvrc2010_has_a_test_split_and_patches(tmp_path):
     test[0] = test[0][0], gzip.compress(test[0][1])  # as some of the originals are
     (source / "ILSVRC2010_images_test.tar").write_bytes(imagenet_tars.tar(test))
     run(source, tmp_path / "without", "--subset")
-    index = store.read_index(tmp_path / "without")
+    index = store_format.read_index(tmp_path / "without")
     assert (
         set(index.splits) == {"train", "val"} and "no ILSVRC2010_test" in index.report["notes"][0]
     )
@@ -180,7 +181,7 @@ def test_ilsvrc2010_has_a_test_split_and_patches(tmp_path):
     patch = [(f"patch_images/train/{TRAIN[0].name}", noise(7))]
     (source / "patch_images.tar").write_bytes(imagenet_tars.tar(patch))
     run(source, tmp_path / "with", "--subset")
-    index = store.read_index(tmp_path / "with")
+    index = store_format.read_index(tmp_path / "with")
     assert index.report["per_class"]["test"] == [3, 3, 3]
     assert index.report["converted"]["test"]["gzipped"]["count"] == 1
     assert "1 of its 1 images" in index.report["notes"][0]
@@ -208,7 +209,7 @@ def test_cifar10_keeps_its_size_and_pixels(tmp_path, data_spec):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     dataset = sources.open_dataset(data_spec("store", tmp_path / "one", image_size=32), 0)
     assert (
-        store.read_index(tmp_path / "one").format == "raw" and dataset.class_names[0] == "airplane"
+        store_format.read_index(tmp_path / "one").format == "raw" and dataset.class_names[0] == "airplane"
     )
     assert [len(split.labels) for split in dataset.splits.values()] == [20, 4]
     first = np.frombuffer(cifar_files()[0][1], np.uint8)[1:3073].reshape(3, 32, 32)
@@ -223,7 +224,7 @@ def test_a_part_of_the_classes_and_images(from_tars, tmp_path):
     as_folders(tmp_path / "source")
     chosen = ["--classes", SYNSETS[2], SYNSETS[0], "--max-per-class", "2"]
     run(tmp_path / "source", tmp_path / "store", *chosen)
-    index = store.read_index(tmp_path / "store")
+    index = store_format.read_index(tmp_path / "store")
     assert index.classes == (SYNSETS[0], SYNSETS[2])
     assert index.report["per_class"] == {"train": [2, 2], "val": [2, 2]}
 
@@ -235,7 +236,7 @@ def test_a_declared_subset_leaves_out_what_train_has_not(tmp_path):
              for s in (SYNSETS[0], SYNSETS[2])]  # fmt: skip
     (tmp_path / "source" / "ILSVRC2012_img_train.tar").write_bytes(imagenet_tars.tar(inner))
     run(tmp_path / "source", tmp_path / "store", "--subset")
-    index = store.read_index(tmp_path / "store")
+    index = store_format.read_index(tmp_path / "store")
     assert index.report["per_class"] == {"train": [5, 5], "val": [3, 3]}
     assert "3 images of val are of classes that train has not" in index.report["notes"]
 
@@ -250,7 +251,7 @@ def test_bytes_depend_on_neither_jobs_nor_time(tmp_path):
 
 def test_a_jpeg_of_the_right_size_keeps_its_bytes(tmp_path):
     original = noise(5, SIZE, SIZE, quality=40)
-    assert prepare.convert(original, prepare.Options("jpeg", SIZE, 95), "x.jpg")[1] == original
+    assert convert(original, Options("jpeg", SIZE, 95), "x.jpg")[1] == original
 
 
 def test_what_is_there_already_is_not_prepared_again(from_tars, tmp_path, capsys):
@@ -376,7 +377,7 @@ BAD_IMAGES = {
 def test_a_bad_image_is_refused_with_its_name_and_fault(case):
     content, message = BAD_IMAGES[case]
     with pytest.raises(DataError) as caught:
-        prepare.convert(content, prepare.Options("jpeg", SIZE, 95), "train/cat/x.jpg")
+        convert(content, Options("jpeg", SIZE, 95), "train/cat/x.jpg")
     assert "train/cat/x.jpg" in str(caught.value) and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -416,17 +417,17 @@ ODD_IMAGES = {
 @pytest.mark.parametrize("case", ODD_IMAGES)
 def test_an_odd_image_is_converted_and_reported(case):
     content, name, expected = ODD_IMAGES[case]
-    pixels, record, changes = prepare.convert(content, prepare.Options("jpeg", SIZE, 95), name)
+    pixels, record, changes = convert(content, Options("jpeg", SIZE, 95), name)
     assert changes == expected and pixels.shape == (SIZE, SIZE, 3)
     assert np.abs(images.decode(record, SIZE).astype(int) - pixels).mean() < 8
 
 
 @pytest.mark.fault("F27")
 def test_orientation_changes_no_pixel():
-    options = prepare.Options("raw", SIZE, 95)
-    upright = prepare.convert(rotated(1), options, "x.jpg")[0]
+    options = Options("raw", SIZE, 95)
+    upright = convert(rotated(1), options, "x.jpg")[0]
     for content in (*(rotated(i) for i in range(2, 9)), broken_exif()):
-        assert np.array_equal(prepare.convert(content, options, "x.jpg")[0], upright)
+        assert np.array_equal(convert(content, options, "x.jpg")[0], upright)
 
 
 def test_orientation_is_applied_on_request(tmp_path):
@@ -441,18 +442,18 @@ def test_orientation_is_applied_on_request(tmp_path):
     run(tmp_path / "source", tmp_path / "store", "--exif", "apply", "--format", "raw")
     shard = np.load(tmp_path / "store" / "train-00000.npy")
     assert np.array_equal(shard[0], images.decode(photo, SIZE)[::-1, ::-1])
-    index = store.read_index(tmp_path / "store")
+    index = store_format.read_index(tmp_path / "store")
     assert index.report["converted"]["train"]["turned as EXIF says"]["count"] == 2
     with pytest.raises(ConfigError, match="was prepared with exif apply, not ignore"):
         run(tmp_path / "source", tmp_path / "store", "--format", "raw")
-    options = prepare.Options("jpeg", SIZE, 95, "apply")
-    assert prepare.convert(photo, options, "x.jpg")[1] != photo
-    assert prepare.convert(photo, options._replace(exif="ignore"), "x.jpg")[1] == photo
+    options = Options("jpeg", SIZE, 95, "apply")
+    assert convert(photo, options, "x.jpg")[1] != photo
+    assert convert(photo, options._replace(exif="ignore"), "x.jpg")[1] == photo
 
 
 @pytest.mark.fault("F23")
 def test_adobe_cmyk_has_the_right_colors():
-    pixels = prepare.convert(with_adobe_inversion(), prepare.Options("raw", SIZE, 95), "x.jpg")[0]
+    pixels = convert(with_adobe_inversion(), Options("raw", SIZE, 95), "x.jpg")[0]
     assert np.abs(pixels.astype(int) - (255, 0, 0)).mean() <= 4
 
 
@@ -461,7 +462,7 @@ def test_names_that_are_no_utf8_are_reported_in_ascii(tmp_path):
     name = os.fsencode(tmp_path / "source" / "train" / SYNSETS[0]) + b"/\xff.png"
     Path(os.fsdecode(name)).write_bytes(noise(8))
     run(tmp_path / "source", tmp_path / "store")
-    converted = store.read_index(tmp_path / "store").report["converted"]["train"]
+    converted = store_format.read_index(tmp_path / "store").report["converted"]["train"]
     first = converted["JPEG under the name of a PNG"]["first"]
     assert first == [f"train/{SYNSETS[0]}/\\udcff.png"]
     os.rename(
@@ -477,7 +478,7 @@ def test_duplicates_across_splits_are_counted_and_listed(tmp_path):
     train, val = pictures(5), pictures(3)  # the same contents
     imagenet_tars.folders(tmp_path / "source", train, val[:2])
     run(tmp_path / "source", tmp_path / "store", "--subset")
-    assert store.read_index(tmp_path / "store").report["duplicates"]["count"] == 2
+    assert store_format.read_index(tmp_path / "store").report["duplicates"]["count"] == 2
     listed = [
         json.loads(s) for s in (tmp_path / "store" / "duplicates.jsonl").read_text().splitlines()
     ]
@@ -495,7 +496,7 @@ def test_a_few_bad_images_of_train_are_skipped_and_listed(tmp_path):
     listed = tmp_path / "store.preparing" / "refused.jsonl"
     assert json.loads(listed.read_text())["image"] == f"train/{SYNSETS[1]}/{SYNSETS[1]}_2.JPEG"
     run(tmp_path / "source", tmp_path / "store", "--max-bad-share", "0.07")
-    index = store.read_index(tmp_path / "store")
+    index = store_format.read_index(tmp_path / "store")
     assert index.report["per_class"]["train"] == [5, 4, 5]
     assert index.report["refused"]["train"]["count"] == 1
     assert (tmp_path / "store" / "refused.jsonl").read_text().count("\n") == 1
@@ -505,7 +506,7 @@ def test_a_few_bad_images_of_train_are_skipped_and_listed(tmp_path):
 
 @pytest.mark.fault("F22")
 def test_the_bad_images_of_all_splits_are_told_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "SMALLEST_SHARD", 2)
+    monkeypatch.setattr(shards, "SMALLEST_SHARD", 2)
     as_folders(tmp_path / "source")
     for split, synset in (("train", 0), ("train", 2), ("val", 1)):
         sorted((tmp_path / "source" / split / SYNSETS[synset]).iterdir())[0].write_bytes(b"")
@@ -517,7 +518,7 @@ def test_the_bad_images_of_all_splits_are_told_at_once(tmp_path, monkeypatch):
     listed = tmp_path / "store.preparing" / "refused.jsonl"
     assert listed.read_text().count("\n") == 3
     monkeypatch.setattr(prepare, "_FAR_TOO_MANY", 0)
-    monkeypatch.setattr(prepare, "VERSION", 0)
+    monkeypatch.setattr(shards, "VERSION", 0)
     with pytest.raises(DataError, match=r"^1 images of val .*all so far are in"):
         run(tmp_path / "source", tmp_path / "store")
 
@@ -819,8 +820,8 @@ def test_counts_are_compared_with_the_official_ones(tmp_path, monkeypatch):
 
 
 def test_ten_digits_may_be_classes():
-    assert not layouts.numbered("0123456789")
-    assert layouts.numbered(map(str, range(11)))
+    assert not selection.numbered("0123456789")
+    assert selection.numbered(map(str, range(11)))
 
 
 # Kills
@@ -926,7 +927,7 @@ def test_real_images_make_one_store_from_tars_and_folders(tmp_path):
         arguments = ["--from", str(tmp_path / kind), "--out", str(tmp_path / f"{kind}-store")]
         prepare.main([*arguments, "--subset"])
     assert same_but_for_names(tmp_path / "tars-store", tmp_path / "folders-store")
-    index = store.read_index(tmp_path / "tars-store")
+    index = store_format.read_index(tmp_path / "tars-store")
     assert index.words[0] == "tench" and len(index.classes) == 300
     assert index.report["duplicates"]["count"] == 300  # val is train here
     assert np.array_equal(np.load(tmp_path / "tars-store" / "val-labels.npy"), np.arange(300))

@@ -16,7 +16,7 @@ from alexnet_jax.analysis import pictures
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import image_files, splits
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.prepare import doctor, layouts
+from alexnet_jax.data.prepare import discovery, doctor, selection
 from alexnet_jax.errors import ConfigError, DataError, listed, printable
 from tests.data import imagenet_tars
 
@@ -228,12 +228,12 @@ def test_training_prepare_and_doctor_agree(case, tmp_path, data_spec, monkeypatc
     if case != "numbers":
         assert all(text in "\n".join(dataset.notes) for text in said)
         assert bool(said) == bool(dataset.notes)
-    found = layouts.find(root, tmp_path)
+    found = discovery.find(root, tmp_path)
     if case == "numbers":
         with pytest.raises(DataError, match="are numbers"):
-            layouts.select(found, subset=False)
+            selection.select(found, subset=False)
         return
-    listing = layouts.select(found, subset=False)
+    listing = selection.select(found, subset=False)
     assert listing.classes == dataset.class_names
     assert {
         name: np.bincount([i for i, _ in chosen]).tolist()
@@ -441,7 +441,7 @@ def test_doctor_and_prepare_read_archives_beside_folders(tmp_path, data_spec):
     assert not mend and "train: all 3 images can be read" in told
     assert [
         label
-        for label, _ in layouts.select(layouts.find(root, tmp_path), subset=False).splits["train"]
+        for label, _ in selection.select(discovery.find(root, tmp_path), subset=False).splits["train"]
     ] == [0, 0, 1]
 
 
@@ -465,7 +465,7 @@ def test_archives_have_the_same_names_of_splits(name, tmp_path):
         (f"{split}/{kind}/0.png", image(split + kind)) for split in ("train", name) for kind in "ab"
     ]
     (tmp_path / "all.tar").write_bytes(imagenet_tars.tar(files))
-    assert set(layouts.find(tmp_path / "all.tar", tmp_path).splits) == {"train", "val"}
+    assert set(discovery.find(tmp_path / "all.tar", tmp_path).splits) == {"train", "val"}
     root = tmp_path / "splits"
     root.mkdir()
     for split in ("train", name):
@@ -474,18 +474,18 @@ def test_archives_have_the_same_names_of_splits(name, tmp_path):
         ]
         (root / f"{split}.tar").write_bytes(imagenet_tars.tar(inside))
     (root / "more").mkdir()
-    found = layouts.find(root, tmp_path)
+    found = discovery.find(root, tmp_path)
     assert set(found.splits) == {"train", "val"} and found.notes == [
         "left out more, as train is an archive"
     ]
     (root / "val.zip").write_bytes(b"")
     with pytest.raises(DataError, match="are both val; remove one"):
-        layouts.find(root, tmp_path)
+        discovery.find(root, tmp_path)
     other = "valid" if name == "Val" else "val"
     doubled = [*files, (f"{other}/a/1.png", image("y"))]
     (tmp_path / "two.tar").write_bytes(imagenet_tars.tar(doubled))
     with pytest.raises(DataError, match="another folder for val"):
-        layouts.find(tmp_path / "two.tar", tmp_path)
+        discovery.find(tmp_path / "two.tar", tmp_path)
 
 
 def test_equal_images_in_two_splits_or_classes_are_told(tmp_path, data_spec):

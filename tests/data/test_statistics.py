@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.data.pipeline import identity, statistics
+from alexnet_jax.data.pipeline import digests, statistics
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 
 
@@ -53,8 +53,8 @@ def test_large_sets_are_sampled_evenly(images, monkeypatch):
 
 
 def test_statistics_are_computed_once(images, tmp_path, monkeypatch):
-    digests = identity.of_rows(images)
-    train = split_of(images)._replace(digests=digests)
+    values = digests.of_rows(images)
+    train = split_of(images)._replace(digests=values)
     dataset = Dataset({"train": train}, ("a", "b"))
     first = statistics.load(dataset, tmp_path)
     (path,) = tmp_path.iterdir()
@@ -67,7 +67,7 @@ def test_statistics_are_computed_once(images, tmp_path, monkeypatch):
     others = (
         dataset._replace(decoding="another size"),
         dataset._replace(times="of a large set"),
-        dataset._replace(splits={"train": train._replace(digests=digests[::-1].copy())}),
+        dataset._replace(splits={"train": train._replace(digests=values[::-1].copy())}),
     )
     for other in others:
         statistics.load(other, tmp_path)

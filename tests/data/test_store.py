@@ -9,7 +9,7 @@ from PIL import Image
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import image_files, statistics
 from alexnet_jax.data.prepare import command as prepare
-from alexnet_jax.data.sources import store
+from alexnet_jax.data.sources import store_format
 from alexnet_jax.errors import DataError
 
 pytest.importorskip("array_record")
@@ -108,10 +108,10 @@ def test_statistics_are_those_of_the_whole_train_split(stored, data_spec):
 
 
 def test_the_fingerprint_follows_what_training_sees(stored, pictures, tmp_path):
-    index = store.read_index(stored)
-    assert store.fingerprint(index) == index.fingerprint
+    index = store_format.read_index(stored)
+    assert store_format.fingerprint(index) == index.fingerprint
     other = prepared(pictures, tmp_path / "other", "--format", index.format, "--classes", "ant", "bee")  # fmt: skip
-    assert store.read_index(other).fingerprint != index.fingerprint
+    assert store_format.read_index(other).fingerprint != index.fingerprint
 
 
 def test_what_is_missing_or_damaged_is_named(stored, data_spec):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data import sources
-from alexnet_jax.data.pipeline import identity, statistics
+from alexnet_jax.data.pipeline import digests, statistics
 from alexnet_jax.data.sources import tfds
 from alexnet_jax.errors import DataError
 
@@ -135,7 +135,7 @@ def test_another_set_of_the_same_name_and_sizes_is_another_one(
     prepared, brighter, tmp_path, data_spec, kind, large, monkeypatch
 ):
     if large:
-        monkeypatch.setattr(identity, "WHOLE_BYTES", 1000)
+        monkeypatch.setattr(digests, "WHOLE_BYTES", 1000)
 
     def put(source, folder):
         if kind == "tfrecord":

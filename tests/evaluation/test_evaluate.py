@@ -5,7 +5,7 @@ import pytest
 from alexnet_jax import config
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import statistics
-from alexnet_jax.data.sources import Split
+from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.inference import metrics as errors
 from alexnet_jax.inference import predict_step, predictions
 from alexnet_jax.model import mesh as parallel

@@ -55,7 +55,7 @@ def _one(make: Callable[..., bytes], *arguments: Any) -> Callable[[Path], Sequen
 
 
 def _weights(folder: Path) -> Sequence[bytes]:
-    from alexnet_jax import config
+    from alexnet_jax import config, files
     from alexnet_jax.data.pipeline import statistics
     from alexnet_jax.inference import trained, weights
 
@@ -66,16 +66,16 @@ def _weights(folder: Path) -> Sequence[bytes]:
         name: draws.normal(0, 0.1, shape).astype(np.float32)
         for name, shape in weights.shapes(spec).items()
     }
-    params = weights.nested(tensors)["params"]
+    params = files.unflatten(tensors)["params"]
     plain = json.loads(config.to_json(tree))
-    run = trained.Run(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
-    return [weights.save(folder / "seed.safetensors", run).read_bytes()]
+    run = trained.TrainedModel(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
+    return [trained.save(folder / "seed.safetensors", run).read_bytes()]
 
 
 def _read_weights(path: Path) -> object:
-    from alexnet_jax.inference import weights
+    from alexnet_jax.inference import trained
 
-    return weights.load(path)
+    return trained.load_file(path)
 
 
 @functools.cache
@@ -274,10 +274,10 @@ def _of_store(pattern: str, form: str = "raw") -> Callable[[Path], Sequence[byte
 
 def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
     def prepare(folder: Path) -> Callable[[bytes], object]:
-        from alexnet_jax.data.sources import store
+        from alexnet_jax.data.sources import store_format
 
         place = _store(folder, form)
-        index, path = store.read_index(place), next(place.glob(pattern))
+        index, path = store_format.read_index(place), next(place.glob(pattern))
 
         def reads(content: bytes) -> object:
             path.write_bytes(content)
@@ -290,27 +290,26 @@ def _store_reader(pattern: str, read: Callable, form: str = "raw") -> Callable:
 
 def _read_index(folder: Path, *_: object) -> object:
     from alexnet_jax.data import sources
-    from alexnet_jax.data.prepare import command as prepare
-    from alexnet_jax.data.prepare import doctor
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.prepare import doctor, report
+    from alexnet_jax.data.sources import store_format
 
     found = sources.open_dataset(_spec("store", folder), 0)
-    index = store.read_index(folder)
+    index = store_format.read_index(folder)
     list(doctor._report(index))
-    list(prepare.summary(index))
+    list(report.summary(index))
     return found.splits["train"].images[np.arange(2)]
 
 
 def _read_labels(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.sources import store_format
 
-    return store.read_labels(folder, index, "train", STORE_COUNT)
+    return store_format.read_labels(folder, index, "train", STORE_COUNT)
 
 
 def _read_store_statistics(folder: Path, index: Any, _: Path) -> object:
-    from alexnet_jax.data.sources import store
+    from alexnet_jax.data.sources import store_format
 
-    return store.read_statistics(folder, index.size)
+    return store_format.read_statistics(folder, index.size)
 
 
 def _read_raw(_: Path, index: Any, path: Path) -> object:
@@ -425,7 +424,7 @@ def _read_run(run: Path) -> None:
     from alexnet_jax.data.pipeline import identity
     from alexnet_jax.errors import AlexNetError
     from alexnet_jax.inference import predictions, trained
-    from alexnet_jax.run import workdir
+    from alexnet_jax.run import reading, workdir
     from alexnet_jax.train import log
 
     owned = workdir.Workdir(run, steal=True)
@@ -434,13 +433,13 @@ def _read_run(run: Path) -> None:
     faults = []
     for read in (
         lambda: trained.load_config(run), lambda: owned.changes(new), lambda: owned.check(),
-        lambda: owned.status(), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
-        lambda: workdir.history(run), lambda: workdir.begun_from(run), lambda: curves.read(run),
+        lambda: reading.read_status(run), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
+        lambda: reading.history(run), lambda: reading.begun_from(run), lambda: curves.read(run),
         lambda: convergence.read(run), lambda: log.cut_back(run / "metrics.jsonl", 6),
         lambda: report_evaluation.results(run, []), lambda: report_training.reproduction(run),
         lambda: report_training.learning_curves(run),
         lambda: identity.begun_with(run, ""), lambda: predictions.load(run, "test", "center", 6).wrong(),
-        lambda: workdir.validation_errors(run, config.parse(json.loads(_config_json()))),
+        lambda: reading.validation_errors(run, config.parse(json.loads(_config_json()))),
     ):  # fmt: skip
         try:
             read()

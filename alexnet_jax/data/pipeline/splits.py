@@ -1,80 +1,98 @@
-"""What every data source returns, and the two ways to take a part of it: by class and by chance."""
+"""Datasets and splits, which every data source returns, and ways to take a part of them."""
 
 import difflib
 import logging
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Int32, Integer, UInt8, UInt64
 
 from alexnet_jax.errors import DataError, listed
 
+#: Split -> the names that a folder, an archive or an array of it may have.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""Split -> the names that a folder, an archive or an array of it may have."""
-
-
-def split_of(name: str) -> str | None:
-    """The split that a folder of this name holds, in upper or lower case."""
-    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
-
+#: The splits to evaluate a net on if none is named, the best first.
+PREFERRED = ("test", "val", "train")
 
 log = logging.getLogger(__name__)
 
-PREFERRED = ("test", "val", "train")
-"""Which split stands for a net where none is named, the best first."""
+
+class Images(Protocol):
+    """Images of one size, indexed by an array of integers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray, /) -> UInt8[np.ndarray, "b s s 3"]: ...
 
 
 class Split(NamedTuple):
-    images: Any
-    """`len(images)`, and `images[int array]` -> uint8 [b s s 3]."""
-    labels: np.ndarray
-    """int32 [n]"""
-    digests: np.ndarray | None = None
-    """uint64 [n]: of the content of each image, as it is stored; every source gives them."""
+    """Images with their labels.
+
+    Attributes:
+        digests: Of the content of each image, as it is stored; every source gives them.
+    """
+
+    images: Any  # Images; Any because None and test doubles stand in for them
+    labels: Int32[np.ndarray, " n"]
+    digests: UInt64[np.ndarray, " n"] | None = None
 
 
 class Dataset(NamedTuple):
+    """Everything that a data source gives.
+
+    Attributes:
+        splits: 'train' and, if the source has them, 'val' and 'test'.
+        fingerprint: Hash of the digests, labels and classes of all splits and the stored size (open_dataset).
+        statistics: statistics.Statistics of exactly this 'train', if the source has them.
+        notes: What was left out, one line for each kind.
+        skipped: The images that data.skip_unreadable left out, and why.
+        times: Changes with any file's times; '' unless there are so many bytes that `digests` are of a sample.
+        decoding: What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder.
+        applies_exif: Whether the source decodes photos and turns them as data.exif says.
+    """
+
     splits: dict[str, Split]
-    """Of 'train', 'val' and 'test' those that there are; 'train' always."""
     class_names: tuple[str, ...]
     fingerprint: str = ""
-    """Of the digests, labels and classes of all splits and the stored size; open_dataset makes it."""
     statistics: Any = None
-    """statistics.Statistics of exactly this 'train', where the source has them."""
     notes: tuple[str, ...] = ()
-    """What was left out, a line for each kind."""
     skipped: tuple[str, ...] = ()
-    """The images that data.skip_unreadable left out, and why."""
     times: str = ""
-    """Of a set of files so large that `digests` are of a sample: changes with any file's times."""
     decoding: str = ""
-    """What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder."""
+    applies_exif: bool = False
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name holds, ignoring case."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 class View:
-    """Some of `images`, in the order of `indices`, without a copy."""
+    """A selection of `images` in the order of `indices`, without a copy."""
 
-    def __init__(self, images, indices: np.ndarray):
+    def __init__(self, images: Images, indices: np.ndarray):
         self._images, self._indices = images, indices
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    def __getitem__(self, indices: np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
         return self._images[self._indices[indices]]
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
+    """The examples `indices` of a split."""
     digests = None if split.digests is None else split.digests[indices]
     return Split(View(split.images, indices), split.labels[indices], digests)
 
 
 def default(names: Iterable[str]) -> str:
-    """The split that a command takes when it is told none: test, or else val, or else train, with a warning."""
+    """The split that a command uses by default: test, or else val, or else train with a warning."""
     name = next((name for name in PREFERRED if name in names), "train")
     if name == "train":
         log.warning(
@@ -84,7 +102,7 @@ def default(names: Iterable[str]) -> str:
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
-    """The numbers of the classes `wanted`. Raises DataError with the nearest name."""
+    """The indices of the classes `wanted`. Raises DataError with the nearest name."""
     for name in wanted:
         if name not in names:
             guess = difflib.get_close_matches(name, names, 1)
@@ -97,7 +115,7 @@ def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
 
 
 def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
-    """Only the images of the classes `wanted`, numbered in that order. Raises DataError."""
+    """Keep only the images of the classes `wanted`, numbered in that order. Raises DataError."""
     numbers = class_numbers(wanted, dataset.class_names)
     if dataset.class_names == wanted:
         return dataset
@@ -111,7 +129,7 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
 
 
 def summary(dataset: Dataset) -> dict[str, Any]:
-    """What a run records of its images: counts by class, and what was left out."""
+    """Summary of a dataset for the records of a run: counts by class, and what was left out."""
     counts = {}
     for name, split in dataset.splits.items():
         found = np.bincount(split.labels, minlength=len(dataset.class_names)).tolist()
@@ -119,23 +137,21 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
 
 
+#: The two kinds of Duplicates, by their keys in the report of a store.
 TWICE = {
     "duplicates": "files are in two splits, byte for byte: errors on these are those on training images",
     "two_classes": "files are under two classes, byte for byte: at most one of the labels is right",
 }
-"""What the two kinds of Duplicates mean, by their keys in the report of a store."""
 
 
 class Duplicates(NamedTuple):
-    """Pairs of equal images, each as (split, index)."""
+    """Pairs of equal images in two splits, and under two classes; each image as (split, index)."""
 
     splits: list[tuple[tuple[str, int], tuple[str, int]]]
-    """In two splits."""
     classes: list[tuple[tuple[str, int], tuple[str, int]]]
-    """Under two classes."""
 
     def notes(self, title: Callable[[str, int], str]) -> list[str]:
-        """Of each kind that there is, how many, and the first by their `title(split, index)`."""
+        """For each kind that occurs, the number of pairs and the first by `title(split, index)`."""
         return [
             f"{len(pairs):,} {text}: {listed([' = '.join(title(*place) for place in pair) for pair in pairs[:3]])}"
             for text, pairs in zip(TWICE.values(), self, strict=True)
@@ -146,9 +162,9 @@ class Duplicates(NamedTuple):
 def duplicates(
     digests: Mapping[str, Sequence[Hashable]], labels: Mapping[str, Sequence[int] | np.ndarray]
 ) -> Duplicates:
-    """Equal `digests` (None: unknown) in two splits or under two classes, each image once for the first like it.
+    """Find equal `digests` (None: unknown) in two splits or under two classes, paired with the first like them.
 
-    The held-out splits come first: a pair for every image of 'train' that is also held out.
+    The held-out splits come first, so that every image of 'train' that is also held out gives a pair.
     """
     first: dict[Hashable, tuple[str, int]] = {}
     found = Duplicates([], [])
@@ -164,8 +180,10 @@ def duplicates(
     return found
 
 
-def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """A mask of `share` of the examples of every class, drawn by `generator`; bool [n]."""
+def held_out(
+    labels: Integer[np.ndarray, " n"], share: float, generator: np.random.Generator
+) -> Bool[np.ndarray, " n"]:
+    """A mask of `share` of the examples of every class, drawn by `generator`."""
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -174,10 +192,10 @@ def held_out(labels: np.ndarray, share: float, generator: np.random.Generator) -
 
 
 def class_names(found: Iterable, where: object) -> tuple[str, ...]:
-    """Names of classes as text, whether they are text, bytes or numbers; `where` they are from.
+    """Class names as text, whether they are text, bytes or numbers; `where` names their origin in errors.
 
-    A byte order mark, with which some editors begin a file, is no part of a name. Raises DataError for a name that
-    is empty or there twice, since results are compared by the names.
+    A byte order mark, with which some editors begin a file, is removed. Raises DataError for a name that is empty or
+    repeated, since results are compared by the names.
     """
     names: list[str] = []
     for name in found:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data.pipeline import cache, identity
+from alexnet_jax.data.pipeline import cache, digests
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.errors import AlexNetError, StorageError
 
@@ -101,7 +101,7 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     train = dataset.splits["train"]
     if train.digests is None:
         return compute(train)
-    key = identity.key(train.digests, dataset.decoding, dataset.times, VERSION)
+    key = digests.key(train.digests, dataset.decoding, dataset.times, VERSION)
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
         found = read(path)

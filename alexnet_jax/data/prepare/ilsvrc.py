@@ -1,4 +1,4 @@
-"""What is known of ILSVRC-2010 and -2012: counts, the classes of the devkit, colors."""
+"""Facts about ILSVRC-2010 and -2012: counts, colors, and the classes that the devkit lists."""
 
 import io
 import re
@@ -9,14 +9,15 @@ import numpy as np
 from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError
 
+#: Images of each split; Russakovsky et al. (2015), Table 2. Those of test 2012 have no labels.
 COUNTS = {
     "ILSVRC2010": {"train": 1_261_406, "val": 50_000, "test": 150_000},
     "ILSVRC2012": {"train": 1_281_167, "val": 50_000},
 }
-"""Images of each split; Russakovsky et al. (2015), Table 2. Those of test 2012 have no labels."""
 NUM_CLASSES = 1000
+#: Along the principal directions of RGB values, in gray levels: the authors' program, ILSVRC-2012.
 STDS = (19.72083305, 37.09388853, 121.78006099)
-"""Along the principal directions of RGB values, in gray levels: the authors' program, ILSVRC-2012."""
+#: Some classes of ILSVRC-2012 by their number in sorted order, which is that of all published weights.
 KNOWN_CLASSES = {
     0: ("n01440764", "tench"),
     1: ("n01443537", "goldfish"),
@@ -26,16 +27,20 @@ KNOWN_CLASSES = {
     817: ("n04285008", "sports car"),
     999: ("n15075141", "toilet tissue"),
 }
-"""ILSVRC-2012 in the order of sorted synsets, which is that of all published weights."""
 
 
 class Devkit(NamedTuple):
+    """Classes and validation labels from the development kit.
+
+    Attributes:
+        words: Synset -> its name for people.
+        validation: The synset of validation image i + 1.
+        by_id: The devkit's own number, from 1 -> synset; not the sorted order.
+    """
+
     words: dict[str, str]
-    """Synset -> what people call it."""
     validation: list[str]
-    """The synset of validation image i + 1."""
     by_id: dict[int, str]
-    """The devkit's own number, from 1 -> synset. Not the order of sorted synsets."""
 
 
 def is_synset(name: str) -> bool:
@@ -43,9 +48,9 @@ def is_synset(name: str) -> bool:
 
 
 def read_devkit(tar: str, year: str, title: str) -> Devkit:
-    """From the unpacked devkit archive `tar` of `year`, 'ILSVRC2012' or 'ILSVRC2010'.
+    """Read the unpacked devkit archive `tar` of `year`, 'ILSVRC2012' or 'ILSVRC2010'.
 
-    `title` stands for it in errors. Raises DataError.
+    `title` is its name in errors. Raises DataError.
     """
     truth = f"{year}_validation_ground_truth.txt"
     members = archives.members(tar, None, shown=title)
@@ -62,7 +67,7 @@ def read_devkit(tar: str, year: str, title: str) -> Devkit:
 
 
 def synset_of(number: bytes, by_id: dict[int, str], title: str) -> str:
-    """Raises DataError, naming the line `title`."""
+    """The synset of a number in the ground truth. Raises DataError with `title`, the name of the line."""
     synset = by_id.get(int(number)) if number.isdigit() else None
     if synset is None:
         shown = number[:20].decode("ascii", "replace")
@@ -71,7 +76,7 @@ def synset_of(number: bytes, by_id: dict[int, str], title: str) -> str:
 
 
 def _synsets(content: bytes, year: str, title: str) -> tuple[dict[str, str], dict[int, str]]:
-    """(synset -> words, devkit's number -> synset) of the classes, without their ancestors."""
+    """(synset -> words, devkit's number -> synset) of the classes, without their parents in WordNet."""
     from scipy.io import loadmat
 
     try:

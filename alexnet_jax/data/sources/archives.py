@@ -1,77 +1,87 @@
-"""Images in tar and zip archives, read in place: nothing is ever extracted under a name of theirs.
+"""Images in tar and zip archives, read in place: nothing is ever extracted.
 
-`tarfile` and `zipfile` are not used: their filters have been bypassed by links before, and a member
-is needed only as a place in a file, which any process can read. The first thing in an archive
-that is not a plain file with a plain name ends the reading with a DataError.
+`tarfile` and `zipfile` find the members; an image is then read from its place in the file, by any process. An archive
+with anything but plain files of plain names is refused, and so is one that exceeds the limits below.
 """
 
+import gzip
 import itertools
 import os
 import re
 import struct
+import tarfile
 import unicodedata
+import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, printable
 
 MAX_ENTRIES = 2_000_000
 MAX_FILE_BYTES = 64 * 2**20
+#: ImageNet's training images are 148 GB.
 MAX_TOTAL_BYTES = 300 * 2**30
-"""ImageNet's training images are 148 GB."""
+#: Unpacked to packed; deflate itself ends near 1,000.
 MAX_RATIO = 200
-"""Unpacked to packed; deflate itself ends near 1,000."""
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 TAR_SUFFIXES = (".tar", *GZIP_SUFFIXES)
 SUFFIXES = (*TAR_SUFFIXES, ".zip")
 
-_BLOCK = 512
-_MAX_HEADER_BYTES = 64 * 2**10
-"""Of a long name or a pax header."""
+#: Of a long name or a pax header in a tar, and of the directory of a zip.
+_MAX_HEADER_BYTES, _MAX_DIRECTORY_BYTES = 64 * 2**10, 256 * 2**20
 _CHUNK = 2**20
 _TAR_KINDS = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a character device",
-    b"4": "a block device",
-    b"6": "a FIFO",
-    b"S": "a sparse file",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a character device",
+    tarfile.BLKTYPE: "a block device",
+    tarfile.FIFOTYPE: "a FIFO",
+    tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
-_STORED, _DEFLATED = 0, 8
+_HEADER_KINDS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+#: Octal digits, or 8 bytes of a binary number below 2^63; int() alone would take signs and underscores.
+_TAR_SIZE = re.compile(rb"[ \0]*[0-7]*[ \0]*|\x80\0\0\0[\0-\x7f].{7}", re.DOTALL)
 _ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 0x1, 0x8, 0x800
+_AGAIN = "download or pack it again"
 
 
 class Member(NamedTuple):
-    """A file within an archive: `read` takes it from there, in any process."""
+    """A file within an archive, which any process can read.
+
+    Attributes:
+        name: With '/', within the archive; the name of an inner tar comes first.
+        archive: Path of the plain tar or zip.
+        offset: First byte of the content in the archive.
+        packed: Bytes in the archive.
+        size: Bytes of the file.
+        deflated: Whether the content is compressed.
+        checksum: CRC-32; None in a tar, which has none.
+        shown: Path of the archive as the user gave it, before it was unpacked.
+    """
 
     name: str
-    """With '/', within the archive; of a tar in a tar, the name of the inner one comes first."""
     archive: str
     offset: int
     packed: int
-    """Bytes in the archive."""
     size: int
-    """Bytes of the file."""
     deflated: bool
     checksum: int | None
-    """CRC-32, which tar does not have."""
     shown: str
-    """The archive as people know it, before it was unpacked."""
 
     @property
     def title(self) -> str:
         return f"{self.shown}: {self.name}"
 
     def read(self) -> bytes:
-        """The content. Raises DataError where it is not what the archive says."""
-        packed = _read_at(self.archive, self.offset, self.packed, self.title)
-        if not self.deflated:
-            content = packed
-        else:
+        """The content. Raises DataError where it is not what the archive states."""
+        content = _read_at(self.archive, self.offset, self.packed, self.title)
+        if self.deflated:
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
-                content = inflater.decompress(packed, self.size + 1)
+                content = inflater.decompress(content, self.size + 1)
             except zlib.error as error:
                 raise DataError(f"{self.title} is damaged: {error}") from None
             if len(content) != self.size or not inflater.eof:
@@ -97,31 +107,37 @@ def members(
     nested: bool = False,
     shown: str | None = None,
 ) -> list[Member]:
-    """The files of a plain tar or a zip, in its order; folders and hidden files are left out.
+    """List the files of a plain tar or a zip in its order, without folders and hidden files.
 
-    Every other file must end in one of `suffixes` (None: any). `nested`: the files of a tar are
-    tars themselves, whose members are given. `shown`: the archive's name in errors.
-    Raises DataError for the first member that is no plain file, for unsafe or repeated names, for
-    more than the limits above, and for damage.
+    Args:
+        suffixes: Every file must end in one of these; None allows any.
+        nested: The files of the tar are tars, whose members are listed.
+        shown: Name of the archive in errors.
+
+    Raises:
+        DataError: The first member that is no plain file, an unsafe or repeated name, a limit that is exceeded, or
+            damage.
     """
     archive = os.fspath(path)
     reader = _Reader(archive, suffixes, shown or archive)
     try:
         with open(archive, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            if archive.lower().endswith(".zip"):
-                if nested:
-                    raise DataError(f"{reader.shown}: a zip of archives is not read; pack a tar")
-                return list(reader.zip(file.fileno(), size))
-            return list(reader.tar(file.fileno(), 0, size, "", nested))
+            if not archive.lower().endswith(".zip"):
+                return list(reader.tar(file.fileno(), 0, size, "", nested))
+            if nested:
+                raise DataError(f"{reader.shown}: a zip of archives is not read; pack a tar")
+            return list(reader.zip(file.fileno(), size))
     except OSError as error:
         raise DataError(f"cannot read {reader.shown}: {error.strerror}") from None
 
 
-def gunzip(path: str | os.PathLike, target: str | os.PathLike, limit: int = MAX_TOTAL_BYTES):
-    """Unpacks a .tar.gz into the plain tar `target`, a name that the caller chose.
+def gunzip(
+    path: str | os.PathLike, target: str | os.PathLike, limit: int = MAX_TOTAL_BYTES
+) -> None:
+    """Unpack a .tar.gz into the plain tar `target`.
 
-    Raises DataError for damage, more than `limit` bytes or MAX_RATIO; OSError from writing.
+    Raises DataError for damage, and for more than `limit` bytes or MAX_RATIO; OSError from writing.
     """
     with open(target, "wb") as file:
         for piece in _inflated(os.fspath(path), limit):
@@ -129,299 +145,291 @@ def gunzip(path: str | os.PathLike, target: str | os.PathLike, limit: int = MAX_
 
 
 def _inflated(path: str, limit: int) -> Iterator[bytes]:
-    inflater, packed, unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16), 0, 0
-    for piece in _pieces(path):
-        packed += len(piece)
-        while piece:
-            if inflater.eof:  # a further gzip member: what `cat a.gz b.gz` makes
-                inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            try:
-                content = inflater.decompress(piece, _CHUNK)
-            except zlib.error as error:
-                raise DataError(f"{path} is damaged: {error}; download it again") from None
-            piece = inflater.unconsumed_tail or inflater.unused_data
-            unpacked += len(content)
-            if unpacked > limit:
-                raise DataError(f"{path} unpacks to more than {limit:,} bytes: refused")
-            if unpacked > MAX_RATIO * packed + _CHUNK:
-                raise DataError(f"{path} unpacks to more than {MAX_RATIO} times itself: refused")
-            yield content
-    if not inflater.eof:
-        raise DataError(f"{path} is cut off: download it again")
-
-
-def _pieces(path: str) -> Iterator[bytes]:
+    unpacked = 0
     try:
-        with open(path, "rb") as file:
-            while piece := file.read(_CHUNK):
-                yield piece
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
+        with open(path, "rb") as packed, gzip.GzipFile(fileobj=packed) as file:
+            while content := file.read(_CHUNK):
+                unpacked += len(content)
+                if unpacked > limit:
+                    raise DataError(f"{path} unpacks to more than {limit:,} bytes: refused")
+                if unpacked > MAX_RATIO * packed.tell() + _CHUNK:
+                    raise DataError(
+                        f"{path} unpacks to more than {MAX_RATIO} times itself: refused"
+                    )
+                yield content
+    except EOFError:
+        raise DataError(f"{path} is cut off: download it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is damaged: {error}; download it again") from None
+
+
+class _Section:
+    """Bytes [start, stop) of a file as a file object that refuses to read more than `most` bytes at once."""
+
+    def __init__(self, file: int, start: int, stop: int, most: int):
+        self._file, self._start, self._stop, self._most = file, start, stop, most
+        self._at = start
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._stop - self._at, 0)
+        size = left if size < 0 else min(size, left)
+        if size > self._most:
+            raise ValueError(f"a header of {size:,} bytes")
+        content = os.pread(self._file, size, self._at)
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: self._start, os.SEEK_CUR: self._at, os.SEEK_END: self._stop}[whence]
+        if base + offset < self._start:
+            raise ValueError("a negative offset")
+        self._at = base + offset
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._start
+
+    def seekable(self) -> bool:
+        return True
+
+
+class _TarHeader(tarfile.TarInfo):
+    """A tar header whose size is checked as it stands in the file."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_TarHeader":
+        if len(buf) == tarfile.BLOCKSIZE and _checksum_fits(buf):
+            if not _TAR_SIZE.fullmatch(buf[124:136]):
+                is_negative = buf[124] & 0x80
+                shown = "an impossible size" if is_negative else f"the size {buf[124:136]!r}"
+                raise _Refused(f"has a member with {shown}")
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _HEADER_KINDS and header.size > _MAX_HEADER_BYTES:
+            raise _Refused(f"has a header of {header.size:,} bytes")
+        if buf[257:263] != b"ustar\0":  # GNU's own format keeps times where POSIX has a prefix
+            name = buf[:100].split(b"\0", 1)[0].decode(encoding, errors)
+            header.name = name.rstrip("/") if header.isdir() else name
+        return header
+
+
+class _Refused(Exception):
+    """What is wrong with an archive, without its name."""
 
 
 class _Reader:
-    """What the members of one archive have in common: limits, and the names seen so far."""
+    """One reading of an archive: its limits, and the names seen so far."""
 
     def __init__(self, archive: str, suffixes: tuple[str, ...] | None, shown: str):
         self._archive, self._suffixes, self.shown = archive, suffixes, shown
         self._seen: set[str] = set()
         self._entries = self._total = 0
 
-    def fault(self, name: str, what: str) -> DataError:
-        return DataError(f"{self.shown}: {_printable(name)} {what}")
-
-    def count(self, name: str) -> None:
-        self._entries += 1
-        if self._entries > MAX_ENTRIES:
-            raise self.fault(name, f"is entry {MAX_ENTRIES + 1:,}; no more are read")
-
-    def admit(self, name: str, size: int, suffixes: tuple[str, ...] | None) -> bool:
-        """Whether the file `name` counts: hidden ones do not. Raises DataError if it may not."""
-        if size > MAX_FILE_BYTES:
-            raise self.fault(name, f"has {size:,} bytes; more than {MAX_FILE_BYTES:,} is no image")
-        self._total += size
-        if self._total > MAX_TOTAL_BYTES:
-            raise self.fault(name, f"brings the total to more than {MAX_TOTAL_BYTES:,} bytes")
-        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
-            return False
-        if suffixes is not None and not name.lower().endswith(suffixes):
-            raise self.fault(
-                name, f"ends in none of {' '.join(suffixes)}: remove it from the archive"
-            )
-        return True
-
-    def checked_name(self, raw: bytes, prefix: str = "") -> str:
-        """A relative name without surprises on any system. Raises DataError."""
-        try:
-            name = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            raise self.fault(repr(raw), "has a name that is not UTF-8") from None
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-            raise self.fault(name, "has a control character in its name")
-        if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name):
-            raise self.fault(name, "has an absolute name, or one with a drive or a backslash")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            raise self.fault(name, "leads out of the archive by '..'")
-        return prefix + "/".join(parts)
-
-    def once(self, name: str) -> None:
-        """Raises DataError where the name was there before, in any case or composition."""
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in self._seen:
-            raise self.fault(name, "is there twice, but for upper and lower case")
-        self._seen.add(key)
-
-    # tar
-
     def tar(self, file: int, start: int, stop: int, prefix: str, nested: bool) -> Iterator[Member]:
         """The members of the tar at [start, stop) of the archive."""
-        at, long_name, size_override = start, None, None
         title = prefix.rstrip("/") or "it"
-        while True:
-            block = os.pread(file, _BLOCK, at) if at + _BLOCK <= stop else b""
-            if len(block) < _BLOCK:
-                raise self.fault(title, "is cut off, or no tar archive: download or pack it again")
-            if not any(block):
-                self._nothing_behind(file, at, stop, title)
-                return
-            if not _checksum_fits(block):
-                where = f"is damaged at byte {at}" if at > start else "is no tar archive"
-                raise self.fault(title, where + ": download or pack it again")
-            kind, size = block[156:157], self._size(block, title)
-            data = at + _BLOCK
-            at = data + -(-size // _BLOCK) * _BLOCK
-            self.count(title)
-            if kind in (b"L", b"K", b"x", b"g"):
-                if size > _MAX_HEADER_BYTES or at > stop:
-                    raise self.fault(title, f"has a header of {size:,} bytes at byte {data}")
-                header = os.pread(file, size, data)
-                if kind == b"L":
-                    long_name = header.rstrip(b"\0")
-                elif kind in b"xg":
-                    path, longer = self._pax(header, title)
-                    if kind == b"g" and (path is not None or longer is not None):
-                        raise self.fault(title, "has one name or size for all of its members")
-                    long_name = long_name if path is None else path
-                    size_override = size_override if longer is None else longer
+        for header, data in self._tar_headers(file, start, stop, title):
+            name = self._checked_name(header.name + "/" * header.isdir(), prefix)
+            if any(key.startswith("GNU.sparse") for key in header.pax_headers):
+                raise self._fault(name, "is a sparse file; only plain files are read")
+            if header.isdir():
+                if header.size:
+                    raise self._fault(name, "is a folder with content")
                 continue
-            raw = long_name if long_name is not None else _tar_name(block)
-            name = self.checked_name(raw, prefix)
-            if size_override is not None:
-                size = size_override
-                at = data + -(-size // _BLOCK) * _BLOCK
-            long_name = size_override = None
-            if kind == b"5" or (kind in b"\x00" and raw.endswith(b"/")):
-                if size:
-                    raise self.fault(name, "is a folder with content")
-                continue
-            if kind not in (b"0", b"\0"):
-                what = _TAR_KINDS.get(kind, f"an entry of the unknown kind {kind!r}")
-                raise self.fault(name, f"is {what}; only plain files are read")
-            if data + size > stop:
-                raise self.fault(name, "is cut off: download or pack the archive again")
-            self.once(name)
+            if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                kind = f"an entry of the unknown kind {header.type!r}"
+                what = _TAR_KINDS.get(header.type, kind)
+                raise self._fault(name, f"is {what}; only plain files are read")
+            if data + header.size > stop:
+                raise self._fault(name, "is cut off: download or pack the archive again")
+            self._once(name)
             if nested:
                 if not name.lower().endswith(".tar"):
-                    raise self.fault(name, "is no .tar, as all files of this archive should be")
-                yield from self.tar(file, data, data + size, name + "/", False)
-            elif self.admit(name, size, self._suffixes):
+                    raise self._fault(name, "is no .tar, as all files of this archive should be")
+                yield from self.tar(file, data, data + header.size, name + "/", False)
+            elif self._admit(name, header.size):
+                size = header.size
                 yield Member(name, self._archive, data, size, size, False, None, self.shown)
 
-    def _size(self, block: bytes, title: str) -> int:
-        field = block[124:136]
-        if field[0] & 0x80:  # GNU: binary, for 8 GB and more
-            size = int.from_bytes(field, "big") - (0x80 << 88)
-            if field[0] != 0x80 or size >= 2**63:
-                raise self.fault(title, "has a member with an impossible size")
-            return size
-        # int() alone would take signs and underscores.
-        digits = re.fullmatch(rb"[ \0]*([0-7]*)[ \0]*", field)
-        if not digits:
-            raise self.fault(title, f"has a member with the size {field!r}")
-        return int(digits[1] or b"0", 8)
+    def _tar_headers(
+        self, file: int, start: int, stop: int, title: str
+    ) -> Iterator[tuple[tarfile.TarInfo, int]]:
+        """(header, place of its content in the archive) of each member, up to an end mark that nothing follows."""
+        section: Any = _Section(file, start, stop, _MAX_HEADER_BYTES + tarfile.BLOCKSIZE)
+        tar, end = None, -1
+        try:
+            tar = tarfile.TarFile(
+                fileobj=section, tarinfo=_TarHeader, encoding="utf-8", errors="surrogateescape"
+            )
+            while (header := tar.next()) is not None:
+                tar.members.clear()
+                self._count(title)
+                size = header.pax_headers.get("size", "0")
+                if header.size < 0 or tar.offset <= end or not re.fullmatch("[0-9]{1,15}", size):
+                    raise _Refused("has a member with an impossible size")
+                if {"path", "size"} & tar.pax_headers.keys():
+                    raise _Refused("has one name or size for all of its members")
+                end = tar.offset
+                yield header, start + header.offset_data
+        except _Refused as error:
+            raise self._fault(title, str(error)) from None
+        except (DataError, OSError):
+            raise
+        except Exception as error:  # what tarfile raises of a damaged archive is listed nowhere
+            short = stop - start < tarfile.BLOCKSIZE
+            at = f"is damaged behind byte {end} ({' '.join(str(error).split())})"
+            what = "is cut off, or no tar archive" if short else "is no tar archive"
+            raise self._fault(title, f"{what if end < 0 else at}: {_AGAIN}") from None
+        self._check_end(file, start + tar.offset, stop, title)
 
-    def _pax(self, header: bytes, title: str) -> tuple[bytes | None, int | None]:
-        """(path, size) of an extended header, None where it has none."""
-        path = size = None
-        while header:
-            match = re.match(rb"(\d{1,6}) ([^=]+)=", header)
-            length = int(match[1]) if match else 0
-            if not match or not match.end() < length <= len(header):
-                raise self.fault(title, "has a damaged pax header")
-            key, value = match[2], header[match.end() : length - 1]
-            header = header[length:]
-            if key == b"path":
-                path = value
-            elif key == b"size":
-                if not re.fullmatch(rb"\d{1,15}", value):
-                    raise self.fault(title, "has a member with an impossible size")
-                size = int(value)
-            elif key.startswith(b"GNU.sparse"):
-                raise self.fault(title, "has a sparse file; only plain files are read")
-        return path, size
-
-    def _nothing_behind(self, file: int, at: int, stop: int, title: str) -> None:
-        """Raises DataError where members follow the end mark: they would be missed silently."""
+    def _check_end(self, file: int, at: int, stop: int, title: str) -> None:
+        """Raises DataError unless all from `at` to `stop` is zero: tarfile ends without a word at damage."""
+        mark = os.pread(file, tarfile.BLOCKSIZE, at) if at + tarfile.BLOCKSIZE <= stop else b""
+        if not mark:
+            raise self._fault(title, f"is cut off, or no tar archive: {_AGAIN}")
+        if any(mark):
+            raise self._fault(title, f"is damaged at byte {at}: {_AGAIN}")
         while at < stop:
             piece = os.pread(file, min(_CHUNK, stop - at), at)
             if not piece or any(piece):
-                raise self.fault(title, f"goes on behind its end mark, at byte {at}: pack it again")
+                raise self._fault(
+                    title, f"goes on behind its end mark, at byte {at}: pack it again"
+                )
             at += len(piece)
-
-    # zip
 
     def zip(self, file: int, size: int) -> Iterator[Member]:
         """The members that the central directory lists, each compared with its local header."""
-        first, count, length = self._zip_end(file, size)
-        if count > MAX_ENTRIES:
-            raise self.fault("it", f"has {count:,} entries; more than {MAX_ENTRIES:,} are not read")
-        directory = _read_at(self._archive, first, length, self._archive)
-        found, at = [], 0
-        for _ in range(count):
-            entry = directory[at : at + 46]
-            if len(entry) < 46 or entry[:4] != b"PK\1\2":
-                raise self.fault("it", "has a damaged directory: download or pack it again")
-            entry = struct.unpack("<4xBB5H3L5H2L", entry)
-            _, system, _, flags, method, _, _, checksum, packed, unpacked = entry[:10]
-            name_length, extra_length, comment_length, _, _, external, offset = entry[10:]
-            raw = directory[at + 46 : at + 46 + name_length]
-            extra = directory[at + 46 + name_length : at + 46 + name_length + extra_length]
-            at += 46 + name_length + extra_length + comment_length
-            self.count(repr(raw))
-            name = self.checked_name(raw)
-            unpacked, packed, offset = self._zip64(name, extra, unpacked, packed, offset)
-            mode = external >> 16 & 0o170000
-            if system == 3 and mode not in (0, 0o100000, 0o040000):
-                raise self.fault(name, f"is no plain file (mode {mode:o}); only those are read")
-            if flags & _ENCRYPTED:
-                raise self.fault(name, "is encrypted: pack the archive without a password")
-            if raw.endswith(b"/") or mode == 0o040000:
-                if unpacked:
-                    raise self.fault(name, "is a folder with content")
+        infos, end = self._zip_directory(file, size)
+        if len(infos) > MAX_ENTRIES:
+            what = f"has {len(infos):,} entries; more than {MAX_ENTRIES:,} are not read"
+            raise self._fault("it", what)
+        found = []
+        for info in infos:
+            name = self._checked_name(info.orig_filename)
+            mode, packed = info.external_attr >> 16 & 0o170000, info.compress_size
+            if info.create_system == 3 and mode not in (0, 0o100000, 0o040000):
+                what = f"is no plain file (mode {mode:o}); only those are read"
+                raise self._fault(name, what)
+            if info.flag_bits & _ENCRYPTED:
+                raise self._fault(name, "is encrypted: pack the archive without a password")
+            if info.orig_filename.endswith("/") or mode == 0o040000:
+                if info.file_size:
+                    raise self._fault(name, "is a folder with content")
                 continue
-            if method not in (_STORED, _DEFLATED):
-                raise self.fault(name, f"is packed by method {method}; only deflate is read")
-            if unpacked > MAX_RATIO * packed or (method == _STORED and unpacked != packed):
-                raise self.fault(name, f"states {unpacked:,} bytes, packed in {packed:,}: refused")
-            self.once(name)
-            if offset >= first:
-                raise self.fault(name, "is not where the directory says: download or pack it again")
-            data = self._zip_local(file, name, raw, entry[2:10], offset)
-            if data + packed > first:
-                raise self.fault(name, "is cut off: download or pack the archive again")
-            found.append((offset, data + packed, name))
-            if self.admit(name, unpacked, self._suffixes):
-                deflated = method == _DEFLATED
+            deflated = info.compress_type == zipfile.ZIP_DEFLATED
+            if not deflated and info.compress_type != zipfile.ZIP_STORED:
+                what = f"is packed by method {info.compress_type}; only deflate is read"
+                raise self._fault(name, what)
+            if info.file_size > MAX_RATIO * packed or (not deflated and info.file_size != packed):
+                what = f"states {info.file_size:,} bytes, packed in {packed:,}: refused"
+                raise self._fault(name, what)
+            self._once(name)
+            data = self._zip_content(file, name, info, end)
+            found.append((info.header_offset, data + packed, name))
+            if self._admit(name, info.file_size):
                 yield Member(
-                    name, self._archive, data, packed, unpacked, deflated, checksum, self.shown
+                    name,
+                    self._archive,
+                    data,
+                    packed,
+                    info.file_size,
+                    deflated,
+                    info.CRC,
+                    self.shown,
                 )
-        if at != length:
-            raise self.fault("it", "has a directory of another length than it states")
         found.sort()
-        for (_, end, one), (start, _, other) in itertools.pairwise(found):
-            if start < end:
-                raise self.fault(other, f"overlaps {_printable(one)}: refused")
+        for (_, stop, one), (start, _, other) in itertools.pairwise(found):
+            if start < stop:
+                raise self._fault(other, f"overlaps {printable(one)[:200]}: refused")
 
-    def _zip_end(self, file: int, size: int) -> tuple[int, int, int]:
-        """(offset, entries, length) of the central directory."""
-        tail_at = max(size - 22 - 2**16, 0)
-        tail = os.pread(file, size - tail_at, tail_at)
-        place = tail.rfind(b"PK\5\6")
-        damaged = self.fault("it", "is cut off, or no zip archive: download or pack it again")
-        if place < 0 or len(tail) < place + 22:
-            raise damaged
-        disk, start_disk, _, count, length, first, comment = struct.unpack(
-            "<4H2LH", tail[place + 4 : place + 22]
-        )
-        end = tail_at + place
+    def _zip_directory(self, file: int, size: int) -> tuple[list[zipfile.ZipInfo], int]:
+        """The entries of the central directory, and where it begins, which is where the members end."""
+        section: Any = _Section(file, 0, size, _MAX_DIRECTORY_BYTES)
+        damaged = self._fault("it", f"is cut off, or no zip archive: {_AGAIN}")
+        try:
+            with zipfile.ZipFile(section, metadata_encoding="utf-8") as archive:
+                infos, first = archive.infolist(), archive.start_dir
+                record = os.pread(file, 22, size - 22 - len(archive.comment))
+            signature, disk, start_disk, _, count, _, stated, _ = struct.unpack("<4s4H2LH", record)
+        except UnicodeDecodeError as error:
+            raise self._fault(repr(error.object), "has a name that is not UTF-8") from None
+        except (OSError, DataError):
+            raise
+        except Exception:  # what zipfile raises of a damaged archive is listed nowhere
+            raise damaged from None
         if (disk or start_disk) and (disk, start_disk) != (0xFFFF, 0xFFFF):
-            raise self.fault("it", "is a part of a split zip archive: join the parts")
-        if place + 22 + comment != len(tail):
+            raise self._fault("it", "is a part of a split zip archive: join the parts")
+        if signature != b"PK\5\6" or stated not in (first, 0xFFFFFFFF):
             raise damaged
-        if count == 0xFFFF or length == 0xFFFFFFFF or first == 0xFFFFFFFF:
-            locator = os.pread(file, 20, end - 20) if end >= 20 else b""
-            if locator[:4] != b"PK\6\7":
-                raise damaged
-            end = struct.unpack("<Q", locator[8:16])[0]
-            record = os.pread(file, 56, end) if end < size else b""
-            if len(record) < 56 or record[:4] != b"PK\6\6":
-                raise damaged
-            count, length, first = struct.unpack("<3Q", record[32:56])
-        if first + length != end or length < 46 * count:
-            raise damaged
-        return first, count, length
+        if count not in (len(infos), 0xFFFF):
+            raise self._fault("it", "has a directory of another length than it states")
+        return infos, first
 
-    def _zip64(self, name: str, extra: bytes, *sizes: int) -> list[int]:
-        """`sizes` with those that say 'see the extra field' taken from there."""
-        wide = [size == 0xFFFFFFFF for size in sizes]
-        found = list(sizes)
-        while any(wide) and len(extra) >= 4:
-            kind, length = struct.unpack("<2H", extra[:4])
-            if kind == 1 and length >= 8 * sum(wide) and len(extra) >= 4 + length:
-                values = iter(struct.unpack(f"<{sum(wide)}Q", extra[4 : 4 + 8 * sum(wide)]))
-                return [next(values) if w else size for w, size in zip(wide, sizes, strict=True)]
-            extra = extra[4 + length :]
-        if any(wide):
-            raise self.fault(name, "has an impossible size")
-        return found
-
-    def _zip_local(self, file: int, name: str, raw: bytes, stated: tuple, at: int) -> int:
+    def _zip_content(self, file: int, name: str, info: zipfile.ZipInfo, end: int) -> int:
         """Where the bytes of a member begin. Raises DataError if its own header disagrees."""
-        header = os.pread(file, 30 + len(raw), at)
+        at, raw = info.header_offset, info.orig_filename.encode()
+        header = os.pread(file, 30 + len(raw), at) if 0 <= at < end else b""
         if len(header) < 30 + len(raw) or header[:4] != b"PK\3\4":
-            raise self.fault(name, "is not where the directory says: download or pack it again")
-        _, flags, method, _, _, checksum, packed, size, name_length, extra_length = struct.unpack(
-            "<5H3L2H", header[4:30]
+            raise self._fault(name, f"is not where the directory says: {_AGAIN}")
+        flags, method, _, _, *sizes, name_length, extra_length = struct.unpack(
+            "<4H3L2H", header[6:30]
         )
-        _, stated_flags, stated_method, _, _, *sizes = stated
-        same = header[30:] == raw and name_length == len(raw) and method == stated_method
-        same &= not (flags ^ stated_flags) & (_ENCRYPTED | _UTF8 | _SIZES_FOLLOW)
-        if not flags & _SIZES_FOLLOW and 0xFFFFFFFF not in (packed, size, *sizes):
-            same &= [checksum, packed, size] == sizes
+        stated = [info.CRC, info.compress_size, info.file_size]
+        same = header[30:] == raw and name_length == len(raw) and method == info.compress_type
+        same &= not (flags ^ info.flag_bits) & (_ENCRYPTED | _UTF8 | _SIZES_FOLLOW)
+        if not flags & _SIZES_FOLLOW and 0xFFFFFFFF not in sizes[1:]:
+            same &= sizes == stated
         if not same:
-            raise self.fault(name, "has a header of its own that contradicts the directory")
-        return at + 30 + name_length + extra_length
+            raise self._fault(name, "has a header of its own that contradicts the directory")
+        data = at + 30 + name_length + extra_length
+        if data + info.compress_size > end:
+            raise self._fault(name, "is cut off: download or pack the archive again")
+        return data
+
+    def _fault(self, name: str, what: str) -> DataError:
+        shown = printable(name)
+        return DataError(f"{self.shown}: {shown[:200]}{' ...' if len(shown) > 200 else ''} {what}")
+
+    def _count(self, name: str) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise self._fault(name, f"is entry {MAX_ENTRIES + 1:,}; no more are read")
+
+    def _checked_name(self, name: str, prefix: str = "") -> str:
+        """A relative name without surprises on any system. Raises DataError."""
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise self._fault(repr(name), "has a name that is not UTF-8") from None
+        if any(unicodedata.category(letter) == "Cc" for letter in name):
+            raise self._fault(name, "has a control character in its name")
+        if name.startswith("/") or "\\" in name or re.match("[A-Za-z]:", name):
+            raise self._fault(name, "has an absolute name, or one with a drive or a backslash")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise self._fault(name, "leads out of the archive by '..'")
+        return prefix + "/".join(parts)
+
+    def _once(self, name: str) -> None:
+        """Raises DataError where the name was there before, in any case or composition."""
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in self._seen:
+            raise self._fault(name, "is there twice, but for upper and lower case")
+        self._seen.add(key)
+
+    def _admit(self, name: str, size: int) -> bool:
+        """Whether the file `name` counts: hidden ones do not. Raises DataError if it may not be there."""
+        if size > MAX_FILE_BYTES:
+            what = f"has {size:,} bytes; more than {MAX_FILE_BYTES:,} is no image"
+            raise self._fault(name, what)
+        self._total += size
+        if self._total > MAX_TOTAL_BYTES:
+            raise self._fault(name, f"brings the total to more than {MAX_TOTAL_BYTES:,} bytes")
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            return False
+        if self._suffixes is not None and not name.lower().endswith(self._suffixes):
+            what = f"ends in none of {' '.join(self._suffixes)}: remove it from the archive"
+            raise self._fault(name, what)
+        return True
 
 
 def _checksum_fits(block: bytes) -> bool:
@@ -430,13 +438,6 @@ def _checksum_fits(block: bytes) -> bool:
     except ValueError:
         return False
     return stated == sum(block) - sum(block[148:156]) + 8 * ord(" ")
-
-
-def _tar_name(block: bytes) -> bytes:
-    name = block[:100].split(b"\0", 1)[0]
-    # GNU's own format keeps times where POSIX has a prefix.
-    prefix = block[345:500].split(b"\0", 1)[0] if block[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + name if prefix else name
 
 
 def _read_at(path: str, offset: int, size: int, title: str) -> bytes:
@@ -452,9 +453,3 @@ def _read_at(path: str, offset: int, size: int, title: str) -> bytes:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _printable(name: str) -> str:
-    """What may go to a terminal, one line."""
-    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
-    return shown if len(shown) <= 200 else shown[:200] + " ..."

@@ -1,13 +1,14 @@
-"""CIFAR-10 from its official binary files, or from class folders."""
+"""Source 'cifar10': CIFAR-10 from its official binary files, or from class folders."""
 
 import pathlib
 
 import numpy as np
+from jaxtyping import UInt8
 
-from alexnet_jax.data.pipeline import identity
+from alexnet_jax.data.pipeline import digests
 from alexnet_jax.data.pipeline.image_files import fitted
 from alexnet_jax.data.pipeline.splits import Dataset, Split
-from alexnet_jax.data.sources import folders
+from alexnet_jax.data.sources import folder as class_folders
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import DataSpec
 
@@ -17,17 +18,17 @@ LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, each whole im
 RECORD = 1 + 3 * 32 * 32
 
 
-def cifar10(spec: DataSpec) -> Dataset:
-    """data_batch_1.bin ... in PATH or PATH/cifar-10-batches-bin, else class folders in PATH.
+def load(spec: DataSpec) -> Dataset:
+    """Read data_batch_1.bin ... in PATH or PATH/cifar-10-batches-bin, or else class folders in PATH.
 
-    Raises DataError; the Python version of the files is pickled and not read.
+    Raises DataError, also for the Python version of the files, which is pickled and not read.
     """
     root = pathlib.Path(spec.path or "").expanduser()
     for folder in (root, root / "cifar-10-batches-bin"):
         if any((folder / name).is_file() for names in FILES.values() for name in names):
             return _binary(folder, spec)
     if (root / "train").is_dir():
-        return folders.folder(spec)
+        return class_folders.load(spec)
     if any((root / name).exists() for name in ("data_batch_1", "cifar-10-batches-py")):
         raise DataError(
             f"{root} holds the Python (pickled) version of CIFAR-10; get the binary version, "
@@ -47,7 +48,7 @@ def _binary(folder: pathlib.Path, spec: DataSpec) -> Dataset:
         splits[split] = Split(
             fitted(pixels, spec.image_size, spec.threads),
             records[:, 0].astype(np.int32),
-            identity.of_rows(records[:, 1:]),
+            digests.of_rows(records[:, 1:]),
         )
     return Dataset(splits, CLASSES)
 
@@ -59,8 +60,8 @@ def _records(path: pathlib.Path) -> np.ndarray:
         raise DataError(f"cannot read {path}: {error.strerror}; there should be {LAYOUT}") from None
 
 
-def records(content: bytes, title: str) -> np.ndarray:
-    """uint8 [n 3073]: a label, then 1,024 red, green and blue values. Raises DataError."""
+def records(content: bytes, title: str) -> UInt8[np.ndarray, "n 3073"]:
+    """Rows of a label, then 1,024 red, green and blue values each. Raises DataError."""
     if not content or len(content) % RECORD:
         raise DataError(
             f"{title} has {len(content)} bytes, but there should be {LAYOUT}: download it again"

@@ -1,4 +1,4 @@
-"""Sets of tensorflow-datasets: prepared ones are read without TensorFlow."""
+"""Source 'tfds': datasets of tensorflow-datasets; prepared ones are read without TensorFlow."""
 
 import functools
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alexnet_jax.data.pipeline import identity
+from alexnet_jax.data.pipeline import digests
 from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.data.sources.tfrecord import TFRecords
@@ -26,45 +26,45 @@ _INFO = "dataset_info.json"
 log = logging.getLogger(__name__)
 
 
-def tfds(spec: DataSpec) -> Dataset:
-    """The set `name` below the folder `path`, or the one prepared set in `path`.
+def load(spec: DataSpec) -> Dataset:
+    """The dataset `spec.name` below the folder `spec.path`, or the one prepared dataset in it.
 
-    Where TensorFlow is installed, a stock set that is not there is downloaded and prepared.
-    Raises DataError.
+    With TensorFlow, a stock dataset that is missing is downloaded and prepared. Raises DataError.
     """
-    tensorflow_datasets = _library()
-    builder = _builder(tensorflow_datasets, spec.path, spec.name)
+    library = _library()
+    builder = _builder(library, spec.path, spec.name)
     title = builder.info.full_name
     image, label = _keys(builder)
     names = sorted(set(builder.info.splits) & set(SPLITS))
     if "train" not in names:
         raise DataError(f"{title} has no split 'train'; it has {', '.join(builder.info.splits)}")
-    skip = tensorflow_datasets.decode.SkipDecoding()
+    skip = library.decode.SkipDecoding()
     records = {name: _records(builder, name, image, skip) for name in names}
     files, splits = _files(builder, names, spec.threads), {}
     ends = np.cumsum([len(builder.info.splits[name].filepaths) for name in names])[:-1]
     for name, known in zip(names, np.split(files.digests, ends), strict=True):
         counts = builder.info.splits[name].shard_lengths
         about = f"{name} of {title}"
-        content = _content(records[name], image, label, identity.key(known, files.times), about)
-        digests, labels = content["digests"], content["labels"]
+        content = _content(records[name], image, label, digests.key(known, files.times), about)
+        values, labels = content["digests"], content["labels"]
         if files.sampled:
-            digests = identity.of_places(known, counts)
+            values = digests.of_places(known, counts)
         _check_labels(labels, about, len(builder.info.features[label].names))
         images = _images(
-            records[name], image, about, spec, identity.key(digests, files.times), files.check
+            records[name], image, about, spec, digests.key(values, files.times), files.check
         )
-        splits[SPLITS[name]] = Split(images, labels, digests)
+        splits[SPLITS[name]] = Split(images, labels, values)
     return Dataset(
         splits,
         tuple(builder.info.features[label].names),
         times=files.times,
         notes=other_splits(builder),
+        applies_exif=True,
     )
 
 
-def other_splits(builder) -> tuple[str, ...]:
-    """A note of the splits that are not in SPLITS, if there are any."""
+def other_splits(builder: Any) -> tuple[str, ...]:
+    """A note on the splits that are not in SPLITS, if there are any."""
     others = sorted(set(builder.info.splits) - set(SPLITS))
     if not others:
         return ()
@@ -73,10 +73,9 @@ def other_splits(builder) -> tuple[str, ...]:
 
 
 class Example(NamedTuple):
-    """An image of a prepared set, which any process can read."""
+    """An image of a prepared dataset, which any process can read; `folder` has the dataset's description."""
 
     folder: str
-    """That of the set's description."""
     split: str
     index: int
 
@@ -90,7 +89,7 @@ class Example(NamedTuple):
         return self.features()[image]
 
     def features(self) -> dict[str, Any]:
-        """Everything that the set knows of it. Raises DataError."""
+        """All features of the example. Raises DataError."""
         records, _ = _opened(self.folder, self.split)
         try:
             return records[self.index]
@@ -99,15 +98,20 @@ class Example(NamedTuple):
 
 
 class Listing(NamedTuple):
+    """The examples of a prepared dataset.
+
+    Attributes:
+        splits: Split -> (label, file name, example); the file name is empty if there is none.
+    """
+
     title: str
     class_names: tuple[str, ...]
     splits: dict[str, list[tuple[int, str, Example]]]
-    """(label, file name, example); the file name is empty where the set has none."""
     notes: tuple[str, ...] = ()
 
 
 def listing(path: str) -> Listing:
-    """Every example of the one prepared set in the folder `path`. Raises DataError."""
+    """List every example of the one prepared dataset in the folder `path`. Raises DataError."""
     builder = _builder(_library(), path, None)
     _, label = _keys(builder)
     folder = str(builder.data_path)
@@ -126,13 +130,13 @@ def listing(path: str) -> Listing:
 
 
 def is_prepared(path: pathlib.Path) -> bool:
-    """Whether a prepared set is in the folder `path`, or up to three folders below."""
+    """Whether a prepared dataset is in the folder `path`, or up to three folders below."""
     return _prepared(path, None) is not None
 
 
 @functools.lru_cache
-def _opened(folder: str, split: str):
-    """(records, name of the image among their features), once in each process."""
+def _opened(folder: str, split: str) -> tuple[Any, str]:
+    """(records, name of the image among their features); opened once in each process."""
     library = _library()
     builder = _builder(library, folder, None)
     image, _ = _keys(builder)
@@ -147,8 +151,8 @@ def _library() -> Any:
     return tensorflow_datasets
 
 
-def _builder(library: Any, path: str | None, name: str | None):
-    """A builder whose files are there. Raises DataError."""
+def _builder(library: Any, path: str | None, name: str | None) -> Any:
+    """The builder of a prepared dataset. Raises DataError."""
     root = pathlib.Path(path or DEFAULT_PATH).expanduser()
     found = _prepared(root, name)
     if found is not None:
@@ -167,7 +171,7 @@ def _builder(library: Any, path: str | None, name: str | None):
 
 
 def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """The newest folder in `root` with a description, of the set `name` ('set' or 'set/config')."""
+    """The newest folder in `root` with a description of the dataset `name` ('dataset' or 'dataset/config')."""
     below = [root / name] if name else []
     for folder in (*below, root):
         for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}", f"*/*/*/{_INFO}"):
@@ -180,19 +184,21 @@ def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
 
 
 def _version(path: pathlib.Path) -> tuple:
-    """So that 10.0.0 comes after 9.0.0."""
+    """Sort key by which 10.0.0 comes after 9.0.0."""
     return tuple((int(part) if part.isdigit() else -1) for part in path.parent.name.split("."))
 
 
-def _prepare(library: Any, name: str, root: pathlib.Path):
-    """Downloads and prepares a stock set with TensorFlow. Raises DataError."""
+def _prepare(library: Any, name: str, root: pathlib.Path) -> Any:
+    """Download and prepare a stock dataset with TensorFlow. Raises DataError."""
     log.info("preparing %s in %s", name, root)
     try:
         builder = library.builder(name, data_dir=str(root), file_format="array_record")
         builder.download_and_prepare()
     except library.core.DatasetNotFoundError:
         raise DataError(f"tensorflow-datasets has no set {name!r}") from None
-    except Exception as error:  # downloads, manual steps, disks: whatever the set's program meets
+    except (
+        Exception
+    ) as error:  # downloads, manual steps, disks: the dataset's own code raises anything
         raise DataError(f"cannot prepare {name} in {root}: {_one_line(error)}") from None
     return builder
 
@@ -202,8 +208,8 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 400 else text[:400] + " ..."
 
 
-def _keys(builder) -> tuple[str, str]:
-    """The names of the image and of its label among the features. Raises DataError."""
+def _keys(builder: Any) -> tuple[str, str]:
+    """(name of the image, name of the label) among the features. Raises DataError."""
     features = builder.info.features
     image, label = builder.info.supervised_keys or ("image", "label")
     if {image, label} - set(features) or not hasattr(features[label], "names"):
@@ -213,21 +219,21 @@ def _keys(builder) -> tuple[str, str]:
 
 
 class _TFRecordSource:
-    """What `as_data_source` gives for ArrayRecords: examples by number, images still encoded."""
+    """Examples by number with images still encoded, as `as_data_source` gives them for ArrayRecords."""
 
-    def __init__(self, builder, name: str, decoders: dict):
+    def __init__(self, builder: Any, name: str, decoders: dict[str, Any]):
         self._records = TFRecords(builder.info.splits[name].filepaths)
         self._features, self._decoders = builder.info.features, decoders
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         return self._features.deserialize_example_np(self._records[i], decoders=self._decoders)
 
 
-def _records(builder, name: str, image: str, skip):
-    """`records[i]` -> features of example i. Raises DataError."""
+def _records(builder: Any, name: str, image: str, skip: Any) -> Any:
+    """A sequence of the features of each example of a split. Raises DataError."""
     kind = builder.info.file_format.value
     try:
         if kind == "array_record":
@@ -250,14 +256,14 @@ def _records(builder, name: str, image: str, skip):
 
 
 def _images(
-    records,
+    records: Any,
     image: str,
     about: str,
     spec: DataSpec,
     key: str | None = None,
     check: Callable[[], None] | None = None,
 ) -> ImageFiles:
-    """`key` and `check`: as `identity` and `check` of ImageFiles."""
+    """The decoded images of `records`; `key` and `check` as `identity` and `check` of ImageFiles."""
     return ImageFiles(
         lambda i: (f"example {i} of {about}", records[i][image]),
         len(records),
@@ -270,29 +276,29 @@ def _images(
     )
 
 
-def _files(builder, names: list[str], threads: int) -> identity.Files:
-    """The files of all splits `names`. Raises DataError."""
+def _files(builder: Any, names: list[str], threads: int) -> digests.Files:
+    """Digests of the files of all splits `names`. Raises DataError."""
     folder = os.fspath(builder.data_path)
     paths = [os.fspath(path) for name in names for path in builder.info.splits[name].filepaths]
     try:
-        return identity.of_files(folder, [os.path.relpath(path, folder) for path in paths], threads)
+        return digests.of_files(folder, [os.path.relpath(path, folder) for path in paths], threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
-def _content(records, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
-    """Digests and labels; kept in the cache folder, since they mean reading all records."""
+def _content(records: Any, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
+    """Digests and labels; cached, since making them reads all records."""
 
     def read() -> dict[str, np.ndarray]:
         log.info("reading the labels of %s", about)
-        digests, labels = np.empty(len(records), np.uint64), np.empty(len(records), np.int64)
+        values, labels = np.empty(len(records), np.uint64), np.empty(len(records), np.int64)
         for i in range(len(records)):
             example = records[i]
-            digests[i], labels[i] = identity.of_bytes(example[image]), example[label]
-        return {"digests": digests, "labels": labels.astype(np.int32)}
+            values[i], labels[i] = digests.of_bytes(example[image]), example[label]
+        return {"digests": values, "labels": labels.astype(np.int32)}
 
     count = (len(records),)
-    return identity.kept(key, read, {"digests": (count, "uint64"), "labels": (count, "int32")})
+    return digests.kept(key, read, {"digests": (count, "uint64"), "labels": (count, "int32")})
 
 
 def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:

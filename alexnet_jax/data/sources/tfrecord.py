@@ -5,17 +5,18 @@ import struct
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int64
 
 from alexnet_jax.errors import DataError
 
+#: Bytes before a record (its length as uint64, and a checksum of that) and after it (its checksum).
 _HEADER, _FOOTER = 12, 4
-"""Bytes around each record: its length (uint64) with a checksum, and a checksum of its own."""
 
 
 class TFRecords:
-    """`records[i]` -> bytes, counted through `paths` in order. Checksums are not compared."""
+    """The records of the files `paths` as one sequence of bytes. Checksums are not compared."""
 
-    def __init__(self, paths: Sequence):
+    def __init__(self, paths: Sequence[str | os.PathLike]):
         self._paths = [os.fspath(path) for path in paths]
         found = [_index(path) for path in self._paths]
         self._files = np.repeat(np.arange(len(found)), [len(one) for one in found])
@@ -31,8 +32,8 @@ class TFRecords:
             return os.pread(file.fileno(), int(length), int(start))
 
 
-def _index(path: str) -> np.ndarray:
-    """(start, length) of every record, int64 [n 2]. Raises DataError."""
+def _index(path: str) -> Int64[np.ndarray, "n 2"]:
+    """(start, length) of every record. Raises DataError."""
     places = []
     try:
         with open(path, "rb", buffering=0) as file:

@@ -1,7 +1,7 @@
-"""Which keys of a config have an effect only beside certain others.
+"""Keys that have no effect in a config, because of the values of other keys.
 
-A key that a config inherits may have none: ablations and variants switch parts off and leave their constants. One that
-is given on the command line is meant to change something, and is refused where it would not.
+A config file may have such keys: ablations switch a part of the network off and leave its constants. A key on the
+command line is meant to change something, and is refused if it does not.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,17 +12,18 @@ from alexnet_jax.specs import Config, RateSpec
 
 
 class Effect(NamedTuple):
-    """Keys that `pattern` (as of fnmatch) fits have an effect where `holds`."""
+    """A condition under which some keys have an effect."""
 
+    #: The keys, as for fnmatch.
     pattern: str
+    #: Whether the key has an effect in a config whose switches are not applied yet.
     holds: Callable[[Config, str], bool]
-    """Of a config, its switches not applied, and the key."""
+    #: Why it has none otherwise, to end a message.
     needs: str
-    """What `holds` asks for, as the second half of a sentence."""
 
 
 def faults(config: Config, given: Iterable[str]) -> list[str]:
-    """A sentence for each group of the keys `given` that changes nothing in `config`."""
+    """Describe the keys among `given` that have no effect in `config`, one sentence for each reason."""
     idle: dict[str, list[str]] = {}
     for key in given:
         for effect in EFFECTS:
@@ -36,7 +37,7 @@ def faults(config: Config, given: Iterable[str]) -> list[str]:
 
 
 def _rate(config: Config, key: str) -> RateSpec:
-    """The schedule that the key ("schedule.biases.factor") is of."""
+    """The learning-rate schedule that a key such as "schedule.biases.factor" belongs to."""
     found = getattr(config.schedule, key.split(".")[1])
     return found or config.schedule.weights
 
@@ -45,18 +46,18 @@ def _kind(*kinds: str) -> Callable[[Config, str], bool]:
     return lambda config, key: _rate(config, key).kind in kinds
 
 
-def _in_a_row(operation: str) -> Callable[[Config, str], bool]:
+def _has_op(operation: str) -> Callable[[Config, str], bool]:
     return lambda config, key: operation in _operations(config)
 
 
 def _operations(config: Config) -> set[str]:
-    rows = (*config.model.convs, *config.model.fcs)
-    return {name for _, row in rows for name in (*getattr(row, "before", ()), *row.then)}
+    layers = (*config.model.convs, *config.model.fcs)
+    return {op for _, layer in layers for op in (*layer.pre_ops, *layer.ops)}
 
 
 def _pools(config: Config, key: str) -> bool:
-    row = dict(config.model.convs).get(key.split(".")[2])
-    return row is None or row.pool is None or "pool" in row.then
+    layer = dict(config.model.convs).get(key.split(".")[2])
+    return layer is None or layer.pool is None or "pool" in layer.ops
 
 
 def _adam(config: Config, key: str) -> bool:
@@ -71,17 +72,18 @@ def _needs_path(config: Config, key: str) -> bool:
     return config.data.source not in ("digits", "synthetic")
 
 
+#: Tried in order until one does not hold for a key.
 EFFECTS = (
-    Effect("model.activation", _in_a_row("act"), "no row has 'act'"),
+    Effect("model.activation", _has_op("act"), "no layer has 'act'"),
     Effect("model.lrn_constants.within_towers",
            lambda config, _: "lrn" in _operations(config) and config.model.towers > 1,
-           "it is for rows with 'lrn' in two towers or more (model.towers)"),
-    Effect("model.lrn_constants.*", _in_a_row("lrn"), "no row has 'lrn'"),
-    Effect("model.spatial_norm.*", _in_a_row("spatial_norm"), "no row has 'spatial_norm'"),
-    Effect("model.batch_norm.*", _in_a_row("batch_norm"), "no row has 'batch_norm'"),
-    Effect("model.dropout.rate", _in_a_row("dropout"), "no row has 'dropout'"),
-    Effect("model.dropout.scale_at", _dropout, "no row has 'dropout' with a rate above 0"),
-    Effect("model.convs.*.pool*", _pools, "the row has no 'pool' in `then`"),
+           "it is for layers with 'lrn' in two towers or more (model.towers)"),
+    Effect("model.lrn_constants.*", _has_op("lrn"), "no layer has 'lrn'"),
+    Effect("model.spatial_norm.*", _has_op("spatial_norm"), "no layer has 'spatial_norm'"),
+    Effect("model.batch_norm.*", _has_op("batch_norm"), "no layer has 'batch_norm'"),
+    Effect("model.dropout.rate", _has_op("dropout"), "no layer has 'dropout'"),
+    Effect("model.dropout.scale_at", _dropout, "no layer has 'dropout' with a rate above 0"),
+    Effect("model.convs.*.pool*", _pools, "the layer has no 'pool' in `then`"),
     Effect("model.*.init_std", lambda config, _: config.model.init == "gaussian",
            "it is for model.init=gaussian"),
     Effect("data.path", _needs_path,
@@ -106,6 +108,5 @@ EFFECTS = (
     Effect("schedule.*.drops", _kind("epochs"), "it is for the kind epochs"),
     Effect("schedule.*.target", _kind("exp", "dexp", "linear"), "it is for the kinds exp, dexp and linear"),
     Effect("schedule.*.plateaus", _kind("dexp"), "it is for the kind dexp"),
-    Effect("train.exact", _dropout, "no row has 'dropout' with a rate above 0, which alone it is about"),
+    Effect("train.exact", _dropout, "no layer has 'dropout' with a rate above 0, which alone it is about"),
 )  # fmt: skip
-"""Tried in order; a key may have several, all of which must hold."""

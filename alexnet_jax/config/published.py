@@ -1,7 +1,7 @@
 """Published numbers as data: the paper (§6, Tables 1 and 2), the authors' log, Caffe, torchvision, cuda-convnet2.
 
 The log is the comments of layers/layer-params-*.cfg in the authors' release of 2025. Errors are fractions, as logged.
-`table` prints the numbers that belong side by side; `python -m alexnet_jax.config.reference` writes it into the README.
+`table` prints the numbers that belong side by side; `python -m alexnet_jax.config.published` writes it into the README.
 """
 
 from pathlib import Path
@@ -9,27 +9,27 @@ from typing import Literal, NamedTuple
 
 Confidence = Literal["stated", "inferred", "not stated"]
 BEGIN, END = (
-    "<!-- python -m alexnet_jax.config.reference writes from here -->\n",
+    "<!-- python -m alexnet_jax.config.published writes from here -->\n",
     "<!-- to here: published -->\n",
 )
 
 
 class Result(NamedTuple):
-    """One measured net."""
+    """Measured errors of one network."""
 
+    #: Experiment number in the log, or a name.
     net: str
-    """Experiment number of the log, or a name."""
     change: str
+    #: Test images; "" if not stated.
     data: str
-    """Images of the test; "" where nobody says."""
+    #: "center", "ten" or "" if not stated.
     views: str
-    """center, ten or ""."""
+    #: In nats.
     nll: float | None
-    """Nats."""
     top1: float
     top5: float | None
+    #: Whether data and views are stated; the numbers always are.
     confidence: Confidence = "stated"
-    """Whether data and views are stated; the numbers themselves always are."""
     note: str = ""
 
 
@@ -42,23 +42,24 @@ class Verdict(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What was published of an ablation, in points of error, top-1 / top-5, against its base."""
+    """Published effect of an ablation in points of top-1 / top-5 error."""
 
+    #: According to the paper, with the section; "" if it has nothing.
     paper: str
-    """What the paper says, with its section; "" if nothing."""
+    #: According to the log, with the experiments.
     log: str
-    """What the log says, with the experiments."""
+    #: What else changed there, or why the number cannot be checked.
     caution: str = ""
-    """What else changed there, or why no number can be checked."""
 
 
 VAL12, VAL10, TEST10 = "ILSVRC-2012 validation", "ILSVRC-2010 validation", "ILSVRC-2010 test"
+#: Header of `rows`.
 HEADER = (f"{VAL12}, one net", "center crop", "ten views")
-"""Of what `rows` returns."""
 Y2012 = "ILSVRC-2012"
 IN09 = "ImageNet 2009"
 
 # fmt: off
+#: Runs with numbers, by experiment. From 153 on the files name no year: ILSVRC-2012, to judge by the errors.
 LOG = (
     Result("inet-5layer-conv94-2gpu", "ancestor of June 2012: random sparse channels in conv2 to conv4, LRN window 9",
            TEST10, "ten", None, 0.38107167346938753, 0.17608947619047613, "inferred", "killed 90"),
@@ -102,7 +103,7 @@ LOG = (
            "conv2 padded by 1 and conv5 by 0; the end of the color noise is not logged"),
     Result("148", "145 without any normalization", VAL12, "ten", 1.822358, 0.420340, 0.193620, "inferred",
            "LRN of both layers and the same-map normalization"),
-    Result("150", "145 without communication; conv2 160+160, hidden rows 4096+4096 and 2048+2048", VAL12, "ten",
+    Result("150", "145 without communication; conv2 160+160, hidden layers 4096+4096 and 2048+2048", VAL12, "ten",
            1.811173, 0.418280, 0.193300),
     Result("155", "145, rates exp[4000] from 0.02", VAL12, "center", 1.861853, 0.426530, 0.199652),
     Result("155", "the same", VAL12, "ten", 1.750063, 0.407440, 0.185240),
@@ -115,7 +116,7 @@ LOG = (
     Result("160", "dexp[2000,4] from 0.02", VAL12, "center", 1.884187, 0.433855, 0.205452),
     Result("160", "the same", VAL12, "ten", 1.789202, 0.413740, 0.190360),
     Result("162", "dexp[1000,3] from 0.01", VAL12, "center", 1.894451, 0.438533, 0.207935),
-    Result("163", "dexp[1000,4] from 0.01, twice the decay of the fully-connected rows", VAL12, "center",
+    Result("163", "dexp[1000,4] from 0.01, twice the decay of the fully-connected layers", VAL12, "center",
            1.849131, 0.429085, 0.199072),
     Result("165", "163 with dexp[500,4], biases dexp[10,2]", VAL12, "center", 1.847919, 0.427840, 0.198452, "inferred"),
     Result("165", "the same", VAL12, "ten", 1.757196, 0.409820, 0.183920),
@@ -154,20 +155,20 @@ LOG = (
     Result("178", "170 with stochastic pools in layer 2 until epoch 31", VAL12, "center",
            1.845021, 0.424038, 0.197017, "inferred", "second run; the first is a verdict"),
 )
-"""The runs with numbers, by experiment. From 153 on the files name no year: 2012 by their level."""
 
+#: Runs without numbers.
 VERDICTS = (
     Verdict("96-16k", "16,649 classes; dropout from epoch 6", "began 98"),
     Verdict("99", "97 with another second normalization, then bounded kernels", "many kernels of conv2 stay random"),
     Verdict("100", "97 with LRN scale 0.001, power 0.25", "slightly worse, killed 43"),
     Verdict("106a, 107", "contrast normalization; constraint on the weights of conv1 and conv2",
             "106a killed at 31 for the constraint, later the other way round"),
-    Verdict("109", "three hidden rows of 1536+1536", "overfits"),
+    Verdict("109", "three hidden layers of 1536+1536", "overfits"),
     Verdict("110", "101 without normalization", "about a point worse than 101, killed 75"),
-    Verdict("111", "three hidden rows of 2048+2048, dropout in each", "underfits, clearly worse"),
+    Verdict("111", "three hidden layers of 2048+2048, dropout in each", "underfits, clearly worse"),
     Verdict("113, 116, 117", "conv3 sees conv1 too; four GPUs", "no outcome"),
-    Verdict("114", "three hidden rows of 3072+3072, 140,523,240 parameters", "worse than 115 with two"),
-    Verdict("115-jpeg", "two hidden rows of 3072+3072, window 9, JPEG", "killed 58"),
+    Verdict("114", "three hidden layers of 3072+3072, 140,523,240 parameters", "worse than 115 with two"),
+    Verdict("115-jpeg", "two hidden layers of 3072+3072, window 9, JPEG", "killed 58"),
     Verdict("120-2012-full", "120 on whole pictures", "ran to 94, no number"),
     Verdict("120-4gpu", "four towers, 99.7 million parameters", "overfits, killed 56"),
     Verdict("121", "120 with contrast normalization in layer 1 too", "worse than 120"),
@@ -187,7 +188,7 @@ VERDICTS = (
     Verdict("141", "137 with a sixth convolution, from scratch", "seems to overfit, killed 60; began others"),
     Verdict("141-2009-half", "141 with 10,184 outputs on half of 2009",
             "test error a little above 131's; the paper's ImageNet 2009 net, but no number"),
-    Verdict("146-2009, 146-2011", "pre-training; 2011 with a narrow row below 21,843 outputs", "stopped at 6.6, 8.1"),
+    Verdict("146-2009, 146-2011", "pre-training; 2011 with a narrow layer below 21,843 outputs", "stopped at 6.6, 8.1"),
     Verdict("149", "LRN after conv5 too", "no outcome, the file ends at 66"),
     Verdict("153", "linear rates", "abandoned at 18"),
     Verdict("154", "exp[1000] from 0.01", "the run was spoiled"),
@@ -201,8 +202,8 @@ VERDICTS = (
             "no better than 146; exp bad; 183 has too many parameters"),
     Verdict("flickr-102, 103, 105", "10,003 logistic outputs", "not ImageNet"),
 )
-"""The runs without numbers."""
 
+#: Our reading of the log; inferred.
 LESSONS = (
     "Nets that differ in details span 0.4 points: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07 top-1.",
     "Annealing moves as much as architecture: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
@@ -210,11 +211,10 @@ LESSONS = (
     "Normalization in layer 2 seems needless (167: 40.49 without), all of it is worth 1.4 points (148).",
     "Towers that never meet cost 1.2 points (150); more than two towers bring nothing (129, 130).",
 )
-"""Our reading of the log; inferred."""
 
+#: Test errors in the names and comments of the authors' CIFAR-10 files; the log has no others.
 CIFAR10 = {"18pct": 0.18, "19pct": 0.19, "19pct, translations, no decay": 0.142, "80sec": 0.26,
            "conv-local-13pct": 0.13, "conv-local-12pct": 0.12}  # fmt: skip
-"""Test errors that the names and comments of the authors' CIFAR-10 files state; the log has no more of them."""
 
 PAPER = (
     Result("1 CNN", "Table 1", TEST10, "ten", None, 0.375, 0.170),
@@ -226,9 +226,10 @@ PAPER = (
     Result("1 CNN", "§6, six convolutions, pre-trained or not is not said", IN09, "", None, 0.674, 0.409, "inferred"),
 )
 
+#: As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010.
 TABLE_1 = (("Sparse coding", 0.471, 0.282), ("SIFT + FVs", 0.457, 0.257), ("CNN", 0.375, 0.170))
-"""As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010."""
 
+#: Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images.
 TABLE_2 = (
     ("SIFT + FVs", None, None, 0.262),
     ("1 CNN", 0.407, 0.182, None),
@@ -236,7 +237,6 @@ TABLE_2 = (
     ("1 CNN*", 0.390, 0.166, None),
     ("7 CNNs*", 0.367, 0.154, 0.153),
 )
-"""Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images."""
 
 PEERS = (
     Result("Caffe AlexNet", "bvlc_alexnet: k = 1, LRN over both groups, biases 0.1", VAL12, "center",
@@ -250,13 +250,14 @@ PEERS = (
 )
 # fmt: on
 
+#: By member of a sweep (configs/sweeps.py).
 CLAIMS = {
     "no_lrn": Claim("+1.4 / +1.2 (§3.3)", "+1.37 / +1.15 (#148, #145)",
                     "#148 removes the same-map normalization too; other epochs of its drops"),
     "non_overlapping_pooling": Claim("+0.4 / +0.3 (§3.4)", "+0.39 / +0.30 (#147, #145)", "#147 pads less"),
     "one_tower": Claim("+1.7 / +1.2 (§3.2)", "+1.70 / +1.23 (#145-half, #145, ILSVRC-2010 test)",
                        "conv5 is not halved"),
-    "no_communication": Claim("", "+1.16 / +1.12 (#150, #145)", "conv2 and the hidden rows are wider"),
+    "no_communication": Claim("", "+1.16 / +1.12 (#150, #145)", "conv2 and the hidden layers are wider"),
     "lrn_layer1_only": Claim("", "-0.18 / -0.09 (#167, #145)", "another schedule; against #170: -0.04 / +0.07"),
     "no_color": Claim("over +1 top-1 (§4.1)", "no run", "nothing to trace it to"),
     "no_dropout": Claim("substantial overfitting (§4.2)", "no run"),
@@ -274,11 +275,10 @@ CLAIMS = {
     "linear": Claim("", "#153, abandoned at epoch 18"),
     "plateau": Claim("what the paper says of itself (§5)", "by hand, at given epochs"),
 }  # fmt: skip
-"""By member of a sweep (configs/sweeps.py)."""
 
 
 def result(net: str, data: str, views: str) -> Result:
-    """The one result of the log, the paper or the peers for these. Raises KeyError."""
+    """The result of the log, the peers or the paper for these. Raises KeyError."""
     for found in (*LOG, *PEERS, *PAPER):
         if (found.net, found.data, found.views) == (net, data, views):
             return found
@@ -286,9 +286,9 @@ def result(net: str, data: str, views: str) -> Result:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(net, center crop, ten views): top-1 / top-5 errors in percent, "" where not recorded.
+    """Rows (net, center crop, ten views) of top-1 / top-5 errors in percent, "" if not recorded.
 
-    Of single nets trained on ILSVRC-2012 alone, on its validation images.
+    They are for single networks trained on ILSVRC-2012 alone, on its validation images.
     """
 
     def one(net: str, views: str) -> str:
@@ -313,7 +313,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def table() -> str:
-    """`rows` as Markdown."""
+    """Format `rows` as Markdown."""
     lines = [f"| {' | '.join(cells)} |\n" for cells in (HEADER, *rows())]
     return lines[0] + "|---|---|---|\n" + "".join(lines[1:])
 

@@ -9,14 +9,14 @@ from PIL import Image
 import alexnet_jax
 from alexnet_jax.data import sources
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.evaluation import evaluate, subject
-from alexnet_jax.evaluation.subject import Subject, obtain_all
+from alexnet_jax.evaluation import evaluate, target
+from alexnet_jax.evaluation.target import EvalTarget, obtain_all
 from alexnet_jax.inference import predictions
 
 
 @pytest.fixture(scope="module")
 def dataset(two_nets):
-    config = alexnet_jax.load(two_nets[0]).run.config
+    config = alexnet_jax.load(two_nets[0]).trained.config
     return sources.open_dataset(config.data, config.seed)
 
 
@@ -24,7 +24,7 @@ def dataset(two_nets):
 def report(two_nets, tmp_path_factory):
     """Of the first net on its test images, and where the predictions are."""
     out = tmp_path_factory.mktemp("out")
-    return evaluate.evaluate(Subject(two_nets[0], out=out), "test", "center"), out
+    return evaluate.evaluate(EvalTarget(two_nets[0], out=out), "test", "center"), out
 
 
 def test_a_weights_file_is_evaluated_as_the_network_answers(two_nets, dataset, report):
@@ -47,7 +47,7 @@ def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tm
     file = tmp_path / "other.npz"
     arrays = {"train_images": images[np.arange(128)], "train_labels": numbers}
     np.savez(file, **arrays, class_names=names)
-    other = Subject(two_nets[0], source="arrays", data_path=str(file), out=tmp_path)
+    other = EvalTarget(two_nets[0], source="arrays", data_path=str(file), out=tmp_path)
     found = evaluate.evaluate(other, "train", "center")
     assert found["data"] == f"arrays at {file}"
     assert found["splits"]["train"]["center"] == report[0]["splits"]["test"]["center"]
@@ -56,7 +56,7 @@ def test_other_data_go_by_the_names_of_the_classes(two_nets, dataset, report, tm
         evaluate.evaluate(other)
     np.savez(file, **arrays, class_names=[*names[:9], "wolf"])
     with pytest.raises(DataError, match=rf"missing there {names[9]}; not known to the net wolf"):
-        evaluate.evaluate(Subject(two_nets[0], None, "arrays", str(file), tmp_path))
+        evaluate.evaluate(EvalTarget(two_nets[0], None, "arrays", str(file), tmp_path))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def dark_and_bright(dataset, tmp_path):
 def test_each_folder_has_its_own_errors(two_nets, dark_and_bright, tmp_path):
     net = alexnet_jax.load(two_nets[0])
     for number, folder in enumerate(dark_and_bright):
-        other = Subject(two_nets[0], None, "folder", str(folder), tmp_path / str(number))
+        other = EvalTarget(two_nets[0], None, "folder", str(folder), tmp_path / str(number))
         found = evaluate.evaluate(other, "test", "center")
         names = sorted(net.class_names)
         paths = [folder / "test" / name / "0.bmp" for name in names]
@@ -91,17 +91,17 @@ def test_each_folder_has_its_own_errors(two_nets, dark_and_bright, tmp_path):
 
 def test_answers_to_other_images_are_not_compared(two_nets, dark_and_bright, monkeypatch):
     found = [
-        dataclasses.replace(alexnet_jax.load(two_nets[0]).run.config.data, source="folder",
+        dataclasses.replace(alexnet_jax.load(two_nets[0]).trained.config.data, source="folder",
                             path=str(folder), validation=0.0)
         for folder in dark_and_bright
     ]  # fmt: skip
-    specs, plain = iter(found), Subject.__init__
+    specs, plain = iter(found), EvalTarget.__init__
 
     def of_folder(self, path, **options):
         plain(self, path, **options)
-        self._spec = next(specs)
+        self._data_spec = next(specs)
 
-    monkeypatch.setattr(Subject, "__init__", of_folder)
+    monkeypatch.setattr(EvalTarget, "__init__", of_folder)
     with pytest.raises(DataError, match="the files of their test differ"):
         obtain_all(two_nets, "test", "center")
 
@@ -111,10 +111,10 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
     with pytest.raises(ConfigError, match="--out DIR"):
         evaluate.main(["--workdir", net, "--split", "test"])
     with pytest.raises(DataError, match=r"no folder /none.*; --data-path PATH says where"):
-        run = Subject(net).run
+        run = EvalTarget(net).trained
         gone = dataclasses.replace(run.config.data, source="folder", path="/none")
         run = run._replace(config=dataclasses.replace(run.config, data=gone))
-        subject.open_dataset(run, gone)
+        target.open_dataset(run, gone)
     with pytest.raises(DataError, match="no split 'tset'; it has train, test, val"):
         evaluate.main(["--workdir", net, "--split", "tset", "--out", str(tmp_path)])
     with pytest.raises(ConfigError, match="--source store needs --data-path"):
@@ -129,7 +129,7 @@ def test_several_nets_answer_the_same_images(two_nets):
     assert split == "test"
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
-    assert [one.run.config.seed, other.run.config.seed] == [0, 1]
+    assert [one.trained.config.seed, other.trained.config.seed] == [0, 1]
     with pytest.raises(DataError, match="answered other images: the labels of their val differ"):
         obtain_all(two_nets, "val", "center")  # each seed draws its own
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alexnet_jax import config, specs
-from alexnet_jax.config import effects, settings
+from alexnet_jax.config import building, keys, no_effect, overrides
 from alexnet_jax.errors import ConfigError
 from configs import paper
 
@@ -27,13 +27,13 @@ def parse(*overrides: str, name: str = "configs/paper.py"):
 
 def leaves(kind: Any = specs.Config, path=()):
     """(key, type) of everything that a config can hold, by the dataclasses of specs.py; a row and an entry each."""
-    for name, hint in settings.hints(kind).items():
-        place, required = (*path, name), settings._required(hint)
+    for name, hint in keys.key_types(kind).items():
+        place, required = (*path, name), keys.required(hint)
         if name in ("convs", "fcs"):
             row = typing.get_args(typing.get_args(required)[0])[1]
             yield from leaves(row, (*place, {"convs": "conv1", "fcs": "fc6"}[name]))
         elif dataclasses.is_dataclass(required):
-            if settings._allows_none(hint):
+            if keys.allows_none(hint):
                 yield ".".join(place), hint
             yield from leaves(required, place)
         elif typing.get_origin(required) is dict:
@@ -48,8 +48,8 @@ LEAVES = dict(leaves())
 
 def legal(hint) -> list[tuple[str, object]]:
     """Texts for a value of type `hint`, each with the value that it says."""
-    found: list[tuple[str, object]] = [("None", None)] if settings._allows_none(hint) else []
-    required = settings._required(hint)
+    found: list[tuple[str, object]] = [("None", None)] if keys.allows_none(hint) else []
+    required = keys.required(hint)
     if required is bool:
         found += [("True", True), ("false", False)]
     elif required is int:
@@ -73,7 +73,7 @@ def tuples(kind) -> list[tuple[str, object]]:
     of = typing.get_args(kind)
     if of[-1] is not Ellipsis:
         return [("(1, 2)", (1, 2)), ("[0, 3]", (0, 3))]
-    inner = settings._required(of[0])
+    inner = keys.required(of[0])
     if typing.get_origin(inner) is tuple:
         return [
             ("((20.0, 0.1), (30, 0))", ((20.0, 0.1), (30.0, 0.0))),
@@ -89,13 +89,13 @@ def value_of(spec, key: str):
     for part in key.split("."):
         if isinstance(spec, tuple):
             spec = dict(spec)
-        spec = spec[part] if isinstance(spec, dict) else getattr(spec, part)
+        name = {"then": "ops", "before": "pre_ops"}.get(part, part)
+        spec = spec[part] if isinstance(spec, dict) else getattr(spec, name)
     return spec
 
 
 def built(loaded):
-    faults: list[str] = []
-    return config._build(specs.Config, json.loads(config.to_json(loaded)), "config", faults), faults
+    return building.build(loaded)
 
 
 def filled():
@@ -119,7 +119,7 @@ def test_every_leaf_of_the_specs_is_settable(key, listed):
             if last in section:
                 with loaded.unlocked():
                     del section[last]
-        assert settings.set_value(loaded, key, [f"--config.{key}={text}"]) is None
+        assert overrides.set_value(loaded, key, [f"--config.{key}={text}"]) is None
         spec, faults = built(loaded)
         if faults:  # of numbers, 7 is no share, and 0.25 no count: the checks say so by the key
             assert all(f"config.{key}" in fault for fault in faults) and "must be" in faults[0]
@@ -133,7 +133,7 @@ def test_a_legal_value_of_every_leaf_is_among_those_tried():
     for key, hint in LEAVES.items():
         loaded, good = filled(), 0
         for text, _ in legal(hint):
-            settings.set_value(loaded, key, [f"--config.{key}={text}"])
+            overrides.set_value(loaded, key, [f"--config.{key}={text}"])
             good += not built(loaded)[1]
         assert good, key
 
@@ -193,7 +193,7 @@ def test_a_value_that_a_file_has_already_changes_no_digest():
         ("model.convs.conv2.pad=(1,)", "config.model.convs.conv2.pad needs 2 values, not 1"),
         ("model=3", "config.model=3: is a section: set one of its keys"),
         ("model.convs.conv9.pad=3", "unknown key config.model.convs.conv9"),
-        ("schedule.layer_factors.conv6=((1, 0),)", "conv6: the model has no such row"),
+        ("schedule.layer_factors.conv6=((1, 0),)", "conv6: the model has no such layer"),
         ("schedule.layer_factors.conv1=often", "config.schedule.layer_factors.conv1=often: must be a tuple"),
         ("schedule.layer_factors.conv1.x=1", "unknown key config.schedule.layer_factors.conv1.x"),
     ],
@@ -224,20 +224,20 @@ IDLE = {
     ("schedule.weights.target=8",): "exp, dexp and linear",
     ("schedule.weights.plateaus=8",): "the kind dexp",
     ("schedule.biases.kind=cosine", "schedule.biases.learning_rate=0.1", "schedule.bias_factor=3"): "schedule.biases",
-    ("model.batch_norm.momentum=0.9",): "no row has 'batch_norm'",
-    ("model.spatial_norm.size=3",): "no row has 'spatial_norm'",
+    ("model.batch_norm.momentum=0.9",): "no layer has 'batch_norm'",
+    ("model.spatial_norm.size=3",): "no layer has 'spatial_norm'",
     ("model.convs.conv1.then=('act', 'pool')", "model.convs.conv2.then=('act', 'pool')",
-     "model.lrn_constants.k=1"): "no row has 'lrn'",
+     "model.lrn_constants.k=1"): "no layer has 'lrn'",
     ("model.towers=1", "model.convs.conv2.groups=1", "model.convs.conv4.groups=1", "model.convs.conv5.groups=1",
      "model.lrn_constants.within_towers=False"): "two towers or more",
-    ("model.fcs.fc6.then=act", "model.fcs.fc7.then=act", "model.dropout.rate=0.3"): "no row has 'dropout'",
+    ("model.fcs.fc6.then=act", "model.fcs.fc7.then=act", "model.dropout.rate=0.3"): "no layer has 'dropout'",
     ("model.dropout.rate=0", "model.dropout.scale_at=train"): "a rate above 0",
     ("model.dropout.rate=0", "train.exact=False"): "a rate above 0",
     ("model.init=he", "model.convs.conv1.init_std=0.1"): "model.init=gaussian",
     ("model.convs.conv5.then=act", "model.convs.conv5.pool.window=2"): "no 'pool' in `then`",
     ("model.convs.conv1.then=lrn", "model.convs.conv2.then=lrn", "model.convs.conv3.then=lrn",
      "model.convs.conv4.then=lrn", "model.convs.conv5.then=lrn", "model.fcs.fc6.then=dropout",
-     "model.fcs.fc7.then=dropout", "model.activation=tanh"): "no row has 'act'",
+     "model.fcs.fc7.then=dropout", "model.activation=tanh"): "no layer has 'act'",
     ("augment.min_area=0.5",): "augment.crop=random_resized",
     ("augment.crop=center", "augment.flip=False", "augment.crop_chunk=32"): "nothing is drawn",
     ("augment.color_std=0", "augment.color_basis=std"): "no color noise",
@@ -262,9 +262,9 @@ def test_a_given_key_that_changes_nothing_is_refused(overrides):
 
 
 def test_every_effect_has_a_case():
-    for effect in effects.EFFECTS:
-        keys = [overrides[-1].partition("=")[0] for overrides in IDLE]
-        assert any(effects.fnmatchcase(key, effect.pattern) for key in keys), effect.pattern
+    for effect in no_effect.EFFECTS:
+        given = [overrides[-1].partition("=")[0] for overrides in IDLE]
+        assert any(no_effect.fnmatchcase(key, effect.pattern) for key in given), effect.pattern
 
 
 def test_keys_that_change_nothing_are_named_together():
@@ -285,12 +285,12 @@ def test_what_a_config_inherits_may_have_no_effect():
 
 
 def test_adam_has_no_decay_and_adamw_has():
-    keys = ("--config.optimizer.kind=adam", "--config.optimizer.weight_decay=0")
+    given = ("--config.optimizer.kind=adam", "--config.optimizer.weight_decay=0")
     with pytest.raises(
         ConfigError, match=r"adam has no weight decay, but bias_weight_decay=0.0005; .*adamw"
     ):
-        load(*keys)
-    assert parse(*keys, "--config.optimizer.bias_weight_decay=0").optimizer.kind == "adam"
+        load(*given)
+    assert parse(*given, "--config.optimizer.bias_weight_decay=0").optimizer.kind == "adam"
     found = parse("--config.optimizer.kind=adamw", "--config.optimizer.b1=0.8").optimizer
     assert (found.kind, found.b1, found.b2, found.epsilon) == ("adamw", 0.8, 0.999, 1e-8)
 
@@ -309,6 +309,6 @@ def test_adam_with_a_decay_of_an_older_folder_is_adamw():
 def test_types_of_all_leaves_are_known_to_the_test():
     known = {bool, int, float, str, typing.Literal, tuple, dict}
     for key, hint in LEAVES.items():
-        required = settings._required(hint)
+        required = keys.required(hint)
         is_section = dataclasses.is_dataclass(required) and isinstance(hint, types.UnionType)
         assert is_section or (typing.get_origin(required) or required) in known, key

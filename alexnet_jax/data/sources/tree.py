@@ -1,6 +1,6 @@
-"""Images in folders: PATH/train/CLASS/*.jpg, and the same below val/ and test/.
+"""Folders of images: train/CLASS/*.jpg, and the same below val/ and test/.
 
-`discover` reads such a tree, for training, prepare and doctor alike.
+Training, `prepare` and `doctor` all find images by `discover`, so that they see the same ones.
 """
 
 import errno
@@ -10,43 +10,33 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
-import numpy as np
-
-from alexnet_jax.data.pipeline import identity, image_files
-from alexnet_jax.data.pipeline.image_files import ImageFiles, undecodable
 from alexnet_jax.data.pipeline.images import FORMATS
-from alexnet_jax.data.pipeline.splits import (
-    SPLITS,
-    Dataset,
-    Split,
-    class_numbers,
-    duplicates,
-    split_of,
-    take,
-)
+from alexnet_jax.data.pipeline.splits import SPLITS, split_of
 from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError, listed, printable
-from alexnet_jax.specs import DataSpec
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
+#: Image formats that are not read, unless FORMATS has them: named in the notes rather than counted as other files.
 _OTHER_IMAGES = (
     ".jfif", ".jpe", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
     ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".eps", ".exr",
 )  # fmt: skip
-"""Of images that are not read, unless FORMATS has them."""
-_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
-SKIP = "remove or replace them, or skip them by --config.data.skip_unreadable=True"
+_SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
+#: Most names of each kind in a message.
 _NAMED = 5
-"""Names of each kind in a message."""
 
 
 class File(NamedTuple):
-    """An image file; `size` and `modified` (ns) tell whether it changed."""
+    """An image file, with what shows whether it changed.
+
+    Attributes:
+        size: Bytes; -1 for a dangling link.
+        modified: Modification time in nanoseconds.
+    """
 
     path: str
     size: int
-    """-1 of a link to nothing."""
     modified: int
 
     @property
@@ -54,7 +44,7 @@ class File(NamedTuple):
         return self.path
 
     def fault(self) -> str | None:
-        """Why the file cannot be opened."""
+        """Why the file cannot be opened; None if it can."""
         try:
             if self.size < 0:
                 os.stat(self.path)
@@ -75,88 +65,26 @@ class File(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """What `discover` found; all of it by split, in the order of SPLITS."""
+    """Result of `discover`, by split in the order of SPLITS.
+
+    Attributes:
+        splits: Split -> class -> its images, sorted by name.
+        archives: Split -> class -> the archive in the place of its folder.
+        faults: What has to be corrected, one line for each kind, with counts.
+        notes: What was left out, one line for each kind, with counts.
+    """
 
     folders: dict[str, pathlib.Path]
     splits: dict[str, dict[str, list[File]]]
-    """Class -> its images, sorted by name."""
     archives: dict[str, dict[str, pathlib.Path]]
-    """Class -> the archive in the place of its folder."""
     faults: list[str]
-    """What has to be mended, a line for each kind, with counts."""
     notes: list[str]
-    """What was left out, a line for each kind, with counts."""
-
-
-def folder(spec: DataSpec) -> Dataset:
-    """A folder a class, in sorted order; images of any format and size.
-
-    Raises DataError with everything that is wrong with the tree. Images are decoded, and checked, when they are
-    first used; or here, where unreadable ones are to be skipped.
-    """
-    root = pathlib.Path(spec.path or "").expanduser()
-    if not spec.path or not has_train(root):
-        raise DataError(_no_train(root, spec))
-    tree = discover(root, spec.classes)
-    faults = list(tree.faults)
-    if packed := [str(path) for kinds in tree.archives.values() for path in kinds.values()]:
-        faults.append(f"{len(packed):,} classes are archives ({listed(packed)}): {_prepare(root)}")
-    names = tuple(sorted(class_names(tree)["train"]))
-    if spec.classes and names:
-        class_numbers(spec.classes, names)
-    classes = spec.classes or names
-    faults += [*mismatches(class_names(tree, spec.classes)), *unprintable(classes)]
-    chosen = {
-        name: [(file, i) for i, kind in enumerate(classes) for file in kinds.get(kind, ())]
-        for name, kinds in tree.splits.items()
-    }
-    faulty = {file: why for pairs in chosen.values() for file, _ in pairs if (why := file.fault())}
-    lost = list(faulty.values())
-    if faults or (lost and not spec.skip_unreadable):
-        raise refusal(root, faults, _unreadable(chosen, spec, lost))
-    total = sum(map(len, chosen.values()))
-    if lost:
-        chosen = {
-            name: [pair for pair in pairs if pair[0] not in faulty]
-            for name, pairs in chosen.items()
-        }
-    names = [_relative(file.path, root) for pairs in chosen.values() for file, _ in pairs]
-    try:
-        known = identity.of_files(root, names, spec.threads)
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    ends = np.cumsum([len(pairs) for pairs in chosen.values()])[:-1]
-    splits, skipped = {}, list(lost)
-    for (name, pairs), digests in zip(chosen.items(), np.split(known.digests, ends), strict=True):
-        splits[name] = _split(tree.folders[name], pairs, digests, known, spec)
-        if spec.skip_unreadable:
-            bad = dict(splits[name].images.unreadable())
-            skipped += bad.values()
-            readable = np.delete(np.arange(len(pairs)), list(bad))
-            splits[name] = take(splits[name], readable)
-            chosen[name] = [pairs[i] for i in readable]
-    notes = list(tree.notes)
-    if not known.sampled:
-        twice = duplicates(
-            {name: split.digests.tolist() for name, split in splits.items()},
-            {name: split.labels for name, split in splits.items()},
-        )
-        notes += twice.notes(lambda name, i: printable(_relative(chosen[name][i][0].path, root)))
-    if skipped:
-        notes.append(f"skipped: {undecodable(skipped, total)}")
-    return Dataset(
-        splits,
-        classes,
-        times=known.times,
-        notes=tuple(f"{root}: {note}" for note in notes),
-        skipped=tuple(map(printable, skipped)),
-    )
 
 
 def refusal(
     root: pathlib.Path, faults: list[str], unreadable: str | None = None, layout: str = LAYOUT
 ) -> DataError:
-    """The error of a tree with `faults` and `unreadable` images, all in one line."""
+    """The one-line error for a tree with `faults` and `unreadable` images."""
     if unreadable and not faults:
         return DataError(f"{root}: {unreadable}")
     lines = [*faults, unreadable] if unreadable else faults
@@ -167,59 +95,22 @@ def refusal(
     return DataError(f"{root} has {len(lines)} kinds of faults: {numbered}{hint}")
 
 
-def _unreadable(
-    chosen: dict[str, list[tuple[File, int]]], spec: DataSpec, lost: list[str]
-) -> str | None:
-    """All images that cannot be read, in words; the `lost` ones of a set too large to be decoded at once."""
-    files = [file for pairs in chosen.values() for file, _ in pairs]
-    images = ImageFiles(
-        lambda i: (None, files[i].path),
-        len(files),
-        spec.image_size,
-        threads=spec.threads,
-        identity=None,
-    )
-    if images.nbytes > image_files.CACHE_LIMIT_BYTES:
-        return f"{undecodable(lost, len(files))}; remove or replace them" if lost else None
-    bad = [fault for _, fault in images.check()]
-    return f"{undecodable(bad, len(files))}; {SKIP}" if bad else None
-
-
 def has_train(root: pathlib.Path) -> bool:
-    """Whether something in the folder `root` has the name of the training images, be it a dangling link."""
+    """Whether an entry of the folder `root` is named as the training split, even a dangling link."""
     try:
         return any(split_of(name) == "train" for name in os.listdir(root))
     except OSError:
         return False
 
 
-def _no_train(root: pathlib.Path, spec: DataSpec) -> str:
-    if not spec.path or not root.is_dir():
-        return f"no folder {spec.path}; it should hold {LAYOUT}"
-    try:
-        entries = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
-    except OSError as error:
-        return f"cannot read {root}: {error.strerror}"
-    if "index.json" in entries:
-        return f"{root} is a prepared store: say --config.data.source=store"
-    if any(archives.is_archive(name) for name in entries):
-        return f"{root} holds archives: {_prepare(root)}"
-    seen = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
-    return f"no folder train in {root}; it has {seen or 'nothing'}, and should hold {LAYOUT}"
-
-
-def _prepare(root: pathlib.Path) -> str:
-    return f"prepare a store from them first, by alexnet prepare --from {root} --out STORE"
-
-
 def class_names(tree: Tree, wanted: tuple[str, ...] = ()) -> dict[str, Set[str]]:
-    """Split -> the names of its classes, those of archives too; of `wanted` ones alone, where there are any."""
+    """Split -> the names of its classes, archives included; only those in `wanted`, unless that is empty."""
     found = {name: tree.splits[name].keys() | tree.archives[name].keys() for name in tree.splits}
     return {name: kinds & set(wanted) if wanted else kinds for name, kinds in found.items()}
 
 
 def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
-    """The classes that one split has and another lacks, in words; splits without any do not count."""
+    """Describe the classes that one split has and another lacks; splits without classes are ignored."""
     return [
         f"the classes differ: {more} has {listed(extra)}, which {less} has not"
         for name in classes
@@ -230,7 +121,7 @@ def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
 
 
 def unprintable(classes: Iterable[str]) -> list[str]:
-    """A fault where class names have line breaks, or bytes that are no UTF-8."""
+    """A fault if class names have line breaks, or bytes that are not UTF-8."""
     bad = [repr(name) for name in classes if printable(name) != name]
     return (
         [f"classes whose names cannot be printed, to be renamed: {len(bad):,} ({listed(bad)})"]
@@ -240,15 +131,15 @@ def unprintable(classes: Iterable[str]) -> list[str]:
 
 
 def discover(root: pathlib.Path, wanted: tuple[str, ...] = ()) -> Tree:
-    """Everything in the folder `root`, which `has_train`; nothing is decoded, and no fault ends the reading.
+    """List everything in the folder `root`, which `has_train`, without decoding; faults are collected.
 
-    Links are followed, each folder of a class once. Of `wanted` (none: all) classes alone the images are listed.
+    Links are followed, and each folder is read once. Images are listed for the classes `wanted` only (empty: all).
     """
     return _Discovery(root).tree(wanted)
 
 
 def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
-    """The image files below `folder`, sorted, and what was left out. Raises DataError."""
+    """(sorted image files below `folder`, notes on what was left out). Raises DataError."""
     found = _Discovery(folder)
     files = found.walk(os.fspath(folder))
     if faults := found.faults():
@@ -257,7 +148,7 @@ def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
 
 
 class _Discovery:
-    """One reading of a tree, with what is wrong and what is left out: kind -> [count, the first names]."""
+    """One walk through a tree that collects faults and omissions: kind -> [count, the first names]."""
 
     def __init__(self, root: pathlib.Path):
         self._root = root
@@ -294,12 +185,12 @@ class _Discovery:
         _count(self._left_out, kind, self._shown(path))
 
     def _shown(self, path: str) -> str:
-        return printable(_relative(path, self._root))
+        return printable(relative(path, self._root))
 
     def _entries(
         self, folder: str, *, hidden: bool = True
     ) -> Iterator[tuple[os.DirEntry, os.stat_result | None]]:
-        """Sorted, with what each is at the end of all links, None where there is nothing."""
+        """Sorted entries with the status of what they link to; None for dangling links."""
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
@@ -307,7 +198,7 @@ class _Discovery:
             self._fault(f"cannot read: {error.strerror}", folder)
             return
         for entry in entries:
-            if entry.name in _OF_SYSTEMS or entry.name.startswith("._"):
+            if entry.name in _SYSTEM_FILES or entry.name.startswith("._"):
                 continue
             if entry.name.startswith("."):
                 if hidden:
@@ -346,8 +237,10 @@ class _Discovery:
                 found[split] = pathlib.Path(entry.path)
         return found
 
-    def _classes(self, folder: pathlib.Path, wanted: set[str]):
-        """(class -> images, class -> archive)."""
+    def _classes(
+        self, folder: pathlib.Path, wanted: set[str]
+    ) -> tuple[dict[str, list[File]], dict[str, pathlib.Path]]:
+        """(class -> images, class -> archive) of a split."""
         classes: dict[str, list[File]] = {}
         packed: dict[str, pathlib.Path] = {}
         loose = 0
@@ -380,7 +273,7 @@ class _Discovery:
         return classes, packed
 
     def _images(self, folder: str, split: pathlib.Path) -> list[File]:
-        """Of a class folder."""
+        """The images of a class folder."""
         before = sum(count for count, _ in self._others.values())
         files = self.walk(folder, self._root, split)
         if not files:
@@ -392,7 +285,7 @@ class _Discovery:
         return files
 
     def walk(self, folder: str, *above: pathlib.Path) -> list[File]:
-        """The images below `folder`, sorted by name. Each folder is read once, and those `above` never."""
+        """The images below `folder`, sorted by name; each folder is read once, and those in `above` never."""
         files: list[File] = []
         seen = {_place(os.stat(path)) for path in above}
         # Links come last, so that what they lead to has its own name if it is in this class.
@@ -449,30 +342,9 @@ def _place(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _relative(path: str, folder: pathlib.Path) -> str:
-    """With '/'."""
+def relative(path: str, folder: pathlib.Path) -> str:
+    """`path` within `folder`, with '/'."""
     base = os.path.join(folder, "")
     # os.path.relpath takes ten times as long, and large sets have a million paths.
     inside = path[len(base) :] if path.startswith(base) else os.path.relpath(path, folder)
     return inside.replace(os.sep, "/")
-
-
-def _split(
-    folder: pathlib.Path,
-    pairs: list[tuple[File, int]],
-    digests: np.ndarray,
-    known: identity.Files,
-    spec: DataSpec,
-) -> Split:
-    paths = [file.path for file, _ in pairs]
-    images = ImageFiles(
-        lambda i: (None, paths[i]),
-        len(paths),
-        spec.image_size,
-        threads=spec.threads,
-        identity=identity.key(digests, known.times),
-        title=f"{len(paths)} images of {folder}",
-        check=known.check,
-        exif=spec.exif,
-    )
-    return Split(images, np.array([label for _, label in pairs], np.int32), digests)

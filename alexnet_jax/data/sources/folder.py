@@ -1,0 +1,142 @@
+"""Source 'folder': images in PATH/train/CLASS/, and the same below val/ and test/."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from alexnet_jax.data.pipeline import digests, image_files
+from alexnet_jax.data.pipeline.image_files import ImageFiles, undecodable
+from alexnet_jax.data.pipeline.splits import Dataset, Split, class_numbers, duplicates, take
+from alexnet_jax.data.sources import archives, tree
+from alexnet_jax.data.sources.tree import LAYOUT, File
+from alexnet_jax.errors import DataError, listed, printable
+from alexnet_jax.specs import DataSpec
+
+SKIP = "remove or replace them, or skip them by --config.data.skip_unreadable=True"
+
+
+def load(spec: DataSpec) -> Dataset:
+    """One folder per class, in sorted order; images of any format and size.
+
+    Images are decoded and checked at their first use, or here if data.skip_unreadable is set.
+    Raises DataError with everything that is wrong with the tree.
+    """
+    root = pathlib.Path(spec.path or "").expanduser()
+    if not spec.path or not tree.has_train(root):
+        raise DataError(_no_train(root, spec))
+    found = tree.discover(root, spec.classes)
+    faults = list(found.faults)
+    if packed := [str(path) for kinds in found.archives.values() for path in kinds.values()]:
+        faults.append(f"{len(packed):,} classes are archives ({listed(packed)}): {_prepare(root)}")
+    names = tuple(sorted(tree.class_names(found)["train"]))
+    if spec.classes and names:
+        class_numbers(spec.classes, names)
+    classes = spec.classes or names
+    faults += tree.mismatches(tree.class_names(found, spec.classes)) + tree.unprintable(classes)
+    chosen = {
+        name: [(file, i) for i, kind in enumerate(classes) for file in kinds.get(kind, ())]
+        for name, kinds in found.splits.items()
+    }
+    faulty = {file: why for pairs in chosen.values() for file, _ in pairs if (why := file.fault())}
+    lost = list(faulty.values())
+    if faults or (lost and not spec.skip_unreadable):
+        raise tree.refusal(root, faults, _unreadable(chosen, spec, lost))
+    total = sum(map(len, chosen.values()))
+    if lost:
+        chosen = {
+            name: [pair for pair in pairs if pair[0] not in faulty]
+            for name, pairs in chosen.items()
+        }
+    paths = [tree.relative(file.path, root) for pairs in chosen.values() for file, _ in pairs]
+    try:
+        known = digests.of_files(root, paths, spec.threads)
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    ends = np.cumsum([len(pairs) for pairs in chosen.values()])[:-1]
+    splits, skipped = {}, list(lost)
+    for (name, pairs), values in zip(chosen.items(), np.split(known.digests, ends), strict=True):
+        splits[name] = _split(found.folders[name], pairs, values, known, spec)
+        if spec.skip_unreadable:
+            bad = dict(splits[name].images.unreadable())
+            skipped += bad.values()
+            readable = np.delete(np.arange(len(pairs)), list(bad))
+            splits[name] = take(splits[name], readable)
+            chosen[name] = [pairs[i] for i in readable]
+    notes = list(found.notes)
+    if not known.sampled:
+        twice = duplicates(
+            {name: split.digests.tolist() for name, split in splits.items()},
+            {name: split.labels for name, split in splits.items()},
+        )
+        notes += twice.notes(
+            lambda name, i: printable(tree.relative(chosen[name][i][0].path, root))
+        )
+    if skipped:
+        notes.append(f"skipped: {undecodable(skipped, total)}")
+    return Dataset(
+        splits,
+        classes,
+        times=known.times,
+        notes=tuple(f"{root}: {note}" for note in notes),
+        skipped=tuple(map(printable, skipped)),
+        applies_exif=True,
+    )
+
+
+def _unreadable(
+    chosen: dict[str, list[tuple[File, int]]], spec: DataSpec, lost: list[str]
+) -> str | None:
+    """Describe all images that cannot be read; only the `lost` ones if there are too many to decode here."""
+    files = [file for pairs in chosen.values() for file, _ in pairs]
+    images = ImageFiles(
+        lambda i: (None, files[i].path),
+        len(files),
+        spec.image_size,
+        threads=spec.threads,
+        identity=None,
+    )
+    if images.nbytes > image_files.CACHE_LIMIT_BYTES:
+        return f"{undecodable(lost, len(files))}; remove or replace them" if lost else None
+    bad = [fault for _, fault in images.check()]
+    return f"{undecodable(bad, len(files))}; {SKIP}" if bad else None
+
+
+def _no_train(root: pathlib.Path, spec: DataSpec) -> str:
+    if not spec.path or not root.is_dir():
+        return f"no folder {spec.path}; it should hold {LAYOUT}"
+    try:
+        entries = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    except OSError as error:
+        return f"cannot read {root}: {error.strerror}"
+    if "index.json" in entries:
+        return f"{root} is a prepared store: say --config.data.source=store"
+    if any(archives.is_archive(name) for name in entries):
+        return f"{root} holds archives: {_prepare(root)}"
+    seen = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
+    return f"no folder train in {root}; it has {seen or 'nothing'}, and should hold {LAYOUT}"
+
+
+def _prepare(root: pathlib.Path) -> str:
+    return f"prepare a store from them first, by alexnet prepare --from {root} --out STORE"
+
+
+def _split(
+    folder: pathlib.Path,
+    pairs: list[tuple[File, int]],
+    values: np.ndarray,
+    known: digests.Files,
+    spec: DataSpec,
+) -> Split:
+    paths = [file.path for file, _ in pairs]
+    images = ImageFiles(
+        lambda i: (None, paths[i]),
+        len(paths),
+        spec.image_size,
+        threads=spec.threads,
+        identity=digests.key(values, known.times),
+        title=f"{len(paths)} images of {folder}",
+        check=known.check,
+        exif=spec.exif,
+    )
+    return Split(images, np.array([label for _, label in pairs], np.int32), values)
