@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, main
+from alexnet_jax import config, files, main
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
@@ -48,7 +48,7 @@ def finished(tmp_path_factory) -> Path:
 
 def leaves(folder: Path, step: int) -> dict[str, bytes]:
     tree = checkpoints.read_state(folder / "checkpoints", step)
-    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoints.leaves(tree)}
+    return {name: np.asarray(leaf).tobytes() for name, leaf in files.flatten(tree).items()}
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -356,7 +356,7 @@ def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
     for step in checkpoints.committed_steps(tmp_path / "d" / "checkpoints"):
         tree = checkpoints.read_state(tmp_path / "d" / "checkpoints", step)
         assert all(
-            np.isfinite(leaf).all() for name, leaf in checkpoints.leaves(tree) if "params" in name
+            np.isfinite(leaf).all() for name, leaf in files.flatten(tree).items() if "params" in name
         )
 
 

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,15 +124,6 @@ def best_step(steps: Iterable[int], errors: Mapping[int, float]) -> int | None:
     """Return the first of `steps` with the lowest validation error; None if no error is finite."""
     finite = [(errors[step], step) for step in steps if np.isfinite(errors.get(step, np.nan))]
     return min(finite)[1] if finite else None
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dicts as (path, leaf), such as ('params/conv1/kernel', array)."""
-    for name, node in tree.items():
-        if isinstance(node, dict):
-            yield from leaves(node, f"{prefix}{name}/")
-        else:
-            yield prefix + name, node
 
 
 def read_state(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict[str, Any]:

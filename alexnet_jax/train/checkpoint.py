@@ -243,7 +243,7 @@ def restore(folder: Path, step: int, like: State) -> State:
 
 def _matching(folder: Path, step: int, like: State) -> State:
     """Read the saved arrays into the tree of `like`. Raises CheckpointError."""
-    saved, wanted = dict(checkpoints.leaves(checkpoints.read_state(folder, step))), flatten(like)
+    saved, wanted = files.flatten(checkpoints.read_state(folder, step)), flatten(like)
     _check_fits(folder, step, saved, wanted)
     return jax.tree.unflatten(jax.tree.structure(like), [saved[key] for key in wanted])
 
@@ -253,7 +253,7 @@ def check_fits(folder: Path, step: int, like: State) -> None:
     with checkpoints.checkpointer() as checkpointer:
         path = Path(folder).absolute() / str(step) / "state"
         tree = checkpointer.metadata(path).item_metadata.tree
-    _check_fits(folder, step, dict(checkpoints.leaves(tree)), flatten(like))
+    _check_fits(folder, step, files.flatten(tree), flatten(like))
 
 
 def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
@@ -283,7 +283,7 @@ def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, l
     Raises:
         CheckpointError: A leaf does not match and not `partial`, or no leaf matches.
     """
-    saved, wanted = dict(checkpoints.leaves(variables)), flatten(like)
+    saved, wanted = files.flatten(variables), flatten(like)
     prefixes = ("params/", "batch_stats/")
     replaced = {name: leaf for name, leaf in wanted.items() if name.startswith(prefixes)}
     wrong = differences(saved, replaced)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from alexnet_jax import files
 from alexnet_jax.errors import EXIT_CODES
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.train.meter import Meter
@@ -19,7 +20,7 @@ def all_finite(folder) -> bool:
         variables = checkpoints.read_state(
             folder / "checkpoints", step, ("params", "velocity", "batch_stats")
         )
-        if not all(np.isfinite(leaf).all() for _, leaf in checkpoints.leaves(variables)):
+        if not all(np.isfinite(leaf).all() for _, leaf in files.flatten(variables).items()):
             return False
     return True
 

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config
+from alexnet_jax import config, files
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.inference import checkpoints
@@ -62,7 +62,7 @@ def test_checkpoint_of_one_device_restores_to_four(folder, state):
 
 
 def test_the_state_of_the_optimizer_keeps_its_name_on_disk(folder, state):
-    names = {name.split("/")[0] for name, _ in checkpoints.leaves(checkpoints.read_state(folder, 12))}
+    names = {name.split("/")[0] for name in files.flatten(checkpoints.read_state(folder, 12))}
     assert names == {"step", "params", "velocity", "schedule"}
 
 
