@@ -146,7 +146,7 @@ def test_same_command_after_the_end_changes_nothing(finished, capsys):
     assert {p.name for p in before if before[p] != after[p]} <= {"config.json"}
 
 
-def files(folder: Path) -> dict[Path, int]:
+def mtimes(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
@@ -166,12 +166,12 @@ def test_a_dry_run_prints_what_would_be_trained_and_writes_nothing(tmp_path, cap
 
 
 def test_a_dry_run_refuses_what_a_start_would_refuse(finished, tmp_path, capsys, monkeypatch):
-    before = files(finished)
+    before = mtimes(finished)
     assert train(finished, "--dry-run") == 0
     assert "from step 48" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
         train(finished, "--dry-run", "--config.seed=1")
-    assert files(finished) == before
+    assert mtimes(finished) == before
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match=r"1,048,576 are free"):
