@@ -60,6 +60,10 @@ class _Unicode:
         return "UTF-8"
 
 
+class Registered(str):
+    """The kind of thing that a text names: one of alexnet_jax.model.operations, which `config` looks up."""
+
+
 MOST_STEPS = 2**31 - 1
 """The number of a step is an int32 on the device."""
 LARGEST = 1e30
@@ -84,8 +88,8 @@ MOST_ROWS = 100
 MOST_CLASSES = 2**20
 MOST_OPERATIONS = 32
 """Of a row."""
-Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
-FCOperation = typing.Literal["act", "batch_norm", "dropout"]
+Operation = typing.Annotated[str, Registered("operation")]
+FCOperation = typing.Annotated[str, Registered("dense operation")]
 Exif = typing.Literal["ignore", "apply"]
 Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
@@ -122,6 +126,16 @@ class ConvSpec:
     then: typing.Annotated[tuple[Operation, ...], Length(MOST_OPERATIONS)]
     pool: PoolSpec | None = None
 
+    @property
+    def pre_ops(self) -> tuple[str, ...]:
+        """Operations before the convolution."""
+        return ()
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Operations after the convolution."""
+        return self.then
+
 
 @dataclass(frozen=True)
 class FCSpec:
@@ -133,6 +147,16 @@ class FCSpec:
     bias: Finite
     before: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
     then: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)]
+
+    @property
+    def pre_ops(self) -> tuple[str, ...]:
+        """Operations before the matrix product."""
+        return self.before
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Operations after the matrix product."""
+        return self.then
 
 
 @dataclass(frozen=True)
@@ -174,7 +198,7 @@ class DropoutSpec:
 class ModelSpec:
     num_classes: typing.Annotated[int, Range(2), AtMost(MOST_CLASSES)] | None
     """None: counted from the data."""
-    activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
+    activation: typing.Annotated[str, Registered("activation")]
     lrn: bool
     overlapping_pooling: bool
     towers: Features
@@ -186,6 +210,11 @@ class ModelSpec:
     dropout: DropoutSpec
     convs: tuple[tuple[str, ConvSpec], ...]
     fcs: tuple[tuple[str, FCSpec], ...]
+
+    @property
+    def layers(self) -> tuple[tuple[str, ConvSpec | FCSpec], ...]:
+        """(name, layer) of all layers in their order."""
+        return (*self.convs, *self.fcs)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import choose
-from alexnet_jax.model import alexnet, geometry
+from alexnet_jax.model import alexnet, geometry, operations
+from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
 from bench import hardware, ours, roofline
@@ -160,18 +161,15 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
     for name, row in rows:
-        before = [(operation, "before_") for operation in getattr(row, "before", ())]
-        operations = [*before, ("linear", ""), *((operation, "") for operation in row.then)]
         if isinstance(row, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
-        for operation, prefix in operations:
+        for node in operations.nodes(name, row):
             layer = _Alone(
-                model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                part=False, apart=False, forms=choose(jax.default_backend()), arrays=1,
-                operation=operation, prefix=prefix,
+                model=model, spec=row, axis_name=None, sharding=LayerSharding(),
+                forms=choose(jax.default_backend()), arrays=1, is_last=name == rows[-1][0], node=node,
             )  # fmt: skip
             x = jax.random.normal(jax.random.key(0), shape, dtype)
-            flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
+            flop = 2.0 * batch * multiply_adds[name] if node.operation.is_linear else 0.0
             made = _of_layer(name, layer, x, flop, first=name == rows[0][0])
             shape = jax.eval_shape(made[0].call, *made[0].arguments).shape
             yield from made
@@ -179,26 +177,26 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _update(spec)
 
 
-class _Alone(alexnet._Row):
-    """One operation of a row of the model, with the model's own code."""
+class _Alone(alexnet.Layer):
+    """One operation of a layer of the model, with the model's own code."""
 
-    operation: str
-    prefix: str
+    node: operations.Node
 
     @nn.compact
     def __call__(self, x, keys):
-        if self.operation == "linear":
-            return self._linear(x)
-        return self._operate(self.operation, x, True, alexnet._DropoutKeys(keys), self.prefix)
+        keys, dtype = alexnet.DropoutKeys(keys), jnp.dtype(self.model.compute_dtype)
+        call = operations.Call(self.node, True, keys, dtype, self.model.towers)
+        return self.node.operation.apply(self, x, call)
 
 
 def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[Part]:
     """Forward and gradients of one operation; of the first layer not that of its inputs, as in training."""
     keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
     variables: Any = {}
-    if layer.operation in ("linear", "batch_norm"):
+    operation = layer.node.operation
+    if operation.tensors:
         variables = jax.jit(layer.init)(jax.random.key(0), x, keys)
-    if layer.operation == "linear":  # cast beforehand, as the step casts them once
+    if operation.is_linear:  # cast beforehand, as the step casts them once
         variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     params = variables.get("params", {})
 
@@ -208,9 +206,9 @@ def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[
 
     y, pull = jax.vjp(jax.jit(forward), params, x)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) * x.dtype.itemsize
-    part = functools.partial(Part, name, layer.operation)
+    part = functools.partial(Part, name, layer.node.key.removeprefix("before/"))
     found = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
-    if layer.operation == "linear":
+    if operation.is_linear:
         if not first:
             call = lambda pull, g: pull(g)[1]
             found.append(part("inputs", call, (pull, y), flop, y.nbytes + weights + x.nbytes))

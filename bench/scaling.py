@@ -263,7 +263,7 @@ def _parameters(spec: Config) -> int:
 def _tower_parameters(spec: Config) -> int:
     """Those on each device: half of all, but the whole last layer, unless its towers do not meet."""
     layers = _layers(spec)
-    whole = sum(x.parameters for x in layers if geometry.whole_on_each(spec.model, x.name))
+    whole = sum(x.parameters for x in layers if geometry.is_replicated(spec.model, x.name))
     return (_parameters(spec) - whole) // spec.model.towers + whole
 
 

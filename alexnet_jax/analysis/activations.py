@@ -58,12 +58,12 @@ def statistics(net: "Network", images) -> list[dict]:
 
 def features(net: "Network") -> dict[str, int]:
     """The feature of each row that is measured, and over how many towers it is split."""
-    from alexnet_jax.model.geometry import whole_on_each
+    from alexnet_jax.model.geometry import is_replicated
 
     model = net.run.config.model
     found = {}
     for name, row in (*model.convs, *model.fcs):
-        towers = 1 if whole_on_each(model, name) else model.towers
+        towers = 1 if is_replicated(model, name) else model.towers
         found[f"{name}/act" if "act" in row.then else name] = towers
     return found
 

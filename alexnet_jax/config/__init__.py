@@ -22,8 +22,8 @@ from pathlib import Path
 from alexnet_jax import files
 from alexnet_jax.config import effects, settings
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.model import geometry
-from alexnet_jax.specs import MOST_ROWS, Config, ConvSpec, ModelSpec
+from alexnet_jax.model import geometry, operations
+from alexnet_jax.specs import MOST_ROWS, Config, ConvSpec, ModelSpec, Registered
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -204,6 +204,9 @@ def _build(kind, value, path: str, faults: list[str]) -> typing.Any:
         if value is None:
             return None
         return _build(next(a for a in arguments if a is not types.NoneType), value, path, faults)
+    if origin is typing.Annotated and isinstance(arguments[1], Registered):
+        names = operations.names(arguments[1])
+        return _build(typing.Literal[names], value, path, faults)
     if origin is typing.Annotated:
         item = _build(arguments[0], value, path, faults)
         wrong = next((one for one in arguments[1:] if item is not None and item not in one), None)
@@ -324,17 +327,7 @@ def _check(spec: Config, faults: list[str]) -> None:
         bool(m.fcs),
         "config.model.fcs must have at least one row, with features=None for the classes",
     )
-    for name, row in m.convs:
-        path = f"config.model.convs.{name}"
-        require(row.kind == "conv" or row.groups == 1, f"{path}: a local row has no groups")
-        require(
-            "pool" not in row.then or row.pool is not None, f"{path} says 'pool' but has no pool"
-        )
-        require(row.then.count("pool") <= 1, f"{path}.then: a row has one pool at most")
-        require(
-            "lrn" not in row.then or row.features % m.towers == 0,
-            f"{path}.features={row.features} is not divisible by {m.towers} towers",
-        )
+    faults.extend(operations.faults(m))
     for i, (name, row) in enumerate(m.fcs):
         last = i == len(m.fcs) - 1
         require((row.features is None) == last, f"config.model.fcs.{name}.features: a positive number, "
@@ -397,23 +390,16 @@ def _check(spec: Config, faults: list[str]) -> None:
 
 def _unsplittable(model: ModelSpec) -> typing.Iterator[str]:
     """Why the towers of `model` cannot lie on devices of their own."""
-    towers, rows = model.towers, (*model.convs, *model.fcs)
+    towers, rows = model.towers, model.layers
     if towers < 2:
         yield f"the net has {towers} tower; set config.model.towers"
     for name, row in rows:
-        whole = geometry.whole_on_each(model, name)
+        replicated = geometry.is_replicated(model, name)
         if row.groups > 1 and row.groups % towers:
             yield f"row {name} has {row.groups} groups, which is not a multiple of {towers} towers"
-        if not whole and (row.features or model.num_classes or towers) % towers:
+        if not replicated and (row.features or model.num_classes or towers) % towers:
             yield f"row {name} has {row.features or model.num_classes} features, which {towers} towers do not divide"
-        if not whole and row.groups == 1 and "batch_norm" in getattr(row, "before", ()):
-            yield f"row {name} normalizes what all towers see; put batch_norm after a row"
-    reach = max(geometry.lrn_reach(model.lrn_constants.n))
-    for name, row in model.convs:
-        crosses = model.lrn and "lrn" in row.then and not model.lrn_constants.within_towers
-        if crosses and row.features // towers < reach:
-            own = row.features // towers
-            yield f"row {name} has {own} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
+    yield from operations.sharding_faults(model)
     if rows[0][1].groups > 1:
         yield f"row {rows[0][0]} has groups, but every tower sees the whole image"
 

@@ -22,7 +22,8 @@ def make_eval_step(spec: Config, model: AlexNet, statistics: Statistics, mesh, v
     divides the batch by the views (views.images_at_once).
     """
 
-    model = model.clone(split=mesh.shape[TOWER] > 1, forms=parallel.forms_of(model, mesh))
+    sharding = towers.TowerSharding(mesh.shape[TOWER])
+    model = model.clone(sharding=sharding, forms=parallel.forms_of(model, mesh))
     params, batch_stats = partition(spec, mesh)
 
     def predict(params, batch_stats, images, statistics):

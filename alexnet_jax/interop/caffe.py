@@ -177,11 +177,11 @@ def _check_order(path, spec: Config, layers: list[Layer]) -> None:
             last.append(OPERATIONS[layer.type])
     if not any(order.values()):  # weights alone
         return
-    for name, row in (*spec.model.convs, *spec.model.fcs):
-        if name in order and order[name] != list(row.then):
+    for name, layer in spec.model.layers:
+        if name in order and order[name] != list(layer.ops):
             raise CheckpointError(
                 f"{path}: {name} is followed by {', '.join(order[name]) or 'nothing'}, in the config by "
-                f"{', '.join(row.then) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
+                f"{', '.join(layer.ops) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
             )
 
 

@@ -8,7 +8,8 @@ the channel first. The groups of a convolution lie in the same order everywhere,
 import numpy as np
 
 from alexnet_jax.errors import CheckpointError, ConfigError
-from alexnet_jax.model import geometry
+from alexnet_jax.model import geometry, operations
+from alexnet_jax.model.operations.local import Local
 from alexnet_jax.specs import Config, ModelSpec
 
 
@@ -42,11 +43,11 @@ def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple
 
 
 def refuse_local(model: ModelSpec, program: str) -> None:
-    """Raises ConfigError for a row with kernels of its own at every place."""
-    for name, row in model.convs:
-        if row.kind == "local":
+    """Raise ConfigError for a layer whose kernels differ from place to place."""
+    for node in operations.all_nodes(model):
+        if isinstance(node.operation, Local):
             raise ConfigError(
-                f"row {name} has kernels of its own at every place, for which {program} has no layer; "
+                f"layer {node.layer} has kernels of its own at every place, for which {program} has no layer; "
                 "--format safetensors keeps them"
             )
 

@@ -23,19 +23,11 @@ from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.inference import weights
 from alexnet_jax.inference.trained import Run
 from alexnet_jax.interop import layout
+from alexnet_jax.model import operations
 from alexnet_jax.specs import Config, ModelSpec, Text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of R, G, B in [0, 1]: what torchvision's weights were trained with."""
-
-# An operation with tensors -> our tree and name of each, and PyTorch's name.
-TENSORS = {
-    "linear": (("params", "kernel", "weight"), ("params", "bias", "bias")),
-    "batch_norm": (
-        ("params", "scale", "weight"), ("params", "offset", "bias"),
-        ("batch_stats", "mean", "running_mean"), ("batch_stats", "var", "running_var"),
-    ),
-}  # fmt: skip
 
 
 def save(path: str | Path, run: Run) -> None:
@@ -106,15 +98,12 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
     if not model.convs:
         raise ConfigError("config.model.convs is empty: torchvision's names begin with one")
     names = {}
-    for sequence, rows in (("features", model.convs), ("classifier", model.fcs)):
-        position = 0
-        for row, spec in rows:
-            before = getattr(spec, "before", ())
-            for i, operation in enumerate((*before, "linear", *spec.then)):
-                prefix = "before_" if i < len(before) else ""
-                for tree, leaf, theirs in TENSORS.get(operation, ()):
-                    names[f"{tree}/{row}/{prefix}{leaf}"] = f"{sequence}.{position}.{theirs}"
-                position += 1
+    for sequence, layers in (("features", model.convs), ("classifier", model.fcs)):
+        nodes = [node for name, spec in layers for node in operations.nodes(name, spec)]
+        for position, node in enumerate(nodes):
+            for tree, leaf, theirs in node.operation.tensors:
+                ours = f"{tree}/{node.layer}/{node.prefix}{leaf}"
+                names[ours] = f"{sequence}.{position}.{theirs}"
     return names
 
 

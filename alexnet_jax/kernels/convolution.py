@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from alexnet_jax.kernels.forms import PLAIN, Forms
+from alexnet_jax.kernels.windows import conv_size
 
 FEW_CHANNELS = 8
 """Below so many input maps, tensor cores cannot load aligned rows: blocks of pixels have stride^2 times as many."""
@@ -81,7 +82,7 @@ def to_blocks(x, kernel: int, stride: int, pad: tuple[int, int]) -> Blocks:
     b, *sides, channels = x.shape
     padding = [(0, 0, 0)]
     for side in sides:
-        outputs = (side + sum(pad) - kernel) // stride + 1
+        outputs = conv_size(side, kernel, stride, pad)
         total = (outputs - 1 + math.ceil(kernel / stride)) * stride
         padding.append((pad[0], total - side - pad[0], 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])

@@ -125,6 +125,11 @@ def choose(platform: str) -> Forms:
     return {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}.get(platform, PLAIN)
 
 
+def of_backend(forms: Forms | None) -> Forms:
+    """`forms`, or those for the default backend."""
+    return forms or choose(jax.default_backend())
+
+
 def values(name: str) -> tuple:
     """All values of the field `name`."""
     kind = typing.get_type_hints(Forms)[name]

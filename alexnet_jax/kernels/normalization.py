@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
-from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
+from alexnet_jax.kernels.windows import lrn_reach
 
 Windows = tuple[tuple[int, int, int], ...]
 """(axis, places before, places after) of each axis that a window spans; places outside count as zero."""
@@ -22,8 +25,62 @@ class _How(NamedTuple):
     forms: Forms
 
 
-def response_normalization(x, *, k, alpha, beta, windows: Windows, forms: Forms, dtype=None):
-    """Normalize `x` of any shape; sums are float32, the result has `dtype` (None: that of `x`)."""
+def local_response_normalization(
+    x: Float[Array, "*place c"],
+    *,
+    k: float,
+    n: int,
+    alpha: float,
+    beta: float,
+    towers: int = 1,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "*place c"]:
+    """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each of `towers` parts of `x`.
+
+    Args:
+        x: Activations; the last axis holds the maps.
+        n: The window of map f runs from f - n//2 to f - n//2 + n - 1 and ends with its part.
+        alpha: Per squared term, as printed; `lrn_constants` converts the numbers of other programs.
+        dtype: The type of the result, by default that of `x`; sums are float32.
+    """
+    shape = x.shape
+    x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
+    windows = ((x.ndim - 1, *lrn_reach(n)),)
+    y = response_normalization(
+        x, k=k, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+    return y.reshape(shape)
+
+
+def spatial_response_normalization(
+    x: Float[Array, "b h w c"],
+    *,
+    size: int,
+    alpha: float,
+    beta: float,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "b h w c"]:
+    """The form of the 2012 program within a map: squares over size x size places; k is 1."""
+    before, after = size // 2, size - 1 - size // 2
+    windows = ((1, before, after), (2, before, after))
+    return response_normalization(
+        x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+
+
+def response_normalization(
+    x: Float[Array, "..."],
+    *,
+    k: float,
+    alpha: float,
+    beta: float,
+    windows: Windows,
+    forms: Forms,
+    dtype=None,
+) -> Float[Array, "..."]:
+    """x / (k + alpha * sum of x^2 over `windows`)^beta; sums are float32, the result has `dtype` (None: that of x)."""
     how = _How(k, alpha, beta, windows, forms)
     normalize: Any = _value if forms.lrn_gradient == "derived" else _normalized
     wide = normalize(x, how)
@@ -103,3 +160,33 @@ def _window_sum(x, windows: Windows):
         ]
         x = functools.reduce(jnp.add, shifted)
     return x
+
+
+def lrn_constants(
+    framework: str, *, size: int, alpha: float, beta: float, k: float
+) -> dict[str, Any]:
+    """Another program's numbers as arguments of `local_response_normalization`.
+
+    `size` is the window; for "tensorflow" it is the depth_radius. Raises ConfigError for an unknown framework and for
+    a window that has no equal here.
+    """
+    if framework not in ALPHA_DIVISORS:
+        raise ConfigError(f"lrn_constants: {framework!r} is not one of {', '.join(ALPHA_DIVISORS)}")
+    n = 2 * size + 1 if framework == "tensorflow" else size
+    if n % 2 == 0 and framework in ("caffe", "matconvnet"):
+        # Caffe refuses even windows; MatConvNet puts the odd map above, the 2012 program below.
+        raise ConfigError(
+            f"lrn_constants: {framework} with an even window of {n} has no equal here"
+        )
+    return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
+
+
+# What the alpha of each program is divided by to become ours, as a function of the window.
+ALPHA_DIVISORS = {
+    "paper": lambda n: 1,
+    "cuda-convnet": lambda n: n,  # layer.py: scale /= size
+    "caffe": lambda n: n,
+    "torch": lambda n: n,
+    "tensorflow": lambda n: 1,
+    "matconvnet": lambda n: 1,
+}

@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
-from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
+from alexnet_jax.kernels.windows import pool_size
 
 
 class _How(NamedTuple):
@@ -29,8 +32,22 @@ class _How(NamedTuple):
     forms: Forms
 
 
-def max_pool(x, *, window: int, stride: int, sizes: tuple[int, int], forms: Forms, dtype=None):
-    """[b h w c] -> [b *sizes c] of type `dtype` (None: that of `x`). A window may hang over the high border."""
+def max_pool(
+    x: Float[Array, "b h w c"],
+    *,
+    window: int,
+    stride: int,
+    rounding: str,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "b oh ow c"]:
+    """§3.4: maxima over window x window places, `stride` apart, of type `dtype` (None: that of `x`).
+
+    'ceil' keeps a last window that hangs over the border, 'floor' drops it.
+    """
+    forms = of_backend(forms)
+    height, width = (_outputs(size, window, stride, rounding) for size in x.shape[1:3])
+    sizes = (height, width)
     dtype, form = jnp.dtype(dtype or x.dtype), forms.pool
     narrow = jnp.finfo(dtype).bits < 32
     how = _How(window, stride, sizes, x.shape, jnp.finfo(x.dtype).bits < 32, forms)
@@ -47,6 +64,32 @@ def max_pool(x, *, window: int, stride: int, sizes: tuple[int, int], forms: Form
         gather = {"parity": _by_parity, "repeat": _by_repeating}[form]
         y = _marked(x, how, gather, dtype)
     return y.astype(dtype)
+
+
+def average_pool(
+    x: Float[Array, "b h w c"], *, window: int, stride: int, rounding: str, dtype=None
+) -> Float[Array, "b oh ow c"]:
+    """Means over the windows of `max_pool`; a clipped window counts only the places that it has."""
+    dtype, x = dtype or x.dtype, x.astype(jnp.float32)
+    for axis in (1, 2):
+        count = _outputs(x.shape[axis], window, stride, rounding)
+        starts = np.arange(count) * stride
+        places = np.minimum(starts + window, x.shape[axis]) - starts
+        shape = [1] * x.ndim
+        shape[axis] = count
+        taps = windows_along(x, axis, window, stride, count, 0)
+        x = functools.reduce(jnp.add, taps) / jnp.asarray(places.reshape(shape), jnp.float32)
+    return x.astype(dtype)
+
+
+def _outputs(size: int, window: int, stride: int, rounding: str) -> int:
+    count = pool_size(size, window, stride, rounding)
+    if (count - 1) * stride >= size:
+        raise ConfigError(
+            f"a {window}x{window} pool with stride {stride} has an empty last window on {size} "
+            f"places; use rounding='floor'"
+        )
+    return count
 
 
 def windows_along(x, axis: int, window: int, stride: int, count: int, fill):

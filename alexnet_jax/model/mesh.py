@@ -52,5 +52,5 @@ def jit(function, spec: Config, mesh, inputs, outputs, donated: tuple[int, ...] 
 
 
 def forms_of(model: "AlexNet", mesh) -> Forms:
-    """Those of `model`, or else for the devices of `mesh`."""
+    """The forms of `model`, or else those for the devices of `mesh`."""
     return model.forms or choose(mesh.devices.flat[0].platform)

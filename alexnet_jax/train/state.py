@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model import mesh as parallel
+from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer, schedule
 
@@ -58,7 +59,9 @@ def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
 
 def _initial(spec: Config, model: alexnet.AlexNet, key):
     # All of it in one place, with no examples to average over yet.
-    variables = alexnet.init(model.clone(axis_name=None, split=False), key, spec.augment.crop_size)
+    variables = alexnet.init(
+        model.clone(axis_name=None, sharding=TowerSharding()), key, spec.augment.crop_size
+    )
     params = variables["params"]
     opt_state = optimizer.build(spec.optimizer).init(params)
     return jnp.int32(0), params, opt_state, variables["batch_stats"]

@@ -18,6 +18,7 @@ from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.mesh import DATA, TOWER
+from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer
@@ -158,7 +159,7 @@ def _in_parts(spec: Config, model: AlexNet, mesh):
 def _placed(spec: Config, model: AlexNet, mesh):
     """The model as each device of `mesh` has it, its forms, where states lie, and where narrow weights do."""
     placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model, mesh)
-    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
+    model = model.clone(axis_name=DATA, sharding=TowerSharding(mesh.shape[TOWER]), forms=forms)
     return model, forms, placement, placement.params if forms.weights == "kept" else None
 
 
@@ -267,7 +268,7 @@ def _apply(
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
     gradient, loss, errors, *asked = total
-    stop, save = jax.lax.psum(asked, TOWER) if model.split else asked
+    stop, save = jax.lax.psum(asked, TOWER) if model.sharding.devices > 1 else asked
     norm = _norm(gradient, placement, forms)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
     metrics |= {"stop": stop > 0, "save": save > 0}

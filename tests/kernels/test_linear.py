@@ -97,7 +97,7 @@ def operations():
         yield f"lrn {form}", lrn, (x,)
     for form in ("compared", "parity", "repeat"):
         pool = functools.partial(
-            pooling.max_pool, window=3, stride=2, sizes=(4, 4), forms=forms.parse(f"pool={form}", PLAIN)
+            pooling.max_pool, window=3, stride=2, rounding="floor", forms=forms.parse(f"pool={form}", PLAIN)
         )  # fmt: skip
         yield f"pool {form}", pool, (x,)
         yield f"pool {form}, ties", pool, (jnp.round(x),)
