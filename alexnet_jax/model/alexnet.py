@@ -16,7 +16,7 @@ from alexnet_jax.model import grouping, operations
 from alexnet_jax.model.init import initializer
 from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.model.towers import LayerSharding, TowerSharding
-from alexnet_jax.specs import Config, ConvSpec, FCSpec, ModelSpec
+from alexnet_jax.specs import Config, ConvSpec, ModelSpec
 
 
 class AlexNet(nn.Module):
@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
     Attributes:
         model: The model section of the config.
-        spec: The section of this layer.
+        spec: The section of this layer, a ConvSpec or FCSpec.
         axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
         sharding: The part of the layer that is computed on this device.
         forms: How operations are written for the device.
@@ -95,7 +95,7 @@ class Layer(nn.Module):
     """
 
     model: ModelSpec
-    spec: ConvSpec | FCSpec
+    spec: Any
     axis_name: str | None
     sharding: LayerSharding
     forms: Forms

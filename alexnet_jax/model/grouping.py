@@ -4,6 +4,8 @@ Nothing is split and joined then where grouped convolutions follow one another. 
 module and `Conv.apply` alone handle tuples.
 """
 
+import typing
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -29,7 +31,7 @@ def arrays_between(
 def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) -> Grouped:
     """`operation` of `layer` on `x`; with `arrays` above 1 the result is in that many."""
     if operation.takes_groups:
-        return operation.apply(layer, x, call)
+        return operation.apply(layer, typing.cast(typing.Any, x), call)
     if arrays > 1 and not isinstance(x, tuple):
         x = tuple(convolution.split(x, arrays))
     if not isinstance(x, tuple):

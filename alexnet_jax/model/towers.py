@@ -114,9 +114,8 @@ def all_gather_replicated(x: Float[Array, "*place c"]) -> Float[Array, "*place a
 
 @all_gather_replicated.defjvp
 def _all_gather_derivative(primals, tangents):
-    apply = lambda _, part: all_gather(part)
-    transpose = lambda _, gradient: (local_shard(gradient),)
-    return all_gather(*primals), linear(apply, transpose, (), tangents)
+    y = all_gather(*primals)
+    return y, linear(lambda _, part: all_gather(part), lambda _, g: (local_shard(g),), (), tangents)
 
 
 def local_shard(x: Float[Array, "*place all"]) -> Float[Array, "*place c"]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
+from alexnet_jax.specs import ConvSpec, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +41,13 @@ class Node:
 
     Attributes:
         layer: The name of the layer, such as "fc6".
-        spec: Its section of the config.
+        spec: Its section of the config, a ConvSpec or FCSpec.
         key: "linear", the name of the operation, or "before/dropout" for one that precedes the linear one.
         operation: The operation.
     """
 
     layer: str
-    spec: ConvSpec | FCSpec
+    spec: Any
     key: str
     operation: Operation
 
