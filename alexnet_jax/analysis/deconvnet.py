@@ -1,4 +1,4 @@
-"""What in an image makes a map of a convolution strong: deconvolutional networks (Zeiler and Fergus, 2014).
+"""Deconvolutional networks (Zeiler and Fergus, 2014): what in an image activates a map of a convolution.
 
 Command: alexnet deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
@@ -18,8 +18,8 @@ from alexnet_jax.model import operations
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
 
+#: A map is shown by its SIDE x SIDE strongest images, as in Figure 2 of the article.
 SIDE = 3
-"""A map is shown by its SIDE x SIDE strongest images, as in the article's Figure 2."""
 
 
 def main(arguments: list[str]) -> None:
@@ -48,10 +48,10 @@ def main(arguments: list[str]) -> None:
 
 
 def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], path: Path) -> Path:
-    """A PNG at `path` and its numbers as JSON beside it.
+    """Draw a PNG at `path`, with its numbers as JSON beside it.
 
-    For each of `maps` its nine strongest images: the projections, each with its own contrast, and beside them the
-    patches that the activations see.
+    It shows, for each of `maps`, the nine images with the strongest activations: the projections, each with its own
+    contrast, and the patches that the activations see.
     """
     strongest = strengths(net, split.images, layer, maps)
     towers, every = net.run.config.model.towers, _shape(net, layer)[-1]
@@ -80,7 +80,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
 
 
 def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray:
-    """float32 [n maps 3]: of each of `maps` the largest activation in each image, and its row and column."""
+    """float32 [n maps 3]: the largest activation of each of `maps` in each image, and its row and column."""
     import jax.numpy as jnp
 
     def of_images(variables, pixels):
@@ -97,10 +97,15 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
 
 
 def project(net: "Network", pixels: np.ndarray, layer: str, maps: np.ndarray) -> np.ndarray:
-    """The largest activation of map maps[i] in image i, back at the input: float32 [n c c 3], over the center crop.
+    """Project the largest activation of map maps[i] in image i back to the input: float32 [n c c 3].
 
-    pixels uint8 [n s s 3], maps int [n]; all other activations of `layer` are 0. Raises ConfigError where `layer` is
-    no feature of a convolution.
+    All other activations of `layer` are set to 0. Raises ConfigError where `layer` is no feature of a convolution.
+
+    Args:
+        net: The network.
+        pixels: uint8 [n s s 3], of which the center crops are used.
+        layer: A feature such as "conv3".
+        maps: int [n].
     """
     import jax
     import jax.numpy as jnp

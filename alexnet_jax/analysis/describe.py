@@ -23,12 +23,12 @@ from alexnet_jax.specs import Config, ModelSpec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
+#: Outputs of the last layer where the classes are counted from the data.
 ASSUMED_CLASSES = 1000
-"""Outputs of the last row where the classes are counted from the data."""
 
 
 class Difference(NamedTuple):
-    """A key in which two configs differ; a value is None too where the config lacks the key."""
+    """A key in which two configs differ; the value of a config that lacks the key is None."""
 
     key: str
     first: object
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(spec: Config) -> dict:
-    """Layers and totals of the network of `spec`, as JSON has them."""
+    """Layers and totals of the network of `spec`, as they are printed in JSON."""
     classes = spec.model.num_classes or ASSUMED_CLASSES
     layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
     texts = _operations(spec.model)
@@ -115,7 +115,7 @@ def source(name: str, key: str, value: object) -> str:
 
 @functools.cache
 def _values(name: str) -> dict[str, object]:
-    """The values of a config of configs/, by its name; none where there is no such variant."""
+    """The values of a config of configs/ by its name; empty where there is no such variant."""
     try:
         return _leaves(config.completed(_plain(str(CONFIGS / provenance.argument(name)), [])))
     except ConfigError:
@@ -127,7 +127,7 @@ def _plain(argument: str, overrides: list[str]) -> dict:
 
 
 def _spec(tree: dict) -> Config:
-    """The checked specs of `tree`, whose images need not be there for this."""
+    """The checked specs of `tree`; its images need not exist."""
     return config.parse(tree, needs_images=False)
 
 

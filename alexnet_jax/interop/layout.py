@@ -1,4 +1,4 @@
-"""How programs lay out the same weights, NumPy only: each function beside its exact inverse.
+"""Layouts of weights in other programs, in NumPy: each conversion and its exact inverse.
 
 Ours are Flax's: convolutions [kh kw in/groups out], dense layers [in out], colors in the order R, G, B, and maps
 flattened with the channel last. PyTorch, Caffe and ONNX have [out in/groups kh kw], [out in] and maps flattened with
@@ -30,7 +30,7 @@ def from_channels_first(path, spec: Config, tensors: dict[str, np.ndarray]) -> d
 
 
 def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """What `to_channels_first` makes of the shapes of a network's tensors."""
+    """The shapes of the tensors after `to_channels_first`."""
     found = {}
     for name, shape in shapes.items():
         if name.endswith("/kernel") and len(shape) == 4:
@@ -71,14 +71,14 @@ def _from_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarr
 
 
 def _input_order(spec: Config, row: str) -> np.ndarray | None:
-    """`channels_first` of the maps that a dense row sees; None for a row that sees no flattened maps."""
+    """`channels_first` of the maps that a dense layer flattens; None for a layer whose inputs are units."""
     first, fc = spec.model.fcs[0]
     if row != first:
         return None
     size, channels = spec.augment.crop_size, 3
     if spec.model.convs:
         layers = geometry.layers(spec.model, size, spec.model.num_classes or 2)
-        last = layers[-len(spec.model.fcs) - 1]  # the last convolution, or its pool
+        last = layers[-len(spec.model.fcs) - 1]  # the last convolution or its pool
         size, channels = last.height, last.channels
     return channels_first(size, size, channels, fc.groups)
 
@@ -92,7 +92,7 @@ def oihw_to_hwio(weight: np.ndarray) -> np.ndarray:
 
 
 def swap_red_and_blue(kernel: np.ndarray) -> np.ndarray:
-    """[kh kw 3 out] over R, G, B <-> over B, G, R: its own inverse."""
+    """A kernel [kh kw 3 out] over R, G, B as one over B, G, R, or the other way round."""
     return kernel[:, :, ::-1]
 
 
@@ -128,9 +128,9 @@ def rows_to_dense(
 
 
 def channels_first(height: int, width: int, channels: int, groups: int) -> np.ndarray:
-    """Where in our flattened maps the i-th value of maps flattened [c h w] is; its argsort is the inverse.
+    """For each value of maps flattened [c h w], its place in our flattened maps; argsort inverts it.
 
-    Ours are flattened [h w c], or with groups in the dense row [groups h w c/groups], which keeps towers apart.
+    Ours are flattened [h w c], or with groups in the dense layer [groups h w c/groups], which keeps towers apart.
     """
     places = np.arange(height * width * channels)
     return places.reshape(groups, height, width, channels // groups).transpose(0, 3, 1, 2).ravel()

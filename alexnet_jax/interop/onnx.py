@@ -1,7 +1,7 @@
 """Networks as ONNX files, which other programs run without JAX.
 
-The graph takes `images`, float32 [n 3 c c]: center crops of config.augment.crop_size, R, G, B, 0 to 255. It subtracts
-the mean and scales by itself, computes in float32 what the net computes at test time, and gives `logits` and
+The graph takes `images`, float32 [n 3 c c]: center crops of config.augment.crop_size, R, G, B, 0 to 255. It includes
+the subtraction of the mean and the scaling, computes the net at test time in float32, and returns `logits` and
 `probabilities` [n classes]. Operators are those of opset 17.
 """
 
@@ -18,12 +18,12 @@ from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import FCSpec
 
 OPSET, IR_VERSION = 17, 8
+#: Bytes; a message of protocol buffers cannot be longer.
 LARGEST_FILE = 2**31 - 1
-"""Bytes; a message of protocol buffers cannot be longer."""
 
 
 def save(path: str | Path, run: Run) -> None:
-    """Write the network of `run`. Raises ConfigError for what ONNX has not, StorageError."""
+    """Write the network of `run`. Raises ConfigError for what ONNX lacks, StorageError."""
     from alexnet_jax import files
 
     size = sum(4 * array.size for array in weights.flat(run.params).values())
@@ -40,7 +40,7 @@ def save(path: str | Path, run: Run) -> None:
 
 
 def model(run: Run):
-    """The ModelProto of `run`, checked by onnx.checker. Raises ConfigError for what ONNX has not."""
+    """The ModelProto of `run`, checked by onnx.checker. Raises ConfigError for what ONNX lacks."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -85,7 +85,7 @@ class _Graph(operations.Graph):
         self.add("probabilities", "Softmax", x, axis=1)
 
     def _centered(self, x: str) -> str:
-        """The mean of config.augment.mean subtracted, as from every center crop, times its scale."""
+        """Subtract the mean of config.augment.mean, as from every center crop, and scale."""
         augment, means = self.spec.augment, self.run.statistics
         match augment.mean:
             case "pixel" | "image_center":

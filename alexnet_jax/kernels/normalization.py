@@ -13,8 +13,8 @@ from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import lrn_reach
 
+#: (axis, places before, places after) of each axis that a window spans; places outside count as zero.
 Windows = tuple[tuple[int, int, int], ...]
-"""(axis, places before, places after) of each axis that a window spans; places outside count as zero."""
 
 
 class _How(NamedTuple):
@@ -88,7 +88,7 @@ def response_normalization(
 
 
 def _value(x, how: _How):
-    """float32; rounded by the caller, if at all."""
+    """The normalized values, float32."""
     wide = x.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     return wide * _inverse_power(bracket, how)
@@ -107,7 +107,7 @@ def _derivative(how: _How, primals, tangents):
 
 
 def _forward(how: _How, residuals, tangent):
-    """What a small change of x changes."""
+    """The derivative in the direction of `tangent`."""
     wide, tangent = (array.astype(jnp.float32) for array in (*residuals, tangent))
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     inverse = _inverse_power(bracket, how)
@@ -121,14 +121,14 @@ def _backward(how: _How, residuals, gradient):
     if form in (
         "recomputed",
         "ratio",
-    ):  # new to XLA, which then keeps no float32 bracket of the forward pass
+    ):  # a new value for XLA, which then keeps no float32 bracket of the forward pass
         x = lax.optimization_barrier(x)
     wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     scaled = gradient * _inverse_power(bracket, how)
     ratio = scaled * wide / bracket
     if form in ("two_pass", "recomputed"):
-        # Both written once: fused with them, each term of the second sum would compute the first one again.
+        # Written to memory once: fused, each term of the second sum would compute the first sum again.
         parts = lax.optimization_barrier((scaled.astype(x.dtype), ratio.astype(x.dtype)))
         scaled, ratio = (part.astype(jnp.float32) for part in parts)
     if form == "ratio":
@@ -136,14 +136,14 @@ def _backward(how: _How, residuals, gradient):
         wide, ratio = x.astype(jnp.float32), ratio.astype(jnp.float32)
         bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
         scaled = gradient * _inverse_power(bracket, how)
-    # x_f receives from every map whose window contains f: the same windows, mirrored.
+    # Map f receives from every map whose window contains f: the same windows, mirrored.
     mirrored = tuple((axis, after, before) for axis, before, after in how.windows)
     received = _window_sum(ratio, mirrored)
     return ((scaled - 2 * how.alpha * how.beta * wide * received).astype(x.dtype),)
 
 
 def _inverse_power(x, how: _How):
-    """x^-beta; 0.75, which everybody uses, without logarithm and exponential."""
+    """x^-beta; for the usual 0.75 without logarithm and exponential."""
     if how.beta == 0.75 and how.forms.lrn_power == "roots":
         root = lax.rsqrt(x)
         return root * lax.sqrt(root)

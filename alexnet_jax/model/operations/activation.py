@@ -82,7 +82,7 @@ def _operator(operator: str) -> Callable[[Graph, str, str], str]:
     return lambda graph, name, x: graph.add(name, operator, x)
 
 
-ACTIVATIONS: dict[str, Activation] = {
+ACTIVATIONS = {
     "relu": Activation(_relu, _operator("Relu"), rectifies=True),
     "tanh": Activation(_tanh, _operator("Tanh"), limits=(-1.0, 1.0)),
     "scaled_tanh": Activation(_scaled_tanh, _scaled_tanh_onnx, limits=(-1.7159, 1.7159)),
