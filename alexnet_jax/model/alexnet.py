@@ -62,22 +62,20 @@ class AlexNet(nn.Module):
             return self._apply_layers(images, train, DropoutKeys(example_keys))
 
     def _apply_layers(self, images, train: bool, dropout_keys: "DropoutKeys"):
-        forms, layers = of_backend(self.forms), self.spec.layers
+        forms, last = of_backend(self.forms), self.spec.layers[-1][0]
         x = images.astype(self.spec.compute_dtype)
         features: dict[str, Array] = {}
-        for (name, spec), following in itertools.zip_longest(layers, layers[1:]):
+        for name, spec in self.spec.layers:
             sharding = self.sharding.of_layer(self.spec, name)
+            arrays = grouping.arrays_after(name, self.spec, forms, sharding) if train else 1
             layer = Layer(
-                self.spec, spec, self.axis_name, sharding, forms,
-                arrays=grouping.arrays_between(self.spec, forms, sharding, following and following[1]) if train else 1,
-                is_last=following is None, name=name,
-            )  # fmt: skip
+                self.spec, spec, self.axis_name, sharding, forms, arrays, name == last, name=name
+            )
             outputs = layer(sharding.inputs(x), train=train, dropout_keys=dropout_keys)
             features |= {f"{name}/{key}": grouping.joined(output) for key, output in outputs}
             x = outputs[-1][1]
             features[name] = grouping.joined(x)
-        logits = self.sharding.logits(self.spec, x).astype(jnp.float32)
-        features[layers[-1][0]] = logits
+        logits = features[last] = self.sharding.logits(self.spec, x).astype(jnp.float32)
         return logits, features
 
 
@@ -126,7 +124,7 @@ class Layer(nn.Module):
     def _inputs(self, x):
         """The outputs of the layer before, as the first operation takes them."""
         if isinstance(self.spec, ConvSpec):
-            return grouping.joined(x) if isinstance(x, tuple) and len(x) != self.groups else x
+            return grouping.joined(x, unless=self.groups)
         x = grouping.joined(x)
         if x.ndim == 2:
             return x

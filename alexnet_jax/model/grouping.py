@@ -4,25 +4,25 @@ Nothing is split and joined then where grouped convolutions follow one another. 
 module and `Conv.apply` alone handle tuples.
 """
 
-import typing
+from typing import Any, cast
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model.operations import Call, Operation
 from alexnet_jax.model.towers import LayerSharding
-from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
+from alexnet_jax.specs import ConvSpec, ModelSpec
 
 Grouped = Array | tuple[Array, ...]
 
 
-def arrays_between(
-    model: ModelSpec, forms: Forms, sharding: LayerSharding, following: ConvSpec | FCSpec | None
-) -> int:
-    """In how many arrays the outputs of a layer go to the `following` one."""
+def arrays_after(name: str, model: ModelSpec, forms: Forms, sharding: LayerSharding) -> int:
+    """In how many arrays the outputs of layer `name` go to the layer after it."""
+    names = [layer for layer, _ in model.layers]
+    following = dict(zip(names, [layer for _, layer in model.layers[1:]], strict=False)).get(name)
     if forms.towers == "joined" or sharding.devices > 1 or not isinstance(following, ConvSpec):
         return 1
     return following.groups if following.groups == model.towers else 1
@@ -31,7 +31,7 @@ def arrays_between(
 def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) -> Grouped:
     """`operation` of `layer` on `x`; with `arrays` above 1 the result is in that many."""
     if operation.takes_groups:
-        return operation.apply(layer, typing.cast(typing.Any, x), call)
+        return operation.apply(layer, cast(Any, x), call)
     if arrays > 1 and not isinstance(x, tuple):
         x = tuple(convolution.split(x, arrays))
     if not isinstance(x, tuple):
@@ -42,9 +42,9 @@ def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) 
     return tuple(operation.apply(layer, part, call) for part in x)
 
 
-def joined(x: Grouped) -> Float[Array, "b *place c"]:
-    """One array of the arrays of several groups."""
-    return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) else x
+def joined(x: Grouped, *, unless: int = 1) -> Any:
+    """One array of the arrays of several groups; as they are if there are `unless` of them."""
+    return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) and len(x) != unless else x
 
 
 def channels(x: Grouped | Blocks) -> int:

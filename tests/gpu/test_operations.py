@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -63,11 +64,15 @@ def lrn(x, forms):
 
 
 def lrn_of_another_power(x, forms):
-    return normalization.local_response_normalization(x, k=2.0, n=5, alpha=0.05, beta=0.6, forms=forms)
+    return normalization.local_response_normalization(
+        x, k=2.0, n=5, alpha=0.05, beta=0.6, forms=forms
+    )
 
 
 def spatial_norm(x, forms):
-    return normalization.spatial_response_normalization(x, size=3, alpha=0.05, beta=0.75, forms=forms)
+    return normalization.spatial_response_normalization(
+        x, size=3, alpha=0.05, beta=0.75, forms=forms
+    )
 
 
 def max_pool(x, forms):

@@ -11,6 +11,7 @@ import pytest
 from alexnet_jax import config
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import compiler, normalization, pooling
+from alexnet_jax.kernels.forms import PLAIN
 from alexnet_jax.model import alexnet, geometry
 from alexnet_jax.model.operations import ACTIVATIONS
 from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
@@ -227,6 +228,16 @@ def test_towers_do_not_see_each_other_before_they_meet():
     _, after = apply(network, {"params": changed}, images(), train=False)
     np.testing.assert_array_equal(before["fc3/linear"][:, :3], after["fc3/linear"][:, :3])
     assert np.all(np.asarray(before["fc3/linear"] != after["fc3/linear"])[:, 3:])
+
+
+def test_a_dense_layer_with_groups_joins_the_arrays_of_the_towers():
+    model = with_row(tiny_model(), "fc3", groups=2)
+    _, variables = build(model)
+    network = alexnet.AlexNet(model, forms=dataclasses.replace(PLAIN, towers="apart"))
+    logits, _ = jax.eval_shape(
+        lambda v: network.apply(v, images(), train=True, example_keys=keys()), variables
+    )
+    assert logits.shape == (2, 3)
 
 
 def test_groups_that_do_not_divide_the_maps_are_refused():

@@ -11,7 +11,9 @@ import pytest
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import normalization, pooling, windows
 from alexnet_jax.kernels.forms import CPU, GPU
+from alexnet_jax.model import operations
 from alexnet_jax.model.operations import ACTIVATIONS
+from alexnet_jax.specs import FCSpec, Registered
 
 # float32 against float64 loops; sums of at most 25 terms.
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=1e-5)
@@ -330,3 +332,28 @@ def test_activations_match_their_equations(name, equation):
 
 def test_relu_passes_no_gradient_at_zero():
     assert jax.grad(lambda x: ACTIVATIONS["relu"].apply(x, CPU))(0.0) == 0.0
+
+
+def test_an_operation_needs_no_more_than_a_name_and_its_function():
+    class Halve(operations.Operation):
+        name = "halve"
+
+        def apply(self, layer, x, call):
+            return x / 2
+
+    spec = FCSpec(4, groups=1, init_std=0.1, bias=0.0, before=("halve",), then=("halve",))
+    before = operations.Node("fc6", spec, "before/halve", Halve())
+    model: Any = None
+    assert (before.feature, before.prefix, before.path) == (
+        "fc6/before/halve", "before_", "config.model.fcs.fc6",
+    )  # fmt: skip
+    assert before.operation.output(before, model, operations.Maps(6, 8)) == (6, 8)
+    assert before.operation.describe(before, model) == "halve"
+    with pytest.raises(ConfigError, match="layer fc6: halve cannot be exported to ONNX"):
+        before.operation.to_onnx(operations.Graph(), before, "x")
+
+
+def test_names_in_configs_are_those_of_the_registry():
+    assert "spatial_norm" in operations.names(Registered("operation"))
+    assert operations.names(Registered("dense operation")) == ("act", "batch_norm", "dropout")
+    assert operations.names(Registered("activation")) == tuple(ACTIVATIONS)
