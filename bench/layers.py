@@ -34,7 +34,8 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import choose
-from alexnet_jax.model import alexnet, geometry
+from alexnet_jax.model import alexnet, geometry, operations
+from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
 
@@ -157,20 +158,16 @@ def parts(spec: Config) -> Iterator[Part]:
     dtype, specs = jnp.dtype(model.compute_dtype), (*model.convs, *model.fcs)
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
-    for name, spec_of_layer in specs:
-        before = [(operation, "before_") for operation in spec_of_layer.pre_ops]
-        after = [(operation, "") for operation in spec_of_layer.ops]
-        operations = [*before, ("linear", ""), *after]
-        if isinstance(spec_of_layer, FCSpec) and len(shape) > 2:
+    for name, layer_spec in specs:
+        if isinstance(layer_spec, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
-        for operation, prefix in operations:
+        for node in operations.nodes(name, layer_spec):
             layer = _Alone(
-                model=model, row=spec_of_layer, axis_name=None, last=name == specs[-1][0],
-                part=False, apart=False, forms=choose(jax.default_backend()), arrays=1,
-                operation=operation, prefix=prefix,
+                model=model, spec=layer_spec, axis_name=None, sharding=LayerSharding(),
+                forms=choose(jax.default_backend()), arrays=1, is_last=name == specs[-1][0], node=node,
             )  # fmt: skip
             x = jax.random.normal(jax.random.key(0), shape, dtype)
-            flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
+            flop = 2.0 * batch * multiply_adds[name] if node.operation.is_linear else 0.0
             made = _of_layer(name, layer, x, flop, first=name == specs[0][0])
             shape = jax.eval_shape(made[0].call, *made[0].arguments).shape
             yield from made
@@ -178,26 +175,26 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _update(spec)
 
 
-class _Alone(alexnet._Row):
-    """One operation of a layer, by the code of the model."""
+class _Alone(alexnet.Layer):
+    """One operation of a layer of the model, with the model's own code."""
 
-    operation: str
-    prefix: str
+    node: operations.Node
 
     @nn.compact
     def __call__(self, x: Any, keys: Any) -> Any:
-        if self.operation == "linear":
-            return self._linear(x)
-        return self._operate(self.operation, x, True, alexnet._DropoutKeys(keys), self.prefix)
+        keys, dtype = alexnet.DropoutKeys(keys), jnp.dtype(self.model.compute_dtype)
+        call = operations.Call(self.node, True, keys, dtype, self.model.towers)
+        return self.node.operation.apply(self, x, call)
 
 
 def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: bool) -> list[Part]:
     """One operation forward and its gradients; as in training, the first layer has no gradient of its inputs."""
     keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
     variables: Any = {}
-    if layer.operation in ("linear", "batch_norm"):
+    operation = layer.node.operation
+    if operation.tensors:
         variables = jax.jit(layer.init)(jax.random.key(0), x, keys)
-    if layer.operation == "linear":  # the step casts them once
+    if operation.is_linear:  # cast beforehand, as the step casts them once
         variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     params = variables.get("params", {})
 
@@ -207,9 +204,9 @@ def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: boo
 
     y, pull = jax.vjp(jax.jit(forward), params, x)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) * x.dtype.itemsize
-    part = functools.partial(Part, name, layer.operation)
+    part = functools.partial(Part, name, layer.node.key.removeprefix("before/"))
     found = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
-    if layer.operation == "linear":
+    if operation.is_linear:
         moved = y.nbytes + weights + x.nbytes
         if not first:
             found.append(part("inputs", _gradient_of_inputs, (pull, y), flop, moved))

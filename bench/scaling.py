@@ -287,7 +287,7 @@ def _parameters(spec: Config) -> int:
 def _tower_parameters(spec: Config) -> int:
     """Parameters of one device: half of all, but all of a layer that both devices have."""
     layers = _layers(spec)
-    whole = sum(x.parameters for x in layers if geometry.whole_on_each(spec.model, x.name))
+    whole = sum(x.parameters for x in layers if geometry.is_replicated(spec.model, x.name))
     return (_parameters(spec) - whole) // spec.model.towers + whole
 
 
