@@ -174,3 +174,10 @@ def flatten(x: Float[Array, "b h w c"], groups: int = 1) -> Float[Array, "b h*w*
 def split(x: Float[Array, "*place c"], groups: int) -> list[Float[Array, "*place c/groups"]]:
     """Split the last axis into equal parts."""
     return lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1)
+
+
+def channels(x: Array | tuple[Array, ...] | Blocks) -> int:
+    """The number of maps or units, of one array or of the arrays of all groups."""
+    if isinstance(x, Blocks):
+        return x.channels
+    return sum(part.shape[-1] for part in x) if isinstance(x, tuple) else x.shape[-1]
