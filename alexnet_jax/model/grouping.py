@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alexnet_jax.kernels import convolution
-from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model.operations import Call, Operation
 from alexnet_jax.model.towers import LayerSharding
@@ -45,13 +44,6 @@ def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) 
 def joined(x: Grouped, *, unless: int = 1) -> Any:
     """One array of the arrays of several groups; as they are if there are `unless` of them."""
     return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) and len(x) != unless else x
-
-
-def channels(x: Grouped | Blocks) -> int:
-    """The number of maps or units."""
-    if isinstance(x, Blocks):
-        return x.channels
-    return sum(part.shape[-1] for part in x) if isinstance(x, tuple) else x.shape[-1]
 
 
 def perturb(layer, name: str, x: Grouped) -> Grouped:

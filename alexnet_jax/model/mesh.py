@@ -1,7 +1,7 @@
 """The mesh of devices that training runs on: the batch along one axis, the towers of §3.2 along another."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -9,9 +9,6 @@ from jax.sharding import AxisType, Mesh
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.specs import Config
-
-if TYPE_CHECKING:
-    from alexnet_jax.model.alexnet import AlexNet
 
 #: Names of the mesh axes over which a batch, and a net, are split.
 DATA, TOWER = "data", "tower"
@@ -59,6 +56,6 @@ def jit(
     )
 
 
-def forms_of(model: "AlexNet", mesh: Mesh) -> Forms:
-    """The forms of `model`, or else those for the devices of `mesh`."""
+def forms_of(model: Any, mesh: Mesh) -> Forms:
+    """The forms of `model`, an AlexNet, or else those for the devices of `mesh`."""
     return model.forms or choose(mesh.devices.flat[0].platform)

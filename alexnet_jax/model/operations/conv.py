@@ -22,9 +22,8 @@ class Conv(Operation):
 
     def apply(self, layer, x, call):
         from alexnet_jax.kernels import convolution, elementwise
-        from alexnet_jax.model import grouping
 
-        shape = (*2 * (layer.spec.kernel,), grouping.channels(x) // layer.groups, layer.features)
+        shape = (*2 * (layer.spec.kernel,), convolution.channels(x) // layer.groups, layer.features)
         kernel, bias = layer.weights(shape, (layer.features,))
         convolve = self._function(layer.spec, groups=1, forms=layer.forms)
         if isinstance(x, tuple):
