@@ -12,6 +12,7 @@ import pytest
 from alexnet_jax import config, specs
 from alexnet_jax.config import effects, settings
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.model import operations
 from configs import paper
 
 PATH = "--config.data.path=images"
@@ -49,8 +50,10 @@ LEAVES = dict(leaves())
 def legal(hint) -> list[tuple[str, object]]:
     """Texts for a value of type `hint`, each with the value that it says."""
     found: list[tuple[str, object]] = [("None", None)] if settings._allows_none(hint) else []
-    required = settings._required(hint)
-    if required is bool:
+    required, marks = settings._required(hint), getattr(hint, "__metadata__", ())
+    if marks and isinstance(marks[0], specs.Registered):
+        found += [(name, name) for name in operations.names(marks[0])]
+    elif required is bool:
         found += [("True", True), ("false", False)]
     elif required is int:
         found += [("7", 7), ("1e2", 100)]
