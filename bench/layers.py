@@ -182,8 +182,8 @@ class _Alone(alexnet.Layer):
 
     @nn.compact
     def __call__(self, x: Any, keys: Any) -> Any:
-        keys, dtype = alexnet.DropoutKeys(keys), jnp.dtype(self.model.compute_dtype)
-        call = operations.Call(self.node, True, keys, dtype, self.model.towers)
+        next_key, dtype = alexnet.DropoutKeys(keys).next, jnp.dtype(self.model.compute_dtype)
+        call = operations.Call(self.node, True, next_key, dtype, self.model.towers)
         return self.node.operation.apply(self, x, call)
 
 

@@ -173,11 +173,11 @@ def flatten(x: Float[Array, "b h w c"], groups: int = 1) -> Float[Array, "b h*w*
 
 def split(x: Float[Array, "*place c"], groups: int) -> list[Float[Array, "*place c/groups"]]:
     """Split the last axis into equal parts."""
-    return lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1)
+    return list(lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1))
 
 
-def channels(x: Array | tuple[Array, ...] | Blocks) -> int:
-    """The number of maps or units, of one array or of the arrays of all groups."""
+def channels(x: Float[Array, "b *place c"] | tuple[Array, ...] | Blocks) -> int:
+    """The number of maps or units of an array, of the arrays of several groups, or of blocks."""
     if isinstance(x, Blocks):
         return x.channels
     return sum(part.shape[-1] for part in x) if isinstance(x, tuple) else x.shape[-1]

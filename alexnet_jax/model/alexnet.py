@@ -113,7 +113,7 @@ class Layer(nn.Module):
             wide = node.operation.widens and compared and self.model.compute_dtype != "float32"
             dtype = jnp.dtype("float32" if wide else self.model.compute_dtype)
             towers = self.model.towers // self.sharding.devices
-            call = operations.Call(node, train, dropout_keys, dtype, towers)
+            call = operations.Call(node, train, dropout_keys.next, dtype, towers)
             arrays = self.arrays if following is None and node.key != "linear" else 1
             x = grouping.apply(node.operation, self, x, call, arrays)
             x = x if wide else self.forms.barrier(x)

@@ -232,6 +232,7 @@ def _sums(
     device = jax.lax.axis_index(DATA)
     if parts > 1:
         batch = jax.tree.map(lambda x: _every(x, parts, number), batch)
+    labels: Any = batch.labels
     positions = device * share + number + parts * jnp.arange(share // parts)
     dropout_key = jax.random.fold_in(dropout_key, step)
     if spec.train.exact:
@@ -260,9 +261,9 @@ def _sums(
             example_keys=keys,
             mutable=["batch_stats"],
         )
-        losses = LOSSES[spec.train.loss](logits, batch.labels, spec.train.label_smoothing)
+        losses = LOSSES[spec.train.loss](logits, labels, spec.train.label_smoothing)
         loss = losses.sum() / (share * num_devices)
-        return loss, (top1_errors(logits, batch.labels), changed.get("batch_stats", batch_stats))
+        return loss, (top1_errors(logits, labels), changed.get("batch_stats", batch_stats))
 
     (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
         params if weights is None else weights

@@ -214,7 +214,7 @@ def test_dropout_draws_the_same_mask_on_every_device(rate, exact):
         keys = alexnet.DropoutKeys(jax.random.split(key, len(x)) if exact else key)
         layer: Any = SimpleNamespace(model=SimpleNamespace(dropout=spec), sharding=LayerSharding())
         node = operations.Node("fc6", FC, "dropout", operations.OPERATIONS["dropout"])
-        call = operations.Call(node, True, keys, x.dtype, towers=1)
+        call = operations.Call(node, True, keys.next, x.dtype, towers=1)
         return node.operation.apply(layer, x, call)
 
     given = np.ones((64, 4096), np.float32), jax.random.key(3)

@@ -1,5 +1,6 @@
 """The operations of layers, by name. A new one is a module here and an entry of OPERATIONS."""
 
+import itertools
 from collections.abc import Iterator
 
 from alexnet_jax.model.operations.activation import ACTIVATIONS, Act
@@ -66,6 +67,6 @@ def faults(model: ModelSpec) -> Iterator[str]:
 
 
 def sharding_faults(model: ModelSpec) -> Iterator[str]:
-    """Why operations forbid towers on devices of their own."""
-    for node in all_nodes(model):
-        yield from node.operation.sharding_faults(node, model)
+    """Why operations forbid towers on devices of their own, each reason once."""
+    found = (node.operation.sharding_faults(node, model) for node in all_nodes(model))
+    yield from dict.fromkeys(itertools.chain.from_iterable(found))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import ConvSpec, ModelSpec
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Key
 
-    from alexnet_jax.model.alexnet import DropoutKeys, Layer
+    from alexnet_jax.kernels.forms import Forms
 
 
 class Maps(NamedTuple):
@@ -68,20 +68,55 @@ class Node:
         return f"config.model.{section}.{self.layer}"
 
 
+class Layer(Protocol):
+    """What operations use of the Flax module of their layer, model.alexnet.Layer.
+
+    Attributes:
+        model: The model section of the config.
+        spec: The section of the layer.
+        axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
+        sharding: The part of the layer that is computed on this device, a model.towers.LayerSharding.
+        forms: How operations are written for the device.
+        is_last: Whether the outputs of the layer are the logits.
+        groups: Groups on this device.
+        features: Outputs on this device.
+        param: Makes or gets a parameter, as flax.linen.Module.param.
+        variable: Makes or gets a running average, as flax.linen.Module.variable.
+    """
+
+    model: ModelSpec
+    spec: Any
+    axis_name: str | None
+    sharding: Any
+    forms: Forms
+    is_last: bool
+    groups: int
+    features: int
+    param: Callable
+    variable: Callable
+    is_initializing: Callable[[], bool]
+
+    def weights(
+        self, kernel: tuple[int, ...], bias: tuple[int, ...], *, copies: int = 0
+    ) -> tuple[Array, Array]:
+        """Kernel and bias of these shapes in the compute type."""
+        ...
+
+
 class Call(NamedTuple):
     """How an operation is applied.
 
     Attributes:
         node: The operation at its place.
         train: Whether this is a training step.
-        dropout_keys: Random keys, one for each dropout.
+        next_key: Makes the random keys of one dropout.
         dtype: The type of a normalized or pooled result.
         towers: How many towers the maps of the input belong to.
     """
 
     node: Node
     train: bool
-    dropout_keys: DropoutKeys
+    next_key: Callable[[], Key[Array, "*b"]]
     dtype: Any
     towers: int
 

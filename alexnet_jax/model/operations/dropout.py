@@ -25,7 +25,7 @@ class Dropout(Operation):
             return x
         if not call.train:
             return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
-        key = call.dropout_keys.next()
+        key = call.next_key()
         mask = layer.sharding.local(
             lambda shape: _mask(key, keep, shape), x.shape, of_inputs=bool(call.node.prefix)
         )
