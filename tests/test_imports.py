@@ -67,8 +67,6 @@ class Import(NamedTuple):
     source: str
     target: str
     at_top: bool
-    #: Under `if TYPE_CHECKING:`, and so never carried out.
-    for_types: bool
 
 
 def module_name(path: Path) -> str:
@@ -94,18 +92,10 @@ def absolute(source: str, node: ast.ImportFrom) -> str:
     return ".".join([*parts, *filter(None, [node.module])])
 
 
-def type_checking(tree: ast.Module) -> list[ast.stmt]:
-    """The statements under `if TYPE_CHECKING:`."""
-    blocks = (node for node in tree.body if isinstance(node, ast.If))
-    return [
-        one for node in blocks if "TYPE_CHECKING" in ast.unparse(node.test) for one in node.body
-    ]
-
-
 def imports() -> list[Import]:
     found = []
     for source, tree in TREES.items():
-        at_top, for_types = set(tree.body), set(type_checking(tree))
+        at_top = set(tree.body)
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
@@ -116,7 +106,7 @@ def imports() -> list[Import]:
                 targets = [name if name in FILES else module for name in whole]
             else:
                 continue
-            found += [Import(source, one, node in at_top, node in for_types) for one in targets]
+            found += [Import(source, target, node in at_top) for target in targets]
     return found
 
 
@@ -145,7 +135,7 @@ def test_every_module_has_its_place_in_the_order():
 
 def test_imports_go_one_way():
     upward = []
-    for source, target, *_ in IMPORTS:
+    for source, target, _ in IMPORTS:
         if place(source) is None or top(target) != "alexnet_jax" or target == "alexnet_jax":
             continue
         if place(target) is None or place(target) > place(source):
@@ -167,7 +157,7 @@ def test_the_root_of_the_package_has_few_modules():
 def test_no_module_imports_itself_by_way_of_others():
     graph: dict[str, set[str]] = {name: set() for name in FILES}
     for i in IMPORTS:
-        if i.target != i.source and not i.for_types:
+        if i.target != i.source:
             graph[i.source].add(i.target)
     order = graphlib.TopologicalSorter(graph)
     order.prepare()  # raises CycleError
