@@ -61,6 +61,10 @@ class _Unicode:
         return "UTF-8"
 
 
+class Registered(str):
+    """Marks a str that names an entry of a registry in alexnet_jax.model.operations, such as "operation"."""
+
+
 #: A step number is an int32 on the device.
 MOST_STEPS = 2**31 - 1
 #: Limit of numbers that have none by their meaning, well within float32.
@@ -85,14 +89,14 @@ MOST_LAYERS = 100
 MOST_CLASSES = 2**20
 #: Operations of one layer.
 MOST_OPERATIONS = 32
-Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
-FCOperation = typing.Literal["act", "batch_norm", "dropout"]
+Operation = typing.Annotated[str, Registered("operation")]
+FCOperation = typing.Annotated[str, Registered("dense operation")]
 Exif = typing.Literal["ignore", "apply"]
 Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
 
 
-def seen(view: str) -> str:
+def views_in_words(view: str) -> str:
     """One of VIEWS in words, such as "center crop" and "ten views"."""
     return "center crop" if view == "center" else f"{view} views"
 
@@ -200,7 +204,7 @@ class ModelSpec:
 
     #: None: counted from the data.
     num_classes: typing.Annotated[int, Range(2), AtMost(MOST_CLASSES)] | None
-    activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
+    activation: typing.Annotated[str, Registered("activation")]
     #: Ablation switch: False removes the normalizations (config/switches.py).
     lrn: bool
     #: Ablation switch: False makes each pool's window as large as its stride.
@@ -216,6 +220,11 @@ class ModelSpec:
     #: Layers by name, first to last.
     convs: tuple[tuple[str, ConvSpec], ...]
     fcs: tuple[tuple[str, FCSpec], ...]
+
+    @property
+    def layers(self) -> tuple[tuple[str, ConvSpec | FCSpec], ...]:
+        """All layers by name, first to last."""
+        return (*self.convs, *self.fcs)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""Programs that take turns: each a process of its own, kept alive; one measures at a time, in changing order.
+"""Compare programs in alternation: each is a process that stays alive; one measures at a time, in rotating order.
 
-On a CPU at most three live at once, the one that all are compared with among them: more may not fit into memory. It
-is measured anew with each pair of the others, and a ratio is always of two measurements of one round.
+On a CPU at most three are alive at once, to fit into memory: the first, which all are compared with, and two others.
+The first is measured again with each pair, so a ratio is always of two measurements of the same round.
 
-On a GPU more of them live at once. They start side by side, as compiling takes longest; but those of JAX take their
-first step one after the other, since XLA chooses algorithms by timing them. Nobody measures before all are ready.
+On a GPU more are alive at once. They start in parallel, as compiling takes longest, but JAX programs take their first
+step one after the other, since XLA chooses algorithms by timing them. Measurements begin when all are ready.
 """
 
 import argparse
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -21,59 +22,64 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
+from alexnet_jax.cli import markdown
+from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
-from bench import hardware
-from launch.runs import memory_settings
 
-ROOT = Path(__file__).resolve().parents[1]
+from . import hardware
+from .paths import IMPORT_ROOT
+
+memory_settings = importlib.import_module(find.module_name("launch.environment")).memory_settings
+
+#: Programs alive at the same time as the first.
 BESIDE = {"cpu": 2, "cuda": 12}
-"""Programs that live at the same time as the first."""
 BATCHES = {"cpu": [32], "cuda": [128, 512]}
 STEPS = {"cpu": 3, "cuda": 30}
-TO_GET_READY = 0.8
-"""Of the time that a comparison has."""
+#: The share of the time of a comparison in which programs must get ready.
+READY_SHARE = 0.8
+#: JAX_PLATFORMS of a worker on a GPU. JAX would fall back to the CPU, which `serve` refuses.
 ON_GPU = "cuda,cpu"
-"""JAX_PLATFORMS of a worker on a GPU. JAX would go on with the second where the first is missing."""
-MEMORY = ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_ARENA_MAX")
-"""What launch/malloc.env sets."""
+#: Commands to a worker, besides numbers of steps.
 BEGIN, TUNE = "begin\n", "tune\n"
-"""What a worker is told, besides numbers of steps."""
+
+#: run(steps) -> the last loss.
+Run = Callable[[int], float]
 
 
 class Program(NamedTuple):
-    """A worker: a module that calls `serve`."""
+    """A worker: a module of this package that calls `serve`."""
 
     label: str
     module: str
     arguments: list[str]
     environment: dict[str, str]
+    #: Whether it has the settings of launch/malloc.env.
     kept_memory: bool = True
-    """With the settings of launch/malloc.env."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a comparison; `check` them."""
+    """Add the options of a comparison, which `check` completes."""
     available = len(os.sched_getaffinity(0))
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto",
                         help="auto: a GPU if JAX finds one")  # fmt: skip
     parser.add_argument("--batch", type=int, nargs="+",
-                        help="one after the other; default: 32, on a GPU 128 and 512")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=5, help="each measures every program once")
+                        help="batch sizes; default: 32, on a GPU 128 and 512")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
     parser.add_argument("--steps", type=int, help="steps in a measurement; default: 3, on a GPU 30")
     parser.add_argument("--threads", type=int, default=available, help="processor cores to use")
     parser.add_argument("--beside", type=int, metavar="N",
                         help="programs alive at the same time as the first; default: 2, on a GPU 12")  # fmt: skip
     parser.add_argument("--limit", type=float, default=math.inf, metavar="SECONDS",
-                        help="for everything; what is not ready in its share is left out")  # fmt: skip
+                        help="in total; programs that are not ready in time are left out")  # fmt: skip
     parser.add_argument("--keep-going", action="store_true",
-                        help="report a program that fails, and measure the others")  # fmt: skip
+                        help="report failed programs, and measure the others")  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Fill in what depends on the device, and keep to the cores of --threads, as what is started does.
+    """Set defaults for the device, and restrict this process and its children to --threads cores.
 
     Raises ConfigError.
     """
@@ -95,9 +101,9 @@ def check(options: argparse.Namespace) -> None:
 
 
 def report(
-    options: argparse.Namespace, programs_at: Callable[[int], dict[str, Program]], **facts
-) -> dict:
-    """Measurements at every batch, printed as they come, what they ran on, and `facts`; written to --json."""
+    options: argparse.Namespace, programs_at: Callable[[int], dict[str, Program]], **facts: Any
+) -> dict[str, Any]:
+    """Measure at every batch size, print each table, and write all with hardware and `facts` to --json."""
     found: dict[str, Any] = hardware.hardware() | {"command": sys.argv, "steps": options.steps}
     found |= {"device": options.device, "versions": hardware.versions(), **facts}
     found |= {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "measurements": []}
@@ -124,11 +130,16 @@ def compare(
     beside: int = BESIDE["cpu"],
     seconds: float = math.inf,
     keep_going: bool = False,
-) -> dict[str, dict]:
-    """Of each program its facts, seconds a step of every round, their ratios to the first program's, peak memory.
+) -> dict[str, dict[str, Any]]:
+    """Measure programs and compare them with the first.
 
-    Of one that was not ready in time, and with `keep_going` of one that failed, `label` and `failed`, the reason.
-    In `seconds` in all: rounds that begin later are left out, but for one of each program that got ready.
+    Args:
+      seconds: For everything; later rounds are left out, except the first of each program that got ready.
+      keep_going: Whether to continue when a program fails.
+
+    Returns:
+      For each program its facts, `label`, `seconds` per step of every round, their `ratios` to the first program,
+      and `peak_bytes`; or `label` and `failed`, the reason, if it failed or was not ready in time.
     """
     first, *others = programs
     groups = [others[i : i + beside] for i in range(0, len(others), beside)] or [[]]
@@ -142,7 +153,7 @@ def compare(
             if "failed" not in result:
                 pairs = zip(result["seconds"], base, strict=False)
                 result["ratios"] = [theirs / mine for theirs, mine in pairs]
-            earlier = found.get(name, result)  # the first comes again
+            earlier = found.get(name, result)  # the first is in every group
             if "failed" in result and "failed" not in earlier:
                 continue
             if earlier is not result and "failed" not in earlier:
@@ -153,85 +164,91 @@ def compare(
     return {name: found[name] for name in programs}
 
 
-def table(report: dict, measurement: dict) -> str:
-    """A line a program: median and spread of its rounds, median of its ratios to the first, peak memory.
+def table(report: dict[str, Any], measurement: dict[str, Any]) -> str:
+    """Format the median and range of each program, the median of its ratios to the first, and its peak memory.
 
-    On a GPU in milliseconds, and memory is that of the device.
+    On a GPU times are in milliseconds, and memory is that of the device.
     """
     first = next(iter(measurement["programs"].values()))
     unit, factor, digits = ("ms", 1e3, 2) if report.get("device") == "cuda" else ("seconds", 1, 3)
-    lines = [
-        f"Batch {measurement['batch']}{_comma(report.get('dtype'))}; {_place(report)}; a round is "
-        f"{report['steps']} steps of each; ratios are medians of the rounds' ratios to {first['label']}",
-        "",
-        f"| program | version | {unit} a step | least to most | images a second | ratio | peak memory, GB |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+    dtype = f", {report['dtype']}" if report.get("dtype") else ""
+    title = (
+        f"Batch {measurement['batch']}{dtype}; {_place(report)}; a round is {report['steps']} steps of each; "
+        f"ratios are medians of the rounds' ratios to {first['label']}"
+    )
+    header = (
+        "program",
+        "version",
+        f"{unit} a step",
+        "min to max",
+        "images a second",
+        "ratio",
+        "peak memory, GB",
+    )
+    rows = []
     for program in measurement["programs"].values():
         if "failed" in program:
-            lines.append(f"| {program['label']} | {program['failed']} | | | | | |")
+            rows.append((program["label"], program["failed"], *[""] * 5))
             continue
         seconds, ratios = program["seconds"], program["ratios"]
         median, least, most = (f(seconds) * factor for f in (statistics.median, min, max))
         ratio = "" if program is first or not ratios else f"{statistics.median(ratios):.2f}"
-        lines.append(
-            f"| {program['label']} | {program['version']} | {median:.{digits}f} "
-            f"| {least:.{digits}f} to {most:.{digits}f} "
-            f"| {measurement['batch'] / median * factor:,.1f} | {ratio} | {program['peak_bytes'] / 1e9:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        rows.append((
+            program["label"], program["version"], f"{median:.{digits}f}",
+            f"{least:.{digits}f} to {most:.{digits}f}", f"{measurement['batch'] / median * factor:,.1f}",
+            ratio, f"{program['peak_bytes'] / 1e9:.1f}",
+        ))  # fmt: skip
+    return "\n".join([title, "", *markdown.table(header, rows, right=range(2, 7)), ""])
 
 
-def _place(report: dict) -> str:
+def _place(report: dict[str, Any]) -> str:
     if report.get("device") == "cuda" and report.get("gpus"):
         return f"one {report['gpus'][0]['name']}, driver {report['gpus'][0]['driver']}"
     memory = (report["memory_bytes"] or 0) / 1e9
     return f"{report['cores']} cores of {report['machine']}, {memory:.0f} GB"
 
 
-def _comma(text: str | None) -> str:
-    return f", {text}" if text else ""
+def serve(build: Callable[[], tuple[Run, dict[str, Any]]], *, waits: bool = True) -> None:
+    """Serve measurements to `compare`: the body of a worker.
 
-
-def serve(build: Callable[[], tuple[Callable[[int], float], dict]], *, waits: bool = True) -> None:
-    """Answer `compare` from a worker: `build` gives (run(steps) -> the last loss, facts to report).
-
-    waits: take the first step when told to and not at once. XLA chooses algorithms in it, by timing them.
-    A function `tune` among the facts is called before all measurements, when nobody else uses the device.
+    Args:
+      build: Returns run(steps) -> the last loss, and facts to report. A function `tune` among the facts is called
+        before all measurements, when no other program uses the device.
+      waits: Whether to wait with the first step until told to: XLA chooses algorithms in it by timing them.
     """
-    # What the libraries print goes to standard error; the answers alone to standard output.
-    answers = os.fdopen(os.dup(1), "w")
+    # Output of libraries goes to standard error; standard output has only the replies.
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def answer(facts: dict) -> None:
-        print(json.dumps(facts), file=answers, flush=True)
+    def reply(facts: dict[str, Any]) -> None:
+        print(json.dumps(facts), file=replies, flush=True)
 
     run, facts = build()
     tune = facts.pop("tune", lambda: None)
     jax = sys.modules.get("jax")
     if jax and os.environ.get("JAX_PLATFORMS", "") == ON_GPU and jax.default_backend() == "cpu":
         raise AlexNetError("JAX finds no GPU")
-    answer({})
+    reply({})
     if waits:
         sys.stdin.readline()
     begun = time.perf_counter()
     facts["first_loss"] = run(1)
     facts["first_step_seconds"] = time.perf_counter() - begun
     run(2)
-    answer(facts)
+    reply(facts)
     if not waits:
         sys.stdin.readline()
     for line in sys.stdin:
         if line == TUNE:
             tune()
             run(3)
-            answer({})
+            reply({})
             continue
         steps = int(line)
         begun = time.perf_counter()
         run(steps)
         seconds = (time.perf_counter() - begun) / steps
-        answer({"seconds": seconds, "peak_bytes": _peak_bytes()})
+        reply({"seconds": seconds, "peak_bytes": _peak_bytes()})
 
 
 class _Comparison:
@@ -241,12 +258,13 @@ class _Comparison:
         self, programs: dict[str, Program], device: str, until: float, keep_going: bool
     ) -> None:
         self.programs, self.device, self.keep_going = programs, device, keep_going
+        #: No round begins after this, by time.monotonic().
         self.until = until
-        """When rounds are no longer begun, by time.monotonic()."""
         self.workers: dict[str, _Worker] = {}
-        self.found: dict[str, dict] = {}
+        self.found: dict[str, dict[str, Any]] = {}
 
-    def measure(self, rounds: int, steps: int) -> dict[str, dict]:
+    def measure(self, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
+        """Measure `rounds` times, as `compare` returns it, but without ratios."""
         on_gpu = self.device == "cuda"
         with hardware.device_lock() if on_gpu else contextlib.nullcontext():
             try:
@@ -255,7 +273,7 @@ class _Comparison:
                     if number and time.monotonic() > self.until:
                         break
                     names = list(self.workers)
-                    # Another one begins each round, so that nobody always follows the same one.
+                    # Rotate the order, so that no program always follows the same one.
                     shift = number % max(len(names), 1)
                     for name in names[shift:] + names[:shift]:
                         self._measure(name, steps)
@@ -266,12 +284,12 @@ class _Comparison:
 
     def _get_ready(self, side_by_side: bool) -> None:
         now = time.monotonic()
-        until = now + (self.until - now) * TO_GET_READY
+        until = now + (self.until - now) * READY_SHARE
         names = list(self.programs)
         for together in [names] if side_by_side else [[name] for name in names]:
             for name in together:
                 self.workers[name] = _Worker(self.programs[name], self.device)
-            # None takes its first step while others still load.
+            # No program takes its first step while others still load.
             for name in together:
                 self._ask(name, "", until, since=now)
             for name in [name for name in together if name in self.workers]:
@@ -284,17 +302,19 @@ class _Comparison:
             self._ask(name, TUNE, self._soon())
 
     def _measure(self, name: str, steps: int) -> None:
-        answer = self._ask(name, f"{steps}\n", self._soon())
-        if answer is not None:
-            self.found[name]["seconds"].append(answer["seconds"])
-            self.found[name]["peak_bytes"] = answer["peak_bytes"]
+        reply = self._ask(name, f"{steps}\n", self._soon())
+        if reply is not None:
+            self.found[name]["seconds"].append(reply["seconds"])
+            self.found[name]["peak_bytes"] = reply["peak_bytes"]
 
-    def _ask(self, name: str, line: str, until: float, since: float | None = None) -> dict | None:
-        """The answer of a worker; None, and it is gone, when there was none."""
+    def _ask(
+        self, name: str, line: str, until: float, since: float | None = None
+    ) -> dict[str, Any] | None:
+        """The reply of a worker; None if it failed or was late, and then it is closed."""
         since = time.monotonic() if since is None else since
         try:
             return self.workers[name].ask(line, until)
-        except _NotReachedError:
+        except _LateError:
             failed = f"not reached in {until - since:.0f} s"
         except AlexNetError as error:
             if not self.keep_going:
@@ -306,44 +326,47 @@ class _Comparison:
         return None
 
     def _soon(self) -> float:
-        """A measurement that has begun may end somewhat late."""
+        """The limit of a measurement that has begun, which may end somewhat late."""
         return max(self.until, time.monotonic() + 60)
 
 
-class _NotReachedError(Exception):
-    """There was no answer in time."""
+class _LateError(Exception):
+    """There was no reply in time."""
 
 
 class _Worker:
-    """A program that runs, and is asked for one thing at a time."""
+    """A running program."""
 
     def __init__(self, program: Program, device: str) -> None:
-        self.label, self.said = program.label, b""
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")
+        self.label, self.buffer = program.label, b""
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - see close
         self.process = _start(program, device, self.errors)
 
-    def ask(self, line: str, until: float) -> dict:
-        """Its answer to `line`, or what it says next if that is empty.
+    def ask(self, line: str, until: float) -> dict[str, Any]:
+        """Send `line`, if it is not empty, and return the next reply.
 
-        Raises _NotReachedError at `until`, by time.monotonic(); AlexNetError if it has ended.
+        Raises:
+          _LateError: There is none by `until` of time.monotonic().
+          AlexNetError: The program has ended.
         """
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin and stdout
         with contextlib.suppress(BrokenPipeError):
             stdin.write(line.encode())
             stdin.flush()
-        while b"\n" not in self.said:
+        while b"\n" not in self.buffer:
             wait = None if until == math.inf else max(0.0, until - time.monotonic())
             if not select.select([stdout], [], [], wait)[0]:
-                raise _NotReachedError
+                raise _LateError
             more = os.read(stdout.fileno(), 1 << 16)
             if not more:
                 raise AlexNetError(self._ended())
-            self.said += more
-        answer, _, self.said = self.said.partition(b"\n")
-        return json.loads(answer)
+            self.buffer += more
+        reply, _, self.buffer = self.buffer.partition(b"\n")
+        return json.loads(reply)
 
     def _ended(self) -> str:
+        """Print the end of the output, and return exit code and error in one line."""
         code = self.process.wait()
         self.errors.seek(0)
         lines = [text for text in self.errors.read().splitlines() if text.strip()] or [""]
@@ -354,22 +377,23 @@ class _Worker:
 
     def close(self) -> None:
         self.process.kill()
-        # Closes its pipes and waits.
+        # The contexts close its pipes and wait for it.
         with contextlib.suppress(BrokenPipeError), self.process, self.errors:
             pass
 
 
-def _start(program: Program, device: str, errors) -> subprocess.Popen:
-    # On a GPU every process would take three quarters of its memory at once.
+def _start(program: Program, device: str, errors: IO[str]) -> subprocess.Popen[bytes]:
+    # Without preallocation, so that several processes can share a GPU.
     environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     environment["JAX_PLATFORMS"] = "cpu" if device == "cpu" else ON_GPU
     memory = memory_settings(environment["JAX_PLATFORMS"])
-    for name in MEMORY:
+    for name in memory_settings("cpu"):  # all of launch/malloc.env
         environment.pop(name, None)
     environment |= (memory if program.kept_memory else {}) | program.environment
+    path = filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH")))
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.Popen(
-        [sys.executable, "-m", program.module, *program.arguments],
-        cwd=ROOT,
+        [sys.executable, "-m", f"{__package__}.{program.module}", *program.arguments],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -378,7 +402,7 @@ def _start(program: Program, device: str, errors) -> subprocess.Popen:
 
 
 def _peak_bytes() -> int:
-    """Of the device where it counts its memory, else of this process."""
+    """Peak memory of the device if it counts that, otherwise of this process."""
     jax, torch = sys.modules.get("jax"), sys.modules.get("torch")
     if torch and torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()

@@ -1,10 +1,10 @@
-"""What the safety of a run costs: a training step with all its checks and without, and the parts of a checkpoint.
+"""Measure the cost of reliability: a training step with all its checks and without, and the parts of a checkpoint.
 
-python -m bench.checks --batch 32 --json checks.json
+    alexnet bench checks --batch 32 --json checks.json
 
-With: the masked update, metrics read after each step, the hash of the batches, the watchdog, the signal flag.
-Without: the same step with nothing of that. Both take turns in one process, in changing order. Checkpoints of the
-paper's net: writing by orbax, SHA-256 of all files, commit; then verifying and restoring.
+The checks are the masked update, reading metrics after each step, the hash of the batches, the watchdog and the signal
+flag. Steps with and without them alternate in one process, in changing order. The parts of a checkpoint are writing by
+orbax, SHA-256 of all files and commit, then verifying and restoring.
 """
 
 import json
@@ -13,30 +13,36 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from alexnet_jax import cli
+from alexnet_jax.cli import markdown
 from alexnet_jax.data.pipeline import batches
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run.signals import Signals
 from alexnet_jax.run.watchdog import Watchdog
+from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, schedule, state, step
 from alexnet_jax.train.meter import Meter
-from bench import ours
-from bench.hardware import machine
+
+from . import ours
+from .hardware import machine
 
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=7, help="each measures with and without")
-    parser.add_argument("--steps", type=int, default=3, help="steps in a measurement")
-    parser.add_argument("--folder", help="where the checkpoints go; default: the temporary folder")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="measurements with and without checks"
+    )
+    parser.add_argument("--steps", type=int, default=3, help="steps per measurement")
+    parser.add_argument("--folder", help="folder of the checkpoints; default: a temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
     spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
@@ -50,8 +56,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of every round, with the checks of a run and without."""
+def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Measure the seconds per step of every round, with and without checks."""
     mesh, model = parallel.device_mesh(), alexnet.of_config(spec)
     replicated = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     batch = ours.examples(spec)
@@ -73,7 +79,7 @@ def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
         for number in range(steps):
             watchdog.beat()
             current, metrics = checked(current, on_device, rates)
-            hashed = batches.chain(hashed, batch.labels, batch.indices, batch.epochs)
+            hashed = batches.update_batch_digest(hashed, batch.labels, batch.indices, batch.epochs)
             meter.add(number, metrics)
             watchdog.beat(step=True)
             signals.poll()
@@ -96,8 +102,8 @@ def measure_step(spec, rounds: int, steps: int) -> dict[str, list[float]]:
     return seconds
 
 
-def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
-    """Bytes of a state, and seconds of every round by part: write, hash, commit, verify, restore."""
+def measure_checkpoint(spec: Config, rounds: int, folder: str | None) -> dict[str, Any]:
+    """Measure the bytes of a checkpoint, and the seconds of its parts: write, hash, commit, verify, restore."""
     current = state.create(spec, alexnet.of_config(spec), 0, mesh=parallel.device_mesh())
     parts: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -117,27 +123,26 @@ def measure_checkpoint(spec, rounds: int, folder: str | None) -> dict:
     return {"bytes": checkpoint.size(current), "seconds": parts}
 
 
-def table(report: dict) -> str:
-    """The medians, and the median of the ratios of each round."""
+def table(report: dict[str, Any]) -> str:
+    """Format the medians, and the median ratio of steps with and without checks."""
     both, saved = report["step"], report["checkpoint"]
     ratios = [a / b for a, b in zip(both["with"], both["without"], strict=True)]
     median = {name: statistics.median(values) for name, values in both.items()}
-    lines = [
+    title = (
         f"{report['config']}, batch {report['batch']}, {report['cores']} cores of {report['machine']}, "
-        f"jax {report['jax']}, {len(ratios)} rounds",
-        "",
-        "| | seconds, median | |",
-        "|---|--:|---|",
-        f"| step with all checks | {median['with']:.4f} | {statistics.median(ratios) - 1:+.2%} |",
-        f"| step without | {median['without']:.4f} | |",
+        f"jax {report['jax']}, {len(ratios)} rounds"
+    )
+    rows = [
+        ("step with all checks", f"{median['with']:.4f}", f"{statistics.median(ratios) - 1:+.2%}"),
+        ("step without", f"{median['without']:.4f}", ""),
     ]
     parts = {name: statistics.median(values) for name, values in saved["seconds"].items()}
     total = parts["write"] + parts["hash"] + parts["commit"]
     for part, seconds in parts.items():
         share = f"{seconds / total:.0%} of a save" if part in ("write", "hash", "commit") else ""
-        title = f"checkpoint of {saved['bytes'] / 1e6:,.0f} MB: {part}"
-        lines.append(f"| {title} | {seconds:.4f} | {share} |")
-    return "\n".join(lines)
+        name = f"checkpoint of {saved['bytes'] / 1e6:,.0f} MB: {part}"
+        rows.append((name, f"{seconds:.4f}", share))
+    return "\n".join([title, "", *markdown.table(("", "seconds, median", ""), rows, right=(1,))])
 
 
 if __name__ == "__main__":

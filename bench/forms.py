@@ -1,9 +1,9 @@
-"""One training step in a form of its own, in a process of its own: what bench/step.py compares.
+"""One form of the training step, in its own process: a worker of step.py.
 
     python -m bench.forms FORM --config configs/paper.py --batch 32 [--config.section.key=value ...]
 
-answers bench/alternate.py. FORM: "chosen", changes of the forms of the device such as "pool=repeat,barriers=none"
-(alexnet_jax/kernels/forms.py), or one of PROGRAM, which undoes something about the program as a whole.
+FORM is "chosen"; changes to the forms of the device, such as "pool=repeat,barriers=none"
+(alexnet_jax/kernels/forms.py); or a key of PROGRAM, which changes the program as a whole.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,12 @@ import jax
 
 from alexnet_jax import cli
 from alexnet_jax.kernels import compiler, forms
-from bench import alternate, ours
+
+from . import alternate, ours
 
 
 class Patch(NamedTuple):
-    """`module.name` is replaced by `instead(what it was)`, before anything is traced."""
+    """Replace `module.name` by `instead(module.name)` before tracing."""
 
     module: Any
     name: str
@@ -39,13 +40,13 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(form: str, base: forms.Forms) -> forms.Forms:
-    """The forms that FORM means on a device whose own are `base`. Raises ConfigError."""
+    """The forms that FORM selects, given those of the device. Raises ConfigError."""
     return base if form in ("chosen", *PROGRAM) else forms.parse(form, base)
 
 
 def _without_option(name: str) -> Callable[[Any], Any]:
-    def instead(options):
-        def fewer(platform=None, **others):
+    def instead(options: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        def fewer(platform: str | None = None, **others: Any) -> dict[str, Any]:
             return {key: value for key, value in options(platform, **others).items() if key != name}
 
         return fewer
@@ -53,7 +54,7 @@ def _without_option(name: str) -> Callable[[Any], Any]:
     return instead
 
 
-def _never_donating(jit):
+def _never_donating(jit: Callable[..., Any]) -> Callable[..., Any]:
     return lambda function, donate_argnums=(), **options: jit(function, **options)
 
 

@@ -1,28 +1,27 @@
-"""Everything that is to be measured on a GPU, in one command that ends within eight minutes.
+"""Execute all measurements on a GPU, in one command of at most eight minutes.
 
     make gpu                                            all stages; DATA=FOLDER adds runs on CIFAR-10
     GPU_DRY=1 make gpu                                  the same stages at toy size on a CPU, into a temporary folder
     python -m bench.gpu --only peers-512 kernels-512
-    python -m bench.gpu --resume docs/results/gpu-2026-11-26.json     what is not done there yet
-    python -m bench.gpu --page docs/results/gpu-2026-11-26.json       writes the page anew, measures nothing
+    python -m bench.gpu --resume docs/results/gpu-2026-11-26.json     the stages that are not done there
+    python -m bench.gpu --page docs/results/gpu-2026-11-26.json       only write the page
 
-Stages run one after the other, what is worth most first, each in processes of its own and with a limit of its own.
-Nothing is installed or fetched. Stages share JAX's compilation cache, which keeps the choices of XLA's autotuner too.
+Stages run one after the other, the most important first, each in its own processes and with its own limit. Nothing is
+installed or downloaded. Stages share JAX's compilation cache, which includes the choices of XLA's autotuner.
 
-gpu-DATE.json is written after each stage: a cut of the whole loses what was running and no more. It holds
+gpu-DATE.json is written after each stage, so that an interruption loses only the running stage. It has
 
     schema           1
-    time, commit     of the start; commit None outside a git checkout, with '+' behind it where files were changed
-    command, dry     as it was started; whether at toy size
+    time, commit     of the start; commit is None outside a git checkout, and ends with '+' if files were changed
+    command, dry     the command line; whether at toy size
     machine, cores, memory_bytes, gpus [{name, driver, memory_bytes}], versions {package: version}
-    limit, seconds   allowed for all stages but those with data; spent on all so far
-    stages           by name: title, command, state ('done', 'failed', 'cut', 'skipped', 'running'), reason unless
-                     done, seconds, result, and unless done the last lines that it said; see bench/stages.py
+    limit, seconds   seconds allowed for all stages but those with data; spent on all so far
+    stages           by name: title, command, state, reason, seconds, result and said; see bench/stages.py
 
-and the result of a stage is the JSON of its command: of peers and forms `measurements` (bench/alternate.py: seconds a
-step of each round, ratios to the first program, peak bytes), of kernels `layers` and `kernels` (microseconds a step),
-of layers `layers` (seconds of a call), of nets `nets` (seconds a step), of transfer `ways` (bytes a second), of tests
-the counts of pytest, of a run its results.json, of sweep its tables. gpu-DATE.md beside it is the page made of it.
+The result of a stage is the JSON of its command: for peers and forms `measurements` (bench/alternate.py: seconds per
+step of each round, ratios to the first program, peak bytes), for kernels `layers` and `kernels` (microseconds per
+step), for layers `layers` (seconds per call), for nets `nets` (seconds per step), for transfer `ways` (bytes per
+second), for tests the counts of pytest, for a run its results.json, for sweep its tables. gpu-DATE.md is a page of it.
 """
 
 import argparse
@@ -44,34 +43,45 @@ from typing import Any
 from xml.etree import ElementTree
 
 from alexnet_jax import cli, files
+from alexnet_jax.cli import markdown
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
-from bench import alternate, hardware
-from bench.peers import ON_GPU
-from bench.stages import ROOT, Stage, carry_out
+
+from . import alternate, hardware
+from .paths import ROOT
+from .peers import ON_GPU
+from .stages import Stage, execute
 
 RESULTS = ROOT / "docs/results"
+#: Seconds for all stages but those with data; with start and end under eight minutes.
 LIMIT = 465.0
-"""Seconds for all stages but those with data: with start and end under eight minutes."""
+#: Seconds for each stage with data.
 DATA_LIMIT = 540.0
-"""Seconds for each stage with data."""
+#: CIFAR-10 networks that are trained.
 NETS = ("80sec", "18pct", "13pct", "11pct")
+#: Members of the sweep that share the GPU.
 JOBS = 8
-"""Members of the sweep that share the GPU."""
+#: Arguments of a dry run.
 TINY = "--config tests/tiny.py --config.data.source=folder"
 
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10; adds the runs on it")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="only these stages")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10; adds runs on it")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/gpu", metavar="FOLDER",
-                        help="of the runs on data, which go on where they were")  # fmt: skip
+                        help="folder of the runs on data, which continue")  # fmt: skip
     parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS")
     parser.add_argument("--data-limit", type=float, default=DATA_LIMIT, metavar="SECONDS",
-                        help="of each stage with data")  # fmt: skip
+                        help="for each stage with data")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: docs/results")
-    parser.add_argument("--resume", type=Path, metavar="FILE.json", help="what is not done there")
-    parser.add_argument("--page", type=Path, metavar="FILE.json", help="only write its page anew")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE.json",
+        help="execute the stages that are not done there",
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE.json", help="only write its page")
     options = parser.parse_args(arguments)
     if options.page:
         record = json.loads(options.page.read_text())
@@ -85,7 +95,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Carry out the stages that are asked for, and write JSON and page after each."""
+    """Execute the chosen stages, and write JSON and page after each."""
     folder = Path(tempfile.mkdtemp(prefix="alexnet-gpu-"))
     timed, with_data = stages(options.dry, folder), data_stages(options)
     every = [stage.name for stage in (*timed, *with_data)]
@@ -95,12 +105,12 @@ def measure(options: argparse.Namespace) -> int:
     record, path = _begin(options, folder)
     done = {name for name, row in record["stages"].items() if row["state"] == "done"}
     if "sweep" not in done:
-        done.discard("sweep-tables")  # of what was finished then
+        done.discard("sweep-tables")  # they cover the finished members
     timed, with_data = (
         [stage for stage in some if stage.name in wanted and stage.name not in done]
         for some in (timed, with_data)
     )
-    print(f"{plan(timed, options.limit)}\n\nWhat each says goes to {folder}, results to {path}\n")
+    print(f"{plan(timed, options.limit)}\n\nOutput goes to {folder}, results to {path}\n")
     begun, before = time.monotonic(), record["seconds"]
 
     def save() -> None:
@@ -109,28 +119,28 @@ def measure(options: argparse.Namespace) -> int:
         files.write_atomically(path.with_suffix(".md"), page(record))
 
     environment = _environment(options.dry, folder)
-    codes = [carry_out(timed, record["stages"], folder, options.limit, environment, save)]
-    if max(codes) < 2:  # else told to stop
-        codes.append(carry_out(with_data, record["stages"], folder, math.inf, environment, save))
+    codes = [execute(timed, record["stages"], folder, options.limit, environment, save)]
+    if max(codes) < 2:  # otherwise a signal was received
+        codes.append(execute(with_data, record["stages"], folder, math.inf, environment, save))
     print(f"\n{page(record)}\n{path.with_suffix('.md')}")
     return max(codes)
 
 
 def stages(dry: bool, folder: Path) -> list[Stage]:
-    """Those without data, what is worth most first; seconds are those of one H200."""
+    """The stages without data, the most important first; expected seconds are those of one H200."""
     torch = util.find_spec("torch") is not None
     memory = sum(gpu["memory_bytes"] for gpu in hardware.gpus()[:1])
     beside = "PyTorch" if torch else "Flax written plainly (PyTorch is not installed)"
 
     def stage(name: str, title: str, expected: float, limit: float, real: str, toy: str) -> Stage:
-        """`real` and `toy`: a module of bench and its arguments, at full size and at toy size."""
+        """A stage; `real` and `toy` are a module of bench and its arguments, at full and at toy size."""
         module, *arguments = (toy if dry else real).split()
         path = folder / f"{name}.json"
-        command = [sys.executable, "-m", f"bench.{module}", *arguments, f"--json={path}"]
+        command = [sys.executable, "-m", f"{__package__}.{module}", *arguments, f"--json={path}"]
         return Stage(name, title, command, expected, 150 if dry else limit, lambda: _json(path))
 
     def compared(module: str, batch: int, seconds: int, alive: int) -> str:
-        """Programs at a batch, so many beside the first on a device of 140 GB; they end by themselves."""
+        """Arguments of a comparison at a batch size, with `alive` programs beside the first on 140 GB."""
         alive = alive if memory > 100e9 else max(alive // 2, 1)
         settings = f"--device cuda --batch {batch} --rounds 3 --beside {alive}"
         return f"{module} {settings} --limit {seconds - 15} --keep-going"
@@ -178,7 +188,7 @@ def _tests(folder: Path) -> Stage:
 
 
 def data_stages(options: argparse.Namespace) -> list[Stage]:
-    """The CIFAR-10 nets to the end of their schedules, and the ablations with ten seeds; both go on where they were."""
+    """The CIFAR-10 networks, and the ablations with ten seeds; both continue earlier runs."""
     if options.data is None:
         return []
     data, limit, found = options.data.absolute(), options.data_limit, []
@@ -191,31 +201,36 @@ def data_stages(options: argparse.Namespace) -> list[Stage]:
                   functools.partial(_json, workdir / "results.json"), grace=60)
         )  # fmt: skip
     out = options.runs / "ablations"
-    sweep = [sys.executable, "-m", "launch.sweep", "ablations", "--scale=cifar10", "--seeds=10"]
+    sweep = [
+        sys.executable,
+        "-m",
+        find.module_name("launch.sweep"),
+        "ablations",
+        "--scale=cifar10",
+        "--seeds=10",
+    ]
     sweep += [f"--out={out}", f"--data={data}"]
     return [
         *found,
         Stage("sweep", "Ablations at the scale cifar10, ten seeds", [*sweep, "--local", f"--jobs={JOBS}"],
               limit, limit, grace=60),
-        Stage("sweep-tables", "What of the ablations is finished", [*sweep, "--collect"], 10, 120,
+        Stage("sweep-tables", "Finished ablations", [*sweep, "--collect"], 10, 120,
               lambda: (out / "ablations-cifar10.md").read_text()),
     ]  # fmt: skip
 
 
 def plan(stages: list[Stage], limit: float) -> str:
-    """What is to be run, when each is expected to end, and its limit."""
+    """A table of the stages with expected end and limit."""
     rows, end = [("stage", "expected end, s", "limit, s", "")], 0.0
     for stage in stages:
         end += 0 if stage.skip else stage.expected
-        note = stage.skip or (
-            "cut, if those before take as long as expected" if end > limit else ""
-        )
+        note = stage.skip or ("cut, if the others take as long as expected" if end > limit else "")
         rows.append((stage.name, f"{end:.0f}", f"{stage.limit:.0f}", note))
     return "\n".join([*cli.table(rows, right=(1, 2)), f"all: {limit:.0f} s at most"])
 
 
 def _begin(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Path]:
-    """The record to fill, and where it goes: a new file, or the one that is resumed."""
+    """The record and its file: a new one, or the one to resume."""
     if options.resume:
         return json.loads(options.resume.read_text()), options.resume
     out = options.out or (folder if options.dry else RESULTS)
@@ -247,18 +262,18 @@ def _commit() -> str | None:
 
 
 def _environment(dry: bool, folder: Path) -> dict[str, str]:
-    own = {
+    settings = {
         "PYTHONUNBUFFERED": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    if dry:  # where programs compute next to nothing, compiling is what takes time
-        own |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    if dry:  # compiling takes most of the time
+        settings |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
-    return cache | os.environ | own
+    return cache | os.environ | settings
 
 
 def _json(path: Path) -> Any:
@@ -266,7 +281,7 @@ def _json(path: Path) -> Any:
 
 
 def _counts(path: Path) -> dict[str, int] | None:
-    """Of tests, failures, errors and skipped ones, from pytest's JUnit file."""
+    """Counts of tests, failures, errors and skipped tests, from the JUnit file of pytest."""
     if not path.exists():
         return None
     suites = ElementTree.parse(path).getroot().iter("testsuite")
@@ -276,7 +291,7 @@ def _counts(path: Path) -> dict[str, int] | None:
 
 
 def page(record: dict[str, Any]) -> str:
-    """The record as Markdown: what was run and what was cut, then the tables of each stage."""
+    """The record as Markdown: the states of all stages, then the tables of each."""
     gpus = record.get("gpus") or []
     device = f"one {gpus[0]['name']}, driver {gpus[0]['driver']}" if gpus else "no GPU"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -292,12 +307,12 @@ def page(record: dict[str, Any]) -> str:
         f"{versions}. `python -m bench.gpu`, {record['seconds']:.0f} s; the schema of the JSON beside this page is "
         "in `bench/gpu.py`.",
         "",
-        "| stage | state | s | |",
-        "|---|---|--:|---|",
     ]
-    for name, row in record["stages"].items():
-        seconds = f"{row['seconds']:.0f}" if "seconds" in row else ""
-        lines.append(f"| {name} | {row['state']} | {seconds} | {row.get('reason', '')} |")
+    states = [
+        (name, row["state"], f"{row['seconds']:.0f}" if "seconds" in row else "", row.get("reason", ""))
+        for name, row in record["stages"].items()
+    ]  # fmt: skip
+    lines += markdown.table(("stage", "state", "s", ""), states, right=(2,))
     for name, row in record["stages"].items():
         shown = _shown(name, row)
         if shown:
@@ -308,7 +323,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _shown(name: str, row: dict[str, Any]) -> str:
-    """The tables of a stage, and the end of what it said if it failed."""
+    """The tables of a stage, and the end of its output if it failed."""
     parts = []
     if row.get("result"):
         kind = name.partition("-")[0]
@@ -323,25 +338,25 @@ def _comparisons(result: dict[str, Any]) -> str:
 
 
 def _kernels(result: dict[str, Any]) -> str:
-    from bench import kernels
+    from . import kernels
 
     return kernels.table(result)
 
 
 def _layers(result: dict[str, Any]) -> str:
-    from bench import layers
+    from . import layers
 
     return layers.table(result)
 
 
 def _nets(result: dict[str, Any]) -> str:
-    from bench import nets
+    from . import nets
 
     return nets.table(result)
 
 
 def _transfer(result: dict[str, Any]) -> str:
-    from bench import transfer
+    from . import transfer
 
     return transfer.table(result)
 
@@ -352,17 +367,19 @@ def _tests_line(result: dict[str, int]) -> str:
 
 
 def _trained(result: dict[str, Any]) -> str:
-    """Of results.json: errors by split and views, epochs and speed."""
-    lines = ["| split | views | images | top-1 error |", "|---|---|--:|--:|"]
-    for split, views in result["splits"].items():
-        for view, row in views.items():
-            lines.append(f"| {split} | {view} | {row['count']:,} | {row['top1_error']:.2%} |")
+    """The errors of results.json by split and views, epochs and speed."""
+    rows = [
+        (split, view, f"{row['count']:,}", f"{row['top1_error']:.2%}")
+        for split, views in result["splits"].items()
+        for view, row in views.items()
+    ]
+    lines = markdown.table(("split", "views", "images", "top-1 error"), rows, right=(2, 3))
     return "\n".join([*lines, "", f"Epoch {result['epoch']:g}, {result['seconds']:,.0f} s, "
                       f"{result['images_per_second']:,.0f} images a second."])  # fmt: skip
 
 
 def _tables(result: str) -> str:
-    """Of a Markdown page, its tables: its pictures are elsewhere."""
+    """The tables of a Markdown page, without its links to images."""
     return "\n".join(line for line in result.splitlines() if line.startswith("|") or not line)
 
 

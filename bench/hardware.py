@@ -1,4 +1,4 @@
-"""What a measurement ran on, and the lock by which one at a time has the GPU."""
+"""The hardware and versions of a measurement, and a lock for the GPU."""
 
 import contextlib
 import fcntl
@@ -11,21 +11,23 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+#: Packages whose versions affect measurements.
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "flax", "optax", "torch", "triton")
 PACKAGES += ("nvidia-cudnn-cu13", "nvidia-cublas")
 
 
 def machine() -> str:
-    """The processor, as it names itself."""
+    """The model name of the processor."""
     models = _values("/proc/cpuinfo", "model name")
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def hardware() -> dict:
-    """Processor, cores that this process may use, bytes of memory; GPUs, where there are any."""
+def hardware() -> dict[str, Any]:
+    """Processor, cores available to this process, memory, and GPUs if there are any."""
     total = _values("/proc/meminfo", "MemTotal")
-    found = {
+    found: dict[str, Any] = {
         "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": int(total[0].split()[0]) * 1024 if total else None,
@@ -34,16 +36,16 @@ def hardware() -> dict:
 
 
 @functools.cache
-def gpus() -> list[dict]:
+def gpus() -> list[dict[str, Any]]:
     """`name`, `driver` and `memory_bytes` of each GPU that nvidia-smi lists."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total"]
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             [*command, "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    rows = [line.split(", ") for line in said.stdout.splitlines() if line.count(", ") == 2]
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.count(", ") == 2]
     return [
         {"name": name, "driver": driver, "memory_bytes": int(mib) << 20}
         for name, driver, mib in rows
@@ -53,22 +55,22 @@ def gpus() -> list[dict]:
 
 @functools.cache
 def device() -> str:
-    """'cuda' if JAX finds a GPU in a process like this one, else 'cpu'.
+    """'cuda' if JAX finds a GPU, otherwise 'cpu'.
 
-    Asks another process, as one that has used a GPU keeps some of its memory.
+    JAX starts in another process, as one that has used a GPU keeps some of its memory.
     """
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") or not gpus():
         return "cpu"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", "import jax; print(jax.default_backend())"],
         capture_output=True, text=True, timeout=300,
         env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     )  # fmt: skip
-    return "cuda" if said.stdout.split()[-1:] in (["gpu"], ["cuda"]) else "cpu"
+    return "cuda" if done.stdout.split()[-1:] in (["gpu"], ["cuda"]) else "cpu"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of those of PACKAGES that are installed."""
+    """Versions of Python and of the installed PACKAGES."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -78,7 +80,7 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def device_lock() -> Iterator[None]:
-    """Held by the one process that times something on the GPU, or times algorithms to choose one."""
+    """Hold a lock for measurements on the GPU, and for choosing algorithms by timing them."""
     path = Path(tempfile.gettempdir()) / f"alexnet-jax-device-{os.getuid()}.lock"
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -86,7 +88,7 @@ def device_lock() -> Iterator[None]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held in RAM so far."""
+    """Peak resident memory of this process."""
     return int(_values("/proc/self/status", "VmHWM")[0].split()[0]) * 1024
 
 

@@ -1,19 +1,20 @@
-"""How many images a second get in, on one core or a few, next to loaders that people know.
+"""Measure the images per second of the input pipeline, beside common loaders, on one core or a few.
 
-    python -m bench.input --from PICTURES
-    python -m bench.input --from PICTURES --threads 2 --json input.json
+    alexnet bench input --from PICTURES
+    alexnet bench input --from PICTURES --threads 2 --json input.json
 
-PICTURES is what data.prepare takes; a JPEG and a raw store are made of it in a temporary folder, and their images
-are read in shuffled batches. The programs take turns, each on the same cores:
+PICTURES is the input of `alexnet prepare`; a JPEG and a raw store are made from it in a temporary folder, and read in
+shuffled batches. The programs alternate on the same cores:
 
-  store jpeg, raw     what training does: order, hash, records, decoding, batch
-  simplejpeg          nothing but decoding the same JPEG records
-  pil                 torch.utils.data.DataLoader over files of the same JPEGs, Pillow's decoder
-  pil originals       the same over the original files, resized and cropped as torchvision's transforms do
-  tf.data             decode_jpeg over the same JPEGs, where TensorFlow is installed
+  store jpeg, raw     as in training: order, hash, records, decoding, batch
+  simplejpeg          only decoding the same JPEG records
+  pil                 torch.utils.data.DataLoader over files of the same JPEGs, decoded by Pillow
+  pil originals       the same over the original files, resized and cropped as by torchvision's transforms
+  tf.data             decode_jpeg over the same JPEGs, if TensorFlow is installed
   prepare             originals to a JPEG store; pil prepare: the same with Pillow alone
 """
 
+import argparse
 import contextlib
 import io
 import json
@@ -24,18 +25,25 @@ import time
 from collections.abc import Callable
 from importlib import util
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alexnet_jax import cli
+from alexnet_jax.cli import markdown
 from alexnet_jax.data.pipeline import batches
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.prepare import discovery
 from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError
-from bench.hardware import machine
+
+from .hardware import machine
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BATCH = 128
+#: Programs that each of ours is compared with.
 RATIOS = {
     "store jpeg": ("simplejpeg", "pil", "pil originals", "tf.data"),
     "store raw": ("pil", "pil originals"),
@@ -47,10 +55,10 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--from", required=True, dest="source", metavar="PICTURES")
     parser.add_argument(
-        "--threads", type=int, default=1, help="and cores, and processes of the peers"
+        "--threads", type=int, default=1, help="threads, cores, and processes of the other loaders"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="each measures every program once")
-    parser.add_argument("--images", type=int, default=1024, help="in a measurement")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
+    parser.add_argument("--images", type=int, default=1024, help="images per measurement")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
@@ -65,8 +73,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def measure(options, folder: Path) -> dict:
-    """Images a second of every program and round."""
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure the images per second of every program and round."""
     for kind in ("jpeg", "raw"):
         _prepare(options, folder / kind, kind)
     programs = _programs(options, folder)
@@ -80,13 +88,13 @@ def measure(options, folder: Path) -> dict:
             "order_and_hash_seconds": _order_and_hash(), "rates": rates}  # fmt: skip
 
 
-def _prepare(options, out: Path, kind: str) -> None:
+def _prepare(options: argparse.Namespace, out: Path, kind: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         prepare.main(["--from", options.source, "--out", str(out), "--format", kind, "--subset",
                       "--jobs", str(options.threads)])  # fmt: skip
 
 
-def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
+def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
     index = store_format.read_index(folder / "jpeg")
     total = sum(shard.count for shard in index.splits["train"])
     everything = sum(shard.count for shards in index.splits.values() for shard in shards)
@@ -101,7 +109,7 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
         (files / f"{i}.jpg").write_bytes(content)
     paths = [files / f"{i}.jpg" for i in range(total)]
     found = discovery.find(options.source, folder / "work").splits["train"]
-    originals: list = [image for chosen in found.values() for image in chosen]
+    originals: list[Any] = [image for chosen in found.values() for image in chosen]
 
     def ours(kind: str) -> Callable[[], int]:
         opened = store_format.read_index(folder / kind)
@@ -143,20 +151,20 @@ def _programs(options, folder: Path) -> dict[str, Callable[[], int]]:
     return programs
 
 
-def _read(images, labels: np.ndarray, count: int) -> int:
-    """`count` images in shuffled batches, as the training loop takes them."""
+def _read(images: Any, labels: np.ndarray, count: int) -> int:
+    """Read `count` images in shuffled batches, as the training loop does."""
     hashed = ""
     for step in range(count // BATCH):
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
         )
-        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
         _ = images[indices]
     return count // BATCH * BATCH
 
 
 def _order_and_hash() -> float:
-    """Seconds a batch of ImageNet's 1,281,167 images takes for what is not reading, its share of an epoch's order."""
+    """Seconds per batch for the order and its hash, over an epoch of ImageNet's 1,281,167 images."""
     labels, steps = np.zeros(1_281_167, np.int32), 10_009
     begin = time.perf_counter()
     hashed = ""
@@ -164,18 +172,18 @@ def _order_and_hash() -> float:
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
         )
-        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
     return (time.perf_counter() - begin) / steps
 
 
-def _decoded(content: bytes):
+def _decoded(content: bytes) -> "Image.Image":
     from PIL import Image
 
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def _resized_and_cropped(content: bytes):
-    """Resize(256) and CenterCrop(256) as torchvision does them to Pillow's images."""
+def _resized_and_cropped(content: bytes) -> "Image.Image":
+    """Apply torchvision's Resize(256) and CenterCrop(256) to an image of Pillow."""
     from PIL import Image
 
     image = _decoded(content)
@@ -187,14 +195,18 @@ def _resized_and_cropped(content: bytes):
     return image.crop((left, top, left + 256, top + 256))
 
 
-def _torch_loader(readers: list, decode: Callable, options) -> Callable[[], int]:
+def _torch_loader(
+    readers: list[Callable[[], bytes]],
+    decode: Callable[[bytes], "Image.Image"],
+    options: argparse.Namespace,
+) -> Callable[[], int]:
     import torch  # pyright: ignore[reportMissingImports]
 
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return options.images // BATCH * BATCH
 
-        def __getitem__(self, i: int):
+        def __getitem__(self, i: int) -> Any:
             pixels = np.asarray(decode(readers[i * 7 % len(readers)]()))
             return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), i
 
@@ -207,7 +219,7 @@ def _torch_loader(readers: list, decode: Callable, options) -> Callable[[], int]
     return run
 
 
-def _tf_data(paths: list[str], options) -> Callable[[], int]:
+def _tf_data(paths: list[str], options: argparse.Namespace) -> Callable[[], int]:
     import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
 
     count = options.images // BATCH * BATCH
@@ -215,7 +227,7 @@ def _tf_data(paths: list[str], options) -> Callable[[], int]:
     settings = tf.data.Options()
     settings.threading.private_threadpool_size = options.threads
 
-    def decoded(path):
+    def decoded(path: Any) -> Any:
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
 
     dataset = tf.data.Dataset.from_tensor_slices([paths[i] for i in numbers])
@@ -224,29 +236,32 @@ def _tf_data(paths: list[str], options) -> Callable[[], int]:
     return lambda: sum(len(batch) for batch in dataset.as_numpy_iterator())
 
 
-def table(report: dict) -> str:
-    """A line a program: median rate, spread, and how much faster ours is, by the median of each round's ratio."""
+def table(report: dict[str, Any]) -> str:
+    """Format the median and range of each program, and the median ratios of the stores to it."""
     rates, threads = report["rates"], report["threads"]
-    lines = [
-        f"Images a second on {threads} core(s) of {report['machine']}, {len(next(iter(rates.values())))} rounds",
-        "",
-        "| program | images/s, median | least to most | store jpeg is faster by | store raw | prepare |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    rounds = len(next(iter(rates.values())))
+    title = f"Images a second on {threads} core(s) of {report['machine']}, {rounds} rounds"
+    header = (
+        "program",
+        "images/s, median",
+        "min to max",
+        "store jpeg is faster by",
+        "store raw",
+        "prepare",
+    )
+    rows = []
     for name, values in rates.items():
         cells = []
         for ours in ("store jpeg", "store raw", "prepare"):
             pairs = [a / b for a, b in zip(rates[ours], values, strict=True)]
             cells.append(f"{statistics.median(pairs):.2f}x" if name in RATIOS[ours] else "")
-        lines.append(
-            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} to {max(values):,.0f} | "
-            + " | ".join(cells) + " |"
-        )  # fmt: skip
+        spread = f"{min(values):,.0f} to {max(values):,.0f}"
+        rows.append((name, f"{statistics.median(values):,.0f}", spread, *cells))
     share = report["order_and_hash_seconds"] * statistics.median(rates["store jpeg"]) / BATCH
     fastest = report["order_and_hash_seconds"] * statistics.median(rates["store raw"]) / BATCH
-    lines.append(f"\nOrder and hash of ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us a batch of {BATCH}, "
-                 f"{share:.1%} of the time from the JPEG store, {fastest:.1%} from the raw one")  # fmt: skip
-    return "\n".join(lines)
+    last = (f"Order and hash of ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us a batch of {BATCH}, "
+            f"{share:.1%} of the time from the JPEG store, {fastest:.1%} from the raw one")  # fmt: skip
+    return "\n".join([title, "", *markdown.table(header, rows, right=range(1, 6)), "", last])
 
 
 if __name__ == "__main__":

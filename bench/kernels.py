@@ -1,15 +1,15 @@
-"""Where the time of the compiled step goes: a trace of it by layer and direction, beside the least time of each.
+"""Trace the compiled step, and sum its time by layer and direction, beside a lower bound for each.
 
-    python -m bench.kernels --batch 512 --dtype bfloat16 --json kernels.json
-    python -m bench.kernels --config configs/cifar10.py:80sec --batch 128 --peak 790 --bandwidth 4300
+    alexnet bench kernels --batch 512 --dtype bfloat16 --json kernels.json
+    alexnet bench kernels --config configs/cifar10.py:80sec --batch 128 --peak 790 --bandwidth 4300
 
-Times are those of the device: the kernels of a few steps, summed by operation of the compiled program. An operation
-belongs to the layer that its op_name says, which is where the last of what was fused into it comes from; so a fusion
-over the border of two layers counts in one of them. One that says nothing belongs where its neighbors do. Bounds are
-those of bench/roofline.py: everything fused that can be. 'update' has the norm of the gradient too.
+Times are those of the device: the kernels of a few steps, summed by operation of the compiled program. The op_name of
+an operation determines its layer; that of a fusion comes from its last operation, so a fusion across two layers counts
+for one of them. An operation without a usable op_name belongs where its neighbors do. The bounds are those of
+bench/roofline.py, where everything is fused that can be. 'update' includes the norm of the gradient.
 
-CUDA graphs are switched off here, since a trace may not say which operation a kernel in a graph belongs to; --graphs
-leaves them on. On a CPU the time is that of the thread that carries out an operation, and others may help it.
+CUDA graphs are off here, since a trace may not say which operation a kernel in a graph belongs to; --graphs leaves
+them on. On a CPU the time is that of the thread that executes an operation, though others may help it.
 """
 
 import argparse
@@ -25,23 +25,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax import cli
+from alexnet_jax.cli import markdown
 from alexnet_jax.errors import AlexNetError, ConfigError
-from bench import hardware
 
-# Words in the scopes and the functions that an operation comes from, by place; the first place that has one counts.
+from . import hardware
+
+#: Places beside the layers, and names of scopes and functions that belong to them; the first match counts.
 PLACES = {
     "images": {"images", "train_images", "augment", "augmentation"},
     "loss": {"loss", "_cross_entropy", "_mean_squared_error", "top1_errors",
              "softmax_cross_entropy_with_integer_labels"},
     "update": {"update", "_update", "_norm", "grad_norm", "sum_of_squares", "_sum_of_squares"},
 }  # fmt: skip
+#: Kernels listed by `table`.
 LARGEST = 25
 
 
 class Place(NamedTuple):
+    """A part of the step."""
+
     layer: str
+    #: 'forward' or 'backward' for a layer of the network, otherwise ''.
     direction: str
-    """'forward' or 'backward' for a row of the net, else ''."""
 
 
 REST = Place("rest", "")
@@ -51,22 +56,22 @@ class Operation(NamedTuple):
     """An instruction of the compiled program."""
 
     op_name: str
+    #: Python functions in which it was traced, innermost first.
     functions: tuple[str, ...]
-    """That it was traced in, the innermost first."""
+    #: The computation that it calls, such as that of a fusion.
     called: str
-    """The computation that it calls, such as the one fused into it."""
+    #: The computation that contains it.
     within: str
-    """The computation that it is in."""
+    #: Names of its operands.
     operands: tuple[str, ...]
-    """Instructions that it names."""
 
 
 class Sum(NamedTuple):
-    """All that a trace has of one operation."""
+    """The time of an operation in a trace."""
 
     name: str
+    #: The name of its first kernel on the device.
     kernel: str
-    """The first kernel of it, as the device names it."""
     nanoseconds: float
     count: int
 
@@ -75,9 +80,11 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: as the config")
-    parser.add_argument("--forms", metavar="NAME=VALUE,...", help="other than the device's own")
-    parser.add_argument("--steps", type=int, default=10, help="that are traced")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="default: that of the config"
+    )
+    parser.add_argument("--forms", metavar="NAME=VALUE,...", help="changes to those of the device")
+    parser.add_argument("--steps", type=int, default=10, help="traced steps")
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="default: measured")
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="default: measured")
     parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs on")
@@ -96,9 +103,9 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
-    """Microseconds a step by operation and by layer, the bound of each layer, and seconds of the step untraced."""
+    """Measure the time of each operation and layer, the bound of each layer, and the time of an untraced step."""
     on_gpu = hardware.device() == "cuda"
-    if on_gpu:  # before JAX is asked for its devices
+    if on_gpu:  # before JAX initializes its devices
         graphs = (
             "--xla_enable_command_buffers_during_profiling=true"
             if options.graphs
@@ -109,7 +116,8 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
 
     from alexnet_jax.model import geometry
     from alexnet_jax.model import mesh as parallel
-    from bench import ours, roofline
+
+    from . import ours, roofline
 
     spec = ours.load(options.config, options.batch, overrides)
     made = {"forms": _forms(options.forms)} if options.forms else {}
@@ -152,16 +160,18 @@ def summed(
     bounds: dict[Place, float],
     steps: int,
 ) -> dict[str, Any]:
-    """`layers`: microseconds a step, kernels and bound of each place; `kernels`: the same of each operation.
+    """Sum a trace: `layers` has microseconds per step, kernels and bound of each place; `kernels` each operation.
 
-    layers: names of the rows of the net. bounds: seconds a step. Places are in the order of `bounds`, others last.
+    Args:
+      layers: Names of the layers of the network.
+      bounds: Seconds per step by place, in the order of the result; other places come last.
     """
     by_name = {_plain(name): name for name in operations}
     places = _places(operations, set(layers))
     total: dict[Place, list[float]] = {where: [0.0, 0.0] for where in bounds}
     kernels, known = [], 0.0
     for name, kernel, nanoseconds, count in sorted(sums, key=lambda row: -row.nanoseconds):
-        # In a graph only the kernel's own name may say what it is.
+        # In a CUDA graph only the name of the kernel may identify the operation.
         known_as = name if name in operations else by_name.get(_plain(kernel), "")
         operation, where = operations.get(known_as), places.get(known_as, REST)
         microseconds = nanoseconds / 1e3 / steps
@@ -186,26 +196,26 @@ def summed(
 
 
 def _places(operations: dict[str, Operation], layers: set[str]) -> dict[str, Place]:
-    """Of each operation: as it says itself; else as most of what it calls says; else as most of its neighbors say."""
+    """Find the place of each operation: by its op_name, or else from what it calls, or else from its neighbors."""
     within: dict[str, list[Operation]] = collections.defaultdict(list)
     for operation in operations.values():
         within[operation.within].append(operation)
     found: dict[str, Place] = {}
     for name, operation in operations.items():
-        inside = (_said(inner, layers) for inner in within[operation.called] if operation.called)
-        where = _said(operation, layers) or _most(inside)
+        inside = (_stated(inner, layers) for inner in within[operation.called] if operation.called)
+        where = _stated(operation, layers) or _most(inside)
         if where:
             found[name] = where
     users: dict[str, list[str]] = collections.defaultdict(list)
     for name, operation in operations.items():
         for operand in operation.operands:
             users[operand].append(name)
-    # Rows of the net first, among neighbors and those of neighbors.
-    every = layers | PLACES.keys()
-    for known in (layers, layers, every, every):
-        said = {name: where for name, where in found.items() if where.layer in known}
+    # In two passes each: layers of the network first, then all places.
+    all_places = layers | PLACES.keys()
+    for known in (layers, layers, all_places, all_places):
+        known_places = {name: where for name, where in found.items() if where.layer in known}
         for name, operation in operations.items():
-            where = _most(said.get(other) for other in (*users[name], *operation.operands))
+            where = _most(known_places.get(other) for other in (*users[name], *operation.operands))
             if where:
                 found.setdefault(name, where)
     return found
@@ -216,7 +226,7 @@ def _most(places: Iterable[Place | None]) -> Place | None:
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _said(operation: Operation, layers: set[str]) -> Place | None:
+def _stated(operation: Operation, layers: set[str]) -> Place | None:
     words = re.findall(r"\w+", operation.op_name)
     for word in words:
         if word in layers:
@@ -227,14 +237,14 @@ def _said(operation: Operation, layers: set[str]) -> Place | None:
 
 
 def instructions(text: str) -> dict[str, Operation]:
-    """By name, those of all computations of an HLO module as compiled.as_text() prints it."""
+    """Read the instructions of all computations of an HLO module, `compiled.as_text()`, by name."""
     found, computation, functions = {}, "", _functions(text)
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
             computation = match[1]
         elif match := _INSTRUCTION.match(line):
-            said = (pattern.search(line) for pattern in (_OP_NAME, _FRAME, _CALLED))
-            op_name, frame, called = (match[1] if match else "" for match in said)
+            matches = (pattern.search(line) for pattern in (_OP_NAME, _FRAME, _CALLED))
+            op_name, frame, called = (match[1] if match else "" for match in matches)
             operands = tuple(_OPERAND.findall(line, match.end()))
             found[match[1]] = Operation(
                 op_name, functions.get(frame, ()), called, computation, operands
@@ -251,7 +261,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
 
 
 def _functions(text: str) -> dict[str, tuple[str, ...]]:
-    """By number of a stack frame, the functions that it is in: from the tables before the first computation."""
+    """The functions of each stack frame, by its number, from the tables before the first computation."""
     tables: dict[str, dict[str, str]] = collections.defaultdict(dict)
     table = ""
     for line in text.partition("ENTRY ")[0].splitlines():
@@ -259,7 +269,7 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
             table = line
         elif match := re.match(r"(\d+) (.*)", line):
             tables[table][match[1]] = match[2]
-    # XLA prints 0 where there is no parent, or (2026) all numbers of parents one too large.
+    # XLA prints 0 if there is no parent; newer versions print all numbers of parents one too large.
     shift = (
         0
         if any(row.endswith("parent_frame_id=0}") for row in tables["StackFrames"].values())
@@ -281,11 +291,11 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
-    """What the device did in `run(steps)`, which must have been compiled before."""
+    """Trace the device during `run(steps)`, which must be compiled already."""
     import jax
 
     settings = jax.profiler.ProfileOptions()
-    settings.python_tracer_level = 0  # it slows the host down and says nothing of the device
+    settings.python_tracer_level = 0  # it slows down the host, and is not needed
     with tempfile.TemporaryDirectory() as folder:
         jax.profiler.start_trace(folder, profiler_options=settings)
         try:
@@ -293,13 +303,13 @@ def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
         finally:
             jax.profiler.stop_trace()
         (path,) = Path(folder).glob("**/*.xplane.pb")
-        with warnings.catch_warnings():  # Python 3.12 warns of how jaxlib made these types
+        with warnings.catch_warnings():  # Python 3.12 warns about types of jaxlib
             warnings.simplefilter("ignore", DeprecationWarning)
             return sums(jax.profiler.ProfileData.from_file(str(path)))
 
 
 def sums(data: Any) -> list[Sum]:
-    """By operation, of a ProfileData: of the streams of a GPU, else of the threads of the CPU."""
+    """Sum the events of a ProfileData by operation: of the streams of a GPU, or of the threads of a CPU."""
     planes = [plane for plane in data.planes if plane.name.startswith("/device:GPU")]
     on_gpu = bool(planes)
     planes = planes or [plane for plane in data.planes if plane.name == "/host:CPU"]
@@ -316,7 +326,7 @@ def sums(data: Any) -> list[Sum]:
 
 
 def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
-    """(operation, kernel, nanoseconds without those of the events within it) of a stream or thread."""
+    """Yield (operation, kernel, nanoseconds without nested events) of a stream or thread."""
     found = []
     for event in line.events:
         operation = dict(event.stats).get("hlo_op", event.name if on_gpu else None)
@@ -335,45 +345,49 @@ def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
 
 
 def _plain(name: str) -> str:
-    """As a kernel is called after its instruction."""
+    """The name of a kernel for an instruction."""
     return re.sub(r"\W", "_", name)
 
 
 def table(report: dict[str, Any]) -> str:
-    """A line a layer and direction, in microseconds, and the largest kernels."""
+    """Format the time of each layer and direction, and the largest kernels."""
     total = sum(row["microseconds"] for row in report["layers"])
     least = sum(row["bound"] or 0 for row in report["layers"])
     graphs = {"on": "CUDA graphs on", "off": "CUDA graphs off", "none": "no GPU"}[report["graphs"]]
-    lines = [
+    title = (
         f"{report['config']}, batch {report['batch']}, {report['dtype']}, {report['version']}; {report['device']}: "
         f"{report['peak_flop'] / 1e12:,.1f} TFLOP/s, {report['bandwidth'] / 1e9:,.0f} GB/s; {graphs}; "
         f"a step takes {report['step_seconds'] * 1e3:.2f} ms, its kernels {total / 1e3:.2f}; "
-        f"{report['known_share']:.0%} of that is of operations of the program",
-        "",
-        "| layer | direction | us a step | kernels | share | bound, us | share of bound |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+        f"{report['known_share']:.0%} of that is attributed to operations of the program"
+    )
+    rows = []
     for row in report["layers"]:
         bound, spent = row["bound"], row["microseconds"]
-        reached = f"{bound / spent:.0%}" if bound and spent else ""
-        lines.append(
-            f"| {row['layer']} | {row['direction']} | {spent:,.0f} | {row['kernels']:.0f} | {spent / total:.1%} "
-            f"| {'' if bound is None else f'{bound:,.0f}'} | {reached} |"
-        )
-    lines += [
-        f"| sum | | {total:,.0f} | {sum(row['kernels'] for row in report['layers']):.0f} | | {least:,.0f} "
-        f"| {least / total:.0%} |",
-        "",
-        "| us a step | times | layer | operation | kernel | op_name |",
-        "|--:|--:|---|---|---|---|",
-    ]
-    for row in report["kernels"][:LARGEST]:
-        place = f"{row['layer']} {row['direction']}".strip()
-        lines.append(
-            f"| {row['microseconds']:,.1f} | {row['count']:.0f} | {place} | `{row['operation']}` "
-            f"| `{row['kernel'][:60]}` | `{row['op_name'][-70:]}` |"
-        )
-    return "\n".join(lines)
+        rows.append((
+            row["layer"], row["direction"], f"{spent:,.0f}", f"{row['kernels']:.0f}", f"{spent / total:.1%}",
+            "" if bound is None else f"{bound:,.0f}", f"{bound / spent:.0%}" if bound and spent else "",
+        ))  # fmt: skip
+    count = sum(row["kernels"] for row in report["layers"])
+    rows.append(("sum", "", f"{total:,.0f}", f"{count:.0f}", "", f"{least:,.0f}", f"{least / total:.0%}"))  # fmt: skip
+    header = (
+        "layer",
+        "direction",
+        "us per step",
+        "kernels",
+        "share",
+        "bound, us",
+        "share of bound",
+    )
+    largest = [
+        (f"{row['microseconds']:,.1f}", f"{row['count']:.0f}", f"{row['layer']} {row['direction']}".strip(),
+         f"`{row['operation']}`", f"`{row['kernel'][:60]}`", f"`{row['op_name'][-70:]}`")
+        for row in report["kernels"][:LARGEST]
+    ]  # fmt: skip
+    kernels_header = ("us per step", "times", "layer", "operation", "kernel", "op_name")
+    return "\n".join([
+        title, "", *markdown.table(header, rows, right=range(2, 7)), "",
+        *markdown.table(kernels_header, largest, right=(0, 1)),
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
-"""Where the time of a training step goes: every operation alone, beside the least time that it could take.
+"""Time each operation of a training step alone, beside a lower bound.
 
-    python -m bench.layers --batch 32 --json layers.json
+    alexnet bench layers --batch 32 --json layers.json
+    alexnet bench layers --batch 512 --config.model.compute_dtype=bfloat16
 
-    python -m bench.layers --batch 512 --config.model.compute_dtype=bfloat16
+The operations of the config are timed forward and backward, linear ones with separate gradients of inputs and weights,
+then cropping, loss and update, and the whole step. The bound of an operation is the larger of FLOP / peak and
+bytes / bandwidth, which are measured first: by matrix products in the compute type (on a GPU float32 is TF32), and by
+a pass over a large array. Bytes count each input and output once, in the compute type; the update reads the gradient,
+and reads and writes the state, in float32. Operations on cached arrays can be faster than their bounds. On CPUs set the
+variables of launch/malloc.env first, as `make bench BENCH=layers` does.
 
-Each operation of the config's net is timed forward and backward, the linear ones with the gradients of their inputs
-and of their weights apart, then loss, cropping and update; at the end the whole step. The bound of an operation is
-the larger of FLOP / peak and bytes / bandwidth. Both are measured first: a matrix product in the compute type (on a
-GPU float32 is TF32), and a pass over a large array. Bytes: each input read once and each output written once, in the
-compute type, weights too; the update reads the gradient and reads and writes the state, in float32. What lies in a
-cache can be faster than its bound. On CPUs set launch/malloc.env first, as `make bench BENCH=layers` does.
-
-On a GPU many calls follow one another. One that the host cannot issue in less time than it takes, or that takes no
-longer than one that does nothing, is marked "launch": the figure says how long a launch takes, not the operation.
+On a GPU many calls are issued in a row. A call that takes no longer than the host needs to issue it, or than an empty
+call, is marked "launch": its time is that of a launch.
 """
 
 import contextlib
@@ -29,26 +28,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from alexnet_jax import cli
+from alexnet_jax.cli import markdown
 from alexnet_jax.data.pipeline import augment
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import choose
-from alexnet_jax.model import alexnet, geometry
+from alexnet_jax.model import alexnet, geometry, operations
+from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
-from bench import hardware, ours, roofline
+
+from . import hardware, ours, roofline
 
 
 class Part(NamedTuple):
-    """Something of a step that is timed alone: `call(*arguments)`."""
+    """A part of a step that is timed alone: `call(*arguments)`."""
 
     layer: str
     operation: str
+    #: 'forward', 'inputs' or 'weights' (gradients), 'backward', or ''.
     way: str
-    """'forward', 'inputs' or 'weights' (gradients), 'backward', or ''."""
-    call: Callable
-    arguments: tuple
+    call: Callable[..., Any]
+    arguments: tuple[Any, ...]
     flop: float
     bytes: float
 
@@ -75,9 +77,9 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(spec: Config, repeats: int) -> Iterator[dict[str, Any]]:
-    """Seconds of the whole step, then seconds, bound and kind of limit of each part; what there is after each.
+    """Measure the whole step, then seconds, bound and limit of each part; yields the report after each part.
 
-    A part that fails, for want of memory for example, has `error` in place of `seconds`.
+    A part that fails, such as for lack of memory, has `error` instead of `seconds`.
     """
     on_cpu = jax.default_backend() == "cpu"
     facts, step_seconds = _whole_step(spec, repeats, 1 if on_cpu else 20)
@@ -108,7 +110,7 @@ def measure(spec: Config, repeats: int) -> Iterator[dict[str, Any]]:
         yield report
 
 
-def _whole_step(spec: Config, repeats: int, steps: int) -> tuple[dict, float]:
+def _whole_step(spec: Config, repeats: int, steps: int) -> tuple[dict[str, Any], float]:
     run, facts = ours.program(spec)
     run(2)
     seconds = [roofline.timed(lambda: run(steps)) / steps for _ in range(repeats)]
@@ -116,110 +118,115 @@ def _whole_step(spec: Config, repeats: int, steps: int) -> tuple[dict, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """A line a part, in milliseconds, then their sum beside the whole step."""
+    """Format the milliseconds of each part, their sum, and the whole step."""
     whole = report["step_seconds"]
-    lines = [
+    title = (
         f"{report['config']}, batch {report['batch']}, {report['dtype']}, {report['version']}; {report['device']}, "
         f"{report['cores']} cores: {report['peak_flop'] / 1e9:,.0f} GFLOP/s, "
-        f"{report['bandwidth'] / 1e9:,.1f} GB/s, {report['empty_seconds'] * 1e6:.0f} us a call of nothing",
-        "",
-        "| layer | operation | | GFLOP | MB | ms | bound | limit | share of bound | share of step |",
-        "|---|---|---|--:|--:|--:|--:|---|--:|--:|",
-    ]
+        f"{report['bandwidth'] / 1e9:,.1f} GB/s, {report['empty_seconds'] * 1e6:.0f} us for an empty call"
+    )
+    header = (
+        "layer", "operation", "", "GFLOP", "MB", "ms", "bound", "limit", "share of bound", "share of step",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = []
     for row in report["layers"]:
-        begin = (
-            f"| {row['layer']} | {row['operation']} | {row['way']} | {row['flop'] / 1e9:.2f} "
-            f"| {row['bytes'] / 1e6:.1f} |"
-        )
         seconds, bound = row.get("seconds"), row["bound"]
-        if seconds is None:
-            lines.append(f"{begin} {row['error']} | {bound * 1e3:.3f} | | | |")
-            continue
-        lines.append(
-            f"{begin} {seconds * 1e3:.3f} | {bound * 1e3:.3f} | {row['limit']} "
-            f"| {bound / seconds:.0%} | {seconds / whole:.1%} |"
-        )
+        measured = (row["error"], f"{bound * 1e3:.3f}", "", "", "")
+        if seconds is not None:
+            measured = (f"{seconds * 1e3:.3f}", f"{bound * 1e3:.3f}", row["limit"],
+                        f"{bound / seconds:.0%}", f"{seconds / whole:.1%}")  # fmt: skip
+        rows.append((row["layer"], row["operation"], row["way"], f"{row['flop'] / 1e9:.2f}",
+                     f"{row['bytes'] / 1e6:.1f}", *measured))  # fmt: skip
     total, least = (
         sum(row.get(key, 0) for row in report["layers"]) for key in ("seconds", "bound")
     )
-    lines += [
-        f"| sum | | | | | {total * 1e3:.1f} | {least * 1e3:.1f} | | {least / total:.0%} | {total / whole:.0%} |",
-        f"| whole step | | | | | {whole * 1e3:.1f} | {least * 1e3:.1f} | | {least / whole:.0%} | |",
-    ]
-    return "\n".join(lines)
+    bound_ms = f"{least * 1e3:.1f}"
+    rows += [
+        ("sum", "", "", "", "", f"{total * 1e3:.1f}", bound_ms, "", f"{least / total:.0%}", f"{total / whole:.0%}"),
+        ("whole step", "", "", "", "", f"{whole * 1e3:.1f}", bound_ms, "", f"{least / whole:.0%}", ""),
+    ]  # fmt: skip
+    return "\n".join([title, "", *markdown.table(header, rows, right=(3, 4, 5, 6, 8, 9))])
 
 
 def parts(spec: Config) -> Iterator[Part]:
-    """Everything that a step does, in its order forward, each with its gradients behind it; on normal numbers."""
+    """Yield all parts of a step in forward order, each followed by its gradients; on normally distributed inputs."""
     model, batch = spec.model, spec.train.batch_size
     size, classes = spec.augment.crop_size, spec.model.num_classes or 1000
     multiply_adds = {
         layer.name: layer.multiply_adds for layer in geometry.layers(model, size, classes)
     }
-    dtype, rows = jnp.dtype(model.compute_dtype), (*model.convs, *model.fcs)
+    dtype, specs = jnp.dtype(model.compute_dtype), (*model.convs, *model.fcs)
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
-    for name, row in rows:
-        before = [(operation, "before_") for operation in row.pre_ops]
-        operations = [*before, ("linear", ""), *((operation, "") for operation in row.ops)]
-        if isinstance(row, FCSpec) and len(shape) > 2:
+    for name, layer_spec in specs:
+        if isinstance(layer_spec, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
-        for operation, prefix in operations:
+        for node in operations.nodes(name, layer_spec):
             layer = _Alone(
-                model=model, row=row, axis_name=None, last=name == rows[-1][0],
-                part=False, apart=False, forms=choose(jax.default_backend()), arrays=1,
-                operation=operation, prefix=prefix,
+                model=model, spec=layer_spec, axis_name=None, sharding=LayerSharding(),
+                forms=choose(jax.default_backend()), arrays=1, is_last=name == specs[-1][0], node=node,
             )  # fmt: skip
             x = jax.random.normal(jax.random.key(0), shape, dtype)
-            flop = 2.0 * batch * multiply_adds[name] if operation == "linear" else 0.0
-            made = _of_layer(name, layer, x, flop, first=name == rows[0][0])
+            flop = 2.0 * batch * multiply_adds[name] if node.operation.is_linear else 0.0
+            made = _of_layer(name, layer, x, flop, first=name == specs[0][0])
             shape = jax.eval_shape(made[0].call, *made[0].arguments).shape
             yield from made
     yield _loss(spec, shape)
     yield _update(spec)
 
 
-class _Alone(alexnet._Row):
-    """One operation of a row of the model, with the model's own code."""
+class _Alone(alexnet.Layer):
+    """One operation of a layer of the model, with the model's own code."""
 
-    operation: str
-    prefix: str
+    node: operations.Node
 
     @nn.compact
-    def __call__(self, x, keys):
-        if self.operation == "linear":
-            return self._linear(x)
-        return self._operate(self.operation, x, True, alexnet._DropoutKeys(keys), self.prefix)
+    def __call__(self, x: Any, keys: Any) -> Any:
+        next_key, dtype = alexnet.DropoutKeys(keys).next, jnp.dtype(self.model.compute_dtype)
+        call = operations.Call(self.node, True, next_key, dtype, self.model.towers)
+        return self.node.operation.apply(self, x, call)
 
 
-def _of_layer(name: str, layer: _Alone, x, flop: float, *, first: bool) -> list[Part]:
-    """Forward and gradients of one operation; of the first layer not that of its inputs, as in training."""
+def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: bool) -> list[Part]:
+    """One operation forward and its gradients; as in training, the first layer has no gradient of its inputs."""
     keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
     variables: Any = {}
-    if layer.operation in ("linear", "batch_norm"):
+    operation = layer.node.operation
+    if operation.tensors:
         variables = jax.jit(layer.init)(jax.random.key(0), x, keys)
-    if layer.operation == "linear":  # cast beforehand, as the step casts them once
+    if operation.is_linear:  # cast beforehand, as the step casts them once
         variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     params = variables.get("params", {})
 
-    def forward(params, x):
+    def forward(params: Any, x: Any) -> Any:
         y, _ = layer.apply(variables | {"params": params}, x, keys, mutable=["batch_stats"])
         return y
 
     y, pull = jax.vjp(jax.jit(forward), params, x)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) * x.dtype.itemsize
-    part = functools.partial(Part, name, layer.operation)
+    part = functools.partial(Part, name, layer.node.key.removeprefix("before/"))
     found = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
-    if layer.operation == "linear":
+    if operation.is_linear:
+        moved = y.nbytes + weights + x.nbytes
         if not first:
-            call = lambda pull, g: pull(g)[1]
-            found.append(part("inputs", call, (pull, y), flop, y.nbytes + weights + x.nbytes))
-        call = lambda pull, g: pull(g)[0]
-        found.append(part("weights", call, (pull, y), flop, y.nbytes + x.nbytes + weights))
+            found.append(part("inputs", _gradient_of_inputs, (pull, y), flop, moved))
+        found.append(part("weights", _gradient_of_weights, (pull, y), flop, moved))
     else:
-        call = lambda pull, g: pull(g)
-        found.append(part("backward", call, (pull, y), flop, y.nbytes + 2 * x.nbytes + weights))
+        moved = y.nbytes + 2 * x.nbytes + weights
+        found.append(part("backward", _gradients, (pull, y), flop, moved))
     return found
+
+
+def _gradients(pull: Callable[[Any], Any], cotangent: Any) -> Any:
+    return pull(cotangent)
+
+
+def _gradient_of_weights(pull: Callable[[Any], Any], cotangent: Any) -> Any:
+    return pull(cotangent)[0]
+
+
+def _gradient_of_inputs(pull: Callable[[Any], Any], cotangent: Any) -> Any:
+    return pull(cotangent)[1]
 
 
 def _cropping(spec: Config) -> Part:
@@ -230,13 +237,13 @@ def _cropping(spec: Config) -> Part:
     key, dtype = state.stream(spec.seed, state.AUGMENT), jnp.dtype(spec.model.compute_dtype)
     forms = choose(jax.default_backend())
 
-    def crop(images, indices, epochs, key, constants):
+    def crop(images: Any, indices: Any, epochs: Any, key: Any, constants: Any) -> Any:
         images = augment.train_images(
             images, constants, spec.augment, seed_key=key, indices=indices, epochs=epochs,
             step=jnp.int32(0), positions=jnp.arange(len(indices)), color_std=jnp.float32(0.1),
             forms=forms, to_blocks=step._to_blocks(spec, forms),
         )  # fmt: skip
-        return getattr(images, "values", images).astype(dtype)  # of Blocks their values
+        return getattr(images, "values", images).astype(dtype)  # the values of Blocks
 
     pixels = spec.train.batch_size * spec.augment.crop_size**2 * 3
     arguments = (examples.images, examples.indices, examples.epochs, key, constants)
@@ -244,11 +251,11 @@ def _cropping(spec: Config) -> Part:
 
 
 def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
-    """Value and gradient of the loss by the logits, and the count of errors."""
+    """The loss, its gradient by the logits, and the number of errors."""
     labels, train = jnp.asarray(ours.examples(spec).labels), spec.train
     logits = jax.random.normal(jax.random.key(0), shape, jnp.float32)
 
-    def loss(logits, labels):
+    def loss(logits: Any, labels: Any) -> Any:
         value, gradient = jax.value_and_grad(
             lambda logits: step.LOSSES[train.loss](logits, labels, train.label_smoothing).mean()
         )(logits)
@@ -258,12 +265,12 @@ def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
 
 
 def _update(spec: Config) -> Part:
-    """Norm of the gradient, velocity and parameters; the gradient is taken to be the parameters."""
+    """The norm of the gradient and the update of momentum and parameters; the gradient has the shapes of these."""
     current = state.create(spec, alexnet.AlexNet(spec.model), 0)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
     forms = choose(jax.default_backend())
 
-    def update(current, gradient, rates):
+    def update(current: Any, gradient: Any, rates: Any) -> Any:
         norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient), forms)
         metrics = {"loss": jnp.float32(0), "grad_norm": norm}
         return step._update(spec, current, rates, gradient, current.batch_stats, metrics, forms)[0]
@@ -277,8 +284,8 @@ def _update(spec: Config) -> Part:
     return Part("update", spec.optimizer.kind, "", update, arguments, 0.0, read + 2.0 * kept)
 
 
-def jitted(call: Callable) -> Callable:
-    """As the step is compiled."""
+def jitted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile with the options of the step."""
     return jax.jit(call, compiler_options=compiler.options())
 
 

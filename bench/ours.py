@@ -1,7 +1,8 @@
-"""Our training step on made-up images, for the benches."""
+"""The training step of this package on random images."""
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,14 +21,14 @@ from alexnet_jax.train import schedule, state, step
 
 
 def load(name: str, batch: int, overrides: list[str]) -> Config:
-    """The config at that batch, which needs no data: 1000 classes unless it says how many."""
+    """Load a config at a batch size, without data: with 1000 classes unless it sets their number."""
     at_batch = [f"--config.train.batch_size={batch}", *overrides]
     spec = config.parse(config.load(name, at_batch), needs_images=False)
     return config.with_classes(spec, spec.model.num_classes or 1000)
 
 
 def examples(spec: Config) -> Batch:
-    """A batch of noise, on the host."""
+    """A batch of random images on the host."""
     draw, count, size = np.random.default_rng(0), spec.train.batch_size, spec.data.image_size
     numbers = np.arange(count, dtype=np.int32)
     images = draw.integers(0, 256, (count, size, size, 3), np.uint8)
@@ -35,32 +36,40 @@ def examples(spec: Config) -> Batch:
 
 
 def statistics(spec: Config) -> Statistics:
-    """Of images that are gray on average."""
+    """Statistics of images that are gray on average."""
     mean = np.full((spec.data.image_size, spec.data.image_size, 3), 120, np.float32)
     return Statistics(mean, mean[0, 0], np.eye(3, dtype=np.float32), np.ones(3, np.float32))
 
 
-def program(spec: Config, forms: Forms | None = None) -> tuple[Callable[[int], float], dict]:
-    """(run(steps) -> the last loss, facts), on one device. forms: None for those of the device.
+def program(
+    spec: Config, forms: Forms | None = None
+) -> tuple[Callable[[int], float], dict[str, Any]]:
+    """Build the step on one device: run(steps) -> the last loss, and facts.
 
-    With train.steps_per_dispatch above 1, steps are a multiple of it, and the images lie on the device.
+    With train.steps_per_dispatch above 1, steps must be a multiple of it, and the images are on the device.
+
+    Args:
+      forms: Default: those of the device.
     """
     mesh = parallel.device_mesh(jax.local_devices()[:1])
     model = alexnet.of_config(spec, forms)
-    batch, pool, each = jax.device_put(examples(spec)), None, spec.train.steps_per_dispatch
+    batch: Any = jax.device_put(examples(spec))
+    pool, per_dispatch = None, spec.train.steps_per_dispatch
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
-    if each > 1:
+    if per_dispatch > 1:
         drawn = examples(spec)
         placed = placement.placed(Split(drawn.images, drawn.labels), mesh, "device")
-        indices, epochs = (np.stack([array] * each) for array in (drawn.indices, drawn.epochs))
+        indices, epochs = (
+            np.stack([array] * per_dispatch) for array in (drawn.indices, drawn.epochs)
+        )
         batch, pool = placed.read_steps(indices, epochs), placed.pool
-        rates = jax.tree.map(lambda rate: np.stack([rate] * each), rates)
+        rates = jax.tree.map(lambda rate: np.stack([rate] * per_dispatch), rates)
     train_step = step.make_train_step(spec, model, statistics(spec), mesh, pool)
 
     def run(steps: int) -> float:
         nonlocal current
-        for _ in range(steps // each):
+        for _ in range(steps // per_dispatch):
             current, metrics = train_step(current, batch, rates)
         jax.block_until_ready(current)
         return float(np.ravel(metrics["loss"])[-1])
@@ -69,8 +78,13 @@ def program(spec: Config, forms: Forms | None = None) -> tuple[Callable[[int], f
     return run, {"version": f"jax {jax.__version__}", "parameters": count}
 
 
-def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
-    """The step of a whole batch on `mesh`, which may be of devices that are not here, from shapes alone."""
+def lower(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Lowered:
+    """Lower the step of a batch on `mesh`, as `trace` traces it."""
+    return trace(spec, mesh, forms).lower()
+
+
+def trace(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Traced:
+    """Trace the step of a batch on `mesh` from shapes; the devices of the mesh need not exist."""
     forms = forms or choose(mesh.devices.flat[0].platform)
     model = alexnet.of_config(spec, forms)
     start = state.shapes(spec, model)
@@ -82,10 +96,10 @@ def lower(spec: Config, mesh, forms: Forms | None = None) -> jax.stages.Lowered:
     )
     requests = np.zeros((mesh.size, 2), np.float32)
     jitted = step.jit_train_step(spec, model, mesh)
-    return jitted.lower(
+    return jitted.trace(
         start, weights, *map(_shapes, (examples(spec), rates, requests, constants)), None
     )
 
 
-def _shapes(tree):
+def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), tree)

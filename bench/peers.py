@@ -1,21 +1,22 @@
-"""How long a training step takes, next to PyTorch's and a plainly written one, on this machine's GPU or CPU.
+"""Compare the training step with those of PyTorch and of plain Flax, on the GPU or CPU of this machine.
 
-    python -m bench.peers
-    python -m bench.peers --batch 32 128 --peers compile-written plain --json peers.json
-    python -m bench.peers --device cuda --limit 200 --keep-going
+    alexnet bench peers
+    alexnet bench peers --batch 32 128 --peers compile-written plain --json peers.json
+    alexnet bench peers --device cuda --limit 200 --keep-going
 
-The whole step of the paper's network: forward, backward and update, with groups, response normalization within
-towers and dropout. Left out on both sides: decoding and cropping of images (ours still converts uint8; torch's images
-come as padded floats). PyTorch comes with its own response normalization and with one written by hand. All have the
-memory settings of launch/malloc.env. On a CPU all is float32; on a GPU ours computes in bfloat16 and torch under
-autocast, with float32 weights, or with --dtype float32 both in TF32.
+The step of the paper's network: forward, backward and update, with groups, response normalization within towers and
+dropout, but without decoding and cropping of images (ours converts uint8; those of torch are padded floats). PyTorch
+is measured with its own response normalization and with one written by hand. All programs have the memory settings of
+launch/malloc.env. On a CPU all compute in float32. On a GPU ours computes in bfloat16 and torch under autocast, both
+with float32 weights; with --dtype float32 both use TF32.
 """
 
 from importlib import util
 
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
-from bench import alternate
+
+from . import alternate
 
 OURS = "alexnet_jax"
 PEERS = {
@@ -27,7 +28,7 @@ PEERS = {
 }
 PEERS |= {f"{name}-written": f"{PEERS[name]}, LRN by hand" for name in PEERS if name != "plain"}
 ON_CPU = ("eager", "eager-written", "compile", "compile-written", "plain")
-# What takes longest to compile comes last: it is asked for after all others are ready.
+# The slowest to compile come last: they are awaited after all others are ready.
 ON_GPU = ("plain", "eager", "eager-written", "compile", "compile-written", "graph", "graph-written")
 ON_GPU += ("max", "max-written")
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), help="default: all")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
-                        help="to compute in; default: float32, on a GPU bfloat16")  # fmt: skip
+                        help="compute type; default: float32, on a GPU bfloat16")  # fmt: skip
     alternate.add_options(parser)
     options = parser.parse_args(arguments)
     alternate.check(options)
@@ -56,8 +57,8 @@ def main(arguments: list[str]) -> int:
         options,
         lambda batch: {
             name: alternate.Program(
-                # Of each that compiles torch starts as many processes as there are cores.
-                label, "bench.programs", [name, f"--batch={batch}", *settings],
+                # By default torch compiles with as many processes as there are cores, for each program.
+                label, "programs", [name, f"--batch={batch}", *settings],
                 {"TORCHINDUCTOR_COMPILE_THREADS": "4"} if options.device == "cuda" else {},
             )
             for name, label in labels.items()

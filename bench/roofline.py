@@ -1,9 +1,9 @@
-"""What a device can do, measured, and the least time that a training step could take on it."""
+"""Measure what a device can do, and bound the time of a training step on it."""
 
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +11,25 @@ import jax.numpy as jnp
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config, ConvSpec
 
+#: Few enough that the host can issue them without waiting for the device.
 LAUNCHES = 8
-"""Few enough that the host issues them without waiting for the device."""
 
 
 class Timing(NamedTuple):
-    """Seconds of a call, when many follow one another."""
+    """Seconds of a call in a sequence of calls."""
 
     seconds: float
+    #: Seconds to issue a call; 0 on a CPU, where the host may execute it itself.
     launch: float
-    """Seconds that the host needs to issue one; 0 on a CPU, where it may carry them out itself."""
 
 
 class Work(NamedTuple):
-    """Something that a training step cannot do without, with all fused into it that can be."""
+    """A necessary part of a training step, with everything fused into it that can be."""
 
+    #: 'images', a layer of the network, 'loss' or 'update'.
     layer: str
-    """'images', a row of the net, 'loss' or 'update'."""
+    #: 'forward', 'backward' or ''.
     direction: str
-    """'forward', 'backward' or ''."""
     operation: str
     flop: float
     bytes: float
@@ -40,36 +40,36 @@ class Work(NamedTuple):
 
 
 def step_work(spec: Config) -> list[Work]:
-    """All work of a training step on one device, each input read once and each output written once.
+    """List the work of a training step on one device, reading each input and writing each output once.
 
-    Activations, weights and gradients have the compute type; parameters and velocity are float32, and the update
-    reads gradient, parameters and velocity and writes both and a copy in the compute type: 20 bytes a parameter.
-    Free: bias, activation and dropout, at the end of the product before them; the gradient of a bias. What follows
-    them in a row (normalization, pool) is one pass each way, which computes again what its gradient needs. An
-    activation that ends a row is looked at by the input gradient of the next. The first row has no input gradient.
+    Activations, weights and gradients have the compute type; parameters and momentum are float32. The update reads
+    gradient, parameters and momentum, and writes both and a copy in the compute type: 20 bytes per parameter. Bias,
+    activation and dropout are fused into the product before them, and are free, as is the gradient of a bias. The
+    operations that follow (normalization, pooling) are one pass in each direction, which recomputes what its gradient
+    needs. An activation that ends a layer is read again by the input gradient of the next layer. The first layer has
+    no input gradient.
     """
     model, batch, size = spec.model, spec.train.batch_size, spec.augment.crop_size
     classes = model.num_classes or 1000
-    rows = (*model.convs, *model.fcs)
+    specs = (*model.convs, *model.fcs)
     layers = {layer.name: layer for layer in geometry.layers(model, size, classes)}
     item = jnp.dtype(model.compute_dtype).itemsize
-    x = batch * size**2 * 3  # values that go into a row
+    x = batch * size**2 * 3  # input values of a layer
     found = [Work("images", "", "crop", 0.0, x * (1 + item))]
     backward: list[Work] = []
-    read_again = (
-        0  # values of the activation before the row, if that is all there is after its product
-    )
-    for name, row in rows:
+    read_again = 0  # values of the activation before the layer, if it ended the previous one
+    for name, spec_of_layer in specs:
         layer, last = layers[name], layers.get(f"{name}/pool", layers[name])
         y, out = (batch * part.channels * part.height**2 for part in (layer, last))
         flop, moved = 2.0 * batch * layer.multiply_adds, item * (x + layer.parameters + y)
-        passes = isinstance(row, ConvSpec) and not set(row.ops) <= {"act", "dropout"}
+        is_fused = set(spec_of_layer.ops) <= {"act", "dropout"}
+        passes = isinstance(spec_of_layer, ConvSpec) and not is_fused
         found.append(Work(name, "forward", "product", flop, moved))
         gradients = [Work(name, "backward", "weights", flop, moved)]
         if passes:
             found.append(Work(name, "forward", "pass", 0.0, item * (y + out)))
             gradients.insert(0, Work(name, "backward", "pass", 0.0, item * (2 * y + out)))
-        if name != rows[0][0]:
+        if name != specs[0][0]:
             gradients.append(Work(name, "backward", "inputs", flop, moved + item * read_again))
         backward = gradients + backward
         x, read_again = out, 0 if passes else y
@@ -78,17 +78,20 @@ def step_work(spec: Config) -> list[Work]:
     return [*found, *backward, Work("update", "", spec.optimizer.kind, 0.0, 20.0 * parameters)]
 
 
-def time_of(call: Callable, arguments: tuple, repeats: int, least: float = 0.02) -> Timing:
-    """The median of measurements, each of as many calls in a row as take `least` seconds.
+def time_of(
+    call: Callable[..., Any], arguments: tuple[Any, ...], repeats: int, least: float = 0.02
+) -> Timing:
+    """Time a call: the median of `repeats` measurements of consecutive calls.
 
-    At most 1000 of them; on a CPU 100.
+    Args:
+      least: Seconds of a measurement, which determines the number of calls: at most 1000, on a CPU 100.
     """
     arguments, on_cpu = jax.device_put(arguments), jax.default_backend() == "cpu"
     jax.block_until_ready(call(*arguments))
     count = round(least / timed(lambda: call(*arguments)))
     count = max(1, min(100 if on_cpu else 1000, count))
 
-    def several():
+    def several() -> Any:
         for _ in range(count - 1):
             call(*arguments)
         return call(*arguments)
@@ -98,7 +101,7 @@ def time_of(call: Callable, arguments: tuple, repeats: int, least: float = 0.02)
     return Timing(seconds, statistics.median(launches))
 
 
-def _launch(call: Callable, arguments: tuple) -> float:
+def _launch(call: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
     result, begun = None, time.perf_counter()
     for _ in range(LAUNCHES):
         result = call(*arguments)
@@ -108,9 +111,9 @@ def _launch(call: Callable, arguments: tuple) -> float:
 
 
 def peak_flop(dtype: str, repeats: int) -> float:
-    """FLOP/s of a matrix product of random numbers in `dtype`, the most of several sizes and repeats.
+    """Measure the peak FLOP/s of matrix products of random numbers in `dtype`, over several sizes.
 
-    float32 on a GPU at JAX's default precision, as in the step: TF32 where the chip has it.
+    On a GPU float32 has JAX's default precision, as in the step: TF32 where the chip has it.
     """
     multiply, best = jax.jit(jnp.matmul), 0.0
     for side in (1024, 2048) if jax.default_backend() == "cpu" else (4096, 8192):
@@ -121,12 +124,12 @@ def peak_flop(dtype: str, repeats: int) -> float:
 
 
 def copy_bandwidth(repeats: int) -> float:
-    """Bytes/s, read and written together, of passing over an array in place that no cache holds."""
+    """Measure the bytes/s, read and written, of an in-place pass over an array larger than all caches."""
     on_cpu = jax.default_backend() == "cpu"
     x = jnp.ones((2**26 if on_cpu else 2**30,), jnp.float32)
     negate, count = jax.jit(jnp.negative, donate_argnums=0), 1 if on_cpu else 10
 
-    def several():
+    def several() -> Any:
         nonlocal x
         for _ in range(count):
             x = negate(x)
@@ -137,12 +140,12 @@ def copy_bandwidth(repeats: int) -> float:
 
 
 def empty_seconds(repeats: int) -> float:
-    """Seconds of a call that does next to nothing, when many follow one another: no call takes less."""
+    """Time a call that does almost nothing, in a sequence of calls: the minimum of any call."""
     return time_of(jax.jit(lambda x: x + 1), (jnp.float32(0),), repeats).seconds
 
 
-def timed(call: Callable) -> float:
-    """Seconds until the results of `call` are there."""
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until the results of `call` are ready."""
     begun = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - begun

@@ -1,12 +1,12 @@
-"""What several devices would gain, from the seconds of one and the speed of their links: a model, not a measurement.
+"""Predict the speed of several devices from that of one and of their links: a model, not a measurement.
 
-    python -m bench.scaling --measured layers.json
-    python -m bench.scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
-    python -m bench.scaling --check
+    alexnet bench scaling --measured layers.json
+    alexnet bench scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
+    alexnet bench scaling --check
 
-Two ways to use n devices: the batch split over all (data parallel), or over pairs, each with a tower of the net
-on a device of its own (§3.2). --check lowers the real step on 1, 2 and 4 virtual CPU devices and compares the bytes
-of its collectives with those of the model; where they differ it ends with code 1.
+The model covers two ways to use n devices: the batch split over all (data parallel), or over pairs, each device with
+a tower of the network (§3.2). --check traces the actual step on 1, 2 and 4 virtual CPU devices and compares the bytes
+of its collectives with those of the model; if they differ, the exit code is 1.
 
 Defaults of the links: NVLink of an H200, 900 GB/s in both directions together (NVIDIA's data sheet); one 400 Gb/s
 InfiniBand port a device between nodes (PCIe 5.0 x16 would be 63 GB/s, 5.7 us); latencies of a step of a ring from
@@ -15,49 +15,60 @@ NCCL's own model (src/graph/tuning.cc, ring, Simple).
 
 import argparse
 import json
+import math
 import os
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from alexnet_jax import cli, config
+from alexnet_jax.cli import markdown
 from alexnet_jax.errors import AlexNetError, ConfigError
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
+#: Primitives of JAX that are collectives, and their names in XLA.
+COLLECTIVES = {
+    "psum": "all-reduce", "psum_invariant": "all-reduce", "pmax": "all-reduce", "pmin": "all-reduce",
+    "all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter",
+    "all_to_all": "all-to-all", "ppermute": "collective-permute",
+}  # fmt: skip
+#: Primitives over named axes that send nothing.
+LOCAL = {"axis_index", "pvary", "pcast"}
 ASSUMPTIONS = """\
-- Seconds of one device: {fixed:.3g} a step + {per_image:.3g} an image ({source}). Devices are as fast together as
-  alone, and a small share of a batch is as fast an image as a large one: the more devices, the more flattering.
-- With towers, a device has half of each layer but the last, and so half of the seconds an image and the share of the
-  update that its parameters have; cropping, which both do, counts as halved too.
-- All-reduce in rings: each device sends 2 (n - 1) / n of 4 bytes a parameter, at {inside:g} GB/s each way in a node of
-  {node} devices; where it leaves one, with a ring through each device's port, at {between:g} GB/s for each device there
-  if that is less; each of 2 (n - 1) steps waits {inside_us:g} us, or {between_us:g} between nodes.
-- Crossings of towers, {element} bytes a value, wait for their links and are never hidden; pairs lie in a node.
-- "none": nothing is sent while computing, as this program does it now. "full": the whole all-reduce is hidden behind
-  the computation, which is more than any program can, since the forward pass has no gradients to send.
-- Reading images, and memory, do not limit."""
+- One device takes {fixed:.3g} s per step + {per_image:.3g} s per image ({source}). Devices do not slow each other down,
+  and small batches are as fast per image as large ones: optimistic, and more so with more devices.
+- With towers, a device has half of each layer but the last, and so half of the time per image and the share of the
+  update of its parameters; cropping, which both devices do, is counted as halved too.
+- Ring all-reduce: each device sends 2 (n - 1) / n of 4 bytes per parameter, at {inside:g} GB/s each way in a node of
+  {node} devices; between nodes, with a ring through the port of each device, at {between:g} GB/s per device in a node,
+  if that is slower. Each of 2 (n - 1) steps has a latency of {inside_us:g} us, or {between_us:g} us between nodes.
+- Exchanges between towers, {element} bytes per value, are never overlapped; the pairs are within a node.
+- Overlap "none": nothing is sent while computing, as this program does now. "full": the whole all-reduce overlaps with
+  computation, an upper bound, since the forward pass has no gradients to send.
+- Reading images and memory are no limits."""
 
 
 class Transfer(NamedTuple):
-    """A collective of one step, as one device sees it."""
+    """A collective operation of a step."""
 
     kind: str
+    #: Size of its results on one device: all of an all-gather, one part of a reduce-scatter.
     bytes: int
-    """Of its results on that device, as in hlo.Collective."""
+    #: Number of devices that participate.
     group: int
-    """Devices that take part together."""
 
     @property
     def sent(self) -> float:
+        """Bytes that one device sends in a ring."""
         n = self.group
         share = {"all-reduce": 2 * (n - 1) / n, "all-gather": (n - 1) / n, "reduce-scatter": n - 1}
         return self.bytes * share.get(self.kind, 1.0)
 
 
 class Seconds(NamedTuple):
-    """What one device takes for a step: the update, and each image."""
+    """The time of one device: per step, and per image."""
 
     fixed: float
     per_image: float
@@ -71,32 +82,32 @@ def main(arguments: list[str]) -> int:
         "--measured",
         type=Path,
         metavar="FILE",
-        help="JSON of bench.layers, bench.step, bench.peers",
+        help="JSON of alexnet bench layers, step or peers",
     )
-    add("--step-seconds", type=float, help="of one device, at --at-batch")
+    add("--step-seconds", type=float, help="time of one device at --at-batch")
     add("--at-batch", type=int, default=128)
     add(
         "--update-seconds",
         type=float,
         default=0.0,
-        help="part of it that does not grow with the batch",
+        help="the part of it that does not depend on the batch",
     )
     add(
         "--batch",
         type=int,
         nargs="+",
         default=[128, 512, 2048, 8192],
-        help="of all devices together",
+        help="global batch sizes",
     )
-    add("--node", type=int, default=8, help="devices in a node")
-    add("--inside", type=float, default=450.0, help="GB/s each way, a device, in a node")
-    add("--inside-us", type=float, default=3.4, help="microseconds of a step of a ring, in a node")
-    add("--between", type=float, default=50.0, help="GB/s each way, a device, between nodes")
-    add("--between-us", type=float, default=9.6, help="microseconds, between nodes")
+    add("--node", type=int, default=8, help="devices per node")
+    add("--inside", type=float, default=450.0, help="GB/s each way per device within a node")
+    add("--inside-us", type=float, default=3.4, help="latency of a ring step within a node")
+    add("--between", type=float, default=50.0, help="GB/s each way per device between nodes")
+    add("--between-us", type=float, default=9.6, help="latency between nodes")
     add(
         "--check",
         action="store_true",
-        help="compare the model's bytes with those of the compiled step",
+        help="compare the bytes of the model with those of the traced step",
     )
     add("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
@@ -116,18 +127,18 @@ def main(arguments: list[str]) -> int:
 
 
 def data_parallel(spec: Config, devices: int) -> list[Transfer]:
-    """What a step sends with the batch over `devices`: every gradient, once; a few numbers of the metrics with them."""
+    """The collectives of a step with the batch split over `devices`: one all-reduce of all gradients."""
     return _all_reduce(_parameters(spec), devices)
 
 
 def two_towers(spec: Config, devices: int, images: float) -> list[Transfer]:
-    """The same with a tower on each device of a pair, for the `images` that a pair sees: crossings, then gradients."""
+    """The collectives of a step with a tower on each device of a pair, for `images` per pair."""
     towers, size = spec.model.towers, _element(spec)
     found = []
     for crossing in _crossings(spec):
         if crossing.name.endswith("/lrn"):
             edges = crossing.forward // (towers - 1) * size * images
-            found += [Transfer("collective-permute", round(edges), 2)] * 2  # there and back
+            found += [Transfer("collective-permute", round(edges), 2)] * 2  # forward and backward
             continue
         whole = crossing.forward // (towers - 1) * size * images
         found.append(Transfer("all-gather", round(whole), towers))
@@ -137,8 +148,8 @@ def two_towers(spec: Config, devices: int, images: float) -> list[Transfer]:
 
 
 def predict(spec: Config, seconds: Seconds, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """For every global batch and number of devices: seconds a step, images a second and efficiency of each way."""
-    rows = []
+    """Predict step time, throughput and efficiency for each global batch, number of devices and way to split."""
+    rows: list[dict[str, Any]] = []
     for batch in options.batch:
         alone = seconds.fixed + seconds.per_image * batch
         for devices in (n for n in DEVICES if n <= batch):
@@ -166,81 +177,94 @@ def predict(spec: Config, seconds: Seconds, options: argparse.Namespace) -> list
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A table for each global batch; a line for each number of devices and way."""
+    """Format a table for each global batch."""
+    header = (
+        "devices", "split", "ms computing", "all-reduce", "crossings", "MB sent", "ms per step, overlap none", "full",
+        "images/s, none", "full", "efficiency, none", "full",
+    )  # fmt: skip
     lines = []
     for batch in dict.fromkeys(row["batch"] for row in rows):
-        lines += [
-            f"Global batch {batch}",
-            "",
-            "| devices | split | ms computing | all-reduce | crossings | MB sent | ms a step, overlap none | full "
-            "| images/s, none | full | efficiency, none | full |",
-            "|--:|---|" + "--:|" * 10,
-        ]
         chosen = [row for row in rows if row["batch"] == batch]
+        cells = []
         for none, full in zip(chosen[::2], chosen[1::2], strict=True):
-            parts = [none[key] * 1e3 for key in ("compute", "all_reduce", "crossings")]
-            steps = [row["seconds"] * 1e3 for row in (none, full)]
-            way = {"data": "batch", "towers": "batch, towers"}[none["way"]]
-            lines.append(
-                f"| {none['devices']} | {way} | "
-                + " | ".join(f"{value:.2f}" for value in parts)
-                + f" | {none['sent_bytes'] / 1e6:.0f} | "
-                + " | ".join(f"{value:.2f}" for value in steps)
-                + " | "
-                + " | ".join(f"{row['images_per_second']:,.0f}" for row in (none, full))
-                + " | "
-                + " | ".join(f"{row['efficiency']:.0%}" for row in (none, full))
-                + " |"
-            )
-        lines.append("")
+            cells.append([
+                none["devices"], {"data": "batch", "towers": "batch, towers"}[none["way"]],
+                *(f"{none[key] * 1e3:.2f}" for key in ("compute", "all_reduce", "crossings")),
+                f"{none['sent_bytes'] / 1e6:.0f}",
+                *(f"{row['seconds'] * 1e3:.2f}" for row in (none, full)),
+                *(f"{row['images_per_second']:,.0f}" for row in (none, full)),
+                *(f"{row['efficiency']:.0%}" for row in (none, full)),
+            ])  # fmt: skip
+        right = (0, *range(2, len(header)))
+        lines += [f"Global batch {batch}", "", *markdown.table(header, cells, right), ""]
     return "\n".join(lines)
 
 
 def check(spec: Config) -> int:
-    """Whether the compiled step sends the bytes of the model. Raises AlexNetError where it does not."""
+    """Compare the bytes of the model with those of the traced step. Raises AlexNetError if they differ."""
     # Before JAX is imported.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     import jax
 
     from alexnet_jax.model import mesh as parallel
-    from bench import ours
+
+    from . import ours
 
     wrong = []
     for devices, towers in ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2)):
         if towers not in (1, spec.model.towers):
             continue
         mesh = parallel.device_mesh(jax.local_devices()[:devices], towers)
-        text = ours.lower(spec, mesh).compile().as_text() or ""
+        jaxpr = ours.trace(spec, mesh).jaxpr.jaxpr
         images = spec.train.batch_size * towers / devices
-        split = two_towers(spec, devices, images) if towers > 1 else data_parallel(spec, devices)
-        wrong += compared(f"{devices} device(s), {towers} tower(s) apart", text, split)
+        model = two_towers(spec, devices, images) if towers > 1 else data_parallel(spec, devices)
+        title = f"{devices} device(s), {towers} tower(s) apart"
+        wrong += compare(title, collectives(jaxpr, dict(mesh.shape)), model)
     if wrong:
         raise AlexNetError("the model is wrong about " + "; ".join(wrong))
     return 0
 
 
-def compared(title: str, text: str, expected: list[Transfer]) -> list[str]:
-    """Print bytes by kind and group, of the model and of the HLO `text` without its single numbers; what differs."""
-    from bench import hlo
+def collectives(jaxpr: Any, axis_sizes: dict[str, int]) -> list[Transfer]:
+    """List the collectives of arrays in a jaxpr, without those of single numbers and over one device.
 
-    model: dict[tuple[str, int], int] = {}
-    for transfer in expected:
-        key = (transfer.kind, transfer.group)
-        model[key] = model.get(key, 0) + transfer.bytes
-    compiled: dict[tuple[str, int], int] = {}
-    for found in hlo.collectives(text):
-        arrays = sum(hlo.size(shape) for shape in found.shapes if not shape.endswith("[]"))
-        key = (found.kind, found.group_size)
-        compiled[key] = compiled.get(key, 0) + arrays
-    compiled = {key: total for key, total in compiled.items() if total}
+    Raises:
+      AlexNetError: There is one of an unknown kind.
+    """
+    found = []
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        axes = parameters.get("axes", parameters.get("axis_name", ()))
+        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        named = [axis for axis in axes if axis in axis_sizes]
+        if named and name not in LOCAL:
+            if name not in COLLECTIVES:
+                raise AlexNetError(f"unknown collective {name} over {', '.join(named)}")
+            group = math.prod(axis_sizes[axis] for axis in named)
+            arrays = [one.aval for one in equation.outvars if one.aval.ndim]
+            size = sum(array.size * array.dtype.itemsize for array in arrays)
+            if size and group > 1:
+                found.append(Transfer(COLLECTIVES[name], size, group))
+        for value in parameters.values():
+            for inner in value if isinstance(value, list | tuple) else (value,):
+                inner = getattr(inner, "jaxpr", inner)  # of a ClosedJaxpr
+                if hasattr(inner, "eqns"):
+                    found += collectives(inner, axis_sizes)
+    return found
+
+
+def compare(title: str, traced: list[Transfer], model: list[Transfer]) -> list[str]:
+    """Print the bytes of the model and of the program by kind and group, and list where they differ."""
+    counts: dict[tuple[str, int], list[int]] = {}
+    for number, transfers in enumerate((model, traced)):
+        for transfer in transfers:
+            counts.setdefault((transfer.kind, transfer.group), [0, 0])[number] += transfer.bytes
+    print(f"{title}:" + ("" if counts else " nothing is sent"))
     wrong = []
-    print(f"{title}:" + ("" if model or compiled else " nothing is sent"))
-    for key in sorted({*model, *compiled}):
-        ours, theirs = model.get(key, 0), compiled.get(key, 0)
-        name = f"{key[0]} among {key[1]}"
-        print(f"  {name}: {ours:,} bytes in the model, {theirs:,} in the program")
-        if ours != theirs:
-            wrong.append(f"{name} on {title}")
+    for (kind, group), (expected, actual) in sorted(counts.items()):
+        print(f"  {kind} among {group}: {expected:,} bytes in the model, {actual:,} in the program")
+        if expected != actual:
+            wrong.append(f"{kind} among {group} on {title}")
     return wrong
 
 
@@ -261,19 +285,19 @@ def _parameters(spec: Config) -> int:
 
 
 def _tower_parameters(spec: Config) -> int:
-    """Those on each device: half of all, but the whole last layer, unless its towers do not meet."""
+    """Parameters of one device: half of all, but all of a layer that both devices have."""
     layers = _layers(spec)
-    whole = sum(x.parameters for x in layers if geometry.whole_on_each(spec.model, x.name))
+    whole = sum(x.parameters for x in layers if geometry.is_replicated(spec.model, x.name))
     return (_parameters(spec) - whole) // spec.model.towers + whole
 
 
 def _element(spec: Config) -> int:
-    """Bytes of an activation."""
+    """Bytes per activation."""
     return {"float32": 4, "bfloat16": 2}[spec.model.compute_dtype]
 
 
 def _time(transfer: Transfer, devices: int, options: argparse.Namespace) -> float:
-    """Seconds of a transfer; towers are neighbors, so that only an all-reduce leaves a node."""
+    """Seconds of a transfer; pairs of towers are within a node, so only an all-reduce leaves it."""
     steps = transfer.group - 1
     nodes, rate, far = -(-devices // options.node), options.inside, 0
     if transfer.kind == "all-reduce":
@@ -285,7 +309,7 @@ def _time(transfer: Transfer, devices: int, options: argparse.Namespace) -> floa
 
 
 def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
-    """From the command line, or from a measurement; with several batches, the line of least squares."""
+    """The time of one device and its source; a linear regression if several batches were measured."""
     if options.step_seconds is not None:
         points, fixed = {options.at_batch: options.step_seconds}, options.update_seconds
         source = f"{options.step_seconds:g} s at batch {options.at_batch}"
@@ -295,11 +319,13 @@ def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
             points, fixed = _points(report)
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise ConfigError(
-                f"--measured {options.measured}: no measurement of bench.layers, bench.step or bench.peers ({error})"
+                f"--measured {options.measured}: no measurement of bench layers, step or peers ({error})"
             ) from error
         source = f"measured on {report.get('device') or report['machine']}: {options.measured.name}"
     else:
-        raise ConfigError("say how fast one device is: --measured FILE, or --step-seconds S")
+        raise ConfigError(
+            "the speed of one device is missing: --measured FILE, or --step-seconds S"
+        )
     if len(points) > 1:
         slope, fixed = statistics.linear_regression(list(points), list(points.values()))
         fixed = max(fixed, 0.0)
@@ -312,12 +338,12 @@ def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
     return Seconds(fixed, (step - fixed) / batch), source
 
 
-def _points(report: dict) -> tuple[dict[int, float], float]:
-    """(batch -> seconds of a step, seconds that do not grow with the batch)."""
+def _points(report: dict[str, Any]) -> tuple[dict[int, float], float]:
+    """Seconds of a step by batch size, and the seconds that do not depend on it."""
     if "layers" in report:
         update = sum(row["seconds"] for row in report["layers"] if row["layer"] == "update")
         return {report["batch"]: report["step_seconds"]}, update
-    points = {}
+    points: dict[int, float] = {}
     for measurement in report["measurements"]:
         first = next(iter(measurement["programs"].values()))
         points[measurement["batch"]] = statistics.median(first["seconds"])

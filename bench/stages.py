@@ -1,7 +1,7 @@
-"""Commands one after the other, each with a limit of its own, whose results last whatever comes after them.
+"""Execute commands one after the other, each with a time limit, saving results after each.
 
-A stage is a process group of its own. At its limit, and when this process is told to stop, the group is asked to end
-and then killed. A stage that fails does not keep the next from its turn.
+A stage is a process group. At its limit, and when this process is told to stop, the group is asked to end and then
+killed. A failed stage does not prevent the next.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from alexnet_jax.run.signals import Signals
 
-ROOT = Path(__file__).resolve().parents[1]
+from .paths import IMPORT_ROOT
+
+#: Lines of output that are kept of a stage that is not done.
 TAIL = 30
-"""Lines of its output that are kept of a stage that is not done."""
-LEAST = 5.0
-"""Seconds: with less time left a stage is not begun."""
-_LOOK_SECONDS = 0.05
+#: With fewer seconds left no stage begins.
+MIN_SECONDS = 5.0
+_POLL_SECONDS = 0.05
+#: A command that becomes another command, which the kernel kills when this process dies.
 _START = """
 import ctypes, os, sys
 PR_SET_PDEATHSIG, SIGKILL = 1, 9
@@ -29,39 +31,46 @@ ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
 if os.getppid() == int(sys.argv[1]):
     os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""Becomes a command that is killed when this process dies, however it dies."""
 
 
 class Stage(NamedTuple):
+    """A command with its limits and its result."""
+
     name: str
     title: str
     command: list[str]
+    #: Expected seconds.
     expected: float
-    """Seconds that it is thought to take."""
+    #: Seconds after which it is ended.
     limit: float
-    """Seconds after which it is ended."""
+    #: Reads its result after it has ended for any reason; None if there is none.
     result: Callable[[], Any] = lambda: None
-    """What it has left so far, called when it has ended, however that came; None for nothing."""
+    #: The reason to skip it.
     skip: str = ""
-    """Why it is not run."""
+    #: Seconds between asking it to end and killing it.
     grace: float = 10.0
-    """Seconds that it has to end by itself when it is asked to."""
 
 
-def carry_out(
+def execute(
     stages: list[Stage],
-    record: dict[str, dict],
+    record: dict[str, dict[str, Any]],
     folder: Path,
     limit: float,
     environment: dict[str, str],
     save: Callable[[], None],
 ) -> int:
-    """Run the stages in their order, in `limit` seconds in all. What becomes of each goes into `record`, by name.
+    """Execute the stages in order.
 
-    Of each: `title`, `command`, `state`, `reason` unless it is done, `seconds`, `result`, and the last lines of its
-    output (`said`) unless it is done; all of the output is NAME.log in `folder`. States: 'running', 'done', 'failed'
-    (it ended by itself with another code than 0), 'cut' (it had too little time or none), 'skipped' (`Stage.skip`).
-    `save` is called after each change. Returns 0; 1 if a stage failed; 75, or 130 for Ctrl-C, after a signal.
+    Args:
+      record: Filled by stage name: `title`, `command`, `state`, `seconds`, `result`, and unless it is done `reason` and
+        the last lines of its output (`said`). States: 'running', 'done', 'failed' (with a nonzero exit code), 'cut'
+        (for lack of time), 'skipped' (`Stage.skip`).
+      folder: Gets the output of each stage, NAME.log.
+      limit: Seconds for all stages.
+      save: Called after each change of `record`.
+
+    Returns:
+      0; 1 if a stage failed; 75 or 130 after a signal.
     """
     end = time.monotonic() + limit
     for stage in stages:
@@ -74,7 +83,7 @@ def carry_out(
                 row |= {"state": "skipped", "reason": stage.skip}
             elif signals.received:
                 row["reason"] = f"stopped by {signals.received.name}"
-            elif left > LEAST:
+            elif left > MIN_SECONDS:
                 del row["reason"]
                 row["state"] = "running"
                 save()
@@ -95,7 +104,7 @@ def _run(
     with open(path, "w") as log:
         process = subprocess.Popen(
             [sys.executable, "-SEc", _START, str(os.getpid()), *stage.command],
-            cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            cwd=IMPORT_ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
     row: dict[str, Any] = {"state": "done"}
@@ -104,14 +113,14 @@ def _run(
             row = {"state": "cut", "reason": f"stopped by {signals.received.name}"}
         elif time.monotonic() > begun + seconds:
             row = {"state": "cut", "reason": f"not done in {seconds:.0f} s"}
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     if row["state"] == "done" and process.returncode:
         row = {"state": "failed", "reason": f"ended with code {process.returncode}"}
     end_group(process, stage.grace)
     row["seconds"] = round(time.monotonic() - begun, 1)
     try:
         row["result"] = stage.result()
-    except Exception as error:  # of a file that was being written
+    except Exception as error:  # the file may be incomplete
         row["result"] = None
         row["reason"] = f"{row.get('reason', 'done')}; no result: {type(error).__name__}: {error}"
     if row["state"] != "done":
@@ -119,8 +128,8 @@ def _run(
     return row
 
 
-def end_group(process: subprocess.Popen, grace: float) -> None:
-    """Ask a process and its group to end, and kill what there is of the group after at most `grace` seconds."""
+def end_group(process: subprocess.Popen[bytes], grace: float) -> None:
+    """Ask a process and its group to end, and kill the group after at most `grace` seconds."""
     with contextlib.suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

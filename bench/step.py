@@ -1,19 +1,20 @@
-"""What each choice of the training step is worth: the step as it is, and with one choice undone.
+"""Measure the value of each implementation choice: the training step, and the step with one choice changed.
 
-    python -m bench.step
-    python -m bench.step --batch 128 512 2048 --dtype bfloat16 --json step.json
-    python -m bench.step --forms pool=repeat lrn_gradient=recomputed,relu=of_output ynnpack
+    alexnet bench step
+    alexnet bench step --batch 128 512 2048 --dtype bfloat16 --json step.json
+    alexnet bench step --forms pool=repeat lrn_gradient=recomputed,relu=of_output ynnpack
 
-The whole step of a config on one device, with crops and color, on images that are made up. A ratio above 1 says
-that the choice is the better one here. By default every other form of every part (alexnet_jax/kernels/forms.py), on
-GPUs the candidates that combine several, and what PROGRAM lists. Forms without the memory settings or with another
-compute type keep all else.
+The step of a config on one device, with crops and color shifts, on random images. A ratio above 1 means that the
+current choice is faster here. By default every alternative of every part is measured (alexnet_jax/kernels/forms.py), on
+GPUs also the candidates that combine several, and the changes of the whole program listed in PROGRAM.
 """
 
 from alexnet_jax import cli, config
 from alexnet_jax.specs import Config
-from bench import alternate
 
+from . import alternate
+
+#: Changes of the whole program, and their labels.
 PROGRAM = {
     "ynnpack": "convolutions on YNNPACK",
     "undonated": "state not donated",
@@ -23,7 +24,7 @@ PROGRAM = {
     "deterministic": "the same bits each time (train.deterministic=True)",
 }
 CPU_ONLY, GPU_ONLY = ("ynnpack", "malloc"), ("deterministic",)
-#: What a form of the config is, beside the compute type.
+#: Forms that are config overrides.
 SETTINGS = {
     "inexact": "--config.train.exact=False",
     "deterministic": "--config.train.deterministic=True",
@@ -34,8 +35,10 @@ OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
-    parser.add_argument("--dtype", choices=list(OTHER), help="default: what the config says")
-    parser.add_argument("--forms", nargs="*", metavar="FORM", help="default: all that differ here")
+    parser.add_argument("--dtype", choices=list(OTHER), help="default: that of the config")
+    parser.add_argument(
+        "--forms", nargs="*", metavar="FORM", help="default: all alternatives on this device"
+    )
     alternate.add_options(parser)
     options, rest = parser.parse_known_args(arguments)
     overrides = cli.config_overrides(rest)
@@ -60,15 +63,15 @@ def main(arguments: list[str]) -> int:
 
 
 def default_forms(device: str, spec: Config) -> list[str]:
-    """What is measured on "cpu" or "cuda": each change that makes another program of this config, and PROGRAM."""
+    """The forms measured on "cpu" or "cuda": each change that affects this config, and those of PROGRAM."""
     from alexnet_jax.kernels import forms
 
     chosen = forms.choose(device)
-    idle = {"loops"} if spec.train.steps_per_dispatch == 1 else set()
-    idle |= {"weights"} if spec.model.compute_dtype == "float32" else set()
-    idle |= {"images"} if chosen.strided == "plain" else set()
-    changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in idle]
-    if spec.model.compute_dtype != "float32":  # as 'parity' there
+    unused = {"loops"} if spec.train.steps_per_dispatch == 1 else set()
+    unused |= {"weights"} if spec.model.compute_dtype == "float32" else set()
+    unused |= {"images"} if chosen.strided == "plain" else set()
+    changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in unused]
+    if spec.model.compute_dtype != "float32":  # the same program as the default
         changes = [c for c in changes if c not in ("pool=parity", "pool=compared")]
     others = GPU_ONLY if device == "cpu" else CPU_ONLY
     candidates = () if device == "cpu" else forms.CANDIDATES
@@ -85,9 +88,7 @@ def _program(form: str, dtype: str, arguments: list[str]) -> alternate.Program:
     if form == "dtype":
         worker, label = "chosen", f"compute_dtype={OTHER[dtype]}"
         arguments = [*arguments, f"--config.model.compute_dtype={OTHER[dtype]}"]
-    return alternate.Program(
-        label, "bench.forms", [worker, *arguments], {}, kept_memory=form != "malloc"
-    )
+    return alternate.Program(label, "forms", [worker, *arguments], {}, kept_memory=form != "malloc")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How fast images get from the memory of the host to the device, and back.
+"""Measure how fast images get from host memory to the device and back.
 
-    python -m bench.transfer
-    python -m bench.transfer --batch 2048 --json transfer.json
+    alexnet bench transfer
+    alexnet bench transfer --batch 2048 --json transfer.json
 
-uint8 images of 256x256 pixels, as batches that are sent with each step: one after the other, several under way at the
-same time, and from pinned memory, which the device reads by itself. GB are 1e9 bytes; an image has 196,608 of them.
+Batches of uint8 images of 256x256 pixels, as training sends them: one at a time, several at the same time, and from
+pinned memory, which the device reads directly. GB are 1e9 bytes; an image has 196,608 bytes.
 """
 
 import contextlib
@@ -18,12 +18,14 @@ import jax
 import numpy as np
 
 from alexnet_jax import cli
+from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
-from bench import hardware, roofline
+
+from . import hardware, roofline
 
 IMAGE = (256, 256, 3)
+#: Batches sent at the same time.
 UNDER_WAY = 4
-"""Batches, where several are sent at the same time."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
-    """Of each way its `name` and `bytes_per_second`, or the `error` where a device does not have it."""
+    """Measure each way to transfer: `name` and `bytes_per_second`, or `error` if the device does not support it."""
     draw, device = np.random.default_rng(0), jax.local_devices()[0]
     batches = [draw.integers(0, 256, (batch, *IMAGE), np.uint8) for _ in range(UNDER_WAY)]
     there = jax.device_put(batches[0], device)
@@ -56,7 +58,7 @@ def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
         held = jax.block_until_ready(jax.device_put(batches[0], sharding))
         return lambda: jax.device_put(held, there.sharding)
 
-    # Made anew each time: JAX keeps what it has once copied to the host.
+    # there + 0 is a new array each time: JAX caches the host copy of an array.
     ways: dict[str, tuple[int, Callable[[], Callable[[], Any]]]] = {
         "to the device, one at a time": (1, lambda: lambda: jax.device_put(batches[0], device)),
         f"to the device, {UNDER_WAY} under way": (
@@ -69,30 +71,28 @@ def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
     return [_way(name, count * there.nbytes, make, repeats) for name, (count, make) in ways.items()]
 
 
-def _way(name: str, size: int, make: Callable, repeats: int) -> dict[str, Any]:
+def _way(
+    name: str, size: int, make: Callable[[], Callable[[], Any]], repeats: int
+) -> dict[str, Any]:
     try:
         call = make()
         roofline.timed(call)
         seconds = statistics.median(roofline.timed(call) for _ in range(repeats))
-    except Exception as error:  # what a runtime does not have, it says in its own way
+    except Exception as error:  # runtimes report unsupported memory kinds in different ways
         return {"name": name, "error": f"{type(error).__name__}: {error}".partition("\n")[0][:200]}
     return {"name": name, "bytes_per_second": size / seconds}
 
 
 def table(report: dict[str, Any]) -> str:
-    """A line a way."""
+    """Format the speed of each way to transfer."""
     image = np.prod(IMAGE)
-    lines = [
-        f"{report['device']}; batches of {report['batch']} images, {report['batch'] * image / 1e6:,.0f} MB",
-        "",
-        "| way | GB/s | images a second |",
-        "|---|--:|--:|",
-    ]
+    title = f"{report['device']}; batches of {report['batch']} images, {report['batch'] * image / 1e6:,.0f} MB"
+    rows = []
     for way in report["ways"]:
         speed = way.get("bytes_per_second")
-        figures = f"{speed / 1e9:.1f} | {speed / image:,.0f}" if speed else f"{way['error']} |"
-        lines.append(f"| {way['name']} | {figures} |")
-    return "\n".join(lines)
+        numbers = (f"{speed / 1e9:.1f}", f"{speed / image:,.0f}") if speed else (way["error"], "")
+        rows.append((way["name"], *numbers))
+    return "\n".join([title, "", *markdown.table(("way", "GB/s", "images a second"), rows, (1, 2))])
 
 
 if __name__ == "__main__":

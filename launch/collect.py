@@ -1,4 +1,4 @@
-"""The results of a sweep beside what was published: DIR/NAME-SCALE.md, .csv and .png."""
+"""Compare the results of a sweep with each other and with published numbers: DIR/NAME-SCALE.md, .csv and .png."""
 
 import csv
 import io
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax import specs
-from alexnet_jax.analysis import convergence
+from alexnet_jax.analysis import convergence, figures
+from alexnet_jax.cli import markdown as md
 from alexnet_jax.config import published
 from alexnet_jax.config.published import Claim
 from alexnet_jax.errors import DataError
@@ -17,18 +18,19 @@ from alexnet_jax.evaluation import compare
 from alexnet_jax.files import write_atomically
 from alexnet_jax.inference import predictions
 from alexnet_jax.run import reading
-from launch import runs
-from launch.runs import Run
+
+from . import runs
+from .runs import Run
 
 NOTES = """\
 Error: top-1 / top-5 in percent of {protocol}, mean over seeds, with the
 standard deviation where there are two seeds or more.
-Difference: of the top-1 error from the first row's, in points. Its 95 % interval is a bootstrap over test images (the
-same for both nets) and over seeds: it says how far another set of images, and other seeds, could move the difference.
-With one seed it knows nothing of seeds; with two or three it is somewhat too narrow. p: McNemar's exact test on the
-images, nets of the same seed paired (for several seeds twice the mean of their p, valid under any dependence), then
-adjusted by Holm for the {count} comparisons of this table. A small p says that these very nets differ, and nets that
-differ by their seed alone often do; that the change did it, is for the interval to say.
+Difference: top-1 error minus that of the first row, in points. Its 95 % interval is a bootstrap over test images (the
+same for both nets) and over seeds: how far another set of images and other seeds could move the difference. With one
+seed it does not cover seeds; with two or three it is somewhat too narrow. p: McNemar's exact test on the images, nets
+of the same seed paired (for several seeds twice the mean of their p, valid under any dependence), then adjusted by
+Holm for the {count} comparisons of this table. A small p means that these particular nets differ, as nets that differ
+only by their seed often do; whether the change is the cause, the interval shows.
 """
 
 
@@ -36,31 +38,38 @@ class Row(NamedTuple):
     """A member with all its finished seeds."""
 
     member: str
-    wanted: int
-    """Seeds."""
+    #: Number of seeds of the sweep.
+    seeds: int
+    #: Fractions, by finished seed.
     top1: tuple[float, ...]
-    """Fractions, by seed."""
+    #: Empty with fewer than six classes.
     top5: tuple[float, ...]
-    """Empty with fewer than six classes."""
     difference: compare.Difference | None
+    #: Adjusted for multiple comparisons.
     p: float | None
-    """Adjusted."""
+    #: The published effect of this change.
     claim: Claim | None
+    #: Distinct evaluation protocols; more than one if the runs differ.
     protocols: tuple[str, ...]
-    """Without repetition: one, if all is as it should be."""
 
 
 class Finished(NamedTuple):
+    """The results of a finished run."""
+
     seed: int
+    #: The images and their views.
     protocol: str
-    """Which images, and what was seen of them."""
     top1: float
     top5: float | None
+    #: bool [n]: which images are misclassified.
     wrong: np.ndarray
 
 
 def collect(every: list[Run], title: str) -> list[Path]:
-    """Write the three files for the runs of a sweep, its base first; their paths. Raises DataError, StorageError."""
+    """Write the three files for the runs of a sweep, its base first, and return their paths.
+
+    Raises DataError, StorageError.
+    """
     found = rows(every)
     stem = every[0].out / title.replace(" ", "-")
     text = markdown(found, title)
@@ -71,7 +80,7 @@ def collect(every: list[Run], title: str) -> list[Path]:
 
 
 def figure1(every: list[Run], title: str) -> list[Path]:
-    """The same three for the sweep figure1, whose results are curves, with .json for .csv. Raises DataError."""
+    """Write the files of the sweep figure1, whose results are curves: .md, .json and .png. Raises DataError."""
     curves = [
         convergence.read(run.folder)._replace(run=run.member)
         for run in every
@@ -87,17 +96,18 @@ def figure1(every: list[Run], title: str) -> list[Path]:
 
 
 def rows(every: list[Run]) -> list[Row]:
-    """One row a member, in order."""
+    """Compare the members: one row for each, in order."""
     members: dict[str, list[Run]] = {}
     for run in every:
         members.setdefault(run.member, []).append(run)
-    finished = {name: list(filter(None, map(read, some))) for name, some in members.items()}
+    finished = {name: list(filter(None, map(read, of_one))) for name, of_one in members.items()}
     base = finished[every[0].member]
-    differences, ps = {}, {}
+    differences: dict[str, compare.Difference] = {}
+    ps: dict[str, float] = {}
     for name, nets in finished.items():
         if nets and base and name != every[0].member:
-            ours, theirs = np.array([n.wrong for n in base]), np.array([n.wrong for n in nets])
-            differences[name] = compare.bootstrap(ours, theirs)
+            wrong = (np.array([n.wrong for n in some]) for some in (base, nets))
+            differences[name] = compare.bootstrap(*wrong)
             paired = [(a.wrong, b.wrong) for a in base for b in nets if a.seed == b.seed]
             if paired:
                 ps[name] = compare.mcnemar_of_seeds(*map(np.array, zip(*paired, strict=True)))
@@ -114,7 +124,7 @@ def rows(every: list[Run]) -> list[Row]:
 
 
 def read(run: Run) -> Finished | None:
-    """The final errors of a run on its last held-out split, by its last views; None while it is not finished."""
+    """Read the final errors of a run on its last held-out split with its last views; None if it is not finished."""
     if runs.state(run).name != "finished":
         return None
     results = reading.read_results(run.folder)
@@ -122,43 +132,34 @@ def read(run: Run) -> Finished | None:
     if not results or last is None:
         raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")
     split, view, errors = last
-    kept = predictions.load(run.folder, split, view, results["step"])
-    protocol = f"{errors['count']:,} images of {split} ({specs.seen(view)}, last checkpoint)"
+    saved = predictions.load(run.folder, split, view, results["step"])
+    protocol = f"{errors['count']:,} images of {split} ({specs.views_in_words(view)}, last checkpoint)"
     return Finished(
-        run.seed, protocol, errors["top1_error"], errors.get("top5_error"), kept.wrong()
+        run.seed, protocol, errors["top1_error"], errors.get("top5_error"), saved.wrong()
     )
 
 
 def protocol(found: list[Row]) -> str:
-    """What the errors of the whole table are of."""
+    """The images and views of all errors of the table."""
     return (
         " or ".join(dict.fromkeys(one for row in found for one in row.protocols)) or "nothing yet"
     )
 
 
 def markdown(found: list[Row], title: str) -> str:
-    """The table and what it means."""
+    """The table and its explanation."""
     header = (
-        "member",
-        "seeds",
-        "error",
-        "difference",
-        "95 % interval",
-        "p",
-        "paper",
-        "2012 log",
-        "caution",
-    )
-    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+        "member", "seeds", "error", "difference", "95 % interval", "p", "paper", "2012 log", "caution",
+    )  # fmt: skip
+    cells = []
     for row in found:
         d, claim = row.difference, row.claim or Claim("", "")
-        cells = [
-            row.member, f"{len(row.top1)} of {row.wanted}", _errors(row),
+        cells.append([
+            row.member, f"{len(row.top1)} of {row.seeds}", _errors(row),
             f"{100 * d.mean:+.2f}" if d else "", f"{100 * d.low:+.2f} to {100 * d.high:+.2f}" if d else "",
             "" if row.p is None else f"{row.p:.2g}", claim.paper, claim.log, claim.caution,
-        ]  # fmt: skip
-        lines.append(" | ".join(cells))
-    table = "\n".join(f"| {line} |" for line in lines)
+        ])  # fmt: skip
+    table = "\n".join(md.table(header, cells))
     count = sum(row.p is not None for row in found)
     return f"# {title}\n\n{table}\n\n{NOTES.format(count=count, protocol=protocol(found))}"
 
@@ -174,7 +175,7 @@ def _errors(row: Row) -> str:
 
 
 def as_csv(found: list[Row]) -> str:
-    """A line a member; errors and differences are fractions."""
+    """A line for each member; errors and differences are fractions."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("member", "seeds", "top1_error", "top1_sd", "top5_error", "difference", "low", "high",
@@ -191,7 +192,7 @@ def as_csv(found: list[Row]) -> str:
 
 
 def draw(found: list[Row], title: str, path: Path) -> None:
-    """The differences from the base with their intervals."""
+    """Draw the differences from the base with their intervals."""
     from matplotlib.figure import Figure
 
     shown = [(row.member, row.difference) for row in found if row.difference]
@@ -203,8 +204,8 @@ def draw(found: list[Row], title: str, path: Path) -> None:
     axes.axvline(0, color="gray", lw=1)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown])
     axes.invert_yaxis()
-    axes.set_xlabel(f"top-1 error less that of {found[0].member} (points, 95 % interval)")
+    axes.set_xlabel(f"top-1 error minus that of {found[0].member} (points, 95 % interval)")
     axes.set_title(f"{title}: {protocol(found)}", fontsize=9)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figures.plain(axes)
+    axes.grid(visible=False, axis="y")
+    figure.savefig(path, dpi=figures.DPI)

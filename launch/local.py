@@ -1,4 +1,4 @@
-"""Runs on this machine: one a device, or each on cores of its own."""
+"""Execute runs on this machine, one per GPU or each on its own cores."""
 
 import itertools
 import os
@@ -6,52 +6,55 @@ import re
 import shutil
 import subprocess
 import time
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.run.signals import Signals
-from launch import process, runs, table
-from launch.runs import Run
 
-_LOOK_SECONDS = 0.25
+from . import process, runs, table
+from .runs import Run
+
+_POLL_SECONDS = 0.25
 _FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+#: The share of the memory of a GPU that JAX preallocates by default.
 _GPU_SHARE = 0.75
-"""Of the memory of a GPU, what JAX takes by default when it starts."""
 
 
 class Slot(NamedTuple):
-    """Where one run at a time is carried out."""
+    """The cores and the device of one run at a time."""
 
     cores: tuple[int, ...]
     environment: dict[str, str]
 
 
 def slots(jobs: int | None) -> list[Slot]:
-    """`jobs` slots, by default one a GPU, or one a core where there is none; cores are divided among them.
+    """Divide cores and GPUs into `jobs` slots, by default one per GPU, or one per core without GPUs.
 
-    Each has one GPU, and those that share one divide its memory. Raises ConfigError where the environment gives each
-    more than its part.
+    Each slot has one GPU; slots that share a GPU divide its memory.
+
+    Raises:
+      ConfigError: XLA_PYTHON_CLIENT_MEM_FRACTION is set and leaves no room for all.
     """
     gpus, cores = _gpus(), sorted(os.sched_getaffinity(0))
     count = jobs or len(gpus) or len(cores)
-    each = max(1, len(cores) // count)
+    per_slot = max(1, len(cores) // count)
     found = []
     for i in range(count):
-        mine = tuple(cores[(i * each + j) % len(cores)] for j in range(each))
-        device = {}
+        own = tuple(cores[(i * per_slot + j) % len(cores)] for j in range(per_slot))
+        device: dict[str, str] = {}
         if gpus:
             sharing = len(range(i % len(gpus), count, len(gpus)))
             device = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **_memory_share(sharing)}
-        found.append(Slot(mine, device))
+        found.append(Slot(own, device))
     return found
 
 
 def _memory_share(sharing: int) -> dict[str, str]:
-    """Of a GPU for each of `sharing` processes; JAX would take _GPU_SHARE for the first alone. Raises ConfigError."""
+    """The memory setting of each of `sharing` processes; by default the first would preallocate _GPU_SHARE."""
     if sharing == 1:
         return {}
     if os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "").lower() in ("false", "0"):
-        return {}  # each takes what it needs
+        return {}  # memory is allocated on demand
     given = os.environ.get(_FRACTION)
     if given is None:
         return {_FRACTION: f"{int(1000 * _GPU_SHARE / sharing) / 1000}"}
@@ -67,32 +70,35 @@ def _memory_share(sharing: int) -> dict[str, str]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs visible to this process, as CUDA_VISIBLE_DEVICES names them."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         names = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
-        # As CUDA reads it: what follows a name that is none is not there.
+        # CUDA ignores everything after the first invalid name.
         return list(itertools.takewhile(re.compile(r"\d+$|GPU-|MIG-").match, names))
     if not shutil.which("nvidia-smi"):
         return []
-    said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
     return [
-        str(i) for i, _ in enumerate(line for line in said.stdout.splitlines() if "GPU" in line)
+        str(i) for i, _ in enumerate(line for line in done.stdout.splitlines() if "GPU" in line)
     ]
 
 
-def carry_out(every: list[Run], todo: list[Run], jobs: int | None) -> int:
-    """Run `todo` and show a table of `every`: 0 when all of these are finished, 1 when not, 75 or 130 after a signal.
+def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
+    """Execute the runs of `todo`, showing a table of `every`.
 
-    One that fails does not stop the others. After a signal no more are started, and those that run save and end; a
-    second signal ends them at once, as does whatever ends this process.
+    A run that fails does not stop the others. After a signal no more are started, and running ones save and end; a
+    second signal ends them at once, as does the end of this process.
+
+    Returns:
+      0 if all of `every` are finished, otherwise 1; 75 or 130 after a signal.
     """
     waiting, free = list(todo), slots(jobs)
-    going: dict[subprocess.Popen, tuple[Run, Slot, object]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Run, Slot, IO[str]]] = {}
     stopping = False
     with Signals() as signals, table.Live(every) as shown:
-        while going or (waiting and not stopping):
+        while running or (waiting and not stopping):
             while waiting and free and not signals.received:
                 run = waiting.pop(0)
                 lock = runs.take_lock(run)
@@ -102,21 +108,21 @@ def carry_out(every: list[Run], todo: list[Run], jobs: int | None) -> int:
                 runs.begin(run)
                 slot = free.pop()
                 child = process.start(run, cores=slot.cores, **slot.environment)
-                going[child] = run, slot, lock
+                running[child] = run, slot, lock
                 shown.started(run)
             if signals.received and not stopping:
                 stopping = True
                 shown.say("stopping: runs save their state and end; a second signal does not wait")
-                for child in going:
+                for child in running:
                     process.stop(child)
-            for child in [child for child in going if child.poll() is not None]:
-                run, slot, lock = going.pop(child)
+            for child in [child for child in running if child.poll() is not None]:
+                run, slot, lock = running.pop(child)
                 runs.end(run, child.returncode)
-                lock.close()  # type: ignore[attr-defined]
+                lock.close()
                 free.append(slot)
                 shown.ended(run)
             shown.refresh()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
         if signals.received:
             return signals.exit_code
     return 0 if all(runs.state(run).name == "finished" for run in every) else 1

@@ -1,9 +1,9 @@
-"""Carry out one run of a sweep as a job of SLURM: what the batch script of launch/slurm.py calls.
+"""Execute one run of a sweep as a SLURM job; called by the batch script of slurm.py.
 
 python -m launch.member DIR HASH [--srun]
 
-SIGTERM, SIGUSR1 and SIGUSR2 make the run save and end. It ends with the exit code of the run, after putting the job
-back into the queue if the run was stopped, stalled or killed (at most three times without a new checkpoint).
+SIGTERM, SIGUSR1 and SIGUSR2 make the run save and end. The exit code is that of the run. If the run was stopped,
+stalled or killed, the job is requeued first (at most three times without a new checkpoint).
 """
 
 import contextlib
@@ -19,7 +19,8 @@ from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError, StalledError, WorkdirError
 from alexnet_jax.run import processes
 from alexnet_jax.run.signals import STOP_SIGNALS
-from launch import process, runs, slurm
+
+from . import process, runs, slurm
 
 
 def main(arguments: list[str]) -> int:
@@ -31,17 +32,17 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     run = runs.from_record(Path(options.dir).absolute(), options.identity)
-    with runs.locked(run) as mine:
-        if not mine:
+    with runs.locked(run) as acquired:
+        if not acquired:
             raise WorkdirError(f"{run.folder} is run by another job or launcher")
         runs.begin(run)
         before = run.output.stat().st_size if run.output.exists() else 0
-        with handed_on() as hand_to:
+        with forwarded_signals() as forward_to:
             child = process.start(run, _srun() if options.srun else [])
-            hand_to(child)
+            forward_to(child)
             code = child.wait()
-        said = run.output.read_bytes()[before:].decode(errors="replace")
-        runs.end(run, why(code, said) if options.srun else code)
+        output = run.output.read_bytes()[before:].decode(errors="replace")
+        runs.end(run, exit_code(code, output) if options.srun else code)
     state = runs.state(run)
     print(
         f"{run.member} seed {run.seed}: {state.name}, code {state.code}, step {state.step}",
@@ -50,57 +51,60 @@ def main(arguments: list[str]) -> int:
     if state.name == "stopped" and (job := _job()):
         try:
             if slurm.requeue(job):
-                print(f"back into the queue as {job}", flush=True)
+                print(f"requeued as {job}", flush=True)
         except ConfigError as error:
-            print(f"not put back into the queue: {error}", file=sys.stderr, flush=True)
+            print(f"not requeued: {error}", file=sys.stderr, flush=True)
     return state.code or 0
 
 
 def _srun() -> list[str]:
-    """The command that starts the processes of the job and ends with the largest of their codes."""
-    # A process that ends is no reason to kill the others, which may be saving still: they notice by themselves.
+    """The srun command, which starts the processes of the job and exits with the largest of their codes."""
+    # When one process ends, srun must not kill the others: they notice by themselves, and may still be saving.
     wait = processes.HEARTBEAT_SECONDS + 30
-    # From SLURM 22.05 on, srun does not take this from the job.
+    # Since SLURM 22.05 srun does not inherit this from the job.
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
     share = [f"--cpus-per-task={cpus}"] if cpus else []
     return ["srun", "--kill-on-bad-exit=0", f"--wait={wait}", *share]
 
 
-def why(code: int, said: str) -> int:
-    """The code of the process that knows what is wrong, by what srun `said`; of those that lost it, it is larger."""
-    found = re.findall(r"^srun: error: .*: Exited with exit code (\d+)$", said, re.MULTILINE)
+def exit_code(code: int, output: str) -> int:
+    """The code of the process that failed first, from the output of srun.
+
+    The processes that lost it end with StalledError, whose code is larger than those of all causes.
+    """
+    found = re.findall(r"^srun: error: .*: Exited with exit code (\d+)$", output, re.MULTILINE)
     return min((int(one) for one in found if int(one) < StalledError.exit_code), default=code)
 
 
 @contextlib.contextmanager
-def handed_on() -> Iterator[Callable[[subprocess.Popen], None]]:
-    """Inside, signals that ask to stop go on to the process that was named, or will be.
+def forwarded_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """A context that forwards stop signals to a process; yields the function that sets the process.
 
-    At once: where SLURM signals all processes of a job, the run has to take both for one request.
+    Signals are forwarded at once: where SLURM signals all processes of a job, the run treats both as one request.
     """
-    children: list[subprocess.Popen] = []
-    received = []
+    children: list[subprocess.Popen[bytes]] = []
+    received: list[int] = []
 
-    def note(number: int, _frame) -> None:
+    def forward(number: int, _frame: object) -> None:
         received.append(number)
         for child in children:
             process.stop(child)
 
-    def hand_to(child: subprocess.Popen) -> None:
+    def forward_to(child: subprocess.Popen[bytes]) -> None:
         children.append(child)
         if received:
             process.stop(child)
 
-    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
-        yield hand_to
+        yield forward_to
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _job() -> str | None:
-    """The job that this is, as scontrol takes it; None outside SLURM."""
+    """The id of this job, as scontrol takes it; None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 

@@ -1,4 +1,4 @@
-"""A training process that does not outlive whoever started it."""
+"""Training processes that do not outlive their launcher."""
 
 import contextlib
 import ctypes
@@ -7,25 +7,30 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
-from launch import runs
-from launch.runs import Run
+from .environment import environment
+from .runs import ROOT, Run
 
 _PR_SET_PDEATHSIG = 1
 
 
 def start(
-    run: Run, prefix: Sequence[str] = (), cores: Sequence[int] = (), **environment: str
-) -> subprocess.Popen:
-    """Start a run in a process group of its own, on `cores` alone if any are given; output goes to members/HASH.out.
+    run: Run, prefix: Sequence[str] = (), cores: Sequence[int] = (), **variables: str
+) -> subprocess.Popen[bytes]:
+    """Start a run in its own process group; its output goes to members/HASH.out.
 
-    It is killed when the thread that started it ends, which leaves its checkpoints: so start it from the main one.
+    The kernel kills it when the calling thread ends, so call this from the main thread.
+
+    Args:
+      prefix: A command that starts the run, such as srun.
+      cores: The cores to use; default: all.
+      variables: Additional environment variables.
     """
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before that
+        if os.getppid() != parent:  # it died before prctl
             os.kill(os.getpid(), signal.SIGKILL)
         if cores:
             os.sched_setaffinity(0, cores)
@@ -37,17 +42,17 @@ def start(
     )
     with open(run.output, "a") as output:
         return subprocess.Popen(
-            [*prefix, *run.command], cwd=runs.ROOT, env=runs.environment() | threads | environment,
+            [*prefix, *run.command], cwd=ROOT, env=environment() | threads | variables,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=prepare,
         )  # fmt: skip
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Ask a run to save and end.
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask a run to save and end, by SIGUSR1.
 
-    By SIGUSR1: srun hands that on, but at a SIGTERM kills what it started. Nor does it count as a second SIGTERM
-    where a scheduler sends one to every process of a job.
+    srun forwards SIGUSR1, but kills its processes at SIGTERM. And where a scheduler sends SIGTERM to every process of
+    a job, a second SIGTERM would end the run at once.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGUSR1)

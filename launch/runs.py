@@ -1,22 +1,18 @@
-"""One run of a sweep: its command, its folder, and its state, all read from the disk.
+"""A run of a sweep: its command, folder and state, all read from disk.
 
-DIR/HASH/ is the run folder; HASH says what moves the numbers of the run, so that the same run of two sweeps is
-one. DIR/members/ has, for each, HASH.json (its command and how each start ended), HASH.out (what it said) and
-HASH.lock (held by whoever runs it).
+DIR/HASH/ is the run folder; HASH is of the settings that affect its numbers, so that two sweeps share a run.
+DIR/members/ has, for each run, HASH.json (its command and the exit code of each start), HASH.out (its output) and
+HASH.lock (held by the process that executes it).
 """
 
 import contextlib
-import fcntl
-import functools
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
@@ -24,11 +20,14 @@ from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.run import reading, resume
 from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
+#: The folder that has launch/ and configs/: of the repository, or of the installed package.
 ROOT = Path(__file__).resolve().parents[1]
+#: The folder from which this package can be imported under its name.
+IMPORT_ROOT = Path(__file__).resolve().parents[__name__.count(".")]
+#: Exit codes after which another start may succeed: stopped and saved, stalled, killed, signaled at its start, crashed.
 RETRYABLE = (75, 8, 137, 138, 139)
-"""Stopped and saved, stalled, killed, told to stop before it could listen, crashed: what another start may mend."""
-MOST_RETRIES = 3
-"""Without a new checkpoint in between; then it is for a person to look."""
+#: Retries without a new checkpoint.
+MAX_RETRIES = 3
 
 
 class Run(NamedTuple):
@@ -36,44 +35,48 @@ class Run(NamedTuple):
 
     member: str
     seed: int
+    #: The argument of --config.
     config: str
-    """As --config takes it."""
+    #: --config.key=value arguments, with those for seed and data.
     overrides: tuple[str, ...]
-    """--config.key=value arguments, those of the seed and the data among them."""
     out: Path
     identity: str
 
     @property
     def folder(self) -> Path:
+        """The run folder."""
         return self.out / self.identity
 
     @property
     def record(self) -> Path:
+        """The file with its command and starts."""
         return self.out / "members" / f"{self.identity}.json"
 
     @property
     def output(self) -> Path:
-        """What its processes say, on both standard streams."""
+        """The file with the standard output and error of its processes."""
         return self.record.with_suffix(".out")
 
     @property
     def command(self) -> list[str]:
-        program = [sys.executable, "-m", "alexnet_jax.main"]
+        """The training command, for the environment of environment.py."""
+        # -P: the working folder has modules whose names could hide others.
+        program = [sys.executable, "-P", "-m", "alexnet_jax.main"]
         return [*program, "--config", self.config, "--workdir", str(self.folder), *self.overrides]
 
 
 class State(NamedTuple):
-    """What became of a run."""
+    """The state of a run."""
 
+    #: waiting, running, queued, finished, stopped (another start may succeed) or failed.
     name: str
-    """waiting, running, queued, finished, stopped (another start may mend it) or failed."""
+    #: Exit code of the last start; 128 + n for signal n.
     code: int | None = None
-    """Exit code of the last start; 128 + n for signal n."""
     step: int = 0
 
 
-def run(member: str, config: str, overrides: dict, seed: int, out: Path) -> Run:
-    """The run of a member; one whose config cannot be loaded has an identity too, and fails when it is started."""
+def run(member: str, config: str, overrides: dict[str, Any], seed: int, out: Path) -> Run:
+    """The run of a member of a sweep. A config that cannot be loaded fails only when the run is started."""
     arguments = tuple(
         f"--config.{key}={value}" for key, value in (overrides | {"seed": seed}).items()
     )
@@ -90,32 +93,32 @@ def _identity(config: str, arguments: tuple[str, ...]) -> str:
 
 
 def state(run: Run) -> State:
-    """The state of a run that no queue holds."""
+    """Read the state of a run that is in no queue."""
     status = reading.read_status(run.folder)
     step, starts = status.get("saved_step", 0) if status else 0, _starts(run)
-    if _is_locked(run):
+    if files.is_locked(_lock_path(run)):
         return State("running", None, status.get("step", 0) if status else 0)
     if status and status["state"] == "finished" and (run.folder / "results.json").exists():
         return State("finished", 0, step)
     if starts:
-        code = starts[-1].get("code", 137)  # whoever started it was killed
+        code = starts[-1].get("code", 137)  # its launcher was killed
     elif status:
         known = status.get("code")
         code = 137 if known is None else known
     else:
         return State("waiting")
-    again = code in RETRYABLE and _starts_without_progress(starts) <= MOST_RETRIES
+    again = code in RETRYABLE and _starts_without_progress(starts) <= MAX_RETRIES
     return State("stopped" if again else "failed", code, step)
 
 
 def _starts_without_progress(starts: list[LaunchedStart]) -> int:
-    """How many of the last starts ended at the same checkpoint."""
+    """The number of last starts that ended at the same checkpoint."""
     steps = [start.get("saved_step", 0) for start in starts]
     return next((i for i, step in enumerate(reversed(steps)) if step != steps[-1]), len(steps))
 
 
 def read_record(run: Run) -> Launched | None:
-    """What write_record wrote; None before that. Raises StorageError."""
+    """Read members/HASH.json; None if there is none. Raises StorageError."""
     return files.read_json(
         run.record, Launched, remedy="remove it, and the same command starts the run again"
     )
@@ -126,9 +129,9 @@ def _starts(run: Run) -> list[LaunchedStart]:
     return record["starts"] if record else []
 
 
-def write_record(run: Run, **changes) -> None:
-    """Replace what members/HASH.json says of the run, and of its starts where `changes` has them."""
-    content: dict = {"starts": []} | (read_record(run) or {})
+def write_record(run: Run, **changes: Any) -> None:
+    """Update members/HASH.json with `run` and `changes`. Raises StorageError."""
+    content: dict[str, Any] = {"starts": []} | (read_record(run) or {})
     content |= {
         "member": run.member,
         "seed": run.seed,
@@ -143,11 +146,11 @@ def write_record(run: Run, **changes) -> None:
 
 
 def from_record(out: Path, identity: str) -> Run:
-    """The run that write_record told of."""
+    """Read a run from its record. Raises ConfigError if there is none."""
     here = Run("", 0, "", (), out, identity)
     content = read_record(here)
     if not content:
-        raise ConfigError(f"{here.record} does not exist: python -m launch.sweep writes it")
+        raise ConfigError(f"{here.record} does not exist: alexnet sweep writes it")
     return Run(
         content["member"],
         content["seed"],
@@ -159,13 +162,13 @@ def from_record(out: Path, identity: str) -> Run:
 
 
 def begin(run: Run) -> None:
-    """Note a start."""
+    """Record a start."""
     start = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     write_record(run, starts=[*_starts(run), start])
 
 
 def end(run: Run, code: int) -> None:
-    """Note how the start ended that `begin` noted: `code` as subprocess has it."""
+    """Record the end of the last start; `code` is that of subprocess."""
     starts = _starts(run)
     if not starts:
         raise StorageError(f"{run.record} has lost the start that ended with code {code}")
@@ -175,7 +178,7 @@ def end(run: Run, code: int) -> None:
 
 
 def last_errors(results: Results | None) -> tuple[str, str, Errors] | None:
-    """(split, views, errors) of the last held-out split by its last views; None where there are none."""
+    """(split, views, errors) of the last held-out split with its last views; None without results."""
     splits = results["splits"] if results else {}
     every = [
         (split, view, found) for split, views in splits.items() for view, found in views.items()
@@ -185,7 +188,7 @@ def last_errors(results: Results | None) -> tuple[str, str, Errors] | None:
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[bool]:
-    """Whether this process now is the one that runs it. The lock goes with the process, however that ends."""
+    """Try to lock a run until the context or the process ends; yields whether it worked."""
     file = take_lock(run)
     try:
         yield file is not None
@@ -194,48 +197,19 @@ def locked(run: Run) -> Iterator[bool]:
             file.close()
 
 
-def take_lock(run: Run):
-    """The open lock file, to be closed when the run is over; None if another process has it."""
-    path = run.record.with_suffix(".lock")
+def take_lock(run: Run) -> BinaryIO | None:
+    """Lock a run: the open lock file, to be closed at the end of the run, or None if another process has it."""
+    path = _lock_path(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")
+        for _ in range(5):
+            if lock := files.lock(path):
+                return lock
+            time.sleep(0.02)  # perhaps another launcher that only reads the state
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    for _ in range(5):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:  # maybe another launcher that only looks
-            time.sleep(0.02)
-    file.close()
     return None
 
 
-def _is_locked(run: Run) -> bool:
-    if not run.record.with_suffix(".lock").exists():
-        return False
-    with open(run.record.with_suffix(".lock")) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-@functools.cache
-def memory_settings(platforms: str) -> dict[str, str]:
-    """Of launch/malloc.env those for `platforms`, as JAX_PLATFORMS names them; '' for what this machine has."""
-    environment = os.environ | {"JAX_PLATFORMS": platforms}
-    command = [str(ROOT / "launch" / "memory.sh")]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return dict(line.split("=", 1) for line in said.stdout.splitlines())
-
-
-def environment() -> dict[str, str]:
-    """That of a run on this machine: with the memory settings of memory.sh, and one compilation cache for all."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax-cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
-    return cache | dict(os.environ) | memory_settings(os.environ.get("JAX_PLATFORMS", ""))
+def _lock_path(run: Run) -> Path:
+    return run.record.with_suffix(".lock")

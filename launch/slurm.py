@@ -1,8 +1,8 @@
-"""Runs as an array of SLURM jobs, one a run.
+"""Submit runs as an array of SLURM jobs, one per run.
 
-Each job carries out `python -m launch.member DIR HASH`, which starts the run, hands signals on, and puts the job back
-into the queue when another start may mend what ended it. --signal=B:TERM@120 asks SLURM for that signal two minutes
-before the time limit, and where the cluster is set up so, before preemption.
+Each job executes `python -m launch.member DIR HASH`, which starts the run, forwards signals, and requeues the job if
+another start may succeed. --signal=B:TERM@120 asks SLURM for SIGTERM two minutes before the time limit and, where the
+cluster is configured so, before preemption.
 """
 
 import re
@@ -13,37 +13,38 @@ import sys
 from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
-from launch import runs
-from launch.runs import Run
 
-_PATIENCE_SECONDS = 120
-"""For each command of SLURM: a controller that is busy answers late."""
+from . import runs
+from .runs import Run
+
+#: Timeout of SLURM commands: a busy controller is slow.
+_TIMEOUT_SECONDS = 120
 
 
 class Options(NamedTuple):
-    """What a job asks for, in the words of sbatch; None leaves it to the cluster."""
+    """The resources of a job, as sbatch options; None leaves one to the cluster."""
 
     partition: str | None = None
+    #: For each process.
     cpus: int | None = None
-    """Of each process."""
+    #: For each node.
     gpus: int | None = None
-    """Of each node."""
     memory: str | None = None
     time: str | None = None
     nodes: int = 1
+    #: On each node; srun starts them if there is more than one in total.
     processes: int = 1
-    """On each node; more than one process in all makes srun start them."""
+    #: Jobs that run at the same time.
     most: int | None = None
-    """Jobs that run at the same time."""
+    #: Additional sbatch options.
     extra: tuple[str, ...] = ()
-    """Further options of sbatch, as they are."""
 
 
 def script(todo: list[Run], options: Options) -> str:
-    """The batch script of the array of `todo`."""
+    """The batch script of an array of jobs for `todo`."""
     array = f"0-{len(todo) - 1}" + (f"%{options.most}" if options.most else "")
     members = todo[0].record.parent
-    asked = {
+    settings = {
         "job-name": "alexnet-sweep",
         "array": array,
         "output": f"{members}/slurm-%A_%a.out",
@@ -57,16 +58,18 @@ def script(todo: list[Run], options: Options) -> str:
         "mem": options.memory,
         "time": options.time,
     }
-    lines = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
+    lines = [f"#SBATCH --{name}={value}" for name, value in settings.items() if value is not None]
     lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in options.extra)]
     starter = ["--srun"] if options.nodes * options.processes > 1 else []
-    command = shlex.join([sys.executable, "-m", "launch.member", str(todo[0].out), *starter])
+    command = shlex.join(
+        [sys.executable, "-m", f"{__package__}.member", str(todo[0].out), *starter]
+    )
     return "\n".join(
         [
             "#!/bin/bash",
             *lines,
             f"runs=({' '.join(run.identity for run in todo)})",
-            f"cd {shlex.quote(str(runs.ROOT))}",
+            f"cd {shlex.quote(str(runs.IMPORT_ROOT))}",
             f"exec {command} ${{runs[$SLURM_ARRAY_TASK_ID]}}",
             "",
         ]
@@ -74,26 +77,26 @@ def script(todo: list[Run], options: Options) -> str:
 
 
 def submit(todo: list[Run], options: Options) -> str:
-    """Submit `todo` as one array; its job id. Raises ConfigError with what SLURM said."""
+    """Submit `todo` as one array and return its job id. Raises ConfigError with the message of SLURM."""
     for run in todo:
         runs.write_record(run)
-    said = _ask(["sbatch", "--parsable"], script(todo, options))
-    job = said.strip().partition(";")[0]
+    output = _run(["sbatch", "--parsable"], script(todo, options))
+    job = output.strip().partition(";")[0]
     if not re.fullmatch(r"\d+", job):
-        raise ConfigError(f"sbatch answered {said!r}, which is no job id")
+        raise ConfigError(f"sbatch printed {output!r}, which is no job id")
     for index, run in enumerate(todo):
         runs.write_record(run, slurm=f"{job}_{index}")
     return job
 
 
 def queued(every: list[Run]) -> dict[str, runs.State]:
-    """The states of those that SLURM has, by identity."""
+    """The states of the runs in the queue, by identity."""
     jobs = {(runs.read_record(run) or {}).get("slurm"): run.identity for run in every}
     jobs.pop(None, None)
     if not jobs or not shutil.which("squeue"):
         return {}
     found = {}
-    for line in _ask(["squeue", "--noheader", "--array", "--me", "--format=%i %T"]).splitlines():
+    for line in _run(["squeue", "--noheader", "--array", "--me", "--format=%i %T"]).splitlines():
         job, _, state = line.partition(" ")
         if job in jobs:
             found[jobs[job]] = runs.State("running" if state == "RUNNING" else "queued")
@@ -101,26 +104,25 @@ def queued(every: list[Run]) -> dict[str, runs.State]:
 
 
 def requeue(job: str) -> bool:
-    """Put this job back into the queue, if SLURM still counts it as running: not after scancel, nor after a
-    preemption, where SLURM does so itself."""
-    if "JobState=RUNNING" not in _ask(["scontrol", "show", "job", job]):
+    """Requeue this job if SLURM lists it as running: not after scancel, nor after a preemption, which requeues it."""
+    if "JobState=RUNNING" not in _run(["scontrol", "show", "job", job]):
         return False
-    _ask(["scontrol", "requeue", job])
+    _run(["scontrol", "requeue", job])
     return True
 
 
-def _ask(command: list[str], text: str | None = None) -> str:
-    """What a command of SLURM answers. Raises ConfigError."""
+def _run(command: list[str], text: str | None = None) -> str:
+    """Run a SLURM command and return its output. Raises ConfigError."""
     if not shutil.which(command[0]):
         raise ConfigError(
             f"there is no {command[0]} here: --slurm is for a machine that submits jobs"
         )
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=_PATIENCE_SECONDS
+            command, input=text, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"{command[0]} did not answer in {_PATIENCE_SECONDS} s") from None
+        raise ConfigError(f"{command[0]} did not respond in {_TIMEOUT_SECONDS} s") from None
     if done.returncode:
         raise ConfigError(f"{command[0]}: {' '.join(done.stderr.split())}")
     return done.stdout

@@ -1,14 +1,15 @@
 """Train the members of a sweep (configs/sweeps.py), here or on a cluster, and compare them.
 
-python -m launch.sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10            the commands
-python -m launch.sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10 --local    run them here
-python -m launch.sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10 --slurm    on a cluster
-python -m launch.sweep ablations --scale cifar10 --out runs/ablations --collect                       the results
+alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10            print the commands
+alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10 --local    run them here
+alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10 --slurm    submit them
+alexnet sweep ablations --scale cifar10 --out runs/ablations --collect                       compare the results
 
-The same command again runs what is missing, and what was stopped, killed or stalled (at most three times without a
-new checkpoint); what failed otherwise waits for --retry-failed. --config.key=value changes every member.
+The same command again starts the runs that are missing, and those that were stopped, killed or stalled (at most three
+times without a new checkpoint); runs that failed otherwise need --retry-failed. --config.key=value changes all members.
 """
 
+import argparse
 import os
 import shlex
 from pathlib import Path
@@ -17,8 +18,9 @@ from alexnet_jax import cli
 from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.files import is_utf8
-from launch import runs
-from launch.runs import Run
+
+from . import runs
+from .runs import Run
 
 scales, sweeps = map(find.config_module, ("scales", "sweeps"))
 
@@ -35,18 +37,23 @@ def main(arguments: list[str]) -> int:
         "--only",
         metavar="MEMBER",
         nargs="+",
-        help="these members alone; --collect has the first of the sweep, too, which it compares with",
+        help="only these members; --collect adds the first of the sweep, the base of the comparison",
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="instead of the sweep's own number")
-    parser.add_argument("--retry-failed", action="store_true", help="run what failed, too")
+    parser.add_argument("--seeds", type=int, metavar="N", help="default: as the sweep says")
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="also start the runs that failed"
+    )
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--local", action="store_true", help="run them on this machine")
-    action.add_argument("--slurm", action="store_true", help="submit them as an array of jobs")
+    action.add_argument("--slurm", action="store_true", help="submit them to SLURM")
     action.add_argument(
-        "--collect", action="store_true", help="tables and a figure of what is finished"
+        "--collect", action="store_true", help="write tables and a figure of the finished runs"
     )
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="at the same time; default: one a GPU, or one a core"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="at the same time; default: one per GPU, or one per core",
     )
     _add_slurm(parser)
     options, rest = parser.parse_known_args(arguments)
@@ -54,9 +61,9 @@ def main(arguments: list[str]) -> int:
     if options.local or options.slurm:
         require_data(options, every)
     if options.local:
-        from launch import local
+        from . import local
 
-        return local.carry_out(every, to_run(every, options.retry_failed), options.jobs)
+        return local.execute(every, to_run(every, options.retry_failed), options.jobs)
     if options.slurm:
         return submit(options, every)
     if options.collect:
@@ -66,17 +73,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _add_slurm(parser) -> None:
-    group = parser.add_argument_group("with --slurm, what a job asks for")
+def _add_slurm(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("resources of a job, with --slurm")
     group.add_argument("--partition")
     group.add_argument(
         "--time",
         metavar="HH:MM:SS",
-        help="the limit; a run that needs longer goes on in another job",
+        help="time limit; a run that needs longer continues in another job",
     )
-    group.add_argument("--cpus", type=int, metavar="N", help="of each process")
-    group.add_argument("--gpus", type=int, metavar="N", help="of each node")
-    group.add_argument("--memory", metavar="SIZE", help="of each node, such as 16G")
+    group.add_argument("--cpus", type=int, metavar="N", help="for each process")
+    group.add_argument("--gpus", type=int, metavar="N", help="for each node")
+    group.add_argument("--memory", metavar="SIZE", help="for each node, such as 16G")
     group.add_argument("--nodes", type=int, default=1, metavar="N")
     group.add_argument(
         "--processes", type=int, default=1, metavar="N", help="on each node, started by srun"
@@ -86,12 +93,12 @@ def _add_slurm(parser) -> None:
         metavar="OPTION",
         action="append",
         default=[],
-        help="another option of sbatch, such as --sbatch=--account=me",
+        help="another sbatch option, such as --sbatch=--account=me",
     )
 
 
-def expand(options, changes: list[str]) -> list[Run]:
-    """The runs of the sweep, member by member. Raises ConfigError."""
+def expand(options: argparse.Namespace, changes: list[str]) -> list[Run]:
+    """List the runs of the sweep, member by member. Raises ConfigError."""
     try:
         members = sweeps.members(options.name, options.scale)
     except ValueError as error:
@@ -106,7 +113,7 @@ def expand(options, changes: list[str]) -> list[Run]:
     common = dict(change.removeprefix("--config.").split("=", 1) for change in changes)
     if options.data:
         common["data.path"] = options.data
-    if common.get("data.path"):  # runs are started elsewhere
+    if common.get("data.path"):  # runs have another working folder
         common["data.path"] = str(Path(common["data.path"]).expanduser().absolute())
     out = Path(options.out).expanduser().absolute()
     if not is_utf8(out):
@@ -114,7 +121,7 @@ def expand(options, changes: list[str]) -> list[Run]:
             f"--out {os.fsencode(out)!r} is not UTF-8 text in this locale, which checkpoints need"
         )
     wanted = set(options.only or names)
-    if options.collect:  # all differences are from the base, and what was published is as well
+    if options.collect:  # the base of all differences
         wanted.add(names[0])
     return [
         runs.run(member.name, member.config, member.overrides | common, seed, out)
@@ -124,8 +131,8 @@ def expand(options, changes: list[str]) -> list[Run]:
     ]
 
 
-def require_data(options, every: list[Run]) -> None:
-    """Raises ConfigError where images are needed and nobody said where they are, and where none are read."""
+def require_data(options: argparse.Namespace, every: list[Run]) -> None:
+    """Raise ConfigError if --data is missing, or given though no images are read."""
     needed = options.scale != "digits"
     if options.data and not needed:
         raise ConfigError("--data would change nothing: the scale digits reads no files")
@@ -133,35 +140,35 @@ def require_data(options, every: list[Run]) -> None:
         raise ConfigError(f"--data PATH is missing: the images of the scale {options.scale}")
 
 
-def submit(options, every: list[Run]) -> int:
-    """Submit what is to be run and not in the queue yet, and show the states of all."""
-    from launch import slurm, table
+def submit(options: argparse.Namespace, every: list[Run]) -> int:
+    """Submit the runs that are to be started and not queued yet, and show the states of all."""
+    from . import slurm, table
 
     states = slurm.queued(every)
     todo = [run for run in to_run(every, options.retry_failed) if run.identity not in states]
     if todo:
-        asked = slurm.Options(
+        resources = slurm.Options(
             options.partition, options.cpus, options.gpus, options.memory, options.time, options.nodes,
             options.processes, options.jobs, tuple(options.sbatch),
         )  # fmt: skip
-        print(f"submitted {len(todo)} runs as job {slurm.submit(todo, asked)}")
+        print(f"submitted {len(todo)} runs as job {slurm.submit(todo, resources)}")
     table.console().print(table.table(every, slurm.queued(every)))
     return 0
 
 
-def show(options, every: list[Run]) -> int:
-    """Write the results of what is finished, and print the table."""
-    from launch import collect
+def show(options: argparse.Namespace, every: list[Run]) -> int:
+    """Write the results of the finished runs, and print the table."""
+    from . import collect
 
-    made = collect.figure1 if options.name == "figure1" else collect.collect
-    written = made(every, f"{options.name} {options.scale}")
+    write = collect.figure1 if options.name == "figure1" else collect.collect
+    written = write(every, f"{options.name} {options.scale}")
     print(written[0].read_text(encoding="utf-8"))
     print("written:", *written)
     return 0
 
 
 def unique(every: list[Run]) -> list[Run]:
-    """Without those that an earlier one stands for."""
+    """Drop runs with the identity of an earlier one."""
     first: dict[str, Run] = {}
     for run in every:
         first.setdefault(run.identity, run)
@@ -169,15 +176,16 @@ def unique(every: list[Run]) -> list[Run]:
 
 
 def to_run(every: list[Run], retry_failed: bool) -> list[Run]:
-    """What is missing or was stopped; with `retry_failed` also what failed."""
+    """The runs that are missing or were stopped; with `retry_failed` also those that failed."""
     wanted = {"waiting", "stopped"} | ({"failed"} if retry_failed else set())
     return [run for run in unique(every) if runs.state(run).name in wanted]
 
 
 def command(run: Run) -> str:
-    """For a shell in the root of the repository."""
+    """The command of a run, for a shell in the root of the repository or with an installed package."""
+    program = ["launch/train.sh"] if runs.ROOT == runs.IMPORT_ROOT else ["alexnet", "train"]
     arguments = ["--config", run.config, "--workdir", str(run.folder), *run.overrides]
-    return shlex.join(["launch/train.sh", *arguments])
+    return shlex.join([*program, *arguments])
 
 
 if __name__ == "__main__":

@@ -1,27 +1,38 @@
-"""Runs and their states, as a table that a terminal keeps up to date."""
+"""The states of runs as a table, which a terminal keeps up to date."""
 
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import StorageError
 from alexnet_jax.run import reading
-from launch import runs
-from launch.runs import Run
 
-_SECONDS = 1.0
+from . import runs
+from .runs import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLUMNS = ("member", "seed", "state", "code", "step", "error", "folder")
+NUMERIC = ("seed", "code", "step", "error")
 STYLES = {"finished": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
+#: Width of the table where the output is no terminal.
+WIDTH = 160
+REFRESH_SECONDS = 1.0
 
 
-def table(every: list[Run], states=None):
-    """A rich Table: one row a run. `states`: identity -> State, where it is known."""
+def table(every: list[Run], states: Mapping[str, runs.State] | None = None) -> "Table":
+    """Build a table with a row for each run.
+
+    Args:
+      states: States by identity, where they are known; others are read from disk.
+    """
     from rich.table import Table
 
     shown = Table()
-    for name in ("member", "seed", "state", "code", "step", "error", "folder"):
-        shown.add_column(
-            name,
-            no_wrap=True,
-            justify="right" if name in ("seed", "code", "step", "error") else "left",
-        )
+    for name in COLUMNS:
+        shown.add_column(name, no_wrap=True, justify="right" if name in NUMERIC else "left")
     for run in every:
         state = (states or {}).get(run.identity) or runs.state(run)
         code = "" if state.code is None else str(state.code)
@@ -30,12 +41,12 @@ def table(every: list[Run], states=None):
     return shown
 
 
-def console():
-    """Standard output; as wide as the table needs where that is no terminal."""
+def console() -> "Console":
+    """Standard output, with a fixed width if it is no terminal."""
     from rich.console import Console
 
     found = Console()
-    return found if found.is_terminal else Console(width=160)
+    return found if found.is_terminal else Console(width=WIDTH)
 
 
 class Live:
@@ -50,12 +61,12 @@ class Live:
         if self._console.is_terminal:
             from rich.live import Live as RichLive
 
-            # Its own thread would make starting processes unsafe.
+            # auto_refresh would use a thread, and forking with threads is unsafe.
             self._live = RichLive(table(self._every), console=self._console, auto_refresh=False)
             self._live.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.update(table(self._every), refresh=True)
             self._live.stop()
@@ -63,18 +74,22 @@ class Live:
             self._console.print(table(self._every))
 
     def refresh(self) -> None:
+        """Update the table, at most once in REFRESH_SECONDS."""
         if self._live and time.monotonic() >= self._next:
             self._live.update(table(self._every), refresh=True)
-            self._next = time.monotonic() + _SECONDS
+            self._next = time.monotonic() + REFRESH_SECONDS
 
     def say(self, text: str) -> None:
+        """Print a line above the table."""
         self._console.print(text, highlight=False)
 
     def started(self, run: Run) -> None:
+        """Report a start."""
         if not self._live:
             self.say(f"started {run.member} seed {run.seed} in {run.folder}")
 
     def ended(self, run: Run) -> None:
+        """Report an end, with the last line of the output if the run is not finished."""
         state = runs.state(run)
         if state.name != "finished":
             self.say(
@@ -85,7 +100,7 @@ class Live:
 
 
 def _error(run: Run) -> str:
-    """The top-1 error of the last held-out split, of its last views; of training while it runs."""
+    """The final top-1 error on the last held-out split with its last views; '' before that."""
     try:
         last = runs.last_errors(reading.read_results(run.folder))
         return f"{100 * last[2]['top1_error']:.2f} %" if last else ""

@@ -64,14 +64,14 @@ def statistics(net: "Network", images: Any) -> list[Measurements]:
 
 
 def features(net: "Network") -> dict[str, int]:
-    """The measured feature of each layer, and the number of towers that it is split over."""
-    from alexnet_jax.model.geometry import whole_on_each
+    """The feature of each row that is measured, and over how many towers it is split."""
+    from alexnet_jax.model.geometry import is_replicated
 
     model = net.trained.config.model
     found = {}
-    for name, layer in (*model.convs, *model.fcs):
-        towers = 1 if whole_on_each(model, name) else model.towers
-        found[f"{name}/act" if "act" in layer.ops else name] = towers
+    for name, row in (*model.convs, *model.fcs):
+        towers = 1 if is_replicated(model, name) else model.towers
+        found[f"{name}/act" if "act" in row.ops else name] = towers
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures
+from alexnet_jax.cli import markdown as md
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.inference import trained
 from alexnet_jax.run import reading
@@ -114,15 +115,18 @@ def ratios(curves: list[Curve], target: float = TARGET) -> list[str]:
 
 def markdown(curves: list[Curve], by: str = ACTIVATION, target: float = TARGET) -> list[str]:
     """A Markdown table of all curves, then their ratios, and the ratio of the paper if it has one."""
-    lines = [
-        f"| {by.rpartition('.')[2]} | rate | epochs to {target:.0%} training error | lowest training error |",
-        "|---|--:|--:|--:|",
-    ]
+    rows = []
     for curve in sorted(curves, key=lambda curve: (curve.kind, curve.rate)):
         reached = curve.epochs_to(target)
         shown = f"{reached:.2f}" if reached else f"not in {curve.epochs[-1]:.0f}"
-        lines.append(f"| {curve.kind} | {curve.rate:g} | {shown} | {min(curve.errors):.1%} |")
-    lines += ["", *(f"{sentence}." for sentence in ratios(curves, target))]
+        rows.append((curve.kind, f"{curve.rate:g}", shown, f"{min(curve.errors):.1%}"))
+    reached_text = f"epochs to {target:.0%} training error"
+    header = (by.rpartition(".")[2], "rate", reached_text, "lowest training error")
+    lines = [
+        *md.table(header, rows, right=(1, 2, 3)),
+        "",
+        *(f"{sentence}." for sentence in ratios(curves, target)),
+    ]
     if by == ACTIVATION and {"relu", "tanh"} <= {curve.kind for curve in curves}:
         lines.append(
             "The paper (§3.1): tanh takes six times the epochs of ReLUs to reach 25 %, on CIFAR-10, with a four-layer "

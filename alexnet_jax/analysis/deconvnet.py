@@ -1,11 +1,11 @@
-"""What in an image makes a map of a convolution strong: deconvolutional networks (Zeiler and Fergus, 2014).
+"""Deconvolutional networks (Zeiler and Fergus, 2014): what in an image activates a map of a convolution.
 
 Command: alexnet figures deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from alexnet_jax import cli
 from alexnet_jax.analysis import figures, pictures
 from alexnet_jax.analysis.saliency import last_maps
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.specs import ConvSpec
+from alexnet_jax.model import operations
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
 
+#: A map is shown by its SIDE x SIDE strongest images, as in Figure 2 of the article.
 SIDE = 3
-"""A map is shown by its SIDE x SIDE strongest images, as in the article's Figure 2."""
 
 
 def main(arguments: list[str]) -> None:
@@ -48,10 +48,10 @@ def main(arguments: list[str]) -> None:
 
 
 def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], path: Path) -> Path:
-    """A PNG at `path` and its numbers as JSON beside it.
+    """Draw a PNG at `path`, with its numbers as JSON beside it.
 
-    For each of `maps` its nine strongest images: the projections, each with its own contrast, and beside them the
-    patches that the activations see.
+    It shows, for each of `maps`, the nine images with the strongest activations: the projections, each with its own
+    contrast, and the patches that the activations see.
     """
     strongest = strengths(net, split.images, layer, maps)
     towers, every = net.trained.config.model.towers, _shape(net, layer)[-1]
@@ -80,7 +80,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
 
 
 def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray:
-    """float32 [n maps 3]: of each of `maps` the largest activation in each image, and its row and column."""
+    """float32 [n maps 3]: the largest activation of each of `maps` in each image, and its row and column."""
     import jax.numpy as jnp
 
     def of_images(variables, pixels):
@@ -97,10 +97,15 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
 
 
 def project(net: "Network", pixels: np.ndarray, layer: str, maps: np.ndarray) -> np.ndarray:
-    """The largest activation of map maps[i] in image i, back at the input: float32 [n c c 3], over the center crop.
+    """Project the largest activation of map maps[i] in image i back to the input: float32 [n c c 3].
 
-    pixels uint8 [n s s 3], maps int [n]; all other activations of `layer` are 0. Raises ConfigError where `layer` is
-    no feature of a convolution.
+    All other activations of `layer` are set to 0. Raises ConfigError where `layer` is no feature of a convolution.
+
+    Args:
+        net: The network.
+        pixels: uint8 [n s s 3], of which the center crops are used.
+        layer: A feature such as "conv3".
+        maps: int [n].
     """
     import jax
     import jax.numpy as jnp
@@ -131,87 +136,40 @@ def deconvolve(
 ):
     """`x` [n h w maps] at `layer` -> [n c c 3] at the input, backwards through what the net did to `inputs`.
 
-    Section 2.1 of the article, stage for stage: a max-pool puts each value where its window's maximum was (the
+    Section 2.1 of the article, operation by operation: a max-pool puts each value where its window's maximum was (the
     switches; the first of equal ones) and adds where windows overlap, ReLUs rectify (`rectify`, by default ReLU
-    itself), convolutions apply their kernels transposed, without biases. The article says nothing of response
+    itself), convolutions apply their kernels transposed, without biases. The article does not mention response
     normalization: it is passed through unchanged, as are dropout and activations other than ReLU. An average pool
     spreads each value over its window; batch normalization multiplies by its factors.
     """
     import jax
 
-    model = net.trained.config.model
-    rectify = rectify or jax.nn.relu
-    for stage in reversed(stages(net, layer)):
-        before = inputs if stage.before is None else features[stage.before]
-        match stage.operation:
-            case "linear":
-                kernel = variables["params"][stage.name]["kernel"]
-                x = _transposed(stage.row, kernel, before, x)
-            case "act" if model.activation == "relu":
-                x = rectify(x)
-            case "pool":
-                x = unpool(before, x, stage.row.pool)
-            case "batch_norm":
-                var = variables["batch_stats"][stage.name]["var"] + model.batch_norm.epsilon
-                x = x * variables["params"][stage.name]["scale"] / var**0.5
+    steps = path_to(net, layer)
+    for node, before in reversed(list(zip(steps, [None, *steps], strict=False))):
+        inversion = operations.Inversion(
+            node,
+            net.trained.config.model,
+            variables["params"][node.layer],
+            variables["batch_stats"].get(node.layer, {}),
+            features[before.feature] if before else inputs,
+            rectify or jax.nn.relu,
+        )
+        x = node.operation.invert(x, inversion)
     return x
 
 
-def unpool(before, x, pool):
-    """`x` [n h w c] at the outputs of a pool -> at its inputs `before`: at the maxima, or spread equally."""
-    import jax
-    import jax.numpy as jnp
-    from jax import lax
-
-    from alexnet_jax.model import ops
-
-    if pool.kind == "average":
-
-        def average(before):
-            return ops.average_pool(
-                before, window=pool.window, stride=pool.stride, rounding=pool.rounding
-            )
-
-        return jax.vjp(average, before)[1](x)[0]
-
-    # A last window may hang over the border: nothing there is the maximum.
-    over = [
-        max((count - 1) * pool.stride + pool.window - size, 0)
-        for count, size in zip(x.shape[1:3], before.shape[1:3], strict=True)
-    ]
-
-    def maximum(before):
-        return lax.reduce_window(
-            before, -jnp.inf, lax.max, (1, pool.window, pool.window, 1),
-            (1, pool.stride, pool.stride, 1), ((0, 0), (0, over[0]), (0, over[1]), (0, 0)),
-        )  # fmt: skip
-
-    # Its gradient goes to the first maximum of a window; that of ops.max_pool goes to all.
-    return jax.vjp(maximum, before)[1](x)[0]
-
-
-class Stage(NamedTuple):
-    name: str
-    """Of the row."""
-    row: ConvSpec
-    operation: str
-    before: str | None
-    """The feature that it is applied to; None: the input."""
-
-
-def stages(net: "Network", layer: str) -> list[Stage]:
-    """What leads from the input to `layer`, in order. Raises ConfigError."""
-    found, before = [], None
-    for name, row in net.trained.config.model.convs:
-        for operation in ("linear", *row.ops):
-            found.append(Stage(name, row, operation, before))
-            before = f"{name}/{operation}"
-            if before == layer:
-                return found
+def path_to(net: "Network", layer: str) -> list[operations.Node]:
+    """The operations from the input to `layer`, in order. Raises ConfigError."""
+    path: list[operations.Node] = []
+    for name, spec in net.trained.config.model.convs:
+        for node in operations.nodes(name, spec):
+            path.append(node)
+            if node.feature == layer:
+                return path
         if name == layer:
-            return found
+            return path
     raise ConfigError(
-        f"{layer!r} is no feature of a convolution; the rows are "
+        f"{layer!r} is no feature of a convolution; the layers are "
         f"{', '.join(name for name, _ in net.trained.config.model.convs)}"
     )
 
@@ -219,42 +177,23 @@ def stages(net: "Network", layer: str) -> list[Stage]:
 def window(net: "Network", layer: str, place) -> tuple[slice, slice]:
     """The rows and columns of the crop that the activation of `layer` at `place` (row, column) sees.
 
-    Where it sees beyond the border, the window is moved inwards: all of a layer have the same size.
+    Where it sees beyond the border, the window is moved inwards: all windows of a layer have the same size.
     """
     crop, slices = net.trained.config.augment.crop_size, []
     for index in place:
         first = last = int(index)
-        for stage in reversed(stages(net, layer)):
-            if stage.operation == "linear":
-                first = first * stage.row.stride - stage.row.pad[0]
-                last = last * stage.row.stride - stage.row.pad[0] + stage.row.kernel - 1
-            elif stage.operation == "pool" and stage.row.pool:
-                first = first * stage.row.pool.stride
-                last = last * stage.row.pool.stride + stage.row.pool.window - 1
+        for node in reversed(path_to(net, layer)):
+            if seen := node.operation.window(node):
+                first = first * seen.stride - seen.pad
+                last = last * seen.stride - seen.pad + seen.size - 1
         size = min(last - first + 1, crop)
         first = min(max(first, 0), crop - size)
         slices.append(slice(first, first + size))
     return slices[0], slices[1]
 
 
-def _transposed(row: ConvSpec, kernel, before, x):
-    import jax
-    import jax.numpy as jnp
-
-    from alexnet_jax.kernels import convolution
-
-    def linear(before):
-        if row.kind == "local":
-            return convolution.locally_connected(before, kernel, stride=row.stride, pad=row.pad)
-        return convolution.convolution(
-            before, kernel, stride=row.stride, pad=row.pad, groups=row.groups
-        )
-
-    return jax.vjp(linear, jnp.zeros_like(before))[1](x)[0]
-
-
 def _shape(net: "Network", layer: str) -> tuple[int, ...]:
-    stages(net, layer)
+    path_to(net, layer)
     return net.shape_of(layer)
 
 

@@ -17,15 +17,15 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.config import find, provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import trained
-from alexnet_jax.model import geometry
-from alexnet_jax.specs import Config, ConvSpec, ModelSpec
+from alexnet_jax.model import geometry, operations
+from alexnet_jax.specs import Config, ModelSpec
 
+#: Outputs of the last layer where the classes are counted from the data.
 ASSUMED_CLASSES = 1000
-"""Outputs of the last row where the classes are counted from the data."""
 
 
 class Difference(NamedTuple):
-    """A key in which two configs differ; a value is None too where the config lacks the key."""
+    """A key in which two configs differ; the value of a config that lacks the key is None."""
 
     key: str
     first: object
@@ -61,16 +61,16 @@ def main(arguments: list[str]) -> int:
 
 
 def describe(spec: Config) -> dict:
-    """Layers and totals of the network of `spec`, as JSON has them."""
+    """Layers and totals of the network of `spec`, as they are printed in JSON."""
     classes = spec.model.num_classes or ASSUMED_CLASSES
     layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
-    operations = _operations(spec.model)
+    texts = _operations(spec.model)
     crossings = geometry.crossings(spec.model, spec.augment.crop_size, classes)
     return {
         "name": spec.name,
         "input": spec.augment.crop_size,
         "num_classes": spec.model.num_classes,
-        "layers": [layer._asdict() | {"then": operations[layer.name]} for layer in layers],
+        "layers": [layer._asdict() | {"then": texts[layer.name]} for layer in layers],
         "parameters": sum(layer.parameters for layer in layers),
         "multiply_adds": sum(layer.multiply_adds for layer in layers),
         "crossings": [crossing._asdict() for crossing in crossings]
@@ -112,7 +112,7 @@ def source(name: str, key: str, value: object) -> str:
 
 @functools.cache
 def _values(name: str) -> dict[str, object]:
-    """The values of a config of configs/, by its name; none where there is no such variant."""
+    """The values of a config of configs/ by its name; empty where there is no such variant."""
     try:
         tree = _plain(str(find.folder() / provenance.argument(name)), [])
         return files.flatten(config.completed(tree), ".")
@@ -125,41 +125,21 @@ def _plain(argument: str, overrides: list[str]) -> dict:
 
 
 def _spec(tree: dict) -> Config:
-    """The checked specs of `tree`, whose images need not be there for this."""
+    """The checked specs of `tree`; its images need not exist."""
     return config.parse(tree, needs_images=False)
 
 
 def _operations(model: ModelSpec) -> dict[str, str]:
-    """Layer -> what is done before and after it; a pool, on its own line, takes what follows."""
-    texts: dict[str, str] = {}
-    for name, row in model.convs:
-        after = [_operation(model, operation) for operation in row.ops]
-        if "pool" in after:
-            place = after.index("pool")
-            texts[f"{name}/pool"] = ", ".join([_pool(row), *after[place + 1 :]])
-            after = after[:place]
-        groups = [f"{row.groups} groups"] if row.groups > 1 else []
-        texts[name] = ", ".join([_shape(row), *groups, *after])
-    for name, row in model.fcs:
-        groups = [f"{row.groups} groups"] if row.groups > 1 else []
-        before = [f"{operation} before" for operation in row.pre_ops]
-        texts[name] = ", ".join([*before, *groups, *row.ops])
-    return texts
-
-
-def _operation(model: ModelSpec, operation: str) -> str:
-    across = operation == "lrn" and model.towers > 1 and not model.lrn_constants.within_towers
-    return "lrn over all maps" if across else operation
-
-
-def _pool(row: ConvSpec) -> str:
-    assert row.pool  # config.parse() refuses a 'pool' without one
-    return f"{row.pool.kind} {row.pool.window}x{row.pool.window}/{row.pool.stride}"
-
-
-def _shape(row: ConvSpec) -> str:
-    pad = f"pad {row.pad[0]}" if row.pad[0] == row.pad[1] else f"pad {row.pad[0]},{row.pad[1]}"
-    return f"{row.kind} {row.kernel}x{row.kernel}/{row.stride} {pad}"
+    """Layer -> its operations in words; a pool, on its own line, takes those that follow it."""
+    texts: dict[str, list[str]] = {}
+    for name, spec in model.layers:
+        line = name
+        for node in operations.nodes(name, spec):
+            if node.operation.has_own_line:
+                line = node.feature
+            text = node.operation.describe(node, model)
+            texts.setdefault(line, []).append(f"{text} before" if node.prefix else text)
+    return {line: ", ".join(filter(None, parts)) for line, parts in texts.items()}
 
 
 def _text(description: dict) -> str:

@@ -75,7 +75,9 @@ def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
     return target.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
 
 
-def load_split(run: "TrainedModel", data_path: str | None, name: str | None) -> "tuple[str, Dataset]":
+def load_split(
+    run: "TrainedModel", data_path: str | None, name: str | None
+) -> "tuple[str, Dataset]":
     """Open the same data, and return the name of the split to use: `name`, or splits.default. Raises DataError."""
     from alexnet_jax.data.pipeline import splits
 

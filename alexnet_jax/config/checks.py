@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from alexnet_jax.config.defaults import weight_decays
-from alexnet_jax.model import geometry
-from alexnet_jax.specs import Config, ConvSpec, ModelSpec, RateSpec
+from alexnet_jax.model import geometry, operations
+from alexnet_jax.specs import Config, ModelSpec, RateSpec
 
 
 def faults(spec: Config) -> list[str]:
@@ -39,8 +39,7 @@ def adam_faults(spec: Config) -> Iterator[str]:
 def _layer_faults(model: ModelSpec) -> Iterator[str]:
     if not model.fcs:
         yield "config.model.fcs must have at least one layer, with features=None for the classes"
-    for name, layer in model.convs:
-        yield from _conv_faults(f"config.model.convs.{name}", layer, model.towers)
+    yield from operations.faults(model)
     for name, layer in model.fcs:
         if (layer.features is None) != (name == model.fcs[-1][0]):
             yield (
@@ -49,21 +48,10 @@ def _layer_faults(model: ModelSpec) -> Iterator[str]:
             )
 
 
-def _conv_faults(path: str, layer: ConvSpec, towers: int) -> Iterator[str]:
-    if layer.kind == "local" and layer.groups != 1:
-        yield f"{path}: a local layer has no groups"
-    if "pool" in layer.ops and layer.pool is None:
-        yield f"{path} says 'pool' but has no pool"
-    if layer.ops.count("pool") > 1:
-        yield f"{path}.then: a layer has one pool at most"
-    if "lrn" in layer.ops and layer.features % towers:
-        yield f"{path}.features={layer.features} is not divisible by {towers} towers"
-
-
 def _layer_name_faults(spec: Config) -> Iterator[str]:
     """Faults of the names of layers, and of keys that refer to a layer."""
     model = spec.model
-    names = {name for name, _ in (*model.convs, *model.fcs)}
+    names = {name for name, _ in model.layers}
     if len(names) < len(model.convs) + len(model.fcs):
         yield "config.model: convs and fcs share a name"
     by_layer = {
@@ -125,24 +113,17 @@ def _rate_faults(path: str, rate: RateSpec) -> Iterator[str]:
 
 def _split_tower_faults(model: ModelSpec) -> Iterator[str]:
     """Why the towers of `model` cannot be placed on different devices."""
-    towers, layers = model.towers, (*model.convs, *model.fcs)
+    towers, layers = model.towers, model.layers
     if towers < 2:
         yield f"the net has {towers} tower; set config.model.towers"
     for name, layer in layers:
-        split = not geometry.whole_on_each(model, name)
+        sharded = not geometry.is_replicated(model, name)
         features = layer.features or model.num_classes
         if layer.groups > 1 and layer.groups % towers:
             yield f"layer {name} has {layer.groups} groups, which is not a multiple of {towers} towers"
-        if split and (features or towers) % towers:
+        if sharded and (features or towers) % towers:
             yield f"layer {name} has {features} features, which {towers} towers do not divide"
-        if split and layer.groups == 1 and "batch_norm" in layer.pre_ops:
-            yield f"layer {name} normalizes what all towers see; put batch_norm after a layer"
-    reach = max(geometry.lrn_reach(model.lrn_constants.n))
-    for name, layer in model.convs:
-        crosses = model.lrn and "lrn" in layer.ops and not model.lrn_constants.within_towers
-        if crosses and layer.features // towers < reach:
-            maps = layer.features // towers
-            yield f"layer {name} has {maps} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
+    yield from operations.sharding_faults(model)
     if layers[0][1].groups > 1:
         yield f"layer {layers[0][0]} has groups, but every tower sees the whole image"
 

@@ -6,12 +6,27 @@ import types
 import typing
 from typing import Any
 
+from alexnet_jax.model import operations
+from alexnet_jax.specs import Registered
+
 
 @functools.cache
 def key_types(section: Any) -> dict[str, Any]:
     """Map the keys of a dataclass of specs.py to their types, ranges included."""
     found = typing.get_type_hints(section, include_extras=True)
-    return {key_of(field): found[field.name] for field in dataclasses.fields(section)}
+    return {key_of(field): _with_names(found[field.name]) for field in dataclasses.fields(section)}
+
+
+def _with_names(kind: Any) -> Any:
+    """Replace the Registered types in `kind` by the names that are registered."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated and isinstance(arguments[1], Registered):
+        return typing.Literal[operations.names(arguments[1])]
+    if origin is typing.Annotated:
+        return typing.Annotated[(_with_names(arguments[0]), *arguments[1:])]
+    if origin is tuple:
+        return tuple[tuple(_with_names(argument) for argument in arguments)]  # type: ignore[misc]
+    return kind
 
 
 def key_of(field: dataclasses.Field) -> str:

@@ -51,8 +51,7 @@ def _has_op(operation: str) -> Callable[[Config, str], bool]:
 
 
 def _operations(config: Config) -> set[str]:
-    layers = (*config.model.convs, *config.model.fcs)
-    return {op for _, layer in layers for op in (*layer.pre_ops, *layer.ops)}
+    return {op for _, layer in config.model.layers for op in (*layer.pre_ops, *layer.ops)}
 
 
 def _pools(config: Config, key: str) -> bool:

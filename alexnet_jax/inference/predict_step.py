@@ -24,7 +24,8 @@ def make_eval_step(
     The devices must divide b. All crops of the batch go through the network together: views.images_at_once gives the
     number of images for which they fit `evaluation.batch_size`.
     """
-    model = model.clone(split=mesh.shape[TOWER] > 1, forms=meshes.forms_of(model, mesh))
+    sharding = towers.TowerSharding(mesh.shape[TOWER])
+    model = model.clone(sharding=sharding, forms=meshes.forms_of(model.forms, mesh))
     params, batch_stats = partition(spec, mesh)
 
     def predict(

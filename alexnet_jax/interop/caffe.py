@@ -21,15 +21,15 @@ from alexnet_jax.interop import layout, protobuf
 from alexnet_jax.interop.protobuf import BYTES, VARINT
 from alexnet_jax.specs import Config
 
+#: Of R, G, B over ILSVRC-2012: the mean_value of Caffe's models without a mean image.
 MEAN = (123.0, 117.0, 104.0)
-"""Of R, G, B over ILSVRC-2012: the mean_value that Caffe's models have where they have no mean image."""
+#: Bytes; a message of protocol buffers cannot be longer.
 LARGEST_FILE = 2**31
-"""Bytes; a message of protocol buffers cannot be longer."""
+#: Fields of NetParameter that hold the V1LayerParameters, and the LayerParameters.
 OLD_LAYERS, LAYERS = 2, 100
-"""Fields of NetParameter that hold the V1LayerParameters, and the LayerParameters."""
 MOST_LAYERS, MOST_BLOBS, MOST_AXES, LONGEST_NAME = 1000, 10, 10, 200
 
-# Types by the names of LayerParameter and by the numbers of V1LayerParameter -> operations of our rows.
+# Types by the names of LayerParameter and by the numbers of V1LayerParameter -> our operations.
 OPERATIONS = {
     "ReLU": "act", "LRN": "lrn", "Pooling": "pool", "Dropout": "dropout",
     18: "act", 15: "lrn", 17: "pool", 6: "dropout",
@@ -39,8 +39,8 @@ OPERATIONS = {
 class Layer(NamedTuple):
     name: str
     type: str | int
+    #: float32 weights and biases.
     blobs: list[np.ndarray]
-    """float32: weights and biases."""
 
 
 def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None) -> TrainedModel:
@@ -65,7 +65,7 @@ def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = N
     expected = layout.shapes_channels_first(shapes)
     for name, shape in expected.items():
         while name in tensors and tensors[name].ndim > len(shape) and len(tensors[name]) == 1:
-            tensors[name] = tensors[name][0]  # of old, everything had four axes
+            tensors[name] = tensors[name][0]  # in old files every blob has four axes
     weights.check_shapes(path, tensors, expected)
     params = files.unflatten(layout.from_channels_first(path, spec, tensors))["params"]
     if spec.model.convs:
@@ -139,11 +139,11 @@ def _blob(message: memoryview) -> np.ndarray:
     count, rest = divmod(len(encoded), dtype.itemsize)
     shape = list(old.values()) if shape is None else shape
     size = 1
-    for length in shape:  # of whole numbers, which do not overflow
+    for length in shape:  # Python integers do not overflow
         size *= length
     if rest or not count or size != count:
         raise CheckpointError(f"a blob of shape {shape} has {len(encoded)} bytes")
-    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
+    with np.errstate(over="ignore"):  # infinite values are refused later
         return np.frombuffer(encoded, dtype).astype(np.float32, copy=False).reshape(shape)
 
 
@@ -167,7 +167,7 @@ def _text(value: memoryview) -> str:
 
 
 def _check_order(path, spec: Config, layers: list[Layer]) -> None:
-    """Refuses a net whose operations come in another order than the config's, which shapes do not show."""
+    """Refuse a net whose operations come in another order than in the config, which shapes cannot show."""
     order: dict[str, list] = {}
     last: list = []
     for layer in layers:
@@ -177,11 +177,11 @@ def _check_order(path, spec: Config, layers: list[Layer]) -> None:
             last.append(OPERATIONS[layer.type])
     if not any(order.values()):  # weights alone
         return
-    for name, row in (*spec.model.convs, *spec.model.fcs):
-        if name in order and order[name] != list(row.ops):
+    for name, layer in spec.model.layers:
+        if name in order and order[name] != list(layer.ops):
             raise CheckpointError(
                 f"{path}: {name} is followed by {', '.join(order[name]) or 'nothing'}, in the config by "
-                f"{', '.join(row.ops) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
+                f"{', '.join(layer.ops) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
             )
 
 

@@ -1,8 +1,8 @@
-"""A trained network -> one file: ours, PyTorch's or ONNX's.
+"""Export a trained network to one file: ours, PyTorch's or ONNX's.
 
 alexnet export --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
 
-safetensors: what alexnet_jax.load takes, with the config. torchvision: .safetensors with PyTorch's names and layouts.
+safetensors: for alexnet_jax.load, with the config. torchvision: .safetensors with PyTorch's names and layouts.
 onnx: a graph from pixels (float32 [n 3 c c], R, G, B, 0 to 255, center crops) to logits and probabilities.
 """
 

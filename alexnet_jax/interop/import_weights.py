@@ -1,9 +1,9 @@
-"""Weights of torchvision or Caffe -> a .safetensors file that alexnet_jax.load takes.
+"""Import weights of torchvision or Caffe as a .safetensors file for alexnet_jax.load.
 
 alexnet import alexnet.pth --format torchvision --out NET.safetensors
 alexnet import bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
 
---config says what net it is; --config.key=value changes it, such as --config.model.num_classes=10.
+--config names the net; --config.key=value changes it, such as --config.model.num_classes=10.
 """
 
 import collections
@@ -76,7 +76,7 @@ def _class_names(path: str) -> tuple[str, ...]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """With the number of its class behind a name that is there twice: ImageNet's words have two cranes."""
+    """Names with the number of the class added where a name repeats: ImageNet has two classes named crane."""
     repeated = {name for name, count in collections.Counter(names).items() if count > 1 and name}
     return [f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)]
 

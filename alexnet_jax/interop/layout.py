@@ -1,4 +1,4 @@
-"""How programs lay out the same weights, NumPy only: each function beside its exact inverse.
+"""Layouts of weights in other programs, in NumPy: each conversion and its exact inverse.
 
 Ours are Flax's: convolutions [kh kw in/groups out], dense layers [in out], colors in the order R, G, B, and maps
 flattened with the channel last. PyTorch, Caffe and ONNX have [out in/groups kh kw], [out in] and maps flattened with
@@ -8,7 +8,8 @@ the channel first. The groups of a convolution lie in the same order everywhere,
 import numpy as np
 
 from alexnet_jax.errors import CheckpointError, ConfigError
-from alexnet_jax.model import geometry
+from alexnet_jax.model import geometry, operations
+from alexnet_jax.model.operations.local import Local
 from alexnet_jax.specs import Config, ModelSpec
 
 
@@ -29,7 +30,7 @@ def from_channels_first(path, spec: Config, tensors: dict[str, np.ndarray]) -> d
 
 
 def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """What `to_channels_first` makes of the shapes of a network's tensors."""
+    """The shapes of the tensors after `to_channels_first`."""
     found = {}
     for name, shape in shapes.items():
         if name.endswith("/kernel") and len(shape) == 4:
@@ -42,11 +43,11 @@ def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple
 
 
 def refuse_local(model: ModelSpec, program: str) -> None:
-    """Raises ConfigError for a row with kernels of its own at every place."""
-    for name, row in model.convs:
-        if row.kind == "local":
+    """Raise ConfigError for a layer whose kernels differ from place to place."""
+    for node in operations.all_nodes(model):
+        if isinstance(node.operation, Local):
             raise ConfigError(
-                f"row {name} has kernels of its own at every place, for which {program} has no layer; "
+                f"layer {node.layer} has kernels of its own at every place, for which {program} has no layer; "
                 "--format safetensors keeps them"
             )
 
@@ -70,14 +71,14 @@ def _from_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarr
 
 
 def _input_order(spec: Config, row: str) -> np.ndarray | None:
-    """`channels_first` of the maps that a dense row sees; None for a row that sees no flattened maps."""
+    """`channels_first` of the maps that a dense layer flattens; None for a layer whose inputs are units."""
     first, fc = spec.model.fcs[0]
     if row != first:
         return None
     size, channels = spec.augment.crop_size, 3
     if spec.model.convs:
         layers = geometry.layers(spec.model, size, spec.model.num_classes or 2)
-        last = layers[-len(spec.model.fcs) - 1]  # the last convolution, or its pool
+        last = layers[-len(spec.model.fcs) - 1]  # the last convolution or its pool
         size, channels = last.height, last.channels
     return channels_first(size, size, channels, fc.groups)
 
@@ -91,7 +92,7 @@ def oihw_to_hwio(weight: np.ndarray) -> np.ndarray:
 
 
 def swap_red_and_blue(kernel: np.ndarray) -> np.ndarray:
-    """[kh kw 3 out] over R, G, B <-> over B, G, R: its own inverse."""
+    """A kernel [kh kw 3 out] over R, G, B as one over B, G, R, or the other way round."""
     return kernel[:, :, ::-1]
 
 
@@ -127,9 +128,9 @@ def rows_to_dense(
 
 
 def channels_first(height: int, width: int, channels: int, groups: int) -> np.ndarray:
-    """Where in our flattened maps the i-th value of maps flattened [c h w] is; its argsort is the inverse.
+    """For each value of maps flattened [c h w], its place in our flattened maps; argsort inverts it.
 
-    Ours are flattened [h w c], or with groups in the dense row [groups h w c/groups], which keeps towers apart.
+    Ours are flattened [h w c], or with groups in the dense layer [groups h w c/groups], which keeps towers apart.
     """
     places = np.arange(height * width * channels)
     return places.reshape(groups, height, width, channels // groups).transpose(0, 3, 1, 2).ravel()

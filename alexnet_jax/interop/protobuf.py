@@ -1,7 +1,7 @@
-"""The wire format of protocol buffers, read: enough for Caffe's files, and safe for files that lie.
+"""A reader of the wire format of protocol buffers: enough for Caffe's files, and safe for malicious ones.
 
-Nothing is allocated by what a file says of itself: lengths are checked against the bytes that are there, and the
-caller goes down into the messages it knows, so that nesting costs nothing.
+Lengths are checked against the bytes of the file before anything is allocated. Messages are not parsed recursively: the
+caller descends into those that it knows, so that nesting costs nothing.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 class Field(NamedTuple):
     number: int
     type: int
+    #: The value of a varint, unsigned and below 2^64; otherwise 0.
     integer: int
-    """Of a varint, unsigned, below 2^64; else 0."""
+    #: The bytes of the other types.
     data: memoryview
-    """Of the other types."""
 
 
 def fields(message: memoryview) -> Iterator[Field]:
@@ -52,7 +52,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, seven bits a byte, lowest first, and the place behind it. Raises CheckpointError."""
+    """The number at `place`, seven bits a byte, lowest first, and the place after it. Raises CheckpointError."""
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(message):

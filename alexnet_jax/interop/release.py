@@ -1,4 +1,4 @@
-"""Trained networks as files for others: .safetensors, each with a card that says what it is and how well it does.
+"""Release trained networks: .safetensors files, each with a card of its origin and errors.
 
 alexnet release --workdir W --out DIR [--steps all] [--data-path PATH]
 
@@ -57,7 +57,7 @@ def release(folder: str | Path, step: int | None, out: Path, data_path: str | No
 
 
 def card(target: "EvalTarget", path: Path) -> dict:
-    """What a card says of the weights at `path`, which are those of a run folder."""
+    """The card of the weights at `path`, which come from a run folder."""
     import jax
 
     run, data = target.trained, target.trained.config.data

@@ -1,13 +1,13 @@
-"""Networks as state dicts of PyTorch, named as torchvision names its alexnet: features.0.weight ... classifier.6.bias.
+"""Networks as state dicts of PyTorch, with the names of torchvision's alexnet: features.0.weight ... classifier.6.bias.
 
-Names go by position: `features` counts the operations of the convolution rows in the order of the config (conv, relu,
-pool, conv, ...), `classifier` those of the dense rows, just as nn.Sequential does. So configs/torchvision.py has
-torchvision's own names, and every other config follows the same rule.
+Names go by position: `features` counts the operations of the convolutional layers in the order of the config (conv,
+relu, pool, conv, ...), `classifier` those of the dense layers, as nn.Sequential does. So configs/torchvision.py has the
+names of torchvision, and every other config follows the same rule.
 
-What the net expects to see stands in the metadata. Where a config subtracts the mean of each channel, that is
-torchvision's Normalize(mean, std). Our first kernel sees pixels times one `augment.scale` instead, and so the division
-by three std is folded into it; zeros of padding are zeros in both. Any other net sees what its config says: pixels from
-0 to 255, minus mean_image [3 s s], a tensor of its own, if it has one, times `augment.scale`.
+The metadata describe the expected inputs. Where a config subtracts the mean of each channel, they are torchvision's
+Normalize(mean, std). Our inputs are scaled by one `augment.scale` instead, and so the division by three std is folded
+into the first kernel; padding is zero in both. Inputs of any other net follow its config: pixels from 0 to 255, minus
+the tensor mean_image [3 s s] if there is one, times `augment.scale`.
 """
 
 import json
@@ -23,23 +23,15 @@ from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.inference import weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout
+from alexnet_jax.model import operations
 from alexnet_jax.specs import Config, ModelSpec, Text
 
+#: Of R, G, B in [0, 1], with which torchvision's weights were trained.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of R, G, B in [0, 1]: what torchvision's weights were trained with."""
-
-# An operation with tensors -> our tree and name of each, and PyTorch's name.
-TENSORS = {
-    "linear": (("params", "kernel", "weight"), ("params", "bias", "bias")),
-    "batch_norm": (
-        ("params", "scale", "weight"), ("params", "offset", "bias"),
-        ("batch_stats", "mean", "running_mean"), ("batch_stats", "var", "running_var"),
-    ),
-}  # fmt: skip
 
 
 def save(path: str | Path, run: TrainedModel) -> None:
-    """Write the state dict of `run` as .safetensors. Raises ConfigError for a local row, StorageError.
+    """Write the state dict of `run` as .safetensors. Raises ConfigError for a local layer, StorageError.
 
     The first kernel of a net with channel means is float64, so that the folding can be undone to the last bit;
     PyTorch's load_state_dict makes it float32.
@@ -83,7 +75,7 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
         kernel = tensors.get("features.0.weight", np.zeros(0))
         if kernel.shape == expected["features.0.weight"] and kernel.dtype.kind == "f":
             factors = _factors(spec, _numbers(path, metadata, "std", STD))
-            with np.errstate(all="ignore"):  # what is not finite is refused below
+            with np.errstate(all="ignore"):  # values that are not finite are refused below
                 tensors["features.0.weight"] = (kernel / factors).astype(np.float32)
     elif spec.augment.mean in ("pixel", "image_center"):
         expected["mean_image"] = means.mean_image.transpose(2, 0, 1).shape
@@ -100,21 +92,18 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
 def tensor_names(model: ModelSpec) -> dict[str, str]:
     """'params/conv1/kernel' -> 'features.0.weight', for every tensor.
 
-    Raises ConfigError for a local row, and for a net without convolutions.
+    Raises ConfigError for a local layer, and for a net without convolutions.
     """
     layout.refuse_local(model, "torchvision")
     if not model.convs:
         raise ConfigError("config.model.convs is empty: torchvision's names begin with one")
     names = {}
-    for sequence, rows in (("features", model.convs), ("classifier", model.fcs)):
-        position = 0
-        for row, spec in rows:
-            before = spec.pre_ops
-            for i, operation in enumerate((*before, "linear", *spec.ops)):
-                prefix = "before_" if i < len(before) else ""
-                for tree, leaf, theirs in TENSORS.get(operation, ()):
-                    names[f"{tree}/{row}/{prefix}{leaf}"] = f"{sequence}.{position}.{theirs}"
-                position += 1
+    for sequence, layers in (("features", model.convs), ("classifier", model.fcs)):
+        nodes = [node for name, spec in layers for node in operations.nodes(name, spec)]
+        for position, node in enumerate(nodes):
+            for tree, leaf, theirs in node.operation.tensors:
+                ours = f"{tree}/{node.layer}/{node.prefix}{leaf}"
+                names[ours] = f"{sequence}.{position}.{theirs}"
     return names
 
 
@@ -132,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    """Read by PyTorch, which with weights_only=True executes nothing of the file; by nothing else."""
+    """Read with PyTorch, which with weights_only=True executes nothing in the file."""
     needed = (
         f"{path}: a .pth file needs torch 2.10 or newer here. Where torch is, save_file of safetensors.torch makes a "
         ".safetensors file of torch.load(FILE, weights_only=True)"
@@ -148,7 +137,9 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of its pickle: the error below says it all
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # warnings of its unpickler: the error below is enough
             state = torch.load(path, map_location="cpu", weights_only=True)
         return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
     except (

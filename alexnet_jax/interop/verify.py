@@ -1,9 +1,9 @@
-"""Whether released weights are what their cards say.
+"""Check released weights against their cards.
 
 alexnet verify NET.safetensors ... [--evaluate [--data-path PATH]]
 
-Checks the SHA-256 of each file, what its card says of it, and whether conv1 looks trained; with --evaluate also the
-errors, anew.
+Checks the SHA-256 of each file, the other entries of its card and whether conv1 looks trained; with --evaluate also the
+errors, which are measured again.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from alexnet_jax import cli, files
 from alexnet_jax.errors import CheckpointError
 from alexnet_jax.run.schemas import Card
 
+#: Of an error rate: other processors round differently, which changes the predictions of undecided images.
 TOLERANCE = 0.002
-"""Of an error: other processors round differently, which moves the answers of undecided images."""
 
 
 def main(arguments: list[str]) -> None:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "weights", nargs="+", help=".safetensors files, each with its .json beside it"
     )
-    parser.add_argument("--evaluate", action="store_true", help="measure the errors anew")
+    parser.add_argument("--evaluate", action="store_true", help="measure the errors again")
     parser.add_argument("--data-path", help="with --evaluate: where the images are")
     options = parser.parse_args(arguments)
     for name in options.weights:
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> str:
-    """What was found, in words. Raises CheckpointError where weights and card differ."""
+    """A sentence with the result. Raises CheckpointError where weights and card differ."""
     from alexnet_jax.evaluation.target import EvalTarget
     from alexnet_jax.inference import network
     from alexnet_jax.interop import release

@@ -1,1 +1,1 @@
-"""How each operation is written for the device it runs on: forms that compute the same, and the choice between them."""
+"""Implementations of the operations: several forms that compute the same, and the choice among them by device."""

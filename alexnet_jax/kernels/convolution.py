@@ -5,25 +5,30 @@ import functools
 import math
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from alexnet_jax.kernels.forms import PLAIN, Forms
+from alexnet_jax.kernels.windows import conv_size
 
+#: With fewer input maps, tensor cores cannot load aligned rows; blocks of pixels have stride^2 times as many.
 FEW_CHANNELS = 8
-"""Below so many input maps, tensor cores cannot load aligned rows: blocks of pixels have stride^2 times as many."""
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Images padded, and cut into blocks of stride x stride pixels, as `convolution` takes them."""
+    """Images padded and cut into blocks of stride x stride pixels, which `convolution` takes in place of images.
 
-    values: jax.Array
-    """[b H/s W/s s*s*c]: the pixels of a block row by row."""
+    Attributes:
+        values: The pixels of each block, row by row.
+        channels: Of the images.
+        side: Of a block, the stride of the convolution.
+    """
+
+    values: Float[Array, "b h/s w/s s*s*c"]
     channels: int
     side: int
-    """Of a block: the stride."""
 
     @property
     def dtype(self):
@@ -33,11 +38,22 @@ class Blocks:
         return dataclasses.replace(self, values=self.values.astype(dtype))
 
 
-def convolution(x, kernel, *, stride, pad, groups=1, forms: Forms = PLAIN):
-    """[b h w c] * [kh kw c/groups features] -> [b oh ow features]; rounds sizes down (§3.5).
+def convolution(
+    x: Float[Array, "b h w c"] | Blocks,
+    kernel: Float[Array, "kh kw c/groups f"],
+    *,
+    stride: int,
+    pad: tuple[int, int],
+    groups: int = 1,
+    forms: Forms = PLAIN,
+) -> Float[Array, "b oh ow f"]:
+    """Convolve; sizes are rounded down (§3.5).
 
-    `pad` is (before, after), the same in both directions. With groups, kernel g of the last axis'
-    g-th part sees only the g-th part of the input maps: the towers of §3.2. Blocks of `to_blocks` stand for x.
+    Args:
+        x: Images or maps, or Blocks of them.
+        pad: Zeros before and after, the same in both directions.
+        groups: The g-th part of the features sees only the g-th part of the input maps: the towers of §3.2.
+        forms: How it is written for the device.
     """
     convolve = functools.partial(_convolve, stride=stride, pad=pad, forms=forms)
     if groups == 1 or isinstance(x, Blocks):
@@ -68,20 +84,20 @@ def _plain(x, kernel, stride, pad, groups=1):
 
 
 def in_blocks(forms: Forms, channels: int, stride: int) -> bool:
-    """Whether a convolution over so many input maps works on blocks of pixels (Forms.strided)."""
+    """Whether a convolution over this many input maps works on blocks of pixels (Forms.strided)."""
     return forms.strided == "blocks" and stride > 1 and channels < FEW_CHANNELS
 
 
-def to_blocks(x, kernel: int, stride: int, pad: tuple[int, int]) -> Blocks:
-    """[b h w c] padded and cut into blocks for kernels of side `kernel`: space to depth.
+def to_blocks(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: tuple[int, int]) -> Blocks:
+    """Pad `x` and cut it into blocks for kernels of side `kernel`: space to depth.
 
-    A kernel that moves by s pixels moves by one block; zeros make its side a multiple of s. With 11x11 kernels at
-    stride 4 over 3 channels (§3.5), 3x3 kernels move over 48 channels: 1.19 times the products, all aligned.
+    A kernel that moves by s pixels moves by one block; zeros make its side a multiple of s. The 11x11 kernels of §3.5
+    at stride 4 over 3 channels become 3x3 kernels over 48 channels: 1.19 times the products, all aligned.
     """
     b, *sides, channels = x.shape
     padding = [(0, 0, 0)]
     for side in sides:
-        outputs = (side + sum(pad) - kernel) // stride + 1
+        outputs = conv_size(side, kernel, stride, pad)
         total = (outputs - 1 + math.ceil(kernel / stride)) * stride
         padding.append((pad[0], total - side - pad[0], 0))
     x = lax.pad(x, jnp.zeros((), x.dtype), [*padding, (0, 0, 0)])
@@ -93,7 +109,7 @@ def _of_blocks(blocks: Blocks, kernel):
     side, stride = kernel.shape[0], blocks.side
     missing = -side % stride
     kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))
-    # [kh kw c f] -> [kh/s kw/s s*s*c f], as the pixels of a block lie.
+    # [kh kw c f] -> [kh/s kw/s s*s*c f], in the order of the pixels of a block.
     count, features = kernel.shape[0] // stride, kernel.shape[3]
     cut = kernel.reshape(count, stride, count, stride, blocks.channels, features)
     cut = cut.transpose(0, 2, 1, 3, 4, 5).reshape(count, count, -1, features)
@@ -107,11 +123,17 @@ def _cut(x, stride):
     return cut.transpose(0, 1, 3, 2, 4, 5)
 
 
-def locally_connected(x, kernel, *, stride, pad):
-    """A convolution whose kernels differ from place to place: kernel [oh ow kh kw c features]."""
+def locally_connected(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "oh ow kh kw c f"],
+    *,
+    stride: int,
+    pad: tuple[int, int],
+) -> Float[Array, "b oh ow f"]:
+    """Convolve with kernels that differ from place to place."""
     height, width, kernel_height, kernel_width = kernel.shape[:4]
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    # [b oh ow kh*kw c]: at each place the patch that its kernels see.
+    # [b oh ow kh*kw c]: the patch under the kernels at each place.
     patches = jnp.stack(
         [
             x[
@@ -128,11 +150,14 @@ def locally_connected(x, kernel, *, stride, pad):
     return jnp.einsum("bhwpc,hwpcf->bhwf", patches, kernel)
 
 
-def dense(x, kernel, result=None):
-    """[b inputs] -> [b features]; kernel [inputs features], or with groups
-    [groups inputs/groups features/groups]: each part of the outputs sees its part of the inputs.
+def dense(
+    x: Float[Array, "b n"],
+    kernel: Float[Array, "n f"] | Float[Array, "groups n/groups f/groups"],
+    result=None,
+) -> Float[Array, "b f"]:
+    """Multiply by `kernel`; with groups, each part of the outputs sees its part of the inputs.
 
-    `result`: type of the outputs, where it is not that of `x` (sums are always float32).
+    result: the type of the outputs, by default that of `x`; sums are float32.
     """
     multiply = functools.partial(jnp.matmul, preferred_element_type=result)
     if kernel.ndim == 2:
@@ -141,11 +166,18 @@ def dense(x, kernel, result=None):
     return jnp.concatenate([multiply(part, weights) for part, weights in parts], axis=-1)
 
 
-def flatten(x, groups=1):
-    """Maps [b h w c] -> [b h*w*c], group after group: with groups a part holds one tower's maps."""
+def flatten(x: Float[Array, "b h w c"], groups: int = 1) -> Float[Array, "b h*w*c"]:
+    """Flatten maps group after group, so that each part holds the maps of one tower."""
     return jnp.concatenate([m.reshape(m.shape[0], -1) for m in split(x, groups)], axis=-1)
 
 
-def split(x, groups):
-    """The equal parts of the last axis."""
-    return lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1)
+def split(x: Float[Array, "*place c"], groups: int) -> list[Float[Array, "*place c/groups"]]:
+    """Split the last axis into equal parts."""
+    return list(lax.split(x, [x.shape[-1] // groups] * groups, axis=x.ndim - 1))
+
+
+def channels(x: Float[Array, "b *place c"] | tuple[Array, ...] | Blocks) -> int:
+    """The number of maps or units of an array, of the arrays of several groups, or of blocks."""
+    if isinstance(x, Blocks):
+        return x.channels
+    return sum(part.shape[-1] for part in x) if isinstance(x, tuple) else x.shape[-1]

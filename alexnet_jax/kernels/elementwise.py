@@ -3,18 +3,21 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.kernels.linear import linear
 
 
-def add_bias(x, bias, forms: Forms):
-    """x + bias, over the last axis; a `bias` of more axes has its own values at every place."""
+def add_bias(
+    x: Float[Array, "b *place f"], bias: Float[Array, "f"] | Float[Array, "*place f"], forms: Forms
+) -> Float[Array, "b *place f"]:
+    """Add a bias for each feature, or for each feature and place."""
     return _BIAS[forms.bias_gradient](x, bias)
 
 
 def _with_gradient(total):
-    """x + bias with the gradient `total(flat [n bias.size])` by the bias, float32."""
+    """x + bias, whose gradient by the bias is `total(flat [n bias.size])`, float32."""
 
     @jax.custom_jvp
     def add(x, bias):
@@ -40,8 +43,8 @@ def _by_ones(flat):
 
 
 def _by_sum(flat):
-    # Behind a barrier: XLA:GPU fuses a sum with its producers, and so computes the gradient of pool and LRN again
-    # for it (H200, conv1 at batch 512: 1.85 ms, where its bytes take 0.1).
+    # Behind a barrier: XLA:GPU would fuse the sum with its producers and compute the gradients of pool and LRN twice
+    # (H200, conv1 at batch 512: 1.85 ms; its bytes take 0.1).
     return jnp.sum(lax.optimization_barrier(flat), axis=0, dtype=jnp.float32)
 
 
@@ -52,7 +55,7 @@ _BIAS = {
 }
 
 
-def relu(x, forms: Forms):
+def relu(x: Float[Array, "..."], forms: Forms) -> Float[Array, "..."]:
     """max(x, 0), with gradient 0 at 0."""
     return _relu_of_output(x) if forms.relu == "of_output" else jax.nn.relu(x)
 
@@ -75,8 +78,8 @@ def _where_positive(residuals, part):
     return jnp.where(y > 0, part, jnp.zeros_like(part))
 
 
-def sum_of_squares(x, forms: Forms):
-    """float32 scalar."""
+def sum_of_squares(x: Float[Array, "..."], forms: Forms) -> Float[Array, ""]:
+    """The sum of the squares of all values."""
     # XLA:CPU writes all squares to memory before it adds them, unless a sum of slices comes first:
     # a quarter of the time of optax.tree.norm with the update of the paper's net, and 0.2 GB less.
     slices = 16 if forms.norm == "sliced" and x.size % 16 == 0 else 1

@@ -1,9 +1,9 @@
-"""Linear maps with a gradient of their own, in forward and in reverse mode.
+"""Linear maps with hand-written transposes, for custom gradients in forward and in reverse mode.
 
-`jax.custom_vjp` refuses forward mode (jax.jvp, jax.jacfwd, jax.hessian). Here an operation is a `jax.custom_jvp` whose
-tangent is `linear(apply, transpose, residuals, tangents)`: forward mode calls `apply`, reverse mode `transpose`, and
-neither is derived from the other. jax.custom_derivatives.linear_call is the same but for vmap and derivatives by the
-residuals, which it refuses.
+`jax.custom_vjp` does not support forward mode (jax.jvp, jax.jacfwd, jax.hessian). Here an operation is a
+`jax.custom_jvp` whose tangent is `linear(apply, transpose, residuals, tangents)`: forward mode calls `apply`, reverse
+mode calls `transpose`. jax.custom_derivatives.linear_call does the same, but supports neither vmap nor derivatives by
+the residuals.
 """
 
 import functools
@@ -16,9 +16,14 @@ from jax.interpreters import ad, batching, mlir
 
 
 def linear(apply: Callable, transpose: Callable, residuals: tuple, tangents: tuple) -> Any:
-    """apply(residuals, *tangents), an array, linear in the `tangents`; transpose(residuals, cotangent) is their tuple.
+    """apply(residuals, *tangents), an array that is linear in the tangents.
 
-    The transpose is taken as it is: a test should compare the two (tests/kernels/test_linear.py).
+    Args:
+        apply: The linear map.
+        transpose: f(residuals, cotangent) -> a tuple of the cotangents of the tangents. It is not checked against
+            `apply`: tests/kernels/test_linear.py compares them.
+        residuals: Arrays on which the map depends.
+        tangents: What it is applied to.
     """
     leaves, tree = jax.tree.flatten(tuple(residuals))
 
@@ -49,7 +54,7 @@ def _abstract(*operands, apply, transpose, count):
 
 
 def _jvp(primals, tangents, *, apply, transpose, count):
-    """By the tangents it stays linear; by the residuals, which second derivatives ask for, it is as JAX derives it."""
+    """The map itself by the tangents; JAX's derivative of `apply` by the residuals, for second derivatives."""
     residuals, linears = primals[:count], primals[count:]
     call = functools.partial(_linear.bind, apply=apply, transpose=transpose, count=count)
     y, total = call(*primals), None
@@ -67,7 +72,7 @@ def _jvp(primals, tangents, *, apply, transpose, count):
         some = [residuals[i] for i in moved]
         _, part = jax.jvp(of_moved, some, [tangents[i] for i in moved])
         total = part if total is None else total + part
-    assert total is not None  # JAX asks for no derivative by nothing
+    assert total is not None  # JAX never asks for a derivative by nothing
     return y, total
 
 

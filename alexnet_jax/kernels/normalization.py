@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float
 
-from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
+from alexnet_jax.kernels.windows import lrn_reach
 
+#: (axis, places before, places after) of each axis that a window spans; places outside count as zero.
 Windows = tuple[tuple[int, int, int], ...]
-"""(axis, places before, places after) of each axis that a window spans; places outside count as zero."""
 
 
 class _How(NamedTuple):
@@ -22,8 +25,62 @@ class _How(NamedTuple):
     forms: Forms
 
 
-def response_normalization(x, *, k, alpha, beta, windows: Windows, forms: Forms, dtype=None):
-    """Normalize `x` of any shape; sums are float32, the result has `dtype` (None: that of `x`)."""
+def local_response_normalization(
+    x: Float[Array, "*place c"],
+    *,
+    k: float,
+    n: int,
+    alpha: float,
+    beta: float,
+    towers: int = 1,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "*place c"]:
+    """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each of `towers` parts of `x`.
+
+    Args:
+        x: Activations; the last axis holds the maps.
+        n: The window of map f runs from f - n//2 to f - n//2 + n - 1 and ends with its part.
+        alpha: Per squared term, as printed; `lrn_constants` converts the numbers of other programs.
+        dtype: The type of the result, by default that of `x`; sums are float32.
+    """
+    shape = x.shape
+    x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
+    windows = ((x.ndim - 1, *lrn_reach(n)),)
+    y = response_normalization(
+        x, k=k, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+    return y.reshape(shape)
+
+
+def spatial_response_normalization(
+    x: Float[Array, "b h w c"],
+    *,
+    size: int,
+    alpha: float,
+    beta: float,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "b h w c"]:
+    """The form of the 2012 program within a map: squares over size x size places; k is 1."""
+    before, after = size // 2, size - 1 - size // 2
+    windows = ((1, before, after), (2, before, after))
+    return response_normalization(
+        x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+    )
+
+
+def response_normalization(
+    x: Float[Array, "..."],
+    *,
+    k: float,
+    alpha: float,
+    beta: float,
+    windows: Windows,
+    forms: Forms,
+    dtype=None,
+) -> Float[Array, "..."]:
+    """x / (k + alpha * sum of x^2 over `windows`)^beta; sums are float32, the result has `dtype` (None: that of x)."""
     how = _How(k, alpha, beta, windows, forms)
     normalize: Any = _value if forms.lrn_gradient == "derived" else _normalized
     wide = normalize(x, how)
@@ -31,7 +88,7 @@ def response_normalization(x, *, k, alpha, beta, windows: Windows, forms: Forms,
 
 
 def _value(x, how: _How):
-    """float32; rounded by the caller, if at all."""
+    """The normalized values, float32."""
     wide = x.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     return wide * _inverse_power(bracket, how)
@@ -50,7 +107,7 @@ def _derivative(how: _How, primals, tangents):
 
 
 def _forward(how: _How, residuals, tangent):
-    """What a small change of x changes."""
+    """The derivative in the direction of `tangent`."""
     wide, tangent = (array.astype(jnp.float32) for array in (*residuals, tangent))
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     inverse = _inverse_power(bracket, how)
@@ -64,14 +121,14 @@ def _backward(how: _How, residuals, gradient):
     if form in (
         "recomputed",
         "ratio",
-    ):  # new to XLA, which then keeps no float32 bracket of the forward pass
+    ):  # a new value for XLA, which then keeps no float32 bracket of the forward pass
         x = lax.optimization_barrier(x)
     wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     scaled = gradient * _inverse_power(bracket, how)
     ratio = scaled * wide / bracket
     if form in ("two_pass", "recomputed"):
-        # Both written once: fused with them, each term of the second sum would compute the first one again.
+        # Written to memory once: fused, each term of the second sum would compute the first sum again.
         parts = lax.optimization_barrier((scaled.astype(x.dtype), ratio.astype(x.dtype)))
         scaled, ratio = (part.astype(jnp.float32) for part in parts)
     if form == "ratio":
@@ -79,14 +136,14 @@ def _backward(how: _How, residuals, gradient):
         wide, ratio = x.astype(jnp.float32), ratio.astype(jnp.float32)
         bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
         scaled = gradient * _inverse_power(bracket, how)
-    # x_f receives from every map whose window contains f: the same windows, mirrored.
+    # Map f receives from every map whose window contains f: the same windows, mirrored.
     mirrored = tuple((axis, after, before) for axis, before, after in how.windows)
     received = _window_sum(ratio, mirrored)
     return ((scaled - 2 * how.alpha * how.beta * wide * received).astype(x.dtype),)
 
 
 def _inverse_power(x, how: _How):
-    """x^-beta; 0.75, which everybody uses, without logarithm and exponential."""
+    """x^-beta; for the usual 0.75 without logarithm and exponential."""
     if how.beta == 0.75 and how.forms.lrn_power == "roots":
         root = lax.rsqrt(x)
         return root * lax.sqrt(root)
@@ -103,3 +160,33 @@ def _window_sum(x, windows: Windows):
         ]
         x = functools.reduce(jnp.add, shifted)
     return x
+
+
+def lrn_constants(
+    framework: str, *, size: int, alpha: float, beta: float, k: float
+) -> dict[str, Any]:
+    """Another program's numbers as arguments of `local_response_normalization`.
+
+    `size` is the window; for "tensorflow" it is the depth_radius. Raises ConfigError for an unknown framework and for
+    a window that has no equal here.
+    """
+    if framework not in ALPHA_DIVISORS:
+        raise ConfigError(f"lrn_constants: {framework!r} is not one of {', '.join(ALPHA_DIVISORS)}")
+    n = 2 * size + 1 if framework == "tensorflow" else size
+    if n % 2 == 0 and framework in ("caffe", "matconvnet"):
+        # Caffe refuses even windows; MatConvNet puts the odd map above, the 2012 program below.
+        raise ConfigError(
+            f"lrn_constants: {framework} with an even window of {n} has no equal here"
+        )
+    return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
+
+
+# What the alpha of each program is divided by to become ours, as a function of the window.
+ALPHA_DIVISORS = {
+    "paper": lambda n: 1,
+    "cuda-convnet": lambda n: n,  # layer.py: scale /= size
+    "caffe": lambda n: n,
+    "torch": lambda n: n,
+    "tensorflow": lambda n: 1,
+    "matconvnet": lambda n: 1,
+}

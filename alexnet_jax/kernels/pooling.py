@@ -1,9 +1,9 @@
 """Maxima over windows of [b h w c], and their gradient in several forms (Forms.pool).
 
-Every place that equals the maximum of its window receives the full gradient of it, as in the 2012 program. bfloat16
-values often tie by rounding, which would inflate gradients (LRN and pool of conv1: 8 % of the norm). So an operation
-before the pool passes unrounded float32, of which the pool rounds the maxima (`dtype`); and of tied bfloat16 values
-the first alone receives the gradient.
+Every place that equals the maximum of its window receives its full gradient, as in the 2012 program. bfloat16 values
+often tie by rounding, which would inflate gradients (LRN and pool of conv1: 8 % of the norm). So a normalization before
+the pool passes unrounded float32, and the pool rounds its maxima (`dtype`); of tied bfloat16 values only the first
+receives the gradient.
 """
 
 import functools
@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Float
 
-from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
+from alexnet_jax.kernels.windows import pool_size
 
 
 class _How(NamedTuple):
@@ -24,13 +27,27 @@ class _How(NamedTuple):
     stride: int
     sizes: tuple[int, int]
     shape: tuple[int, ...]
+    #: Whether only the first of several equal maxima counts.
     first: bool
-    """Whether of several equal maxima only the first counts."""
     forms: Forms
 
 
-def max_pool(x, *, window: int, stride: int, sizes: tuple[int, int], forms: Forms, dtype=None):
-    """[b h w c] -> [b *sizes c] of type `dtype` (None: that of `x`). A window may hang over the high border."""
+def max_pool(
+    x: Float[Array, "b h w c"],
+    *,
+    window: int,
+    stride: int,
+    rounding: str,
+    forms: Forms | None = None,
+    dtype=None,
+) -> Float[Array, "b oh ow c"]:
+    """§3.4: maxima over window x window places, `stride` apart, of type `dtype` (None: that of `x`).
+
+    'ceil' keeps a last window that hangs over the border, 'floor' drops it.
+    """
+    forms = of_backend(forms)
+    height, width = (_outputs(size, window, stride, rounding) for size in x.shape[1:3])
+    sizes = (height, width)
     dtype, form = jnp.dtype(dtype or x.dtype), forms.pool
     narrow = jnp.finfo(dtype).bits < 32
     how = _How(window, stride, sizes, x.shape, jnp.finfo(x.dtype).bits < 32, forms)
@@ -49,8 +66,36 @@ def max_pool(x, *, window: int, stride: int, sizes: tuple[int, int], forms: Form
     return y.astype(dtype)
 
 
-def windows_along(x, axis: int, window: int, stride: int, count: int, fill):
-    """For each offset within a window, the elements there of all `count` windows along `axis`."""
+def average_pool(
+    x: Float[Array, "b h w c"], *, window: int, stride: int, rounding: str, dtype=None
+) -> Float[Array, "b oh ow c"]:
+    """Means over the windows of `max_pool`; a clipped window counts only the places that it has."""
+    dtype, x = dtype or x.dtype, x.astype(jnp.float32)
+    for axis in (1, 2):
+        count = _outputs(x.shape[axis], window, stride, rounding)
+        starts = np.arange(count) * stride
+        places = np.minimum(starts + window, x.shape[axis]) - starts
+        shape = [1] * x.ndim
+        shape[axis] = count
+        taps = windows_along(x, axis, window, stride, count, 0)
+        x = functools.reduce(jnp.add, taps) / jnp.asarray(places.reshape(shape), jnp.float32)
+    return x.astype(dtype)
+
+
+def _outputs(size: int, window: int, stride: int, rounding: str) -> int:
+    count = pool_size(size, window, stride, rounding)
+    if (count - 1) * stride >= size:
+        raise ConfigError(
+            f"a {window}x{window} pool with stride {stride} has an empty last window on {size} "
+            f"places; use rounding='floor'"
+        )
+    return count
+
+
+def windows_along(
+    x: Float[Array, "..."], axis: int, window: int, stride: int, count: int, fill: float
+) -> list[Float[Array, "..."]]:
+    """For each offset within a window, the elements at that offset of all `count` windows along `axis`."""
     end = (count - 1) * stride + window
     if end > x.shape[axis]:
         padding = [(0, 0, 0)] * x.ndim
@@ -63,7 +108,7 @@ def windows_along(x, axis: int, window: int, stride: int, count: int, fill):
 
 
 def _taps(x, how: _How, fill=-jnp.inf):
-    """The places of all windows, one offset within the window after the other, row by row: each [b *sizes c]."""
+    """For each offset within a window, row by row, the places there of all windows: each [b *sizes c]."""
     for rows in windows_along(x, 1, how.window, how.stride, how.sizes[0], fill):
         yield from windows_along(rows, 2, how.window, how.stride, how.sizes[1], fill)
 
@@ -100,14 +145,14 @@ def _compared_derivative(how: _How, primals, tangents):
 
 
 def _compared_forward(how: _How, residuals, tangent):
-    """Each window adds the tangents of the places that equal its maximum."""
+    """Sum, in each window, the tangents of the places that equal its maximum."""
     x, y = residuals
     pairs = zip(_taps(x, how), _taps(tangent, how, 0), strict=True)
     return sum(jnp.where(place == y, part, jnp.zeros_like(part)) for place, part in pairs)
 
 
 def _compared_backward(how: _How, residuals, gradient):
-    """Each place gathers the gradients of the windows whose maximum it equals.
+    """Sum, at each place, the gradients of the windows whose maximum it equals.
 
     On CPU (conv1's pool, 3x3) 13 ms, against 149 for the select-and-scatter that XLA derives from
     reduce_window. On GPU one loop without atomic additions.
@@ -128,7 +173,7 @@ def _compared_backward(how: _How, residuals, gradient):
 
 
 def _back(offset, size, stride, count):
-    """Padding that puts `count` elements, `stride` apart, back into `size` places from `offset` on."""
+    """The padding that puts `count` elements, `stride` apart, into `size` places from `offset` on."""
     return (offset, size - offset - (count - 1) * stride - 1, stride - 1)
 
 
@@ -147,8 +192,8 @@ def _marked_derivative(how: _How, gather, dtype, primals, tangents):
 
 
 def _marks(x, how: _How, dtype):
-    """Maxima, and for each window an integer with a bit for each of its places that is one."""
-    if x.dtype != dtype:  # else each of the taps would compute the unrounded value again
+    """Maxima, and for each window an integer that has a bit for each place that equals the maximum."""
+    if x.dtype != dtype:  # otherwise each of the taps would compute the unrounded value again
         x = how.forms.barrier(x)
     bits = np.uint8 if how.window**2 <= 8 else np.uint16 if how.window**2 <= 16 else np.uint32
     if how.window**2 > 32:
@@ -163,12 +208,12 @@ def _marks(x, how: _How, dtype):
         tied = marks if how.first else marks | bit
         marks = jnp.where(tap > best, bit, jnp.where(tap == best, tied, marks))
         best = jnp.maximum(best, tap)
-    # The gradient is wanted in the type of x, which an empty array says.
+    # The empty array keeps the type of x, which the gradient has.
     return best, (marks, jnp.zeros((0,), x.dtype))
 
 
 def _marked_forward(how: _How, residuals, tangent):
-    """Each window adds the tangents of the places that its marks name."""
+    """Sum, in each window, the tangents of the places that its marks name."""
     marks, _ = residuals
     total = 0
     for number, part in enumerate(_taps(tangent, how, 0)):
@@ -179,13 +224,13 @@ def _marked_forward(how: _How, residuals, tangent):
 
 def _marked_backward(how: _How, gather, dtype, residuals, gradient):
     marks, like = residuals
-    # Sums of at most a few terms, in the type of the net: half the bytes, where that is narrow.
+    # Sums of a few terms in the compute type, which halves the bytes in bfloat16.
     total = how.forms.barrier(gather(marks, gradient.astype(dtype), how))
     return (total.astype(like.dtype),)
 
 
 def _by_parity(marks, gradient, how: _How):
-    """Places by their remainder, whose windows are then those at the same index and a few before."""
+    """Treat places by their remainder modulo the stride: their windows have the same index or a few less."""
     rows = [
         jnp.stack([_of_parity(marks, gradient, how, i, j) for j in range(how.stride)], axis=3)
         for i in range(how.stride)
@@ -197,7 +242,7 @@ def _by_parity(marks, gradient, how: _How):
 
 
 def _of_parity(marks, gradient, how: _How, i: int, j: int):
-    """What the places with remainders i, j receive: [b h/s w/s c]."""
+    """The gradient of the places with remainders i, j: [b h/s w/s c]."""
     outputs = [math.ceil(size / how.stride) for size in how.shape[1:3]]
     total = jnp.zeros((marks.shape[0], *outputs, marks.shape[3]), gradient.dtype)
     for row in range(i, how.window, how.stride):
@@ -214,7 +259,7 @@ def _of_parity(marks, gradient, how: _How, i: int, j: int):
 
 
 def _by_repeating(marks, gradient, how: _How):
-    """Each window's marks and gradient repeated over a stride of places: a place looks at the few that hold it."""
+    """Repeat each window's marks and gradient over a stride of places; a place looks at the few that contain it."""
     (height, width), reach = how.shape[1:3], math.ceil(how.window / how.stride)
     rows, columns = np.arange(height) % how.stride, np.arange(width) % how.stride
     total = None
@@ -232,7 +277,7 @@ def _by_repeating(marks, gradient, how: _How):
 
 
 def _repeated(x, how: _How, down: int, right: int):
-    """Of each place the element of the window `down` rows and `right` columns before its own: [b h w c]."""
+    """For each place, the element of the window `down` rows and `right` columns before its own: [b h w c]."""
     for axis, shift in ((1, down), (2, right)):
         size = how.shape[axis]
         padding = [(0, 0, 0)] * 4

@@ -1,13 +1,34 @@
 """Sizes, parameters, multiply-adds and receptive fields of a network, from its specs alone (no JAX)."""
 
-import math
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.model.operations import Maps, Node, nodes
+from alexnet_jax.specs import FCSpec, ModelSpec
+
+
+class Applied(NamedTuple):
+    """An operation of a net, with what goes into it and comes out of it for one image."""
+
+    node: Node
+    inputs: Maps
+    outputs: Maps
 
 
 class Layer(NamedTuple):
-    """One row, or one row's pool, of a network."""
+    """One layer of a network, or the pool of one.
+
+    Attributes:
+        name: Of a pool "conv1/pool".
+        height: Side of its maps.
+        channels: Number of its maps or units.
+        parameters: All of the layer.
+        multiply_adds: For one image, forward.
+        receptive_field: Side, in input pixels, of the patch that one output sees.
+        step: Distance, in input pixels, between the patches of neighboring outputs.
+    """
 
     name: str
     height: int
@@ -15,125 +36,87 @@ class Layer(NamedTuple):
     parameters: int
     multiply_adds: int
     receptive_field: int
-    """Side, in input pixels, of the patch that one output sees."""
     step: int
-    """Distance, in input pixels, between the patches of neighboring outputs."""
 
 
-def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Outputs per side of a convolution; rounds down, since the pad says what the border sees."""
-    return (size + sum(pad) - kernel) // stride + 1
+def walk(
+    model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
+) -> Iterator[Applied]:
+    """The operations of `model`, its switches applied, in order.
 
-
-def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
-    """Outputs per side of a pool; 'ceil' (layer.py of the 2012 release) keeps a last clipped window."""
-    if rounding == "floor":
-        return (size - window) // stride + 1
-    return max(math.ceil((size - window) / stride), 0) + 1
-
-
-def lrn_reach(n: int) -> tuple[int, int]:
-    """Maps before and after its own that a window of §3.3 over n maps sees; of an even n, one more before."""
-    return n // 2, n - 1 - n // 2
-
-
-def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
-    """Each row of `model` (a ModelSpec with its switches applied) in order, pools apart.
-
-    Raises ConfigError where a row has nothing left to look at, or where groups do not divide.
+    Raises ConfigError where a layer has nothing left to look at, or where groups do not divide.
     """
-    rows, size, field, step = [], input_size, 1, 1
-    for name, row in model.convs:
-        if channels % row.groups or row.features % row.groups:
-            raise ConfigError(
-                f"config.model.convs.{name}: groups={row.groups} must divide its {channels} input maps "
-                f"and {row.features} features"
-            )
-        before = size
-        size = conv_size(size, row.kernel, row.stride, row.pad)
-        if size < 1:
-            raise ConfigError(
-                f"config.model.convs.{name}: its {row.kernel}x{row.kernel} kernel finds no place on {before}x{before} "
-                f"maps padded by {row.pad}; use larger images (augment.crop_size) or a smaller kernel"
-            )
-        weights = row.features * row.kernel**2 * channels // row.groups
-        field, step = field + (row.kernel - 1) * step, step * row.stride
-        places = size**2 if row.kind == "local" else 1
-        batch_norm = 2 * row.features * row.ops.count("batch_norm")
-        # A local layer has its own kernels and biases at every place.
-        parameters = (weights + row.features) * places + batch_norm
-        rows.append(Layer(name, size, row.features, parameters, weights * size**2, field, step))
-        channels = row.features
-        if row.pool and "pool" in row.ops:
-            before = size
-            size = pool_size(size, row.pool.window, row.pool.stride, row.pool.rounding)
-            if before < row.pool.window:
-                raise ConfigError(
-                    f"config.model.convs.{name}.pool: window {row.pool.window} is larger than its {before}x{before} "
-                    f"maps; use larger images (augment.crop_size)"
-                )
-            if (size - 1) * row.pool.stride >= before:
-                raise ConfigError(
-                    f"config.model.convs.{name}.pool: its last window lies beyond the {before}x{before} maps; "
-                    "use rounding='floor'"
-                )
-            field, step = field + (row.pool.window - 1) * step, step * row.pool.stride
-            rows.append(Layer(f"{name}/pool", size, channels, 0, 0, field, step))
-    inputs = channels * size**2
-    for name, row in model.fcs:
-        features = num_classes if row.features is None else row.features
-        if inputs % row.groups or features % row.groups:
-            raise ConfigError(
-                f"config.model.fcs.{name}: groups={row.groups} must divide its {inputs} inputs and {features} features"
-            )
-        weights = inputs * features // row.groups
-        batch_norm = 2 * features * row.ops.count("batch_norm") + 2 * inputs * row.pre_ops.count(
-            "batch_norm"
-        )
-        rows.append(
-            Layer(name, 1, features, weights + features + batch_norm, weights, input_size, 1)
-        )
-        inputs = features
-    return rows
+    model, maps = dataclasses.replace(model, num_classes=num_classes), Maps(input_size, channels)
+    for name, spec in model.layers:
+        if isinstance(spec, FCSpec):  # sees its inputs as one row of units
+            maps = Maps(1, maps.channels * maps.size**2)
+        for node in nodes(name, spec):
+            outputs = node.operation.output(node, model, maps)
+            yield Applied(node, maps, outputs)
+            maps = outputs
+
+
+def layers(model: ModelSpec, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
+    """The layers of `model` in order, each pool on a line of its own. Raises ConfigError as `walk` does."""
+    model = dataclasses.replace(model, num_classes=num_classes)
+    found, field, step = [], 1, 1
+    walked = walk(model, input_size, num_classes, channels)
+    for name, group in itertools.groupby(walked, key=lambda applied: applied.node.layer):
+        applied = list(group)
+        parameters = sum(n.operation.parameters(n, model, inputs) for n, inputs, _ in applied)
+        products = sum(n.operation.multiply_adds(n, model, inputs) for n, inputs, _ in applied)
+        for node, _, (size, features) in applied:
+            if window := node.operation.window(node):
+                field, step = field + (window.size - 1) * step, step * window.stride
+            elif isinstance(node.spec, FCSpec):
+                field, step = input_size, 1
+            if node.operation.is_linear:
+                found.append(Layer(name, size, features, parameters, products, field, step))
+            elif node.operation.has_own_line:
+                found.append(Layer(node.feature, size, features, 0, 0, field, step))
+    return found
 
 
 class Crossing(NamedTuple):
-    """Values of one image that towers on devices of their own send each other (§3.2), in all."""
+    """Values of one image that towers on devices of their own send each other (§3.2), in all.
+
+    Attributes:
+        name: The layer that needs the maps or units of all towers, or "conv1/lrn", whose windows cross borders.
+        forward: Values sent in the forward pass.
+        backward: Values sent in the backward pass.
+    """
 
     name: str
-    """The row that needs the maps or units of all towers, or "conv1/lrn", whose windows cross their borders."""
     forward: int
     backward: int
 
 
-def whole_on_each(model, name: str) -> bool:
-    """Whether towers on devices of their own each compute all of a row: the last, fc8, if it joins them (§3.2)."""
-    return any(name == last and row.groups == 1 for last, row in model.fcs[-1:])
+def is_replicated(model: ModelSpec, name: str) -> bool:
+    """Whether towers on devices of their own each compute all of a layer: the last, if it joins them (§3.2)."""
+    return any(name == last and layer.groups == 1 for last, layer in model.fcs[-1:])
 
 
-def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> list[Crossing]:
-    """Where the towers of `model` (a ModelSpec, its switches applied) meet: in the paper at conv3, fc6, fc7 and fc8.
+def crossings(
+    model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
+) -> list[Crossing]:
+    """Where the towers of `model`, its switches applied, meet: in the paper at conv3, fc6, fc7 and fc8.
 
-    Forward each value goes to the other towers; backward each tower sends what it says of their values, but
-    not from the last row, which all compute. Windows of the LRN that do not end with their tower need the maps
-    beside each border, whose gradient comes back.
+    Forward each value goes to the other towers. Backward each tower sends its part of the gradient of their values,
+    except from the last layer, which all compute. An LRN whose windows do not end with their tower needs the maps
+    beside each border, and their gradient goes back.
     """
-    found, rows = [], (*model.convs, *model.fcs)
-    sizes = {layer.name: layer for layer in layers(model, input_size, num_classes, channels)}
-    for i, (name, row) in enumerate(rows):
-        if i > 0 and row.groups == 1:
-            before = rows[i - 1][0]
-            layer = sizes.get(f"{before}/pool", sizes[before])
-            values = (model.towers - 1) * layer.height**2 * layer.channels
-            found.append(Crossing(name, values, 0 if whole_on_each(model, name) else values))
-        layer = sizes[name]
-        for operation in row.ops:
-            if operation == "pool":
-                layer = sizes[f"{name}/pool"]
-            elif operation == "lrn" and not model.lrn_constants.within_towers:
-                maps = sum(lrn_reach(model.lrn_constants.n))
-                values = (model.towers - 1) * layer.height**2 * maps
-                found.append(Crossing(f"{name}/lrn", values, values))
-    if rows[-1][1].groups > 1:  # towers that meet in the softmax only
-        found.append(Crossing("softmax", (model.towers - 1) * num_classes, 0))
+    found: list[Crossing] = []
+    others, before = model.towers - 1, None
+    for node, inputs, outputs in walk(model, input_size, num_classes, channels):
+        if before and node.layer != before.node.layer and node.spec.groups == 1:
+            size, maps = before.outputs
+            values = others * size**2 * maps
+            backward = 0 if is_replicated(model, node.layer) else values
+            found.append(Crossing(node.layer, values, backward))
+        if border := sum(node.operation.border(model)):
+            values = others * outputs.size**2 * border
+            found.append(Crossing(node.feature, values, values))
+        before = Applied(node, inputs, outputs)
+    if model.layers[-1][1].groups > 1:  # towers that meet in the softmax only
+        found.append(Crossing("softmax", others * num_classes, 0))
     return found

@@ -1,6 +1,7 @@
 """The mesh of devices that training runs on: the batch along one axis, the towers of §3.2 along another."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -9,27 +10,24 @@ from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.specs import Config
 
-if TYPE_CHECKING:
-    from alexnet_jax.model.alexnet import AlexNet
-
+#: Names of the mesh axes over which a batch, and a net, are split.
 DATA, TOWER = "data", "tower"
-"""Names of the mesh axes over which a batch, and a net, are split."""
 
 
 def device_mesh(devices: list | None = None, towers: int = 1) -> Mesh:
-    """A mesh (devices / towers, towers) of all devices, those of other processes too.
+    """A mesh (devices / towers, towers) of all devices, including those of other processes.
 
-    The towers of a net lie on neighboring devices. Axis type Auto: the default, Explicit, refuses what flax
-    and optax do.
+    The towers of a net lie on neighboring devices. The axis type is Auto because flax and optax do not work with the
+    default, Explicit.
     """
     devices = jax.devices() if devices is None else devices
     shape = (len(devices) // towers, towers)
     return jax.make_mesh(shape, (DATA, TOWER), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def shardings(mesh: Mesh, places):
-    """`places`, a tree of PartitionSpecs, as shardings over `mesh`."""
-    return jax.tree.map(lambda place: jax.NamedSharding(mesh, place), places)
+def shardings(mesh: Mesh, specs: Any) -> Any:
+    """A tree of PartitionSpecs as shardings over `mesh`."""
+    return jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs)
 
 
 def round_up(batch_size: int, devices: int) -> int:
@@ -37,8 +35,15 @@ def round_up(batch_size: int, devices: int) -> int:
     return -(-batch_size // devices) * devices
 
 
-def jit(function, spec: Config, mesh, inputs, outputs, donated: tuple[int, ...] = ()):
-    """`function` of what lies on each device, jitted; `inputs` and `outputs` are trees of PartitionSpecs."""
+def jit(
+    function: Callable,
+    spec: Config,
+    mesh: Mesh,
+    inputs: Any,
+    outputs: Any,
+    donated: tuple[int, ...] = (),
+) -> Any:
+    """Jit `function` of the local shards; `inputs` and `outputs` are trees of PartitionSpecs."""
     # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
     platform = mesh.devices.flat[0].platform
@@ -51,6 +56,6 @@ def jit(function, spec: Config, mesh, inputs, outputs, donated: tuple[int, ...] 
     )
 
 
-def forms_of(model: "AlexNet", mesh) -> Forms:
-    """Those of `model`, or else for the devices of `mesh`."""
-    return model.forms or choose(mesh.devices.flat[0].platform)
+def forms_of(forms: Forms | None, mesh: Mesh) -> Forms:
+    """`forms`, or by default those for the devices of `mesh`."""
+    return forms or choose(mesh.devices.flat[0].platform)

@@ -1,4 +1,4 @@
-"""Why a net does not learn: the signal in each layer, and the plateau at ln(classes) where it only guesses."""
+"""Diagnosis of a net that does not learn: the signal in each layer, and the plateau of the loss at ln(classes)."""
 
 import functools
 import itertools
@@ -7,27 +7,43 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, UInt8
 
 from alexnet_jax.data.pipeline import views
+from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.inference.predict_step import resized_statistics
 from alexnet_jax.kernels import compiler
-from alexnet_jax.train.state import DROPOUT, stream
+from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.operations import ACTIVATIONS
+from alexnet_jax.specs import Config
+from alexnet_jax.train.state import DROPOUT, State, stream
 from alexnet_jax.train.step import LOSSES
 
+#: The loss is on the plateau within this share of ln(classes) around it.
 NEAR = 0.01
-"""Share of ln(classes) within which a loss counts as being on the plateau."""
+#: It has left the plateau this share of ln(classes) below it.
 LEFT = 0.03
-"""Share of ln(classes) below it at which the plateau is behind."""
 
 
-def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
-    """One record a row of the net, first one of the input, for uint8 `images` [b s s 3] seen as in a test.
+def signal_report(
+    model: AlexNet,
+    spec: Config,
+    state: State,
+    statistics: Statistics,
+    images: UInt8[np.ndarray, "b s s 3"],
+    labels: Int[np.ndarray, "b"],
+) -> list[dict]:
+    """Measure the signal in the input and in each layer, on the center crops of `images`.
 
-    Of the row's activation (of its last output without one): `output_rms`; `example_rms`, how far single
-    images are from the mean of the batch, the part that can tell classes apart; `dead`, share of maps or
-    units that do not change over the batch; `saturated`, share of outputs within 1 % of a limit. Then RMS of
-    its kernel (`weight_rms`) and of the gradient by it (`gradient_rms`). None where it has no meaning.
-    Batch normalization and dropout (one mask for all) act as in training. `section` says where the config has the row.
+    Batch normalization and dropout (one mask for all images) act as in training.
+
+    Returns:
+        A record each, with None where a value has no meaning. Of the activation of the layer, or of its last output:
+        `output_rms`; `example_rms`, the deviation of single images from the mean of the batch, which is the part that
+        can tell classes apart; `dead`, the share of maps or units that do not change over the batch; `saturated`,
+        the share of outputs within 1 % of a limit. `weight_rms` and `gradient_rms` of its kernel. `row` is its name,
+        and `section` its section of the config.
     """
     model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
 
@@ -48,15 +64,15 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
             ).mean(), features
 
         gradient, features = jax.grad(loss, has_aux=True)(params)
-        rows = {"input": {"output_rms": _rms(inputs), "example_rms": _example_rms(inputs)}}
-        for row in params:
-            rows[row] = _signal(row, features, spec.model.activation) | {
-                "weight_rms": _rms(params[row]["kernel"]),
-                "gradient_rms": _rms(gradient[row]["kernel"]),
+        layers = {"input": {"output_rms": _rms(inputs), "example_rms": _example_rms(inputs)}}
+        for name in params:
+            layers[name] = _signal(name, features, spec.model.activation) | {
+                "weight_rms": _rms(params[name]["kernel"]),
+                "gradient_rms": _rms(gradient[name]["kernel"]),
             }
-        return rows
+        return layers
 
-    # One dropout mask for all: images are to differ by what they show.
+    # One dropout mask for all, so that outputs differ by the images alone.
     keys = jnp.broadcast_to(stream(spec.seed, DROPOUT), len(labels))
     measured = measure(state.params, state.batch_stats, statistics, images, labels, keys)
     sections = {row: "convs" for row, _ in spec.model.convs} | {
@@ -72,7 +88,7 @@ def signal_report(model, spec, state, statistics, images, labels) -> list[dict]:
 
 
 def format_report(records: list[dict]) -> str:
-    """The records as a table."""
+    """The records of `signal_report` as a table."""
     header = ("row", "output", "per image", "dead", "saturated", "weights", "gradient/weight")
     lines = ["".join(f"{title:>{width}}" for title, width in zip(header, WIDTHS, strict=True))]
     for record in records:
@@ -96,13 +112,13 @@ WIDTHS = (8, 11, 11, 7, 11, 11, 17)
 
 
 class PlateauDetector:
-    """Says when a cross-entropy has stayed at ln(classes), and when it leaves.
+    """Detects when a cross-entropy has stayed at ln(classes), and when it leaves.
 
-    All it knows comes from `feed`, so after a resume it is fed the losses in metrics.jsonl again.
+    Its state comes from `feed` alone: after a resume it is fed the losses in metrics.jsonl again.
     """
 
-    def __init__(self, num_classes: int, steps_per_epoch: int, patience: int | None = None):
-        """`patience`: steps on the plateau before a word is said; None: an epoch, 200 at least."""
+    def __init__(self, num_classes: int, steps_per_epoch: int, patience: int | None = None) -> None:
+        """patience: steps on the plateau before it is reported; None: an epoch, but at least 200."""
         self.level = math.log(num_classes)
         self.num_classes = num_classes
         self.patience = max(200, steps_per_epoch) if patience is None else patience
@@ -112,9 +128,12 @@ class PlateauDetector:
     def feed(
         self, step: int, loss: float, report: Callable[[], list[dict]] | None = None
     ) -> str | None:
-        """What is to be said after `step`, whose training loss (mean since the last one) is `loss`.
+        """The message to print after `step`, if any.
 
-        `report` makes the records of `signal_report`; it is called only when the plateau gets its name.
+        Args:
+            step: The number of the step.
+            loss: The mean training loss since the last call.
+            report: Makes the records of `signal_report`; called only when a plateau is reported.
         """
         if abs(loss / self.level - 1) <= NEAR:
             self.began = step if self.began is None else self.began
@@ -141,7 +160,7 @@ class PlateauDetector:
 
 
 def causes(records: list[dict]) -> list[str]:
-    """What may keep a net guessing and what to try, the likeliest first by the evidence in `records` (may be [])."""
+    """Likely causes of a plateau and what to try, the likeliest first by `records`, which may be empty."""
     rows = [record for record in records if record["section"]]
     weighed = [
         *_faint(rows),
@@ -159,7 +178,7 @@ def causes(records: list[dict]) -> list[str]:
 
 
 def _faint(rows: list[dict]) -> list[tuple[float, str]]:
-    """Initial weights so small that what tells images apart is lost on the way up."""
+    """Initial weights so small that differences between images vanish on the way up."""
     if not rows or not rows[-1]["example_rms"] < 0.1:
         return []
     faint = rows[-1]["example_rms"]
@@ -202,7 +221,7 @@ def _saturated(rows: list[dict]) -> list[tuple[float, str]]:
 
 
 def _badly_scaled(records: list[dict]) -> list[tuple[float, str]]:
-    """Rows' initial deviations are meant for grey levels, 0 to 255, mean subtracted: RMS some 40 to 80."""
+    """Inputs far from the scale that initial weights are meant for: 0 to 255, mean subtracted, RMS 40 to 80."""
     if not records or 5 <= records[0]["output_rms"] <= 200:
         return []
     rms = records[0]["output_rms"]
@@ -220,8 +239,8 @@ def _signal(row: str, features: dict, activation: str) -> dict:
     if active:
         places = tuple(range(output.ndim - 1))
         signal["dead"] = jnp.mean(output.max(places) == output.min(places))
-        if activation in LIMITS:
-            low, high = LIMITS[activation]
+        if limits := ACTIVATIONS[activation].limits:
+            low, high = limits
             margin = 0.01 * (high - (0 if low is None else low))
             signal["saturated"] = jnp.mean(
                 (output > high - margin) | (output < (-jnp.inf if low is None else low + margin))
@@ -243,12 +262,3 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.0%}"
-
-
-# Lowest and highest output; None where the lowest is no asymptote.
-LIMITS = {
-    "tanh": (-1.0, 1.0),
-    "scaled_tanh": (-1.7159, 1.7159),
-    "abs_tanh": (None, 1.0),
-    "sigmoid": (0.0, 1.0),
-}

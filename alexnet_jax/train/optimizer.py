@@ -77,11 +77,13 @@ def is_weight(path) -> bool:
 
 def scale_by_rates(*, flip_sign: bool = True) -> optax.GradientTransformationExtraArgs:
     """Multiply each update by the rate of its parameter, as optax.scale_by_learning_rate does by one rate."""
-    def update(updates, state, params=None, *, rates: Rates, **_):
+
+    def update(updates, state, params=None, **arguments):
         def scale(path, u):
-            rate = _rate(path, rates)
-            signed = -rate if flip_sign else rate
-            return jnp.where(rate != 0, signed * u, 0)  # 0 even if the update is not finite
+            rate = _rate(path, arguments["rates"])
+            moves = rate != 0
+            # The product is 0 where the rate is, even if the update is not finite.
+            return jnp.where(moves, (-rate if flip_sign else rate) * u, 0)
 
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
@@ -103,8 +105,9 @@ def hold_still(
     """
     inner = optax.with_extra_args_support(optimizer)
 
-    def update(updates, state, params=None, *, rates: Rates, **arguments):
-        updates, after = inner.update(updates, state, params, rates=rates, **arguments)
+    def update(updates, state, params=None, **arguments):
+        rates: Rates = arguments["rates"]
+        updates, after = inner.update(updates, state, params, **arguments)
         moves = jax.tree_util.tree_map_with_path(lambda path, _: _rate(path, rates) != 0, updates)
         moves_of_state = optax.tree.map_params(
             optimizer,

@@ -1,4 +1,4 @@
-"""What training carries from step to step, and the seeds of its random draws."""
+"""The state of training, and the random streams of a run."""
 
 import functools
 from typing import Any, NamedTuple
@@ -9,17 +9,18 @@ import jax.numpy as jnp
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet, towers
 from alexnet_jax.model import mesh as parallel
+from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer, schedule
 
-# One stream of random draws each; a draw is a function of (seed, stream, place in the run), so no key is kept.
+# Streams of random draws. A draw is a function of the seed, the stream and the step, so the state holds no key.
 INIT, AUGMENT, DROPOUT = range(3)
+#: Named explicitly: its draws are the same on 1, 2 and 4 devices.
 RANDOM = "threefry2x32"
-"""By name: its draws are the same on 1, 2 and 4 devices."""
 
 
 class State(NamedTuple):
-    """All that a run needs to go on; `schedule` stays on the host."""
+    """All that a run needs to continue; `schedule` stays on the host."""
 
     step: jax.Array
     params: Any
@@ -29,7 +30,7 @@ class State(NamedTuple):
 
 
 def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> State:
-    """The state before the first step, made in one jit; placed as `partition` says if there is a mesh."""
+    """The state before the first step; with a mesh, placed by `partition`."""
     init = functools.partial(_initial, spec, model)
     places, platform = None, jax.default_backend()
     if mesh is not None:
@@ -41,13 +42,13 @@ def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> Sta
 
 
 def shapes(spec: Config, model: alexnet.AlexNet) -> State:
-    """What `create` makes, as shapes."""
+    """The state of `create` as ShapeDtypeStructs."""
     made = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
     return State(*made, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
 def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
-    """A State with a PartitionSpec for every array: whole on all devices of `mesh`, or split over its towers."""
+    """A State with a PartitionSpec for every array: replicated on `mesh`, or split over its towers."""
     made = shapes(spec, model)[:-1]
     if mesh.shape[parallel.TOWER] == 1:
         places: Any = jax.tree.map(lambda _: jax.P(), made)
@@ -57,13 +58,15 @@ def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
 
 
 def _initial(spec: Config, model: alexnet.AlexNet, key):
-    # All of it in one place, with no examples to average over yet.
-    variables = alexnet.init(model.clone(axis_name=None, split=False), key, spec.augment.crop_size)
+    # On one device: there are no examples to average over yet, and the towers are split afterwards.
+    variables = alexnet.init(
+        model.clone(axis_name=None, sharding=TowerSharding()), key, spec.augment.crop_size
+    )
     params = variables["params"]
     opt_state = optimizer.build(spec.optimizer).init(params)
     return jnp.int32(0), params, opt_state, variables["batch_stats"]
 
 
 def stream(seed: int, name: int) -> jax.Array:
-    """The key of one of the streams."""
+    """The key of one of INIT, AUGMENT and DROPOUT."""
     return jax.random.fold_in(jax.random.key(seed, impl=RANDOM), name)

@@ -1,12 +1,15 @@
-"""One training step over all devices, and the prediction that evaluation uses."""
+"""One training step over all devices."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 from alexnet_jax.data.pipeline import augment
 from alexnet_jax.data.pipeline.batches import Batch
@@ -18,6 +21,7 @@ from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.mesh import DATA, TOWER
+from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer
@@ -27,27 +31,34 @@ from alexnet_jax.train.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
 
 def make_train_step(
-    spec: Config, model: AlexNet, statistics: Statistics, mesh, pool: Pool | None = None
-):
-    """f(state, batch, rates, stop=False, save=False) -> (state, metrics); `state` is donated: do not use it again.
+    spec: Config, model: AlexNet, statistics: Statistics, mesh: Mesh, pool: Pool | None = None
+) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
+    """Make f(state, batch, rates, stop=False, save=False) -> (state, metrics). `state` is donated.
 
-    Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
-    gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
-    all of them do it after the same step. When the loss or the norm is not finite, parameters, optimizer state and batch
-    statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
-    parts, each a call of one program that adds to the sums it is given: the memory is that of the activations of one
-    part, and of one gradient more. Batch normalization then sees a part at a time. The batch must divide over devices
-    and parts (training.loop.check_devices).
+    When the loss or the gradient norm is not finite, parameters, optimizer state and batch statistics stay as they
+    were; the step still counts. With `train.accumulate` the batch is processed in that many parts, each a call of one
+    program that adds to donated sums, so that memory holds the activations of one part and one more gradient. Batch
+    normalization then sees a part at a time.
 
-    With `pool`, the images that lie on the devices, one call makes k steps, with the results of k calls: `batch`
-    and `rates` are those of each, stacked [k ...], the numbers of the examples in place of their images, and so are
-    the metrics.
+    Args:
+        spec: The config; its batch divides over devices and parts.
+        model: The net.
+        statistics: Of the training images.
+        mesh: The devices.
+        pool: The training images, where they lie on the devices. One call then makes k steps, with the results of k
+            calls: `batch` and `rates` of all steps are stacked [k ...], with the numbers of the examples in place of
+            their images, and so are the metrics.
+
+    Returns:
+        The function. Its metrics: `loss`, the mean over the batch; `top1_errors`, a count in which a tie is an error;
+        `grad_norm`, of the mean gradient by all parameters; `finite`; and `stop` and `save`: whether any process
+        asked for it, so that all do it after the same step.
     """
     if spec.train.accumulate > 1:
         jitted: Any = _in_parts(spec, model, mesh)
     else:
         jitted = jit_train_step(spec, model, mesh, pool.gather if pool else None)
-    forms, images = parallel.forms_of(model, mesh), pool.images if pool else None
+    forms, images = parallel.forms_of(model.forms, mesh), pool.images if pool else None
     everywhere, shared = (jax.NamedSharding(mesh, p) for p in (jax.P(), jax.P((DATA, TOWER))))
     keys = jax.random.key_data(jnp.stack([stream(spec.seed, name) for name in (AUGMENT, DROPOUT)]))
     constants = jax.jit(
@@ -61,7 +72,7 @@ def make_train_step(
         for save in (False, True)
     }
     weights: Any = None
-    made_of: Any = None  # the parameters that `weights` were made of
+    made_of: Any = None  # the parameters that `weights` are a copy of
 
     def train_step(
         state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
@@ -71,7 +82,7 @@ def make_train_step(
             shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
             make = functools.partial(narrow, spec, forms)
             weights = jax.jit(make, out_shardings=shardings)(state.params)
-        # The schedule stays on the host, where rates are decided: reading it never waits for the device.
+        # The schedule stays on the host, so that reading it never waits for the device.
         arguments = (state._replace(schedule=None), weights, batch, rates, requests[stop, save])
         on_device, weights, metrics = jitted(*arguments, constants, images)
         made_of = on_device.params
@@ -80,13 +91,20 @@ def make_train_step(
     return train_step
 
 
-def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
+def jit_train_step(
+    spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | None = None
+) -> Callable:
     """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
-    The batch goes through as a whole, whatever `train.accumulate` says. State without its schedule; weights as `narrow`
-    makes them; requests [devices 2]; constants: (statistics, two keys). The seed and the statistics are arguments, so
-    that runs that differ in them share one compilation. images: None, or those from which `gather` takes the ones of
-    each of several steps.
+    It processes the batch as a whole. The seed and the statistics are arguments, so that runs that differ in them
+    share one compilation.
+
+    Arguments of the function:
+        state: Without its schedule.
+        weights: The result of `narrow`.
+        requests: [devices 2], whether to stop and to save.
+        constants: (statistics, key of the augmentation, key of dropout).
+        images: None, or the images from which `gather` takes those of each of several steps.
     """
     model, forms, placement, copies = _placed(spec, model, mesh)
     function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
@@ -99,13 +117,17 @@ def jit_train_step(spec: Config, model: AlexNet, mesh, gather=None):
     return parallel.jit(function, spec, mesh, inputs, (placement, copies, jax.P()), donated=(0, 1))
 
 
-def jit_part_and_update(spec: Config, model: AlexNet, mesh):
-    """A step in `train.accumulate` parts: (zeros, part, update).
+def jit_part_and_update(
+    spec: Config, model: AlexNet, mesh: Mesh
+) -> tuple[Callable, Callable, Callable]:
+    """A step in `train.accumulate` parts, as three jitted functions.
 
-    zeros() -> sums: gradient, loss and number of errors, each [devices ...], a row on each device. part(params,
-    weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums): adds what part `number`
-    of the batch has; the sums are donated. update(state, weights, sums, batch_stats, rates, requests) -> (state,
-    weights, metrics): state and weights are donated.
+    Returns:
+        zeros: () -> sums of gradient, loss and number of errors, each [devices ...], one row on each device.
+        part: (params, weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums), with
+            part `number` of the batch added; the sums are donated.
+        update: (state, weights, sums, batch_stats, rates, requests) -> (state, weights, metrics); state and weights
+            are donated.
     """
     model, _, placement, copies = _placed(spec, model, mesh)
     devices, scalar, row = mesh.shape[DATA], jax.P(), jax.P(DATA)
@@ -140,7 +162,7 @@ def jit_part_and_update(spec: Config, model: AlexNet, mesh):
 
 
 def _in_parts(spec: Config, model: AlexNet, mesh):
-    """The same function as `jit_train_step` makes."""
+    """The function of `jit_train_step`, in parts."""
     zeros, part, update = jit_part_and_update(spec, model, mesh)
 
     def step(state, weights, batch, rates, requests, constants, _):
@@ -156,14 +178,14 @@ def _in_parts(spec: Config, model: AlexNet, mesh):
 
 
 def _placed(spec: Config, model: AlexNet, mesh):
-    """The model as each device of `mesh` has it, its forms, where states lie, and where narrow weights do."""
-    placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model, mesh)
-    model = model.clone(axis_name=DATA, split=mesh.shape[TOWER] > 1, forms=forms)
+    """The model for one device of `mesh`, its forms, and the PartitionSpecs of states and of narrow weights."""
+    placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model.forms, mesh)
+    model = model.clone(axis_name=DATA, sharding=TowerSharding(mesh.shape[TOWER]), forms=forms)
     return model, forms, placement, placement.params if forms.weights == "kept" else None
 
 
-def narrow(spec: Config, forms: Forms, params):
-    """Kernels and biases in the compute type, which a step leaves for the next; None where each casts its own."""
+def narrow(spec: Config, forms: Forms, params: Any) -> Any:
+    """Kernels and biases in the compute type, kept from step to step; None where each step casts them."""
     if forms.weights == "cast":
         return None
     dtype = jnp.dtype(spec.model.compute_dtype)
@@ -187,7 +209,7 @@ def _step(
     constants,
     images=None,
 ):
-    """What each device does with its share of the batch; `images` are in the batch."""
+    """A whole step on one device, with its share of the batch."""
     batch_stats, sums = _sums(
         spec, model, num_devices, state.params, weights, state.batch_stats, state.step, batch,
         rates, constants,
@@ -199,10 +221,10 @@ def _sums(
     spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Batch,
     rates: Rates, constants, *, parts: int = 1, number=0,
 ):  # fmt: skip
-    """(batch statistics, (gradient, loss, errors)) of part `number` of `parts` of this device's share of the batch.
+    """(batch statistics, (gradient, loss, errors)) of one part of this device's share of the batch.
 
-    Every k-th example makes a part: so a part holds the same examples whatever the number of devices. Loss and
-    gradient are sums over the part, divided by the whole batch.
+    Part `number` has every `parts`-th example, and so the same examples whatever the number of devices. Loss and
+    gradient are sums over the part, divided by the size of the whole batch.
     """
     statistics, augment_key, dropout_key = constants
     forms: Any = model.forms
@@ -210,11 +232,12 @@ def _sums(
     device = jax.lax.axis_index(DATA)
     if parts > 1:
         batch = jax.tree.map(lambda x: _every(x, parts, number), batch)
+    labels: Any = batch.labels
     positions = device * share + number + parts * jnp.arange(share // parts)
     dropout_key = jax.random.fold_in(dropout_key, step)
     if spec.train.exact:
         keys = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(positions)
-    else:  # one for each part
+    else:  # one key for each part
         keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)[number]
 
     def loss_of(params):
@@ -238,9 +261,9 @@ def _sums(
             example_keys=keys,
             mutable=["batch_stats"],
         )
-        losses = LOSSES[spec.train.loss](logits, batch.labels, spec.train.label_smoothing)
+        losses = LOSSES[spec.train.loss](logits, labels, spec.train.label_smoothing)
         loss = losses.sum() / (share * num_devices)
-        return loss, (top1_errors(logits, batch.labels), changed.get("batch_stats", batch_stats))
+        return loss, (top1_errors(logits, labels), changed.get("batch_stats", batch_stats))
 
     (loss, (errors, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
         params if weights is None else weights
@@ -259,15 +282,15 @@ def _apply(
     spec: Config, model: AlexNet, num_devices: int, placement, state: State, sums, batch_stats,
     rates: Rates, requests,
 ):  # fmt: skip
-    """(state, weights, metrics) from the sums of each device."""
+    """(state, weights, metrics) after an update with the sums of all devices."""
     forms: Any = model.forms
     gradient, loss, errors = sums
-    # Counts as float32, so that XLA sends everything together.
+    # Counts as float32, so that XLA combines everything in one all-reduce.
     total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
         total = jax.lax.psum(total, DATA)
     gradient, loss, errors, *asked = total
-    stop, save = jax.lax.psum(asked, TOWER) if model.split else asked
+    stop, save = jax.lax.psum(asked, TOWER) if model.sharding.devices > 1 else asked
     norm = _norm(gradient, placement, forms)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
     metrics |= {"stop": stop > 0, "save": save > 0}
@@ -276,7 +299,7 @@ def _apply(
 
 
 def _steps(step, gather, loops: str, state, weights, batch, rates, requests, constants, images):
-    """`step` after `step` over the leading axis of `batch` and `rates`; metrics are stacked."""
+    """Several steps, over the leading axis of `batch` and `rates`; metrics are stacked."""
 
     def one(carry, given):
         examples, rates = given
@@ -296,18 +319,22 @@ def _steps(step, gather, loops: str, state, weights, batch, rates, requests, con
 
 
 def _to_blocks(spec: Config, forms: Forms):
-    """How to cut crops into what the first row takes (Forms.images); None where it takes images."""
-    _, row = spec.model.convs[0]
-    fits = row.kind == "conv" and row.groups == 1 and convolution.in_blocks(forms, 3, row.stride)
-    if forms.images == "plain" or not fits:
+    """The function that cuts crops into blocks for the first layer (Forms.images); None where it takes images."""
+    _, first = spec.model.convs[0]
+    takes_blocks = first.kind == "conv" and first.groups == 1
+    if (
+        forms.images == "plain"
+        or not takes_blocks
+        or not convolution.in_blocks(forms, 3, first.stride)
+    ):
         return None
     return functools.partial(
-        convolution.to_blocks, kernel=row.kernel, stride=row.stride, pad=row.pad
+        convolution.to_blocks, kernel=first.kernel, stride=first.stride, pad=first.pad
     )
 
 
 def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, forms: Forms):
-    """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
+    """The update of §5. Where something is not finite all rates are 0, so that nothing changes."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
     updates, opt_state = optimizer.build(spec.optimizer, forms).update(
@@ -320,12 +347,12 @@ def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, f
 
 
 def _is_finite(loss, norm):
-    """Any infinity or NaN of the gradient is in its norm."""
+    """Whether loss and gradient are finite: any infinity or NaN of the gradient is in its norm."""
     return jnp.isfinite(loss) & jnp.isfinite(norm)
 
 
 def _norm(gradient, placement, forms: Forms):
-    """Root of the sum of all squares, of all towers where `placement` splits an array over them."""
+    """The norm of the whole gradient; `placement` tells which arrays are split over the towers."""
     sums = {False: jnp.float32(0), True: jnp.float32(0)}
     for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
         sums[TOWER in where] += elementwise.sum_of_squares(leaf, forms)
@@ -333,16 +360,18 @@ def _norm(gradient, placement, forms: Forms):
     return jnp.sqrt(sums[False] + (jax.lax.psum(sums[True], TOWER) if split else 0))
 
 
-def top1_errors(logits, labels) -> jax.Array:
-    """Number of examples whose label does not have the one highest logit: a tie, or NaN, is an error."""
+def top1_errors(logits: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Int[Array, ""]:
+    """The number of examples whose label does not have the single highest logit: ties and NaN are errors."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     label = jnp.arange(logits.shape[1]) == labels[:, None]
     others = jnp.where(label, -jnp.inf, logits).max(axis=1)
     return jnp.sum(~(own > others))
 
 
-def _cross_entropy(logits, labels, smoothing: float):
-    """§3.5's multinomial logistic loss, [b]; smoothed as in Szegedy et al. (2016), section 7."""
+def _cross_entropy(
+    logits: Float[Array, "b classes"], labels: Int[Array, "b"], smoothing: float
+) -> Float[Array, "b"]:
+    """The multinomial logistic loss of §3.5; label smoothing as in Szegedy et al. (2016), section 7."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     if smoothing == 0:
         return loss
@@ -350,10 +379,12 @@ def _cross_entropy(logits, labels, smoothing: float):
     return (1 - smoothing) * loss + smoothing * uniform
 
 
-def _mean_squared_error(logits, labels, smoothing: float):
-    """Mean over the classes of (probability - one-hot label)^2, [b], as Keras has it after a softmax.
+def _mean_squared_error(
+    logits: Float[Array, "b classes"], labels: Int[Array, "b"], smoothing: float
+) -> Float[Array, "b"]:
+    """The mean over the classes of (probability - one-hot label)^2, as in Keras after a softmax.
 
-    config.parse refuses smoothing here.
+    config.parse refuses smoothing with it.
     """
     error = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1])
     return jnp.mean(error**2, axis=1)

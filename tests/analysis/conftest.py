@@ -25,7 +25,9 @@ def net():
     means = statistics.zeros(16)
     means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
     names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
-    return Network(trained.TrainedModel(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names))
+    return Network(
+        trained.TrainedModel(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from jax import lax
 
 from alexnet_jax.analysis import deconvnet
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.model.operations.pool import unpool
 from alexnet_jax.specs import PoolSpec
 
 
@@ -43,13 +44,13 @@ def test_a_pool_gives_each_value_back_to_one_maximum(size, rounding, count):
     x = generator.normal(size=(2, count, count, 3)).astype(np.float32)
     pool = PoolSpec(kind="max", window=3, stride=2, rounding=rounding)
     expected = scattered(x, switches(before, 3, 2, count), before.shape)
-    np.testing.assert_allclose(deconvnet.unpool(before, x, pool), expected, atol=1e-6)
+    np.testing.assert_allclose(unpool(before, x, pool), expected, atol=1e-6)
 
 
 def test_an_average_pool_spreads_each_value():
     pool = PoolSpec(kind="average", window=2, stride=2, rounding="floor")
     x = np.arange(4, dtype=np.float32).reshape(1, 2, 2, 1)
-    spread = deconvnet.unpool(np.zeros((1, 4, 4, 1), np.float32), x, pool)
+    spread = unpool(np.zeros((1, 4, 4, 1), np.float32), x, pool)
     np.testing.assert_allclose(spread[0, :, :, 0], np.kron(x[0, :, :, 0], np.full((2, 2), 0.25)))
 
 
@@ -158,7 +159,7 @@ def test_the_figure_has_the_strongest_images_of_each_map(answers, weights_file, 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--layer", "fc6"], "'fc6' is no feature of a convolution; the rows are conv1, conv2"),
+    [(["--layer", "fc6"], "'fc6' is no feature of a convolution; the layers are conv1, conv2"),
      (["--map", "8"], "the maps of conv2/act go from 0 to 7")],
 )  # fmt: skip
 def test_bad_input_is_said(weights_file, tmp_path, arguments, said):

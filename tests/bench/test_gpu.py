@@ -28,7 +28,7 @@ def stage(name: str, script: str, limit=20.0, folder: Path | None = None, **othe
 def carry_out(some, folder, limit=math.inf):
     """(exit code, the record, what was saved each time)."""
     record, saved = {}, []
-    code = stages.carry_out(
+    code = stages.execute(
         some, record, folder, limit, dict(os.environ), lambda: saved.append(json.dumps(record))
     )
     return code, record, [json.loads(text) for text in saved]
@@ -94,7 +94,7 @@ def test_what_a_stage_leaves_running_is_killed(tmp_path):
 
 
 def test_without_time_the_rest_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "LEAST", 0.5)
+    monkeypatch.setattr(stages, "MIN_SECONDS", 0.5)
     some = [stage("long", "sleep 30"), stage("never", "true")]
     code, record, _ = carry_out(some, tmp_path, limit=1.0)
     assert code == 0 and [row["state"] for row in record.values()] == ["cut", "cut"]
@@ -109,7 +109,7 @@ folder, record = Path(sys.argv[1]), {}
 def save(): (folder / "record.json").write_text(json.dumps(record))
 def stage(name, script, result=None): return stages.Stage(name, name, ["bash", "-c", script], 1, 60, lambda: result)
 some = [stage("done", "true", 7), stage("cut", f"echo $$ >{folder}/pid; sleep 60"), stage("not", "true")]
-sys.exit(stages.carry_out(some, record, folder, 60, dict(os.environ), save))
+sys.exit(stages.execute(some, record, folder, 60, dict(os.environ), save))
 """
 
 

@@ -1,4 +1,4 @@
-"""What XLA makes of the training step, read from the compiled program."""
+"""The training step as compiled by XLA, and the reader of its HLO text."""
 
 import re
 
@@ -8,7 +8,8 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.model import mesh as parallel
-from bench import hlo, ours, scaling
+from bench import ours, scaling
+from tests.bench import hlo
 
 HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
 
@@ -163,7 +164,7 @@ def test_bytes_sent_in_a_ring():
 
 @pytest.fixture(scope="module")
 def compiled() -> str:
-    """The step of the paper's net, whole, since sizes decide what XLA does; as each of two devices has it."""
+    """The step of the paper's net on two devices, at full size, as sizes affect what XLA does."""
     spec = ours.load("configs/paper.py", 4, [])
     return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:2])).compile().as_text() or ""
 
@@ -173,7 +174,7 @@ def test_no_pool_is_a_select_and_scatter(compiled):
 
 
 def test_the_state_is_updated_where_it_lies(compiled):
-    """Step, parameters and velocity come first; all are given away and taken over, none is copied."""
+    """Step, parameters and momentum come first; all are donated and aliased, none is copied."""
     shapes = hlo.parameters(compiled)
     state = set(range(1 + 2 * 16))
     assert hlo.aliased_parameters(compiled) == state

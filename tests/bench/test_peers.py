@@ -129,7 +129,7 @@ def test_without_the_first_there_are_no_ratios(turns):
     facts, measured = report(ours=[1.0], peer=[2.0])
     measured["programs"] = found
     lines = alternate.table(facts, measured).splitlines()
-    assert "| broken | broken ended with code 1: no memory / at all | | | | | |" in lines
+    assert "| broken | broken ended with code 1: no memory / at all |  |  |" in lines
 
 
 def test_no_more_rounds_begin_when_the_time_is_over(turns):

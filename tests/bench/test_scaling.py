@@ -1,9 +1,12 @@
-"""The scaling model: its arithmetic, and its bytes against the compiled step."""
+"""The scaling model: its arithmetic, and its bytes against the traced step."""
 
 import argparse
 import json
 
+import jax
 import pytest
+from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from alexnet_jax import config
 from alexnet_jax.errors import AlexNetError, ConfigError
@@ -111,8 +114,7 @@ def test_the_table_names_its_assumptions(capsys, tmp_path):
     assert len(json.loads(path.read_text())["predictions"]) == 2 * (7 + 6)
 
 
-@pytest.mark.full
-def test_the_model_agrees_with_the_compiled_step(monkeypatch, capsys):
+def test_the_model_agrees_with_the_traced_step(monkeypatch, capsys):
     for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"):
         monkeypatch.setenv(name, "")  # set back afterwards
     assert scaling.main(["--check", "--config=tests/tiny.py"]) == 0
@@ -122,9 +124,37 @@ def test_the_model_agrees_with_the_compiled_step(monkeypatch, capsys):
 
 
 def test_a_difference_is_an_error(capsys):
-    text = '%a = (f32[8]{0}, f32[]) all-reduce(%x, %y), replica_groups={{0,1}}, op_name="f"'
+    found = [scaling.Transfer("all-reduce", 24, 2), scaling.Transfer("all-reduce", 8, 2)]
     agreed = [scaling.Transfer("all-reduce", 32, 2)]
-    assert scaling.compared("two", text, agreed) == []
-    assert scaling.compared("two", text, []) == ["all-reduce among 2 on two"]
-    assert scaling.compared("two", "", agreed) == ["all-reduce among 2 on two"]
+    assert scaling.compare("two", found, agreed) == []
+    assert scaling.compare("two", found, []) == ["all-reduce among 2 on two"]
+    assert scaling.compare("two", [], agreed) == ["all-reduce among 2 on two"]
     assert AlexNetError("").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: lax.psum(x, "a"), ("all-reduce", 24, 2)),
+        (lambda x: lax.psum((x, x[0, 0]), ("a", "b"))[0], ("all-reduce", 24, 4)),
+        (lambda x: lax.all_gather(x, "b", tiled=True), ("all-gather", 48, 2)),
+        (lambda x: lax.psum_scatter(x, "b", tiled=True), ("reduce-scatter", 12, 2)),
+        (lambda x: lax.ppermute(x, "a", [(0, 1)]), ("collective-permute", 24, 2)),
+        (lambda x: lax.all_to_all(x, "a", 0, 0, tiled=True), ("all-to-all", 24, 2)),
+    ],
+)
+def test_collectives_are_read_from_the_traced_program(function, expected):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Auto,) * 2)
+    spec = P(("a", "b"))
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    jaxpr = jax.jit(mapped).trace(jax.ShapeDtypeStruct((8, 3), "float32")).jaxpr.jaxpr
+    assert scaling.collectives(jaxpr, dict(mesh.shape)) == [expected]
+
+
+def test_a_collective_of_an_unknown_kind_is_an_error(monkeypatch):
+    monkeypatch.setattr(scaling, "COLLECTIVES", {})
+    mesh = jax.make_mesh((2,), ("a",), (jax.sharding.AxisType.Auto,))
+    mapped = jax.shard_map(lambda x: lax.psum(x, "a"), mesh=mesh, in_specs=P("a"), out_specs=P())
+    jaxpr = jax.jit(mapped).trace(jax.ShapeDtypeStruct((2,), "float32")).jaxpr.jaxpr
+    with pytest.raises(AlexNetError, match="unknown collective psum"):
+        scaling.collectives(jaxpr, dict(mesh.shape))

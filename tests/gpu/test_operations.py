@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,11 @@ import pytest
 
 from alexnet_jax.data.pipeline import augment
 from alexnet_jax.data.pipeline.statistics import Statistics
-from alexnet_jax.kernels import compiler, convolution, elementwise
+from alexnet_jax.kernels import compiler, convolution, elementwise, normalization, pooling
 from alexnet_jax.kernels.forms import GPU, PLAIN, Forms, parse, values
-from alexnet_jax.model import alexnet, ops
-from alexnet_jax.specs import DropoutSpec
+from alexnet_jax.model import alexnet, operations
+from alexnet_jax.model.towers import LayerSharding
+from alexnet_jax.specs import DropoutSpec, FCSpec
 from bench import ours
 from tests.gpu.device import BFLOAT16, DEVICE, FLOAT32, HOST, STAND_IN, TF32, Computed, error
 
@@ -56,25 +58,29 @@ def straight_in_blocks(x, kernel, forms):
 
 
 def lrn(x, forms):
-    return ops.local_response_normalization(
+    return normalization.local_response_normalization(
         x, k=2.0, n=5, alpha=0.05, beta=0.75, towers=2, forms=forms
     )
 
 
 def lrn_of_another_power(x, forms):
-    return ops.local_response_normalization(x, k=2.0, n=5, alpha=0.05, beta=0.6, forms=forms)
+    return normalization.local_response_normalization(
+        x, k=2.0, n=5, alpha=0.05, beta=0.6, forms=forms
+    )
 
 
 def spatial_norm(x, forms):
-    return ops.spatial_response_normalization(x, size=3, alpha=0.05, beta=0.75, forms=forms)
+    return normalization.spatial_response_normalization(
+        x, size=3, alpha=0.05, beta=0.75, forms=forms
+    )
 
 
 def max_pool(x, forms):
-    return ops.max_pool(x, window=3, stride=2, rounding="ceil", forms=forms)
+    return pooling.max_pool(x, window=3, stride=2, rounding="ceil", forms=forms)
 
 
 def average_pool(x, forms):
-    return ops.average_pool(x, window=3, stride=2, rounding="ceil")
+    return pooling.average_pool(x, window=3, stride=2, rounding="ceil")
 
 
 def each_of(field: str, *cases: Case) -> list[Case]:
@@ -106,8 +112,8 @@ CASES = [
     *each_of("pool", Case("max pool", max_pool, (MAPS,))),
     Case("average pool", average_pool, (MAPS,)),
     *each_of("relu", Case("relu", elementwise.relu, (MAPS,))),
-    *(Case(name, lambda x, forms, name=name: ops.activation(x, name, forms), (MAPS,), narrow=STEPS)
-      for name in ops.ACTIVATIONS if name != "relu"),
+    *(Case(name, lambda x, forms, name=name: operations.ACTIVATIONS[name].apply(x, forms), (MAPS,), narrow=STEPS)
+      for name in operations.ACTIVATIONS if name != "relu"),
 ]  # fmt: skip
 KINDS = {
     "highest": FLOAT32,
@@ -196,14 +202,20 @@ def test_tied_maxima_get_the_gradient_that_they_get_on_a_cpu(form, dtype):
     assert (found[1] != 0).tolist() == (expected[1] != 0).tolist()
 
 
+FC = FCSpec(4096, groups=1, init_std=0.1, bias=1.0, before=(), then=("dropout",))
+
+
 @pytest.mark.parametrize("rate", [0.5, 0.3])
 @pytest.mark.parametrize("exact", [True, False], ids=["a key for each example", "one key"])
 def test_dropout_draws_the_same_mask_on_every_device(rate, exact):
     spec = DropoutSpec(rate=rate, scale_at="test")
 
     def run(x, key):
-        keys = alexnet._DropoutKeys(jax.random.split(key, len(x)) if exact else key)
-        return alexnet._dropout(x, spec, True, keys, False)
+        keys = alexnet.DropoutKeys(jax.random.split(key, len(x)) if exact else key)
+        layer: Any = SimpleNamespace(model=SimpleNamespace(dropout=spec), sharding=LayerSharding())
+        node = operations.Node("fc6", FC, "dropout", operations.OPERATIONS["dropout"])
+        call = operations.Call(node, True, keys.next, x.dtype, towers=1)
+        return node.operation.apply(layer, x, call)
 
     given = np.ones((64, 4096), np.float32), jax.random.key(3)
     masks = [np.asarray(jax.jit(run)(*jax.device_put(given, d))) for d in (DEVICE, HOST)]

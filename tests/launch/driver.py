@@ -1,4 +1,4 @@
-"""`python -m launch.sweep` with one more sweep, `faulty`: a process of its own, as forking and threads do not mix."""
+"""`alexnet sweep` with one more sweep, `faulty`: a process of its own, as forking and threads do not mix."""
 
 from alexnet_jax import cli
 from configs import sweeps

@@ -57,7 +57,7 @@ def test_differences_come_with_intervals_and_what_was_published(every):
     assert worse.difference and worse.difference.mean == pytest.approx(0.06)
     assert worse.difference.low > 0.03
     assert worse.p is not None and same.p is not None and worse.p < 0.01 < same.p
-    assert missing.top1 == () and missing.wanted == 1
+    assert missing.top1 == () and missing.seeds == 1
     assert worse.claim and worse.claim.paper == "+1.4 / +1.2 (§3.3)"
 
 

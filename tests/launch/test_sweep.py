@@ -1,4 +1,4 @@
-"""The launcher without a single run: which runs there are, what state each is in, what would be started."""
+"""The launcher without starting runs: which runs there are, their states, and which would be started."""
 
 import json
 import shlex
@@ -21,7 +21,7 @@ ALIVE = {"host": "here", "heartbeat": "2012-09-30T12:00:00Z"}
 
 
 def record(run: runs.Run, *ends: tuple[int | None, int]) -> None:
-    """What the disk says after starts that ended with (exit code, saved step); None: whoever watched was killed."""
+    """Write the files of starts that ended with (exit code, saved step); code None: the launcher was killed."""
     run.folder.mkdir(parents=True, exist_ok=True)
     starts = [
         {"time": "t"} | ({"code": code, "saved_step": step} if code is not None else {})
@@ -267,7 +267,7 @@ def test_the_batch_script_asks_for_what_was_said(tmp_path):
 def test_of_several_processes_the_code_counts_that_says_why(ends, code, counts):
     said = [f"srun: error: node{i}: task {i}: Exited with exit code {c}" for i, c in ends]
     said.insert(1, "srun: error: node2: task 1: Killed")
-    assert member.why(code, "\n".join(["step 4/48", *said, ""])) == counts
+    assert member.exit_code(code, "\n".join(["step 4/48", *said, ""])) == counts
 
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):

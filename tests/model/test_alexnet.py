@@ -10,8 +10,10 @@ import pytest
 
 from alexnet_jax import config
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.kernels import compiler
-from alexnet_jax.model import alexnet, geometry, ops
+from alexnet_jax.kernels import compiler, normalization, pooling
+from alexnet_jax.kernels.forms import PLAIN
+from alexnet_jax.model import alexnet, geometry
+from alexnet_jax.model.operations import ACTIVATIONS
 from alexnet_jax.specs import ConvSpec, DropoutSpec, FCSpec, PoolSpec
 from configs import paper
 
@@ -145,8 +147,10 @@ def test_operations_are_carried_out_in_the_order_of_the_row():
     network, variables = build(model)
     _, features = apply(network, variables, images(), train=False)
     linear = features["conv1/linear"]
-    lrn = ops.local_response_normalization(linear, k=2.0, n=5, alpha=1e-4, beta=0.75, towers=2)
-    pooled = ops.max_pool(lrn, window=3, stride=2, rounding="ceil")
+    lrn = normalization.local_response_normalization(
+        linear, k=2.0, n=5, alpha=1e-4, beta=0.75, towers=2
+    )
+    pooled = pooling.max_pool(lrn, window=3, stride=2, rounding="ceil")
     np.testing.assert_allclose(
         features["conv1"], np.maximum(np.asarray(pooled), 0), rtol=1e-5, atol=1e-6
     )
@@ -226,6 +230,16 @@ def test_towers_do_not_see_each_other_before_they_meet():
     assert np.all(np.asarray(before["fc3/linear"] != after["fc3/linear"])[:, 3:])
 
 
+def test_a_dense_layer_with_groups_joins_the_arrays_of_the_towers():
+    model = with_row(tiny_model(), "fc3", groups=2)
+    _, variables = build(model)
+    network = alexnet.AlexNet(model, forms=dataclasses.replace(PLAIN, towers="apart"))
+    logits, _ = jax.eval_shape(
+        lambda v: network.apply(v, images(), train=True, example_keys=keys()), variables
+    )
+    assert logits.shape == (2, 3)
+
+
 def test_groups_that_do_not_divide_the_maps_are_refused():
     model = with_row(tiny_model(), "fc3", groups=5, features=10)
     with pytest.raises(ConfigError, match="fc3: groups=5"):
@@ -301,7 +315,7 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits():
     "activation",
     [
         pytest.param(name, marks=() if name in ("relu", "tanh") else pytest.mark.full)
-        for name in sorted(ops.ACTIVATIONS)
+        for name in sorted(ACTIVATIONS)
     ],
 )
 def test_every_activation_and_pool_trains(activation):

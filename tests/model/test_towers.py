@@ -8,10 +8,11 @@ from alexnet_jax import config
 from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import predict_step
-from alexnet_jax.model import geometry, ops
+from alexnet_jax.kernels import normalization, windows
+from alexnet_jax.model import geometry
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.towers import with_neighbors
+from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.train import checkpoint, schedule, state, step
 from bench import ours
 from tests import tiny
@@ -108,14 +109,13 @@ def test_lrn_over_all_maps_and_its_gradient_are_those_of_one_device(n, towers):
     generator = np.random.default_rng(n)
     x, gradient = generator.normal(size=(2, 2, 3, 3, 4 * towers)).astype(np.float32)
     mesh = parallel.device_mesh(jax.devices()[:towers], towers)
-    before, after = geometry.lrn_reach(n)
+    before, after = windows.lrn_reach(n)
 
     def whole(x):
-        return ops.local_response_normalization(x, n=n, **CONSTANTS)
+        return normalization.local_response_normalization(x, n=n, **CONSTANTS)
 
     def part(x):
-        y = whole(with_neighbors(x, before, after))
-        return y[..., before : before + x.shape[-1]]
+        return LayerSharding(towers).with_neighbors(whole, x, before, after)
 
     place = jax.P(None, None, None, parallel.TOWER)
     apart = jax.shard_map(part, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
@@ -127,7 +127,7 @@ def test_lrn_over_all_maps_and_its_gradient_are_those_of_one_device(n, towers):
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
     if n > 1:  # and not those of windows that end with their tower
-        within = ops.local_response_normalization(x, n=n, towers=towers, **CONSTANTS)
+        within = normalization.local_response_normalization(x, n=n, towers=towers, **CONSTANTS)
         assert np.abs(within - expected[0]).max() > 1e-2
 
 

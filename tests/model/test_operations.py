@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels import normalization, pooling, windows
 from alexnet_jax.kernels.forms import CPU, GPU
-from alexnet_jax.model import geometry, ops
+from alexnet_jax.model import operations
+from alexnet_jax.model.operations import ACTIVATIONS
+from alexnet_jax.specs import FCSpec, Registered
 
 # float32 against float64 loops; sums of at most 25 terms.
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=1e-5)
@@ -69,7 +72,7 @@ def lrn_loop(x, *, k, n, alpha, beta, towers):
 def test_lrn_and_its_gradient_match_the_loop(n, towers):
     constants: dict[str, Any] = dict(k=1.5, n=n, alpha=0.2, beta=0.75, towers=towers)
     assert_matches(
-        lambda x: ops.local_response_normalization(x, **constants),
+        lambda x: normalization.local_response_normalization(x, **constants),
         lambda x: lrn_loop(x, **constants),
         normal(2, 1, 2, 12, scale=2.0),
     )
@@ -78,7 +81,7 @@ def test_lrn_and_its_gradient_match_the_loop(n, towers):
 def test_lrn_with_another_beta_and_a_window_wider_than_the_maps():
     constants: dict[str, Any] = dict(k=2.0, n=7, alpha=0.3, beta=0.6, towers=2)
     assert_matches(
-        lambda x: ops.local_response_normalization(x, **constants),
+        lambda x: normalization.local_response_normalization(x, **constants),
         lambda x: lrn_loop(x, **constants),
         normal(1, 2, 2, 6),
     )
@@ -96,7 +99,9 @@ def test_lrn_gradient_matches_the_formula_of_the_2012_program():
         received = sum(gradient[:, g] * y[:, g] / bracket[:, g] for g in seen_by)
         expected[:, f] -= 2 * beta * alpha * x[:, f] * received
     _, result = forward_and_back(
-        lambda x: ops.local_response_normalization(x, k=k, n=n, alpha=alpha, beta=beta), x, gradient
+        lambda x: normalization.local_response_normalization(x, k=k, n=n, alpha=alpha, beta=beta),
+        x,
+        gradient,
     )
     np.testing.assert_allclose(result, expected, **CLOSE)
 
@@ -104,7 +109,8 @@ def test_lrn_gradient_matches_the_formula_of_the_2012_program():
 def test_lrn_keeps_only_its_input_for_the_gradient():
     x = normal(2, 3, 3, 8)
     _, pullback = jax.vjp(
-        lambda x: ops.local_response_normalization(x, k=2.0, n=5, alpha=1e-4, beta=0.75), x
+        lambda x: normalization.local_response_normalization(x, k=2.0, n=5, alpha=1e-4, beta=0.75),
+        x,
     )
     kept = [leaf for leaf in jax.tree.leaves(pullback) if getattr(leaf, "size", 0) > 1]
     assert len(kept) == 1 and kept[0].size == x.size
@@ -116,7 +122,7 @@ def test_lrn_in_bfloat16_stays_within_its_rounding():
     constants: dict[str, Any] = dict(k=1.0, n=5, alpha=0.1, beta=0.75, towers=2)
 
     def operation(x):
-        return ops.local_response_normalization(x, **constants)
+        return normalization.local_response_normalization(x, **constants)
 
     y, gradient = forward_and_back(operation, x, jnp.ones_like(x))
     assert y.dtype == jnp.bfloat16
@@ -141,14 +147,14 @@ def test_spatial_normalization_and_its_gradient_match_the_loop(size):
         return y
 
     def operation(x):
-        return ops.spatial_response_normalization(x, size=size, alpha=0.2, beta=0.75)
+        return normalization.spatial_response_normalization(x, size=size, alpha=0.2, beta=0.75)
 
     assert_matches(operation, loop, normal(2, 5, 4, 3))
 
 
 def test_lrn_constants_agree_with_torch_in_pytorch_s_own_formula():
     # nn.LocalResponseNorm(size, alpha, beta, k): alpha / size per term.
-    assert ops.lrn_constants("torch", size=5, alpha=1e-4, beta=0.75, k=2.0) == dict(
+    assert normalization.lrn_constants("torch", size=5, alpha=1e-4, beta=0.75, k=2.0) == dict(
         k=2.0, n=5, alpha=1e-4 / 5, beta=0.75
     )
 
@@ -165,18 +171,18 @@ def test_lrn_constants_agree_with_torch_in_pytorch_s_own_formula():
     ],
 )
 def test_lrn_constants_of_each_framework(framework, size, n, alpha):
-    constants = ops.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
+    constants = normalization.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
     assert constants == dict(k=2.0, n=n, alpha=pytest.approx(alpha), beta=0.75)
 
 
 @pytest.mark.parametrize(("framework", "size"), [("keras", 5), ("caffe", 4), ("matconvnet", 4)])
 def test_lrn_constants_refuse_what_has_no_equal(framework, size):
     with pytest.raises(ConfigError, match=framework):
-        ops.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
+        normalization.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
 
 
 def pool_loop(x, window, stride, rounding, reduce):
-    height, width = (geometry.pool_size(s, window, stride, rounding) for s in x.shape[1:3])
+    height, width = (windows.pool_size(s, window, stride, rounding) for s in x.shape[1:3])
     y = np.zeros((x.shape[0], height, width, x.shape[3]))
     for i in range(height):
         for j in range(width):
@@ -196,7 +202,7 @@ SIZE = (8, 5)
 @pytest.mark.parametrize(("window", "stride", "rounding"), POOLS)
 @pytest.mark.parametrize("kind", ["max", "average"])
 def test_pools_and_their_gradients_match_the_loop(window, stride, rounding, kind):
-    operation = ops.max_pool if kind == "max" else ops.average_pool
+    operation = pooling.max_pool if kind == "max" else pooling.average_pool
     reduce = np.max if kind == "max" else np.mean
     # Distinct values far apart, so that no difference crosses a tie.
     x = np.random.default_rng(0).permutation(4 * SIZE[0] * SIZE[1]).astype(np.float32) / 16
@@ -221,7 +227,7 @@ def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding, form
         tied = x[:, rows, columns] == y[:, i : i + 1, j : j + 1]
         expected[:, rows, columns] += tied * cotangent[:, i : i + 1, j : j + 1]
     _, gradient = forward_and_back(
-        lambda x: ops.max_pool(x, window=window, stride=stride, rounding=rounding, forms=forms),
+        lambda x: pooling.max_pool(x, window=window, stride=stride, rounding=rounding, forms=forms),
         x,
         cotangent,
     )
@@ -230,7 +236,7 @@ def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding, form
 
 def test_max_pool_in_bfloat16_is_exact_and_its_gradient_rounds_only_sums():
     def operation(x):
-        return ops.max_pool(x, window=3, stride=2, rounding="ceil")
+        return pooling.max_pool(x, window=3, stride=2, rounding="ceil")
 
     # Distinct values of 8 bits; all gradients of one sign, so that no sum cancels.
     values = np.random.default_rng(0).permuted(np.tile(np.arange(49), (16, 1)), axis=1)
@@ -250,7 +256,7 @@ def test_of_tied_bfloat16_maxima_the_first_alone_gets_the_gradient(form):
     forms = dataclasses.replace(CPU, pool=form)
     x = jnp.zeros((1, 4, 4, 1), jnp.bfloat16)
     _, gradient = forward_and_back(
-        lambda x: ops.max_pool(x, window=2, stride=2, rounding="ceil", forms=forms),
+        lambda x: pooling.max_pool(x, window=2, stride=2, rounding="ceil", forms=forms),
         x,
         jnp.ones((1, 2, 2, 1), jnp.bfloat16),
     )
@@ -281,8 +287,8 @@ def test_gradients_of_lrn_and_pool_in_bfloat16_weigh_what_they_do_in_float32(con
 
     def norms(x, forms):
         def operation(x):
-            y = ops.local_response_normalization(x, **lrn, forms=forms, dtype=jnp.float32)
-            return ops.max_pool(y, **pool, forms=forms, dtype=x.dtype)
+            y = normalization.local_response_normalization(x, **lrn, forms=forms, dtype=jnp.float32)
+            return pooling.max_pool(y, **pool, forms=forms, dtype=x.dtype)
 
         y = jax.eval_shape(operation, x)
         cotangent = jnp.asarray(normal(*y.shape), x.dtype)
@@ -297,7 +303,7 @@ def test_gradients_of_lrn_and_pool_in_bfloat16_weigh_what_they_do_in_float32(con
 
 def test_max_pool_gradient_has_no_select_and_scatter():
     def loss(x):
-        return jnp.sum(ops.max_pool(x, window=3, stride=2, rounding="ceil"))
+        return jnp.sum(pooling.max_pool(x, window=3, stride=2, rounding="ceil"))
 
     text = jax.jit(jax.grad(loss)).lower(jnp.zeros((1, 13, 13, 8))).as_text()
     assert "scatter" not in text and "reduce_window" not in text
@@ -305,7 +311,7 @@ def test_max_pool_gradient_has_no_select_and_scatter():
 
 def test_a_pool_whose_last_window_is_empty_is_refused():
     with pytest.raises(ConfigError, match="empty last window"):
-        ops.max_pool(np.zeros((1, 5, 5, 1), np.float32), window=1, stride=3, rounding="ceil")
+        pooling.max_pool(np.zeros((1, 5, 5, 1), np.float32), window=1, stride=3, rounding="ceil")
 
 
 @pytest.mark.parametrize(
@@ -321,8 +327,33 @@ def test_a_pool_whose_last_window_is_empty_is_refused():
 )
 def test_activations_match_their_equations(name, equation):
     x = np.concatenate([np.linspace(-5, 5, 21)[:10], np.linspace(-5, 5, 21)[11:]])
-    assert_matches(ops.ACTIVATIONS[name], equation, x.astype(np.float32))
+    assert_matches(lambda x: ACTIVATIONS[name].apply(x, CPU), equation, x.astype(np.float32))
 
 
 def test_relu_passes_no_gradient_at_zero():
-    assert jax.grad(ops.ACTIVATIONS["relu"])(0.0) == 0.0
+    assert jax.grad(lambda x: ACTIVATIONS["relu"].apply(x, CPU))(0.0) == 0.0
+
+
+def test_an_operation_needs_no_more_than_a_name_and_its_function():
+    class Halve(operations.Operation):
+        name = "halve"
+
+        def apply(self, layer, x, call):
+            return x / 2
+
+    spec = FCSpec(4, groups=1, init_std=0.1, bias=0.0, before=("halve",), then=("halve",))
+    before = operations.Node("fc6", spec, "before/halve", Halve())
+    model: Any = None
+    assert (before.feature, before.prefix, before.path) == (
+        "fc6/before/halve", "before_", "config.model.fcs.fc6",
+    )  # fmt: skip
+    assert before.operation.output(before, model, operations.Maps(6, 8)) == (6, 8)
+    assert before.operation.describe(before, model) == "halve"
+    with pytest.raises(ConfigError, match="layer fc6: halve cannot be exported to ONNX"):
+        before.operation.to_onnx(operations.Graph(), before, "x")
+
+
+def test_names_in_configs_are_those_of_the_registry():
+    assert "spatial_norm" in operations.names(Registered("operation"))
+    assert operations.names(Registered("dense operation")) == ("act", "batch_norm", "dropout")
+    assert operations.names(Registered("activation")) == tuple(ACTIVATIONS)

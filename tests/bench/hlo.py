@@ -1,7 +1,7 @@
-"""Facts of a compiled program, read from its HLO: `compiled.as_text()`.
+"""Read shapes, collectives and aliasing of a compiled program from its HLO text, `compiled.as_text()`.
 
-JAX gives no other access to them: its objects for HLO instructions have names and opcodes, but neither shapes nor
-replica groups, and StableHLO is the program before XLA partitions it and combines its collectives.
+JAX gives no other access: its objects for HLO instructions have neither shapes nor replica groups, and StableHLO is
+the program before XLA partitions it and combines its collectives.
 """
 
 import math

@@ -1,0 +1,55 @@
+"""The maps of each group as an array of their own, between layers with groups (Forms.towers = 'apart').
+
+Nothing is split and joined then where grouped convolutions follow one another. Such outputs are a tuple of arrays; this
+module and `Conv.apply` alone handle tuples.
+"""
+
+from typing import Any, cast
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alexnet_jax.kernels import convolution
+from alexnet_jax.kernels.forms import Forms
+from alexnet_jax.model.operations import Call, Operation
+from alexnet_jax.model.towers import LayerSharding
+from alexnet_jax.specs import ConvSpec, ModelSpec
+
+Grouped = Array | tuple[Array, ...]
+
+
+def arrays_after(name: str, model: ModelSpec, forms: Forms, sharding: LayerSharding) -> int:
+    """In how many arrays the outputs of layer `name` go to the layer after it."""
+    names = [layer for layer, _ in model.layers]
+    following = dict(zip(names, [layer for _, layer in model.layers[1:]], strict=False)).get(name)
+    if forms.towers == "joined" or sharding.devices > 1 or not isinstance(following, ConvSpec):
+        return 1
+    return following.groups if following.groups == model.towers else 1
+
+
+def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) -> Grouped:
+    """`operation` of `layer` on `x`; with `arrays` above 1 the result is in that many."""
+    if operation.takes_groups:
+        return operation.apply(layer, cast(Any, x), call)
+    if arrays > 1 and not isinstance(x, tuple):
+        x = tuple(convolution.split(x, arrays))
+    if not isinstance(x, tuple):
+        return operation.apply(layer, x, call)
+    if operation.mixes_groups(layer.model):
+        return tuple(convolution.split(operation.apply(layer, joined(x), call), len(x)))
+    call = call._replace(towers=call.towers // len(x))
+    return tuple(operation.apply(layer, part, call) for part in x)
+
+
+def joined(x: Grouped, *, unless: int = 1) -> Any:
+    """One array of the arrays of several groups; as they are if there are `unless` of them."""
+    return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) and len(x) != unless else x
+
+
+def perturb(layer, name: str, x: Grouped) -> Grouped:
+    """`x`, to which a caller may add something under this name (flax's `perturb`)."""
+    if not isinstance(x, tuple):
+        return layer.perturb(name, x)
+    if not layer.has_variable("perturbations", name):
+        return x
+    return tuple(convolution.split(layer.perturb(name, joined(x)), len(x)))

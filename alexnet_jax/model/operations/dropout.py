@@ -1,0 +1,54 @@
+"""Dropout (§4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alexnet_jax.model.operations.base import Operation
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Key
+
+
+class Dropout(Operation):
+    """§4.2: zero with probability `rate`; a factor makes up for it, at test time or at once."""
+
+    name = "dropout"
+    on_dense = True
+
+    def apply(self, layer, x, call):
+        import jax.numpy as jnp
+
+        dropout = layer.model.dropout
+        keep = 1 - dropout.rate
+        if dropout.rate == 0:
+            return x
+        if not call.train:
+            return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
+        key = call.next_key()
+        mask = layer.sharding.local(
+            lambda shape: _mask(key, keep, shape), x.shape, of_inputs=bool(call.node.prefix)
+        )
+        factor = 1.0 if dropout.scale_at == "test" else 1 / keep
+        return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
+
+    def mixes_groups(self, model):
+        return True  # one mask is drawn for all maps
+
+    def to_onnx(self, graph, node, x):
+        dropout = graph.model.dropout
+        if dropout.scale_at == "train" or dropout.rate == 0:
+            return x
+        keep = graph.constant(f"{node.feature}/keep", 1 - dropout.rate)
+        return graph.add(node.feature, "Mul", x, keep)
+
+
+def _mask(key: Key[Array, "*b"], keep: float, shape: tuple[int, ...]) -> Bool[Array, "b *place c"]:
+    """True with probability `keep`; a mask for each example by its key, or all by one key."""
+    import jax
+
+    if key.ndim:
+        return jax.vmap(lambda key: jax.random.bernoulli(key, keep, shape[1:]))(key)
+    if (256 * keep).is_integer():  # 8 random bits a value are enough
+        return jax.random.bits(key, shape, "uint8") < int(256 * keep)
+    return jax.random.bernoulli(key, keep, shape)

@@ -1,0 +1,43 @@
+"""Locally-connected layers: convolutions whose kernels differ from place to place."""
+
+from __future__ import annotations
+
+import functools
+
+from alexnet_jax.kernels.windows import conv_size
+from alexnet_jax.model.operations.conv import Conv
+
+
+class Local(Conv):
+    name = "local"
+    takes_groups = False
+
+    def apply(self, layer, x, call):
+        from alexnet_jax.kernels import elementwise
+
+        spec = layer.spec
+        places = tuple(conv_size(s, spec.kernel, spec.stride, spec.pad) for s in x.shape[1:3])
+        shape = (*places, spec.kernel, spec.kernel, x.shape[-1], layer.features)
+        kernel, bias = layer.weights(shape, (*places, layer.features), copies=len(places))
+        return elementwise.add_bias(self._function(spec)(x, kernel), bias, layer.forms)
+
+    def _function(self, spec, **options):
+        from alexnet_jax.kernels import convolution
+
+        return functools.partial(
+            convolution.locally_connected, stride=spec.stride, pad=spec.pad, **options
+        )
+
+    def _inverted(self, spec):
+        return {}
+
+    def parameters(self, node, model, inputs):
+        places = self.output(node, model, inputs).size ** 2
+        return super().parameters(node, model, inputs) * places
+
+    def faults(self, node, model):
+        if node.spec.groups != 1:
+            yield f"{node.path}: a local layer has no groups"
+
+    def to_onnx(self, graph, node, x):
+        return super(Conv, self).to_onnx(graph, node, x)

@@ -1,0 +1,103 @@
+"""Pooling (§3.4), overlapping where the window is larger than the stride."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.kernels.windows import pool_size
+from alexnet_jax.model.operations.base import Maps, Operation, Window
+from alexnet_jax.specs import PoolSpec
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class Pool(Operation):
+    name = "pool"
+    compares = True
+    has_own_line = True
+
+    def apply(self, layer, x, call):
+        from alexnet_jax.kernels import pooling
+
+        pool = layer.spec.pool
+        sides = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
+        if pool.kind == "average":
+            return pooling.average_pool(x, **sides, dtype=call.dtype)
+        return pooling.max_pool(x, **sides, forms=layer.forms, dtype=call.dtype)
+
+    def output(self, node, model, inputs):
+        pool, size = node.spec.pool, inputs.size
+        outputs = pool_size(size, pool.window, pool.stride, pool.rounding)
+        if size < pool.window:
+            raise ConfigError(
+                f"{node.path}.pool: window {pool.window} is larger than its {size}x{size} maps; "
+                "use larger images (augment.crop_size)"
+            )
+        if (outputs - 1) * pool.stride >= size:
+            raise ConfigError(
+                f"{node.path}.pool: its last window lies beyond the {size}x{size} maps; use rounding='floor'"
+            )
+        return Maps(outputs, inputs.channels)
+
+    def window(self, node):
+        return Window(node.spec.pool.window, node.spec.pool.stride, 0)
+
+    def describe(self, node, model):
+        pool = node.spec.pool
+        return f"{pool.kind} {pool.window}x{pool.window}/{pool.stride}"
+
+    def faults(self, node, model):
+        if node.spec.pool is None:
+            yield f"{node.path} says 'pool' but has no pool"
+        if node.spec.ops.count("pool") > 1:
+            yield f"{node.path}.then: a layer has one pool at most"
+
+    def to_onnx(self, graph, node, x):
+        """A last window that hangs over the border sees padding, which neither maxima nor means count."""
+        pool, size = node.spec.pool, graph.size(node)
+        count = pool_size(size, pool.window, pool.stride, pool.rounding)
+        over = max((count - 1) * pool.stride + pool.window - size, 0)
+        kind = "MaxPool" if pool.kind == "max" else "AveragePool"
+        return graph.add(node.feature, kind, x, kernel_shape=[pool.window] * 2,
+                         strides=[pool.stride] * 2, pads=[0, 0, over, over])  # fmt: skip
+
+    def invert(self, x, inversion):
+        return unpool(inversion.inputs, x, inversion.node.spec.pool)
+
+
+def unpool(
+    inputs: Float[Array, "b h w c"], x: Float[Array, "b oh ow c"], pool: PoolSpec
+) -> Float[Array, "b h w c"]:
+    """`x` at the outputs of a pool -> at its `inputs`: at the first maximum of each window, or spread equally."""
+    import jax
+    import jax.numpy as jnp
+    from jax import lax
+
+    from alexnet_jax.kernels import pooling
+
+    window, stride = pool.window, pool.stride
+    if pool.kind == "average":
+
+        def average(inputs):
+            return pooling.average_pool(
+                inputs, window=window, stride=stride, rounding=pool.rounding
+            )
+
+        return jax.vjp(average, inputs)[1](x)[0]
+
+    # A last window may hang over the border: nothing there is the maximum.
+    over = [
+        max((count - 1) * stride + window - size, 0)
+        for count, size in zip(x.shape[1:3], inputs.shape[1:3], strict=True)
+    ]
+
+    def maximum(inputs):
+        return lax.reduce_window(
+            inputs, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1),
+            ((0, 0), (0, over[0]), (0, over[1]), (0, 0)),
+        )  # fmt: skip
+
+    # Its gradient goes to the first maximum of a window; that of pooling.max_pool goes to all.
+    return jax.vjp(maximum, inputs)[1](x)[0]

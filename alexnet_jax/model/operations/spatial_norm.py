@@ -1,0 +1,32 @@
+"""Response normalization over places of one map, of the 2012 program."""
+
+from __future__ import annotations
+
+from alexnet_jax.model.operations.base import Operation
+
+
+class SpatialNorm(Operation):
+    name = "spatial_norm"
+    widens = True
+
+    def apply(self, layer, x, call):
+        from alexnet_jax.kernels import normalization
+
+        s = layer.model.spatial_norm
+        return normalization.spatial_response_normalization(
+            x, size=s.size, alpha=s.alpha, beta=s.beta, forms=layer.forms, dtype=call.dtype
+        )
+
+    def to_onnx(self, graph, node, x):
+        """x / (1 + alpha * sum of x^2 over size x size places)^beta: the sum is a mean that counts the padding."""
+        norm, name = graph.model.spatial_norm, node.feature
+        before, after = norm.size // 2, norm.size - 1 - norm.size // 2
+        squares = graph.add(f"{name}/squares", "Mul", x, x)
+        means = graph.add(f"{name}/means", "AveragePool", squares, kernel_shape=[norm.size] * 2,
+                          pads=[before, before, after, after], count_include_pad=1)  # fmt: skip
+        alpha = graph.constant(f"{name}/alpha", norm.alpha * norm.size**2)
+        sums = graph.add(f"{name}/sums", "Mul", means, alpha)
+        bracket = graph.add(f"{name}/bracket", "Add", sums, graph.constant(f"{name}/one", 1))
+        beta = graph.constant(f"{name}/beta", norm.beta)
+        power = graph.add(f"{name}/power", "Pow", bracket, beta)
+        return graph.add(name, "Div", x, power)
