@@ -1,4 +1,4 @@
-"""Stages and their limits, with commands that do next to nothing; the list of stages; the page of a record."""
+"""Stages and their limits, with trivial commands; the list of stages; the page of a record."""
 
 import importlib
 import json
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage(name: str, script: str, limit=20.0, folder: Path | None = None, **others) -> Stage:
-    """One that runs `script` in a shell; with `folder` its result is folder/NAME.json."""
+    """A stage that runs `script` in a shell; with `folder` its result is folder/NAME.json."""
     result = (lambda: gpu._json(folder / f"{name}.json")) if folder else lambda: None
     return Stage(name, name.title(), ["bash", "-c", script], 1.0, limit, result, **others)
 
 
 def carry_out(some, folder, limit=math.inf):
-    """(exit code, the record, what was saved each time)."""
+    """Returns (exit code, record, all saved records)."""
     record, saved = {}, []
     code = stages.execute(
         some, record, folder, limit, dict(os.environ), lambda: saved.append(json.dumps(record))
@@ -65,7 +65,7 @@ def test_half_a_result_is_none(tmp_path):
 
 
 def is_alive(process: int) -> bool:
-    """After a moment, as the kernel may need one."""
+    """Wait a moment, as the kernel may need one."""
     for _ in range(100):
         try:
             if Path(f"/proc/{process}/stat").read_text().split(") ")[-1][0] == "Z":
@@ -131,7 +131,7 @@ def test_a_signal_loses_only_what_was_running(number, code, tmp_path):
 
 
 class ReachedError(Exception):
-    """A command understood its arguments, and would have begun to measure."""
+    """A command accepted its arguments, and would begin to measure."""
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -185,7 +185,7 @@ def test_with_data_there_are_runs_that_go_on(tmp_path):
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Three stages of no time; the second fails as long as there is a file 'fail'."""
+    """Three trivial stages; the second fails while there is a file 'fail'."""
     made = [
         stage("tests", "true"),
         stage("nets", f"if [ -e {tmp_path}/fail ]; then exit 1; fi"),
@@ -242,7 +242,7 @@ def test_without_a_gpu_there_is_one_line(gpus, who, monkeypatch):
 
 @pytest.mark.full
 def test_the_whole_at_toy_size(tmp_path):
-    """What `GPU_DRY=1 make gpu` runs: two to four minutes of two cores."""
+    """The stages of `GPU_DRY=1 make gpu`: two to four minutes on two cores."""
     command = [sys.executable, "-m", "bench.gpu", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"GPU_DRY": "1"}, check=True, timeout=900)
     (path,) = tmp_path.glob("*.json")

@@ -1,4 +1,4 @@
-"""Programs that take turns, without running the big network; and their order, ratios and table."""
+"""Programs in alternation, with trivial workers: order, ratios and table."""
 
 import json
 import os
@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def turns(monkeypatch, tmp_path):
-    """The file that lists who measured, in order; workers are replaced by ones that do nothing."""
+    """The file that lists measurements in order; workers are replaced by trivial ones."""
     path = tmp_path / "turns"
 
     def start(program, device, errors):
@@ -196,7 +196,7 @@ def test_on_a_gpu_a_program_must_not_fall_back_to_the_cpu(monkeypatch):
 
 
 def started(arguments, device, monkeypatch) -> tuple:
-    """(options, programs at batch 8, facts) with which the bench would measure."""
+    """The options, programs at batch 8 and facts of a benchmark."""
     found = []
     monkeypatch.setattr(util, "find_spec", lambda name: "installed")
     monkeypatch.setattr(hardware, "device", lambda: device)
