@@ -92,7 +92,7 @@ Views = typing.Literal["center", "ten", "nine", "dense"]
 VIEWS: tuple[str, ...] = typing.get_args(Views)
 
 
-def seen(view: str) -> str:
+def views_in_words(view: str) -> str:
     """One of VIEWS in words, such as "center crop" and "ten views"."""
     return "center crop" if view == "center" else f"{view} views"
 

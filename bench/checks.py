@@ -79,7 +79,7 @@ def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]
         for number in range(steps):
             watchdog.beat()
             current, metrics = checked(current, on_device, rates)
-            hashed = batches.chain(hashed, batch.labels, batch.indices, batch.epochs)
+            hashed = batches.update_batch_digest(hashed, batch.labels, batch.indices, batch.epochs)
             meter.add(number, metrics)
             watchdog.beat(step=True)
             signals.poll()

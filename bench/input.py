@@ -158,7 +158,7 @@ def _read(images: Any, labels: np.ndarray, count: int) -> int:
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
         )
-        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
         _ = images[indices]
     return count // BATCH * BATCH
 
@@ -172,7 +172,7 @@ def _order_and_hash() -> float:
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
         )
-        hashed = batches.chain(hashed, labels[indices], indices, epochs)
+        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
     return (time.perf_counter() - begin) / steps
 
 

@@ -6,14 +6,13 @@ HASH.lock (held by the process that executes it).
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
@@ -97,7 +96,7 @@ def state(run: Run) -> State:
     """Read the state of a run that is in no queue."""
     status = reading.read_status(run.folder)
     step, starts = status.get("saved_step", 0) if status else 0, _starts(run)
-    if _is_locked(run):
+    if files.is_locked(_lock_path(run)):
         return State("running", None, status.get("step", 0) if status else 0)
     if status and status["state"] == "finished" and (run.folder / "results.json").exists():
         return State("finished", 0, step)
@@ -198,30 +197,19 @@ def locked(run: Run) -> Iterator[bool]:
             file.close()
 
 
-def take_lock(run: Run) -> IO[str] | None:
+def take_lock(run: Run) -> BinaryIO | None:
     """Lock a run: the open lock file, to be closed at the end of the run, or None if another process has it."""
-    path = run.record.with_suffix(".lock")
+    path = _lock_path(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115 - closing it releases the lock
+        for _ in range(5):
+            if lock := files.lock(path):
+                return lock
+            time.sleep(0.02)  # perhaps another launcher that only reads the state
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
-    for _ in range(5):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:  # perhaps another launcher that only reads the state
-            time.sleep(0.02)
-    file.close()
     return None
 
 
-def _is_locked(run: Run) -> bool:
-    if not run.record.with_suffix(".lock").exists():
-        return False
-    with open(run.record.with_suffix(".lock")) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+def _lock_path(run: Run) -> Path:
+    return run.record.with_suffix(".lock")

@@ -25,7 +25,7 @@ LAYERS = {
     "data.prepare": {"PIL", "jaxtyping", "numpy", "rich", "scipy", "simplejpeg"},
     "pages": {"PIL", "jinja2", "markupsafe", "numpy"},
     "inference": {"jax", "jaxtyping", "numpy", "orbax", "safetensors"},
-    "train": {"flax", "jax", "jaxtyping", "numpy", "optax", "orbax", "rich", "tensorboardX"},
+    "train": {"flax", "jax", "jaxtyping", "ml_collections", "numpy", "optax", "orbax", "rich", "tensorboardX"},
     "evaluation": {"numpy", "scipy"},
     "analysis": {"PIL", "jax", "markupsafe", "matplotlib", "numpy"},
     "interop": {"jax", "numpy", "onnx", "torch"},

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, main
+from alexnet_jax import config, files, main
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
@@ -23,7 +24,7 @@ from alexnet_jax.errors import (
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints, trained
 from alexnet_jax.run import reading, workdir
-from alexnet_jax.train import loop
+from alexnet_jax.train import prepare
 
 TINY = ["--config", "tests/tiny.py"]
 UNTIMED = ("time", "images_per_second", "data_wait_fraction")
@@ -47,7 +48,7 @@ def finished(tmp_path_factory) -> Path:
 
 def leaves(folder: Path, step: int) -> dict[str, bytes]:
     tree = checkpoints.read_state(folder / "checkpoints", step)
-    return {name: np.asarray(leaf).tobytes() for name, leaf in checkpoints.leaves(tree)}
+    return {name: np.asarray(leaf).tobytes() for name, leaf in files.flatten(tree).items()}
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -143,6 +144,38 @@ def test_same_command_after_the_end_changes_nothing(finished, capsys):
     assert "already finished" in capsys.readouterr().out
     after = {p: p.stat().st_mtime_ns for p in before}
     assert {p.name for p in before if before[p] != after[p]} <= {"config.json"}
+
+
+def mtimes(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_dry_run_prints_what_would_be_trained_and_writes_nothing(tmp_path, capsys):
+    assert train(tmp_path / "new", "--dry-run") == 0
+    said = capsys.readouterr().out
+    for row in (
+        "config      tiny",
+        "images      382 train, 128 test, 130 val; 10 classes",
+        "48 of 32 images",
+    ):
+        assert row in said
+    assert re.search(r"^parameters  \d,\d{3}$", said, re.MULTILINE), said
+    assert re.search(r"^state       \d+,\d{3} bytes$", said, re.MULTILINE), said
+    assert re.search(r"^checkpoints [\d,]+ bytes, of [\d,]+ free$", said, re.MULTILINE), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_what_a_start_would_refuse(finished, tmp_path, capsys, monkeypatch):
+    before = mtimes(finished)
+    assert train(finished, "--dry-run") == 0
+    assert "from step 48" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        train(finished, "--dry-run", "--config.seed=1")
+    assert mtimes(finished) == before
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match=r"1,048,576 are free"):
+        train(tmp_path / "new", "--dry-run")
 
 
 def test_another_config_is_refused_with_the_difference(finished):
@@ -256,10 +289,10 @@ def test_the_next_batch_that_divides_is_named(monkeypatch, devices, batch_size, 
     overrides = [f"--config.train.batch_size={batch_size}"]
     spec = config.parse(config.load("tests/tiny.py", overrides))
     if use is None:
-        assert loop.prepare(spec)[0].train.batch_size == batch_size
+        assert prepare.prepare(spec)[0].train.batch_size == batch_size
         return
     with pytest.raises(ConfigError, match=rf"{batch_size} .* {devices} devices; use {use}$"):
-        loop.prepare(spec)
+        prepare.prepare(spec)
 
 
 def test_plateau_schedule_without_validation_images_is_refused(tmp_path):
@@ -323,7 +356,7 @@ def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
     for step in checkpoints.committed_steps(tmp_path / "d" / "checkpoints"):
         tree = checkpoints.read_state(tmp_path / "d" / "checkpoints", step)
         assert all(
-            np.isfinite(leaf).all() for name, leaf in checkpoints.leaves(tree) if "params" in name
+            np.isfinite(leaf).all() for name, leaf in files.flatten(tree).items() if "params" in name
         )
 
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from alexnet_jax import config
 from alexnet_jax.analysis import curves, describe
-from alexnet_jax.config import provenance
+from alexnet_jax.config import find, provenance
 from alexnet_jax.errors import AlexNetError, StorageError, printable
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.render import render
@@ -74,7 +74,7 @@ def _differences(name: str, tree: dict[str, Any]) -> dict[str, Any]:
         return found
     base_file = provenance.argument(base)
     try:
-        other = json.loads(config.to_json(config.load(str(describe.CONFIGS / base_file), [])))
+        other = json.loads(config.to_json(config.load(str(find.folder() / base_file), [])))
     except AlexNetError as error:
         return found | {"base_error": str(error)}
     rows = [

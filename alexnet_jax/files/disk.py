@@ -44,20 +44,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path, *, wait: bool = False) -> BinaryIO | None:
-    """Lock the file `path`, made if needed, for this process until the returned file is closed.
+def lock(path: Path) -> BinaryIO | None:
+    """Lock the file `path`, made if needed, until the returned file is closed; None if another process holds it.
 
     The lock also ends with the process, however that ends. The content of the file does not change.
-
-    Args:
-        wait: wait for another process that holds the lock; otherwise return None at once.
 
     Raises:
         OSError: the file cannot be opened for writing.
     """
     file = open(path, "ab")  # noqa: SIM115 - the caller closes it
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         return None

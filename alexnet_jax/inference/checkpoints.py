@@ -1,4 +1,4 @@
-"""Committed checkpoints of a run folder, as every command reads them; train/checkpoint.py writes them."""
+"""Reading committed checkpoints of a run folder; train/checkpoint.py writes them."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,21 +19,24 @@ from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError
 from alexnet_jax.run.schemas import Commit, Meta
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
+#: Version of the format.
+SCHEMA = 1
+
 log = logging.getLogger(__name__)
 
 
-SCHEMA = 1
-
-
 def committed_steps(folder: Path) -> list[int]:
-    """Steps that have a folder, in rising order; whether it is intact is for `verify` to say."""
+    """Return the steps that have a checkpoint, in rising order; damaged ones are among them."""
     return sorted(
         int(p.name) for p in Path(folder).glob("*") if re.fullmatch("[0-9]{1,18}", p.name)
     )
 
 
 def verify(folder: Path, step: int) -> Meta:
-    """The meta.json of a checkpoint whose every file has its committed size and sum. Raises CheckpointError."""
+    """Check all files of a checkpoint against their committed sums, and return meta.json. Raises CheckpointError."""
     target = Path(folder) / str(step)
     try:
         manifest = target / "COMMIT.json"
@@ -44,7 +48,7 @@ def verify(folder: Path, step: int) -> Meta:
             raise CheckpointError(
                 f"{target} has schema {commit['schema']}, this program reads {SCHEMA}: use a newer one"
             )
-        # Written out again, the manifest must be the same text, so that no bit of it can have changed either.
+        # The manifest itself has no sum: compare its text with what would be written.
         if text != commit_text(step, commit["files"]) or "meta.json" not in commit["files"]:
             raise CheckpointError(
                 f"damaged checkpoint: {target / 'COMMIT.json'} is not what was written"
@@ -63,7 +67,7 @@ def verify(folder: Path, step: int) -> Meta:
 
 
 def read_meta(folder: Path, step: int) -> dict:
-    """meta.json of a checkpoint as it is, not verified; {} where it cannot be read."""
+    """Return meta.json of a checkpoint without verifying it; {} if it cannot be read."""
     try:
         meta = json.loads((Path(folder) / str(step) / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,10 +80,10 @@ def latest(
     step: int | None = None,
     on_damage: Callable[[int, CheckpointError], None] | None = None,
 ) -> tuple[int, Meta] | None:
-    """Step and meta.json of the newest intact checkpoint, or of `step`; None where nothing was ever saved.
+    """Return step and meta.json of the newest intact checkpoint, or of `step`; None if nothing was ever saved.
 
-    `on_damage(step, error)` hears of each damaged one that was passed by; without it a warning is logged.
-    Raises CheckpointError if the step asked for is missing or damaged, or if none is intact.
+    `on_damage(step, error)` is called for each damaged one that is skipped; without it a warning is logged.
+    Raises CheckpointError if `step` is missing or damaged, or if no checkpoint is intact.
     """
     steps = committed_steps(folder)
     if step is not None:
@@ -106,31 +110,24 @@ def latest(
 
 
 def load_variables(folder: Path, step: int) -> dict:
-    """{'params': ..., 'batch_stats': ...} of a checkpoint as nested dicts of NumPy arrays."""
+    """Return {'params': ..., 'batch_stats': ...} of a checkpoint as nested dicts of NumPy arrays."""
     tree = read_state(folder, step, ("params", "batch_stats"))
     return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
 
 
 def load_statistics(folder: Path, step: int) -> Statistics:
-    """The input statistics a checkpoint was trained with."""
+    """Return the input statistics of a checkpoint."""
     return statistics.read(Path(folder) / str(step) / "statistics.npz", error=CheckpointError)
 
 
-def best_step(steps: Iterable[int], errors: dict[int, float]) -> int | None:
-    """Of committed `steps` the first with the lowest of validation `errors`; None where there is no number."""
+def best_step(steps: Iterable[int], errors: Mapping[int, float]) -> int | None:
+    """Return the first of `steps` with the lowest validation error; None if no error is finite."""
     finite = [(errors[step], step) for step in steps if np.isfinite(errors.get(step, np.nan))]
     return min(finite)[1] if finite else None
 
 
-def leaves(tree: dict, prefix: str = ""):
-    for name, node in tree.items():
-        if isinstance(node, dict):
-            yield from leaves(node, f"{prefix}{name}/")
-        else:
-            yield prefix + name, node
-
-
-def read_state(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict:
+def read_state(folder: Path, step: int, parts: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Read the arrays of a checkpoint as nested dicts; all, or those of the top-level `parts`."""
     import orbax.checkpoint as ocp
 
     path = Path(folder).absolute() / str(step) / "state"
@@ -145,8 +142,8 @@ def read_state(folder: Path, step: int, parts: tuple[str, ...] | None = None) ->
         )
 
 
-def checkpointer():
-    """Of this process alone: orbax would wait for all, and only the leader writes."""
+def checkpointer() -> "ocp.Checkpointer":
+    """Return a checkpointer of this process alone; by default orbax waits for all, but only the primary writes."""
     import orbax.checkpoint as ocp
 
     alone = ocp.options.MultiprocessingOptions(
@@ -154,17 +151,18 @@ def checkpointer():
         active_processes={jax.process_index()},
         barrier_sync_key_prefix=f"process{jax.process_index()}",
     )
-    # A folder an array: in its database of all arrays (OCDBT) a process keeps some 9 kB of native memory a checkpoint.
+    # One folder for each array: with OCDBT, a process keeps about 9 kB of native memory for each checkpoint.
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, use_ocdbt=False)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def commit_text(step: int, files: Mapping) -> str:
+def commit_text(step: int, files: Mapping[str, Any]) -> str:
+    """Return the content of COMMIT.json."""
     return json.dumps({"schema": SCHEMA, "step": step, "files": files}, sort_keys=True)
 
 
 def sums(folder: Path, names: Iterable[str], *, sync: bool = False) -> dict[str, dict]:
-    """Size and SHA-256 of files by name; several at once, since most of the bytes are in a few large ones."""
+    """Return size and SHA-256 of files by name, computed in four threads; `sync` flushes them to the disk."""
 
     def one(name: str) -> dict:
         with open(folder / name, "rb") as file:

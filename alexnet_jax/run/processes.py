@@ -1,11 +1,12 @@
-"""Several processes, on one host or many, as one run: who they are, and what they tell each other.
+"""Distributed runs: the processes of one run, on one host or many, and how they exchange data.
 
-They find each other under SLURM (`srun -n`), or by JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and
-JAX_PROCESS_ID. Process 0 leads: it alone owns the run folder. Their connections are neither encrypted nor
+Processes find each other under SLURM (`srun -n`), or by JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and
+JAX_PROCESS_ID. Process 0 is the primary: only it writes to the run folder. Connections are neither encrypted nor
 authenticated: use them inside a trusted network.
 """
 
 import ctypes
+import dataclasses
 import functools
 import json
 import os
@@ -13,32 +14,34 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax import errors
 from alexnet_jax.errors import AlexNetError, ConfigError, StalledError
 
+#: A process without a heartbeat for this long counts as lost.
 HEARTBEAT_SECONDS = 30
-"""Without a sign of life for so long, a process counts as lost."""
 _CONNECT_SECONDS = 120
 _LEAVE_SECONDS = 5
 _LOST = b"alexnet: error[E_STALLED]: lost another process of this run, which says why; the same command continues\n"
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-class Place(NamedTuple):
-    """This process among `count`; `coordinator` is None where SLURM says it."""
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """This process: its index among the `count` of the run."""
 
     index: int
     count: int
+    #: HOST:PORT, or None where SLURM provides it.
     coordinator: str | None = None
 
 
 @functools.cache
-def place() -> Place:
-    """Read from the environment, without JAX. Raises ConfigError where that makes no sense."""
+def process() -> Process:
+    """Return this process as the environment describes it, without importing JAX. Raises ConfigError."""
     set_here = [name for name in _NAMES if os.environ.get(name)]
     if set_here:
         if len(set_here) < len(_NAMES):
@@ -49,32 +52,33 @@ def place() -> Place:
             raise ConfigError(
                 f"JAX_PROCESS_ID={index} must be below JAX_NUM_PROCESSES={count}, both whole numbers"
             )
-        return Place(int(index), int(count), address)
-    # Of the step: a batch script without srun sees SLURM_NTASKS too, and is one process.
+        return Process(int(index), int(count), address)
+    # Not SLURM_NTASKS: a batch script without srun has it too, and is one process.
     count = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if count.isdigit() and int(count) > 1 and "SLURM_PROCID" in os.environ:
-        return Place(int(os.environ["SLURM_PROCID"]), int(count))
-    return Place(0, 1)
+        return Process(int(os.environ["SLURM_PROCID"]), int(count))
+    return Process(0, 1)
 
 
-def leads() -> bool:
+def is_primary() -> bool:
     """Whether this process owns the run folder."""
-    return place().index == 0
+    return process().index == 0
 
 
-def several() -> bool:
-    return place().count > 1
+def is_distributed() -> bool:
+    """Whether the run has more than one process."""
+    return process().count > 1
 
 
 def connect() -> None:
-    """Meet the other processes; before anything else asks JAX for its devices. Raises ConfigError."""
-    if not several():
+    """Connect to the other processes; call it before JAX is asked for its devices. Raises ConfigError."""
+    if not is_distributed():
         return
     import jax
 
-    # Signals are ours to agree on, at a step (training.loop).
+    # The processes agree on signals in a step (train/agreement.py).
     jax.config.update("jax_enable_preemption_service", False)
-    here = place()
+    here = process()
     try:
         jax.distributed.initialize(
             here.coordinator,
@@ -93,16 +97,16 @@ def connect() -> None:
 
 
 def _local_device_ids() -> list[int] | None:
-    """[] where this process has the node, and so all its devices, to itself; None leaves the choice to JAX.
+    """Return [] (all devices) where this process is alone on its node, else None, which leaves the choice to JAX.
 
-    Under SLURM JAX takes the device numbered SLURM_LOCALID alone, also where no other process is there for the rest.
+    Under SLURM, JAX takes only the device numbered SLURM_LOCALID, even where no other process uses the rest.
     """
     nodes = os.environ.get("SLURM_STEP_NUM_NODES")
     return [] if nodes and nodes == os.environ.get("SLURM_STEP_NUM_TASKS") else None
 
 
 def _exit_where_jax_aborts() -> None:
-    """With the code for a lost peer: JAX calls abort() from a thread of its own when another process dies."""
+    """Turn SIGABRT into the exit code for a lost process: JAX calls abort() when another process dies."""
 
     def leave(_signal: int) -> None:
         os.write(2, _LOST)
@@ -114,8 +118,8 @@ def _exit_where_jax_aborts() -> None:
 
 
 def leave_soon(code: int) -> None:
-    """End with `code` in a moment, if not before: JAX waits for the others then, and they may wait for this one."""
-    if several():
+    """Exit with `code` after a few seconds at the latest: JAX may wait for processes that wait for this one."""
+    if is_distributed():
         timer = threading.Timer(_LEAVE_SECONDS, _leave, [code])
         timer.daemon = True
         timer.start()
@@ -128,36 +132,44 @@ def _leave(code: int) -> None:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether `error` of JAX comes from a process that went away."""
+    """Whether JAX raised `error` because another process ended."""
     text = str(error)
-    return several() and any(word in text for word in ("Gloo", "NCCL", "oordination service"))
+    return is_distributed() and any(
+        word in text for word in ("Gloo", "NCCL", "oordination service")
+    )
 
 
-def lead(do: Callable[[], Any]) -> Any:
-    """What `do`, called by the leader alone, returns, as JSON has it; its AlexNetError is raised by all."""
-    if not several():
-        return do()
+def run_on_primary(function: Callable[[], Any]) -> Any:
+    """Call `function` in the primary process and return its result, sent as JSON, in all of them.
+
+    An AlexNetError of `function` is raised in all processes.
+    """
+    if not is_distributed():
+        return function()
     answer: dict[str, Any] = {}
-    if leads():
+    if is_primary():
         try:
-            answer = {"result": do()}
+            answer = {"result": function()}
         except AlexNetError as error:
-            _send(json.dumps({"error": type(error).__name__, "text": str(error)}).encode())
+            _broadcast(json.dumps({"error": type(error).__name__, "text": str(error)}).encode())
             raise
-    answer = json.loads(_send(json.dumps(answer).encode()))
+    answer = json.loads(_broadcast(json.dumps(answer).encode()))
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["text"])
     return answer["result"]
 
 
-def lead_arrays(do: Callable[[], Any], like: Any) -> Any:
-    """A tree of NumPy arrays that `do`, called by the leader alone, returns; `like` has its shapes and types."""
-    if not several():
-        return do()
+def arrays_from_primary(function: Callable[[], Any], like: Any) -> Any:
+    """Call `function` in the primary process and return its tree of NumPy arrays in all of them.
+
+    `like` has the shapes and types of the tree.
+    """
+    if not is_distributed():
+        return function()
     import jax
     from jax.experimental import multihost_utils
 
-    tree = do() if leads() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    tree = function() if is_primary() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
     # As bytes: JAX would round float64.
     as_bytes = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(as_bytes)
@@ -166,18 +178,9 @@ def lead_arrays(do: Callable[[], Any], like: Any) -> Any:
     )
 
 
-def any_of(flag: bool) -> bool:
-    """Whether `flag` is set in any process; all must ask."""
-    if not several():
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.int32(flag)).any())
-
-
 def check_same(what: str, fact: str) -> None:
-    """Raises ConfigError in all processes unless each has the same `fact`, a text of up to 256 bytes."""
-    if not several():
+    """Raise ConfigError in all processes unless each has the same `fact`, a text of up to 256 bytes."""
+    if not is_distributed():
         return
     from jax.experimental import multihost_utils
 
@@ -191,7 +194,7 @@ def check_same(what: str, fact: str) -> None:
 
 
 def to_host(tree: Any) -> Any:
-    """Device arrays as NumPy, those too that are split over processes; all must call it."""
+    """Return a tree of device arrays, which may be sharded over processes, as NumPy arrays; all must call it."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -204,7 +207,7 @@ def to_host(tree: Any) -> Any:
 
 
 def to_devices(tree: Any, sharding: Any) -> Any:
-    """NumPy arrays, which all processes have whole, as device arrays placed by `sharding`."""
+    """Place a tree of NumPy arrays, of which every process has the whole, on the devices of `sharding`."""
     import jax
 
     if sharding.is_fully_addressable:
@@ -216,13 +219,13 @@ def to_devices(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(send, tree)
 
 
-def _send(content: bytes) -> bytes:
-    """The leader's `content`."""
+def _broadcast(content: bytes) -> bytes:
+    """Return the `content` of the primary process in all of them."""
     from jax.experimental import multihost_utils
 
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     mine = np.zeros(size, np.uint8)
-    if leads():
+    if is_primary():
         mine[:] = np.frombuffer(content, np.uint8)
     return multihost_utils.broadcast_one_to_all(mine).tobytes()
 

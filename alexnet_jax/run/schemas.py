@@ -82,7 +82,7 @@ class Status(TypedDict):
 
 
 class Environment(TypedDict):
-    """run.json: what a run's numbers depend on besides its config."""
+    """run.json: what a run's numbers depend on besides its config (run/environment.py)."""
 
     command: list[str]
     commit: NotRequired[str]

@@ -1,4 +1,4 @@
-"""Signals as a flag that loops poll, so that work stops only where the state can be saved."""
+"""Signals as a flag that is polled, so that a run stops only where its state can be saved."""
 
 import os
 import signal
@@ -7,20 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+#: A second one of these ends the process at once; with the others launchers only forward requests.
 _INSISTENT = (signal.SIGTERM, signal.SIGINT)
-"""A second one of these leaves at once. The others only ever ask: launchers hand requests on with them."""
+#: Signals within this time of the first are the same request: schedulers signal a process and its group.
 _SAME_SECONDS = 0.1
-"""Schedulers signal a process and its group: what comes within this time of the first is the same request."""
 
 
 class Stop(BaseException):
-    """Leaves a loop that saw the flag. Not an Exception, so that no library takes it for an error of its own."""
+    """Raised where the flag is polled. Not an Exception, so that no library handles it."""
 
 
 class Signals:
-    """A context in which the first signal is noted; a second SIGTERM or SIGINT leaves at once, saving nothing more.
+    """A context in which the first signal sets a flag, and a second SIGTERM or SIGINT ends the process without a save.
 
-    A signal that the process was started to ignore (nohup, a background job of a shell) stays ignored.
+    A signal that the process was started to ignore (by nohup, or as a background job of a shell) stays ignored.
+
+    Attributes:
+        received: The first signal, or None.
     """
 
     def __init__(self) -> None:
@@ -35,18 +38,18 @@ class Signals:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def poll(self) -> None:
-        """Raises Stop once a signal came."""
+        """Raise Stop if a signal was received."""
         if self.received:
             raise Stop(self.received.name)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, a signal raises Stop wherever the program is: for work that leaves nothing to save."""
+        """Let signals raise Stop at once inside the context, where there is nothing to save."""
         self.poll()
         self._at_once = True
         try:
@@ -56,7 +59,7 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """130 for Ctrl-C, 75 ("try again") for the signals of schedulers."""
+        """130 after Ctrl-C, 75 ("try again") after the signals of schedulers."""
         return 130 if self.received == signal.SIGINT else 75
 
     def _note(self, number: int, _frame) -> None:

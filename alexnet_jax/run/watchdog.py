@@ -1,14 +1,21 @@
-"""Ends a run whose steps stop coming: a hung device, disk or network would hold its machine for ever."""
+"""Ends a run that makes no progress: a hung device, disk or network would keep its machine busy forever."""
 
 import collections
+import faulthandler
+import os
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from alexnet_jax.errors import StalledError
+from alexnet_jax.run import processes
+from alexnet_jax.run.status import RunStatus
+from alexnet_jax.run.workdir import RunFolder
+
+#: Seconds allowed until the next beat where a program is compiled or a checkpoint written.
 SLOW = 3600.0
-"""Seconds that a beat allows where a program is compiled, or a checkpoint written, before the next one."""
 _HEARTBEAT = 60.0
 _LEAVE_SECONDS = 5.0
 
@@ -21,11 +28,11 @@ class _Work:
 
 
 class Watchdog:
-    """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds, or other work lasts too long.
+    """Calls `on_stall(seconds)` from a thread when no `beat` came for `limit` seconds, or other work takes too long.
 
-    The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a
-    minute, whatever the run is doing, by a thread of its own: it writes, and a disk that hangs must not keep the
-    watching thread from its work. Use it as a context: it watches from the first beat to the end.
+    The limit is the larger of `seconds` and 20 times the median step. `on_heartbeat` is called about once a minute by
+    another thread: it writes to the disk, and a disk that hangs must not block the watching thread. Use it as a
+    context.
     """
 
     def __init__(
@@ -48,24 +55,24 @@ class Watchdog:
         self._life.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
         self._life.join(timeout=_LEAVE_SECONDS)  # it may hang
 
     def beat(self, allow: float = 0.0, *, step: bool = False) -> None:
-        """Something came to its end: a `step`, or anything else that shows life.
+        """Report progress: the end of a `step`, or of anything else.
 
-        `allow`: seconds that the next thing may take, where that is more than the limit.
+        `allow`: seconds until the next beat, if that may take longer than the limit.
         """
         now = time.monotonic()
-        if step and not self._allowed:  # a step that was compiled says nothing about the others
+        if step and not self._allowed:  # a compiled step says nothing about the others
             self._steps.append(now - self._last)
         self._last, self._allowed = now, allow
 
     @contextmanager
     def watching(self, allow: float) -> Iterator[None]:
-        """For work of one other thread, which must end within `allow` seconds though beats go on."""
+        """Watch work of the calling thread, which must end within `allow` seconds even if beats continue."""
         self._work = _Work(allow)
         try:
             yield
@@ -79,12 +86,12 @@ class Watchdog:
         return max(self._seconds, 20 * median, self._allowed)
 
     def _watch(self) -> None:
-        """Takes no lock and touches no file: whatever hangs may hold the one and wait for the other."""
+        """Watch. This takes no lock and touches no file, since what hangs may hold a lock or wait for a file."""
         pause = min(1.0, self._seconds / 4)
         woke = time.monotonic()
         while not self._end.wait(pause):
             now = time.monotonic()
-            # Where the whole process was stopped, that is not a stall.
+            # A process that was suspended as a whole has not stalled.
             stalled = self._stalled(now, slept=now - woke if now - woke > 10 * pause else 0.0)
             woke = now
             if stalled:
@@ -92,7 +99,7 @@ class Watchdog:
                 return
 
     def _stalled(self, now: float, slept: float = 0.0) -> float:
-        """Seconds since the last sign of life, if these are too many, else 0; `slept` of them do not count."""
+        """Return the seconds since the last progress if they are too many, else 0; `slept` of them do not count."""
         work = self._work
         if slept:
             self._last = now
@@ -105,3 +112,33 @@ class Watchdog:
     def _show_life(self) -> None:
         while not self._end.wait(_HEARTBEAT):
             self._on_heartbeat()
+
+
+def exit_stalled(folder: RunFolder, status: RunStatus, seconds: float) -> None:
+    """Write the stacks of all threads to log.txt and end the process, after a stall of `seconds`."""
+    is_primary = processes.is_primary()
+    error = StalledError(
+        f"no sign of life for {seconds:.0f} s at step {status.step}; "
+        f"{folder.path / 'log.txt' if is_primary else 'the lines above'} says where each thread is; "
+        "the same command continues from the last checkpoint"
+    )
+
+    def say() -> None:
+        if not is_primary:
+            faulthandler.dump_traceback()
+        # Not through sys.stderr, whose lock a hanging thread may hold.
+        os.write(2, f"{error.line()}\n".encode(errors="backslashreplace"))
+
+    def record() -> None:
+        if is_primary:
+            with open(folder.path / "log.txt", "a") as file:
+                faulthandler.dump_traceback(file)
+            status.ended("failed", error.exit_code, str(error))
+
+    # Either may hang: standard error if its reader does, the record if the disk does.
+    threads = [threading.Thread(target=work, daemon=True) for work in (say, record)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=5)
+    os._exit(error.exit_code)

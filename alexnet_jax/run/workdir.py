@@ -221,9 +221,5 @@ class SilentWorkdir:
         return reading.saved_step(self.path)
 
 
-#: Alias while callers are renamed.
-Bystander = SilentWorkdir
-
-
 def _now() -> str:
     return time.strftime(schemas.TIME, time.gmtime())

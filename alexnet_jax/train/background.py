@@ -1,13 +1,13 @@
-"""One thread that writes while training goes on."""
+"""A background thread for writing checkpoints."""
 
 import threading
 from collections.abc import Callable
 
 
 class BackgroundWriter:
-    """Runs jobs one at a time in a thread. What a job raises is raised here by the next `check`, `start` or `wait`.
+    """Runs one job at a time in a thread; an error of a job is raised by the next `check`, `start` or `wait`.
 
-    The thread ends with the process: `wait` before that.
+    The thread is a daemon: call `wait` before the process ends.
     """
 
     def __init__(self) -> None:
@@ -16,22 +16,22 @@ class BackgroundWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is under way."""
+        """Whether a job is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Run `job` in the background, after the one before has ended."""
+        """Wait for the previous job, and run `job` in the background."""
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(job,), name="writer", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what the last job raised, if it has ended."""
+        """Raise the error of the last job, if it has ended."""
         if not self.busy:
             self.wait()
 
     def wait(self) -> None:
-        """Return when no job is under way; raise what the last one raised."""
+        """Wait until no job is running; raise the error of the last one."""
         if self._thread:
             self._thread.join()
         error, self._thread, self._error = self._error, None, None

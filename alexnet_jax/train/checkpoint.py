@@ -1,12 +1,14 @@
-"""Checkpoints: orbax writes the arrays, a manifest of SHA-256 sums written last makes them count.
+"""Writing and restoring checkpoints.
+
+A checkpoint is a folder; its manifest of SHA-256 sums is written last and commits it:
 
     checkpoints/<step>/state/            the training state (orbax)
     checkpoints/<step>/statistics.npz    mean image and principal components that inputs were prepared with
-    checkpoints/<step>/meta.json         config, class names, sums and hashes that a resumed run goes on from
+    checkpoints/<step>/meta.json         config, class names, and the running sums that a resumed run continues
     checkpoints/<step>/COMMIT.json       sizes and sums of all of the above
 
-Written as .tmp-<step> and renamed when COMMIT.json is in it. A folder without a valid COMMIT.json is not a
-checkpoint: the owner of the run sets it aside as .bad-<step>, readers pass it by. Sums show damage, not intent.
+It is written as .tmp-<step> and renamed once it has COMMIT.json. A folder without a valid COMMIT.json is not a
+checkpoint: the owner of the run renames it to .bad-<step>, readers skip it. Sums detect damage, not manipulation.
 """
 
 import errno
@@ -17,10 +19,10 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,55 +32,60 @@ from alexnet_jax import files
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, DivergedError, StorageError
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.run import faults, processes
+from alexnet_jax.run import processes
 from alexnet_jax.run.schemas import Meta
+from alexnet_jax.train import retention
 from alexnet_jax.train.state import State
 
+#: Pauses before a save that failed with a transient error is tried again.
 RETRY_SECONDS = (1.0, 4.0, 16.0)
-"""Pauses before a save is tried again that failed with an error of the disk or network that may pass."""
-_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: Free space required beyond the arrays.
 MARGIN_BYTES = 64 * 2**20
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+#: Fields of State whose arrays have another name on disk.
+_NAMES_ON_DISK = {"opt_state": "velocity"}
 
 log = logging.getLogger(__name__)
 
 
 def fetch(state: State) -> State:
-    """A copy of `state` on the host, which steps made from now on do not change; all processes must call it."""
+    """Copy `state` to the host, so that later steps do not change it; all processes must call it."""
     on_cpu = jax.default_backend() == "cpu"
 
     def local(leaf):
         if not (isinstance(leaf, jax.Array) and leaf.is_fully_replicated):
             return leaf
-        # On CPU device_get would return the memory of the device itself, and keep the next step from reusing it.
-        one = leaf.addressable_data(0)
-        return np.array(one) if on_cpu else one
+        # On CPU, device_get returns the buffer itself, which the next step could then not reuse.
+        shard = leaf.addressable_data(0)
+        return np.array(shard) if on_cpu else shard
 
     return processes.to_host(jax.tree.map(local, state))
 
 
 def check_finite(state: State) -> None:
-    """Raises DivergedError where an array of `state` (on the host) is not finite."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state._replace(schedule=None)):
+    """Raise DivergedError if an array of `state` (on the host) is not finite."""
+    for name, leaf in flatten(state._replace(schedule=None)).items():  # pyright: ignore
         if not (np.isfinite(leaf.min()) and np.isfinite(leaf.max())):
             raise DivergedError(
-                f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite after step "
+                f"{name} is not finite after step "
                 f"{int(state.step)}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
             )
 
 
-def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> dict[str, float]:
-    """Write and commit a checkpoint of `state` at its own step; the seconds of its parts.
+def save(
+    folder: Path, state: State, statistics: Statistics, meta: Mapping[str, Any]
+) -> dict[str, float]:
+    """Write and commit a checkpoint of `state`, and return the seconds that its parts took.
 
-    An error that may pass is tried again after RETRY_SECONDS; on a full disk the best checkpoint and each k-th
-    make room once, the last two stay. Raises StorageError when the disk refuses for good; earlier checkpoints
-    are then untouched.
+    After a transient error the save is tried again, after RETRY_SECONDS. On a full disk all checkpoints but the last
+    two are deleted, once. Raises StorageError if the save fails nevertheless; earlier checkpoints are then intact.
     """
     folder, step = Path(folder).absolute(), int(state.step)
     pauses, made_room = list(RETRY_SECONDS), False
     while True:
         try:
-            return _write(folder, step, state, statistics, meta)
+            return write_checkpoint(folder, step, state, statistics, meta)
         except Exception as error:
             number = _error_number(error)
             if number is None:
@@ -87,16 +94,16 @@ def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> dict
                 checkpoints.verify(folder, step)
                 return {}
             shutil.rmtree(folder / f".tmp-{step}", ignore_errors=True)
-            if number in _PASSING and pauses:
+            if number in _TRANSIENT and pauses:
                 pause = pauses.pop(0) * random.uniform(0.75, 1.25)
                 log.warning("saving step %d: %s; again in %.0f s", step, os.strerror(number), pause)
                 time.sleep(pause)
             elif number in _FULL and not made_room:
                 made_room = True
-                prune(folder, keep=checkpoints.committed_steps(folder)[-2:])
+                retention.prune(folder, keep=checkpoints.committed_steps(folder)[-2:])
             else:
                 need = "" if number not in _FULL else (
-                    f" (needs {size(state) + MARGIN_BYTES:,} bytes, {_free(folder):,} are free)"
+                    f" (needs {size(state) + MARGIN_BYTES:,} bytes, {free_room(folder):,} are free)"
                 )  # fmt: skip
                 raise StorageError(
                     f"cannot save step {step} in {folder}: {os.strerror(number)}{need}; earlier checkpoints "
@@ -104,61 +111,99 @@ def save(folder: Path, state: State, statistics: Statistics, meta: dict) -> dict
                 ) from error
 
 
-def _write(folder: Path, step: int, state: State, statistics: Statistics, meta: dict) -> dict:
-    import orbax.checkpoint as ocp
+def write_checkpoint(
+    folder: Path, step: int, state: State, statistics: Statistics, meta: Mapping[str, Any]
+) -> dict[str, float]:
+    """Write a checkpoint once, and return the seconds of its parts."""
+    begin = time.perf_counter()
+    target = make_temporary(folder, step)
+    write_state(target, state)
+    write_statistics(target, statistics)
+    write_meta(target, step, meta)
+    written = time.perf_counter()
+    sums = hash_files(target)
+    hashed = time.perf_counter()
+    write_commit(target, step, sums)
+    publish(target, folder / str(step))
+    return {
+        "write": written - begin, "hash": hashed - written, "commit": time.perf_counter() - hashed,
+    }  # fmt: skip
 
-    times = [time.perf_counter()]
-    faults.point("save.begin")
+
+def make_temporary(folder: Path, step: int) -> Path:
+    """Make the empty folder in which a checkpoint is written."""
     target = folder / f".tmp-{step}"
     if target.exists():
         shutil.rmtree(target)
     target.mkdir(parents=True)
-    faults.point("save.folder")
+    return target
+
+
+def write_state(target: Path, state: State) -> None:
+    """Write the arrays with orbax."""
+    import orbax.checkpoint as ocp
+
+    tree = traverse_util.unflatten_dict(flatten(state), sep="/")
     with _quiet_absl(), checkpoints.checkpointer() as checkpointer:
-        checkpointer.save(
-            target / "state",
-            args=ocp.args.PyTreeSave(traverse_util.unflatten_dict(_flat(state), sep="/")),
-        )
-    faults.point("save.state")
+        checkpointer.save(target / "state", args=ocp.args.PyTreeSave(tree))
+
+
+def write_statistics(target: Path, statistics: Statistics) -> None:
+    """Write statistics.npz."""
     np.savez(target / "statistics.npz", **statistics._asdict())
-    faults.point("save.statistics")
-    meta = {"schema": checkpoints.SCHEMA, "step": step, **meta}
-    (target / "meta.json").write_text(json.dumps(meta, sort_keys=True, indent=1), encoding="utf-8")
-    faults.point("save.meta")
-    times.append(time.perf_counter())
+
+
+def write_meta(target: Path, step: int, meta: Mapping[str, Any]) -> None:
+    """Write meta.json."""
+    content = {"schema": checkpoints.SCHEMA, "step": step, **meta}
+    text = json.dumps(content, sort_keys=True, indent=1)
+    (target / "meta.json").write_text(text, encoding="utf-8")
+
+
+def hash_files(target: Path) -> dict[str, dict]:
+    """Flush all files to the disk, and return their sizes and sums by name."""
     names = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
-    sums = checkpoints.sums(target, names, sync=True)
-    times.append(time.perf_counter())
-    faults.point("save.hashed")
+    return checkpoints.sums(target, names, sync=True)
+
+
+def write_commit(target: Path, step: int, sums: Mapping[str, dict]) -> None:
+    """Write COMMIT.json, and flush it and all folders to the disk."""
     with open(target / "COMMIT.json", "w", encoding="utf-8") as file:
         file.write(checkpoints.commit_text(step, sums))
         file.flush()
         os.fsync(file.fileno())
-    for inside in (p for p in (target, *target.rglob("*")) if p.is_dir()):
-        files.sync_folder(inside)
-    faults.point("save.committed")
-    os.rename(target, folder / str(step))
-    files.sync_folder(folder)
-    faults.point("save.renamed")
-    times.append(time.perf_counter())
-    return {
-        part: after - before
-        for part, before, after in zip(("write", "hash", "commit"), times, times[1:], strict=False)
-    }
+    for folder in (p for p in (target, *target.rglob("*")) if p.is_dir()):
+        files.sync_folder(folder)
+
+
+def publish(target: Path, final: Path) -> None:
+    """Rename a committed checkpoint to its final name."""
+    os.rename(target, final)
+    files.sync_folder(final.parent)
 
 
 def size(state: State) -> int:
-    """Bytes of the arrays of a state."""
+    """Return the bytes of the arrays of a state, or of their shapes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def check_room(folder: Path, state: State) -> None:
-    """Raises StorageError where the disk has no room for the checkpoints that a run keeps at least.
+def needed_room(folder: Path, state: State) -> int:
+    """Return the bytes that the next checkpoints in `folder` need.
 
-    The first two and the one being written are 2.2 states with what lies around; later only the last is new.
+    A new run keeps two checkpoints while it writes a third, each a state and some metadata. A run that has checkpoints
+    replaces them one by one.
     """
-    need = int(size(state) * (1.1 if checkpoints.committed_steps(folder) else 2.2)) + MARGIN_BYTES
-    free = _free(folder)
+    return int(size(state) * (1.1 if checkpoints.committed_steps(folder) else 2.2)) + MARGIN_BYTES
+
+
+def free_room(folder: Path) -> int:
+    """Return the free bytes of the disk on which `folder` is, or would be made."""
+    return shutil.disk_usage(files.existing_parent(Path(folder))).free
+
+
+def check_room(folder: Path, state: State) -> None:
+    """Raise StorageError if the disk has less free space than `needed_room`."""
+    need, free = needed_room(folder, state), free_room(folder)
     if free < need:
         raise StorageError(
             f"{folder}: checkpoints need {need:,} bytes and {free:,} are free; make room or choose another --workdir"
@@ -166,9 +211,9 @@ def check_room(folder: Path, state: State) -> None:
 
 
 def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, Meta] | None:
-    """`checkpoints.latest` for the owner of the run folder, who also tidies it.
+    """Clean the folder of a run up and return `checkpoints.latest`; only the owner of the run may call it.
 
-    Removes what an interrupted save or deletion left, and sets damaged checkpoints aside as .bad-<step>.
+    Removes what an interrupted save or deletion left, and renames damaged checkpoints to .bad-<step>.
     """
     folder = Path(folder)
     for pattern in (".tmp-*", ".trash-*"):
@@ -188,28 +233,27 @@ def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, Meta] | None
 
 
 def restore(folder: Path, step: int, like: State) -> State:
-    """The saved state with the tree, types and placement of `like`, on any number of devices.
+    """Return the saved state with the tree, types and placement of `like`, on any number of devices.
 
     Raises CheckpointError naming the first leaves that do not match.
     """
-    saved = processes.lead_arrays(lambda: _matching(folder, step, like), like)
-    faults.point("resume.restored")
+    saved = processes.arrays_from_primary(lambda: _matching(folder, step, like), like)
     return jax.tree.map(_place, saved, like)
 
 
 def _matching(folder: Path, step: int, like: State) -> State:
-    """The saved arrays in the tree of `like`. Raises CheckpointError."""
-    saved, wanted = dict(checkpoints.leaves(checkpoints.read_state(folder, step))), _flat(like)
+    """Read the saved arrays into the tree of `like`. Raises CheckpointError."""
+    saved, wanted = files.flatten(checkpoints.read_state(folder, step)), flatten(like)
     _check_fits(folder, step, saved, wanted)
     return jax.tree.unflatten(jax.tree.structure(like), [saved[key] for key in wanted])
 
 
 def check_fits(folder: Path, step: int, like: State) -> None:
-    """Raises CheckpointError as `restore` does; `like` has arrays or their shapes, and none is read."""
+    """Raise CheckpointError if the checkpoint has other leaves than `like`, arrays or shapes; reads no array."""
     with checkpoints.checkpointer() as checkpointer:
         path = Path(folder).absolute() / str(step) / "state"
         tree = checkpointer.metadata(path).item_metadata.tree
-    _check_fits(folder, step, dict(checkpoints.leaves(tree)), _flat(like))
+    _check_fits(folder, step, files.flatten(tree), flatten(like))
 
 
 def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
@@ -220,29 +264,32 @@ def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
 
 
 class Mismatch(NamedTuple):
-    """A leaf that only one of two flat trees has, or that differs in shape or type."""
+    """A leaf that is in only one of two flat trees, or that differs in shape or type."""
 
     name: str
+    #: Type and shape, or empty if the leaf is missing.
     saved: str
-    """Type and shape; empty where it is missing."""
+    #: Type and shape, or empty if the leaf is unexpected.
     wanted: str
-    """The same, empty where it is unexpected."""
 
 
 def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[Mismatch]]:
-    """`like` with parameters and batch statistics from `variables`, and what did not match.
+    """Replace the parameters and batch statistics of `like` by `variables`, and list the leaves that do not match.
 
-    variables: {'params': nested dict of arrays, 'batch_stats': ...}. With `partial`, leaves that are missing or
-    of another shape or type keep their initial values; without, they raise CheckpointError. So do variables of
-    which not one array fits.
+    Args:
+        variables: {'params': nested dict of arrays, 'batch_stats': ...}.
+        partial: Leaves that are missing, or of another shape or type, keep their initial values.
+
+    Raises:
+        CheckpointError: A leaf does not match and not `partial`, or no leaf matches.
     """
-    saved, wanted = dict(checkpoints.leaves(variables)), _flat(like)
-    parts = ("params/", "batch_stats/")
-    wanted_here = {key: leaf for key, leaf in wanted.items() if key.startswith(parts)}
-    wrong = differences(saved, wanted_here)
-    fits = {key: saved[key] for key in wanted_here.keys() - {one.name for one in wrong}}
+    saved, wanted = files.flatten(variables), flatten(like)
+    prefixes = ("params/", "batch_stats/")
+    replaced = {name: leaf for name, leaf in wanted.items() if name.startswith(prefixes)}
+    wrong = differences(saved, replaced)
+    fits = {name: saved[name] for name in replaced.keys() - {leaf.name for leaf in wrong}}
     if wrong and not (partial and fits):
-        said = ", ".join(mismatches(saved, wanted_here)[:10])
+        said = ", ".join(mismatches(saved, replaced)[:10])
         remedy = (
             "--allow-partial takes those that do"
             if fits
@@ -251,22 +298,25 @@ def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, l
         raise CheckpointError(
             f"the parameters to begin with do not fit the model: {said}; {remedy}"
         )
-    leaves = [_place(fits[key], leaf) if key in fits else leaf for key, leaf in wanted.items()]
+    leaves = [_place(fits[name], leaf) if name in fits else leaf for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), wrong
 
 
 def differences(saved: dict, wanted: dict) -> list[Mismatch]:
-    """The leaves that do not match, by name."""
+    """Compare two flat trees, and return the leaves that do not match, sorted by name."""
 
-    def words(leaf) -> str:
+    def describe(leaf: Any) -> str:
         return "" if leaf is None else f"{leaf.dtype}{leaf.shape}"
 
-    pairs = {key: (words(saved.get(key)), words(wanted.get(key))) for key in {*saved, *wanted}}
-    return [Mismatch(key, *pair) for key, pair in sorted(pairs.items()) if pair[0] != pair[1]]
+    leaves = [
+        Mismatch(name, describe(saved.get(name)), describe(wanted.get(name)))
+        for name in sorted({*saved, *wanted})
+    ]
+    return [leaf for leaf in leaves if leaf.saved != leaf.wanted]
 
 
 def mismatches(saved: dict, wanted: dict) -> list[str]:
-    """`differences` in words."""
+    """Return `differences` as sentences."""
     found = []
     for name, have, want in differences(saved, wanted):
         if not have:
@@ -278,56 +328,22 @@ def mismatches(saved: dict, wanted: dict) -> list[str]:
     return sorted(found)
 
 
-def kept_steps(
-    steps: list[int],
-    best: int | None = None,
-    keep_every: int | None = None,
-    keep_powers_of_two: bool = False,
-) -> list[int]:
-    """Of committed `steps` the last two, `best`, each k-th, and 0, 1, 2, 4, 8 ... if they are asked for."""
-    keep = {*steps[-2:], best}
-    keep |= {step for step in steps if keep_every and step % keep_every == 0}
-    keep |= {step for step in steps if keep_powers_of_two and is_power_of_two(step)}
-    return sorted(keep & set(steps))
+def flatten(state: State) -> dict[str, Any]:
+    """Return the leaves of a state by their names on disk, such as 'params/conv1/kernel'."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        field, slash, rest = name.partition("/")
+        found[_NAMES_ON_DISK.get(field, field) + slash + rest] = leaf
+    return found
 
 
-def is_power_of_two(step: int) -> bool:
-    """Whether `step` is 0, 1, 2, 4, 8 ..."""
-    return step & (step - 1) == 0
-
-
-def prune(folder: Path, keep: list[int]) -> None:
-    """Delete all checkpoints but `keep`; what cannot be deleted is left, with a warning."""
-    for step in set(checkpoints.committed_steps(folder)) - set(keep):
-        # Renamed first: a half-deleted folder must not look like a checkpoint.
-        trash = Path(folder) / f".trash-{step}"
-        try:
-            os.rename(Path(folder) / str(step), trash)
-            faults.point("prune.trash")
-            shutil.rmtree(trash)
-        except OSError as error:
-            log.warning("cannot delete %s: %s", trash, error.strerror)
-        faults.point("prune.deleted")
-
-
-def _flat(state: State) -> dict:
-    """Leaves by path, such as 'params/conv1/kernel'; the same names whatever optax's tuples are called."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    named = ((jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves)
-    # On disk the state of the optimizer is called velocity, as in all older checkpoints.
-    return {re.sub("^opt_state/", "velocity/", name): leaf for name, leaf in named}
-
-
-def _place(saved: np.ndarray, like):
+def _place(saved: np.ndarray, like: Any) -> Any:
     return processes.to_devices(saved, like.sharding) if isinstance(like, jax.Array) else saved
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(files.existing_parent(Path(folder))).free
-
-
 def _error_number(error: BaseException | None) -> int | None:
-    """The system's number of an error; orbax wraps those of its threads and says it in words."""
+    """Return the errno of an error, or None; orbax wraps errors of its threads and has the number in the text."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
@@ -339,8 +355,8 @@ def _error_number(error: BaseException | None) -> int | None:
 
 
 @contextmanager
-def _quiet_absl():
-    """orbax logs a traceback for each thread that an error passes through; ours says it in a line."""
+def _quiet_absl() -> Iterator[None]:
+    """Suppress the tracebacks that orbax logs for each of its threads: `save` reports the error."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

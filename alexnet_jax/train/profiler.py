@@ -1,45 +1,58 @@
 """A trace of a few training steps, for xprof and Perfetto."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
+#: Steps of a start that are traced, counted from 1: earlier ones compile and fill caches.
 FIRST, LAST = 5, 10
-"""Steps of a start that are traced, counted from 1: the first ones compile and fill caches."""
 
 
 class Profiler:
-    """Traces some of the steps `start` to `end` - 1 into `folder`; the last ones where there are too few."""
+    """Traces some of the steps `start` to `end` - 1: FIRST to LAST, or the last ones of a shorter run.
 
-    def __init__(self, folder: Path, start: int, end: int) -> None:
-        self.folder = folder
+    Use it as a context. With `folder` None nothing is traced.
+    """
+
+    def __init__(
+        self, folder: Path | None, start: int, end: int, say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._say = folder, say
         self._first = max(start, min(start + FIRST, end) - 1)
         self._last = min(start + LAST, end) - 1
         self._tracing = False
 
     def before(self, step: int) -> None:
-        if step == self._first:
+        """Call it before `step` is dispatched."""
+        if self._folder and step == self._first:
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # it slows the host down and says little about devices
+            options.python_tracer_level = 0  # it slows the host and says little about devices
             jax.profiler.start_trace(
-                self.folder, create_perfetto_trace=True, profiler_options=options
+                self._folder, create_perfetto_trace=True, profiler_options=options
             )
             self._tracing = True
 
-    def after(self, step: int, results) -> str | None:
-        """What to say once the trace is written; `results` of the step are waited for."""
+    def after(self, step: int, results: Any) -> None:
+        """Call it after `step` was dispatched; after the last traced step this waits for `results`."""
         if not self._tracing or step < self._last:
-            return None
+            return
         jax.block_until_ready(results)
-        self.close()
-        return (
-            f"profile of steps {self._first + 1:,} to {step + 1:,} in {self.folder}: open its "
+        self._stop()
+        self._say(
+            f"profile of steps {self._first + 1:,} to {step + 1:,} in {self._folder}: open its "
             "perfetto_trace.json.gz at ui.perfetto.dev, or pip install xprof and run "
-            f"xprof --logdir {self.folder}"
+            f"xprof --logdir {self._folder}"
         )
 
-    def close(self) -> None:
-        """End a trace that is still being written."""
+    def __enter__(self) -> "Profiler":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()

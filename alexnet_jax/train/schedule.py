@@ -1,4 +1,4 @@
-"""Learning rates over time (§5: divided by 10 when the validation error stalls; the 2012 lr.cu). Host only."""
+"""Learning-rate schedules (§5: divided by 10 when the validation error stalls; the 2012 lr.cu), on the host."""
 
 import math
 from fractions import Fraction
@@ -10,61 +10,63 @@ from alexnet_jax.specs import Config, RateSpec
 
 
 class Rates(NamedTuple):
-    """What a train step is told at each step; 0-d float32 arrays."""
+    """Values of the schedule for one step; 0-d float32 arrays."""
 
     weights: np.ndarray
+    #: Rate of biases, and of the scale and offset of batch normalization.
     biases: np.ndarray
-    """Of biases and of the scale and offset of batch normalization."""
+    #: Layer -> factor of both of its rates; 0 freezes it.
     layers: dict[str, np.ndarray]
-    """Row -> factor of both of its rates; 0 freezes it."""
+    #: Standard deviation of the color augmentation.
     color_std: np.ndarray
 
 
 class ScheduleState(NamedTuple):
-    """What the plateau schedule remembers; 0-d arrays, part of a checkpoint."""
+    """State of the plateau schedule; 0-d arrays, part of a checkpoint."""
 
+    #: Number of times that the rate was lowered.
     drops: np.ndarray
+    #: Evaluations since the best one, or since the last drop.
     stalled: np.ndarray
-    """Evaluations since the best one, or since the last drop."""
+    #: Lowest validation error (fraction) so far.
     best: np.ndarray
-    """Lowest validation error (fraction) so far."""
 
 
 def create() -> ScheduleState:
-    """The state before any evaluation."""
+    """Return the state before any evaluation."""
     return _state(0, 0, np.inf)
 
 
 def rates(spec: Config, epoch: float, state: ScheduleState, total_epochs: float) -> Rates:
-    """The rates of a step that begins when `epoch` epochs (a fraction counts) of `total_epochs` are done."""
+    """Return the rates of a step that begins after `epoch` (a float) of `total_epochs` epochs."""
     schedule, augment = spec.schedule, spec.augment
     weights = _rate(schedule.weights, epoch, state, total_epochs)
     if schedule.biases is None:
         biases = weights * schedule.bias_factor
     else:
         biases = _rate(schedule.biases, epoch, state, total_epochs)
-    rows = [name for name, _ in (*spec.model.convs, *spec.model.fcs)]
-    factors = {row: _factor(schedule.layer_factors.get(row, ()), epoch) for row in rows}
+    layers = [name for name, _ in (*spec.model.convs, *spec.model.fcs)]
+    factors = {layer: _factor(schedule.layer_factors.get(layer, ()), epoch) for layer in layers}
     colored = augment.color_off_epoch is None or epoch < augment.color_off_epoch
     return Rates(
         weights=np.asarray(weights, np.float32),
         biases=np.asarray(biases, np.float32),
-        layers={row: np.asarray(factor, np.float32) for row, factor in factors.items()},
+        layers={layer: np.asarray(factor, np.float32) for layer, factor in factors.items()},
         color_std=np.asarray(augment.color_std if colored else 0.0, np.float32),
     )
 
 
 def update(spec: RateSpec, state: ScheduleState, wrong: int, count: int) -> ScheduleState:
-    """The state after an evaluation in which `wrong` of `count` validation images had errors.
+    """Return the state after an evaluation with errors on `wrong` of `count` validation images.
 
-    Only 'plateau' looks at it. Whole images are compared, not fractions, so that rounding decides nothing: `best`
-    is a float32, which gives back its number of images (of up to 8 million).
+    Only the 'plateau' schedule has a state. Numbers of images are compared, not fractions, so that the result does not
+    depend on rounding: `best` is a float32, which is exact to one of 8 million images.
     """
     if spec.kind != "plateau":
         return state
     drops, stalled, best = int(state.drops), int(state.stalled), float(state.best)
     fallen = round(best * count) - wrong if math.isfinite(best) else count + 1
-    # Of the decimal number that the config says, and not of the float nearest to it.
+    # The decimal number in the config, not the float nearest to it.
     if fallen > 0 and fallen >= Fraction(repr(spec.min_improvement)) * count:
         return _state(drops, 0, wrong / count)
     if stalled + 1 >= spec.patience and drops < spec.max_drops:
@@ -86,7 +88,7 @@ def _rate(spec: RateSpec, epoch: float, state: ScheduleState, total_epochs: floa
 
 
 def _factor(changes: tuple[tuple[float, float], ...], epoch: float) -> float:
-    """The factor of the latest change that has begun; 1 before any."""
+    """Return the factor of the latest (epoch, factor) in `changes` that has begun, or 1."""
     begun = [change for change in changes if change[0] <= epoch]
     return max(begun)[1] if begun else 1.0
 

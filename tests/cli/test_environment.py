@@ -19,8 +19,8 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import features, figures, predict
 from alexnet_jax.cli import environment
 from alexnet_jax.data import sources
-from alexnet_jax.data.sources import arrays
 from alexnet_jax.data.pipeline import cache, splits
+from alexnet_jax.data.sources import arrays
 from alexnet_jax.errors import ConfigError, DataError, StorageError, of_system
 from alexnet_jax.inference import network, trained, weights
 from alexnet_jax.interop import import_weights

@@ -546,13 +546,13 @@ def _overrides(_: Path) -> Sequence[bytes]:
 def _read_overrides(_: Path) -> Callable[[bytes], object]:
     def reads(content: bytes) -> object:
         from alexnet_jax import cli, config
-        from alexnet_jax.train import loop
+        from alexnet_jax.train.plan import Plan
 
         arguments = cli.config_overrides([os.fsdecode(one) for one in content.split(b"\n")])
         found = config.load("tests/tiny.py", arguments)
         spec = config.parse(found)
         config.digest(found)
-        return loop.last_step(spec, 1000)
+        return Plan(spec, 1000).last_step
 
     return reads
 

@@ -32,9 +32,9 @@ DETERMINISTIC = (*TINY, "--config.train.deterministic=True")
 ANEW = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 #: A compilation cache, in which programs also leave the algorithms that were timed for them.
 SHARED = {"JAX_COMPILATION_CACHE_DIR": "{folder}/cache"}
-KILLED = {"ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": "train.step:33:kill"}
+KILLED = {"ALEXNET_FAULT": "train.step:33:kill"}
 if STAND_IN:  # a CPU has no limit that a batch could exceed
-    FULL = {"ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": "train.step:1:raise=MEMORY"}
+    FULL = {"ALEXNET_FAULT": "train.step:1:raise=MEMORY"}
     LARGE = "--config.train.batch_size=32"
 else:
     FULL = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.004"}
@@ -97,7 +97,7 @@ class Runs:
         own = {key: value.format(folder=self._folder) for key, value in start.environment.items()}
         folder = str(self._folder / name)
         process = subprocess.Popen(
-            [sys.executable, "-m", "alexnet_jax.main", "--workdir", folder, *start.arguments],
+            [sys.executable, "-m", "tests.reliability.faults", "--workdir", folder, *start.arguments],
             cwd=ROOT, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"} | own, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 from alexnet_jax.data.pipeline import placement
 from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.kernels import forms
-from alexnet_jax.main import numerics
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
+from alexnet_jax.run.environment import numerics
 from alexnet_jax.train import schedule, state, step
 from bench import ours
 from tests.gpu.device import DEVICE, HOST, STAND_IN, distance

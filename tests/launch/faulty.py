@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests import tiny
+from tests.reliability import faults
 
 
 def get_config(arg="good"):
@@ -12,10 +13,12 @@ def get_config(arg="good"):
     config.name = f"faulty:{arg}"
     config.schedule.weights.max_drops = 10 + NAMES.index(arg)  # no two are one; never reached
     CHANGES.get(arg, lambda config: None)(config)
-    if "--workdir" in sys.argv and arg in FAULTS:  # in the run itself, not in what starts it
+    if "--workdir" in sys.argv:  # in the run itself, not in the process that starts it
         workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
-        if not (workdir / "checkpoints").exists():
-            os.environ.update(ALEXNET_ENABLE_FAULTS="1", ALEXNET_FAULT=FAULTS[arg])
+        plan = os.environ.get("ALEXNET_FAULT", "")
+        if arg in FAULTS and not (workdir / "checkpoints").exists():
+            plan = FAULTS[arg]
+        faults.install(plan)
     return config
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.inference import checkpoints
 
 UNTIMED = ("time", "images_per_second", "data_wait_fraction", "seconds")
@@ -20,7 +21,7 @@ def snapshot(workdir: Path) -> dict[str, object]:
     for step in steps:
         meta = checkpoints.verify(folder, step)
         found |= {f"{step}/{key}": value for key, value in meta.items() if key not in UNTIMED}
-        for path, leaf in checkpoints.leaves(checkpoints.read_state(folder, step)):
+        for path, leaf in files.flatten(checkpoints.read_state(folder, step)).items():
             found[f"{step}/{path}"] = hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
         for name, array in checkpoints.load_statistics(folder, step)._asdict().items():
             found[f"{step}/statistics/{name}"] = hashlib.sha256(array.tobytes()).hexdigest()

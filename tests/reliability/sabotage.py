@@ -1,22 +1,21 @@
-"""Ways to break a start: the negative controls, which the comparison of runs must notice, and faults from outside."""
+"""Ways to break a start: negative controls, which the comparison of runs must detect, and other faults."""
 
 import numpy as np
 
 
 def lose_data_position() -> None:
     """A resumed run begins with the first batch again."""
-    from alexnet_jax.train import loop
+    from alexnet_jax.train import checkpoint
+    from alexnet_jax.train.plan import Plan
 
-    positions = loop.Training._positions
-    loop.Training._positions = lambda self, step: positions(self, step - self.saved_at_start)
-    restored = loop.Training._restore
+    positions, restored, restore = Plan.positions, [0], checkpoint.restore
 
-    def restore(self, state, step, meta):
-        self.saved_at_start = step
-        return restored(self, state, step, meta)
+    def record(folder, step, like):
+        restored.append(step)
+        return restore(folder, step, like)
 
-    loop.Training.saved_at_start = 0
-    loop.Training._restore = restore
+    checkpoint.restore = record
+    Plan.positions = lambda self, step: positions(self, step - restored[-1])
 
 
 def lose_random_streams() -> None:
@@ -28,7 +27,7 @@ def lose_random_streams() -> None:
 
 
 def lose_momentum() -> None:
-    """A resumed run begins with zero velocity."""
+    """A resumed run begins with zero momentum."""
     _restore_with(lambda state, like: state._replace(opt_state=like.opt_state))
 
 
@@ -58,15 +57,15 @@ def _restore_with(change) -> None:
 
 def not_finite_at_17() -> None:
     """The images of step 17 hold infinities."""
-    from alexnet_jax.train import loop
+    from alexnet_jax.train.plan import Plan
 
-    rates = loop.Training._rates
+    rates = Plan.rates
 
     def infinite(self, step, state):
         found = rates(self, step, state)
         return found._replace(color_std=np.float32(np.inf)) if step == 17 else found
 
-    loop.Training._rates = infinite
+    Plan.rates = infinite
 
 
 def retry_at_once() -> None:
@@ -112,14 +111,14 @@ def other_images() -> None:
 
 def old_fingerprint() -> None:
     """Checkpoints have the fingerprint that an earlier version gave to the images."""
-    from alexnet_jax.train import loop
+    from alexnet_jax.train import setup
 
-    meta = loop.Training._meta
-    loop.Training._meta = lambda *arguments: meta(*arguments) | {"dataset": "0123456789abcdef" * 4}
+    about = setup._about
+    setup._about = lambda *arguments: about(*arguments) | {"dataset": "0123456789abcdef" * 4}
 
 
 def impatient_with_writes() -> None:
     """A checkpoint may take three seconds."""
-    from alexnet_jax.train import loop
+    from alexnet_jax.train import checkpointer
 
-    loop.WRITE_SECONDS = 3.0
+    checkpointer.WRITE_SECONDS = 3.0

@@ -49,19 +49,18 @@ def main() -> int:
 
 def _train(steps: int, every: int) -> int:
     from alexnet_jax import main as program
-    from alexnet_jax.train.loop import Training
+    from alexnet_jax.train.profiler import Profiler
 
-    after_step, found = Training._after_step, []
+    before, found = Profiler.before, []
 
-    def measured(self, state):
-        result = after_step(self, state)
-        if self.step % max(steps // SAMPLES, 1) == 0:
+    def measured(self, step):
+        if step and step % max(steps // SAMPLES, 1) == 0:
             gc.collect()
             resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4
-            found.append((self.step, resident))
-        return result
+            found.append((step, resident))
+        before(self, step)
 
-    Training._after_step = measured
+    Profiler.before = measured
     with tempfile.TemporaryDirectory() as folder:
         settings = {
             "train.epochs": 1e6, "train.max_steps": steps, "train.log_every": 100, "train.checkpoint_every": every,

@@ -1,7 +1,7 @@
-"""Starts of the training command, each a process of its own, forked from one that has the libraries imported.
+"""Starts of the training command, each in a process that is forked from one with all libraries imported.
 
-What a start does after its imports is what `python -m alexnet_jax.main` does; some three seconds each are saved.
-`python -m tests.reliability.starter` answers one line of JSON with another.
+After its imports a start does what `python -m alexnet_jax.main` does; this saves about three seconds for each.
+`python -m tests.reliability.starter` is the server: a line of JSON orders a start, and it answers with its process id.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED = ("alexnet_jax.main", "alexnet_jax.train.loop", "alexnet_jax.train.checkpoint", "orbax.checkpoint",
+IMPORTED = ("alexnet_jax.main", "alexnet_jax.train.report", "alexnet_jax.train.setup", "orbax.checkpoint",
             "tensorboardX.event_file_writer", "tensorboardX.summary", "matplotlib.figure",
             "matplotlib.backends.backend_agg")  # fmt: skip
 
@@ -64,13 +64,8 @@ class Starter:
         devices=1,
         **environment: str,
     ) -> "Start":
-        """A start that goes on by itself. fault: ALEXNET_FAULT; sabotage: a function of sabotage.py to call first."""
-        switches = {
-            "ALEXNET_FAULT": fault,
-            "ALEXNET_ENABLE_FAULTS": "1",
-            "JAX_NUM_CPU_DEVICES": str(devices),
-        }
-        environment = switches | environment
+        """Start without waiting. fault: a plan of faults.py; sabotage: a function of sabotage.py to call first."""
+        environment = {"ALEXNET_FAULT": fault, "JAX_NUM_CPU_DEVICES": str(devices)} | environment
         scratch = workdir.with_name(f"start-{time.monotonic_ns()}")
         order = {
             "arguments": ["--config", config, "--workdir", str(workdir), *arguments],
@@ -158,7 +153,8 @@ def _supervise(order: dict, send: int) -> None:
 
 
 def _become(order: dict) -> None:
-    from alexnet_jax import cli, main
+    from alexnet_jax import cli
+    from tests.reliability import faults, sabotage
 
     scratch = Path(order["scratch"])
     os.setsid()
@@ -173,10 +169,8 @@ def _become(order: dict) -> None:
 
         jax.config.update("jax_num_cpu_devices", int(os.environ["JAX_NUM_CPU_DEVICES"]))
         if order["sabotage"]:
-            from tests.reliability import sabotage
-
             getattr(sabotage, order["sabotage"])()
-        cli.run(main.main)
+        cli.run(faults.main)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
         if code in (0, 75) and jax.distributed.is_initialized():

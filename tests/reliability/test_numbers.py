@@ -1,15 +1,18 @@
 """Loss of finiteness, of memory and of time, and what a run says of it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from alexnet_jax import files
 from alexnet_jax.errors import EXIT_CODES
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.run import faults
 from alexnet_jax.train.meter import Meter
+from tests.reliability import faults
 from tests.reliability.compare import differences, snapshot
+from tests.reliability.starter import ROOT
 
 
 def all_finite(folder) -> bool:
@@ -17,7 +20,7 @@ def all_finite(folder) -> bool:
         variables = checkpoints.read_state(
             folder / "checkpoints", step, ("params", "velocity", "batch_stats")
         )
-        if not all(np.isfinite(leaf).all() for _, leaf in checkpoints.leaves(variables)):
+        if not all(np.isfinite(leaf).all() for _, leaf in files.flatten(variables).items()):
             return False
     return True
 
@@ -147,20 +150,24 @@ def test_a_damaged_compilation_cache_changes_nothing(starter, golden, tmp_path):
     assert differences(snapshot(tmp_path / "a"), snapshot(tmp_path / "b")) == []
 
 
-def test_fault_points_are_inert_without_their_switch(starter, tmp_path):
-    outcome = starter.run(tmp_path / "run", "--config.train.max_steps=1", fault="train.step:1:kill",
-                          ALEXNET_ENABLE_FAULTS="0")  # fmt: skip
-    assert outcome.code == 0
+def test_an_unknown_fault_point_is_refused(starter, tmp_path):
     unknown = starter.run(tmp_path / "other", fault="train.stp:1:kill")
     assert unknown.code == 2 and "train.stp:1:kill" in unknown.err
 
 
-def test_every_fault_point_is_passed_by_the_program():
-    from tests.reliability.starter import ROOT
+def test_the_program_knows_nothing_of_faults():
+    for path in (ROOT / "alexnet_jax").rglob("*.py"):
+        assert "ALEXNET_FAULT" not in path.read_text(), path
 
-    source = "".join(p.read_text() for p in (ROOT / "alexnet_jax").rglob("*.py"))
-    for name in faults.POINTS:
-        assert f'faults.point("{name}")' in source
+
+def test_every_fault_point_is_passed_by_a_run_and_its_continuation(starter, tmp_path):
+    fault = ",".join(f"{name}:1:say" for name in faults.POINTS)
+    for steps in (19, 20):
+        last = f"--config.train.max_steps={steps}"
+        outcome = starter.run(tmp_path / "run", last, fault=fault)
+        assert outcome.code == 0, outcome.err
+        passed = set(re.findall("^passed (.*)$", outcome.out, re.MULTILINE))
+        assert passed == set(faults.POINTS) - ({"resume.restored"} if steps == 19 else set())
 
 
 def test_the_codes_say_when_to_run_again():

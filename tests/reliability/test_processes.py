@@ -14,6 +14,7 @@ from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import processes
 from alexnet_jax.train import checkpoint
 from tests.reliability.compare import differences, snapshot
+from tests.reliability.starter import ROOT
 
 
 def start(starter, folder, *arguments, count=2, devices=2, other=(), sabotage="", **options):
@@ -142,10 +143,11 @@ def test_nobody_waits_for_a_process_that_fails_alone(tmp_path, faults, codes):
     address = free_address()
     both = [
         subprocess.Popen(
-            [sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py", "--workdir", str(tmp_path / "run")],
-            env=os.environ | {
+            [sys.executable, "-m", "tests.reliability.faults", "--config", "tests/tiny.py",
+             "--workdir", str(tmp_path / "run")],
+            cwd=ROOT, env=os.environ | {
                 "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index),
-                "JAX_NUM_CPU_DEVICES": "1", "ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": fault,
+                "JAX_NUM_CPU_DEVICES": "1", "ALEXNET_FAULT": fault,
             },
         )
         for index, fault in enumerate(faults)
@@ -180,7 +182,8 @@ def test_towers_in_two_processes_go_on_from_one_and_back(starter, golden_folder,
 def test_who_it_is_among_the_processes(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processes.place.__wrapped__()[:2] == expected
+    found = processes.process.__wrapped__()
+    assert (found.index, found.count) == expected
 
 
 @pytest.mark.parametrize(("nodes", "tasks", "devices"), [("2", "2", []), ("2", "4", None)])
@@ -204,4 +207,4 @@ def test_an_environment_that_makes_no_sense_is_refused(monkeypatch, environment,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=said):
-        processes.place.__wrapped__()
+        processes.process.__wrapped__()

@@ -150,11 +150,12 @@ def test_ctrl_c_in_a_terminal_saves_and_says_so_in_a_few_lines(tmp_path):
     controller, terminal = pty.openpty()
     # Make the terminal on standard input its own, as a shell does, then become the command.
     own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-    command = [sys.executable, "-c", own, sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py",
+    command = [sys.executable, "-c", own, sys.executable, "-m", "tests.reliability.faults", "--config", "tests/tiny.py",
                "--workdir", str(tmp_path / "run")]  # fmt: skip
     environment = os.environ | {
-        "JAX_NUM_CPU_DEVICES": "1", "ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": "train.step:20:sleep=3",
-    }  # fmt: skip
+        "JAX_NUM_CPU_DEVICES": "1",
+        "ALEXNET_FAULT": "train.step:20:sleep=3",
+    }
     process = subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=subprocess.PIPE, text=True, env=environment,
         start_new_session=True,

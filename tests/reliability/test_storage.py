@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_jax import files
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import reading
 from alexnet_jax.train import log
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
 
-TRAIN = [sys.executable, "-m", "alexnet_jax.main", "--config", "tests/tiny.py", "--workdir"]
+TRAIN = [sys.executable, "-m", "tests.reliability.faults", "--config", "tests/tiny.py", "--workdir"]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -87,7 +88,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_checkpoints(tmp_path):
     mount, kept = tmp_path / "mnt", tmp_path / "kept"
     script = f"""
         mount -t tmpfs -o size=80M tmpfs {mount}
-        export ALEXNET_ENABLE_FAULTS=1 ALEXNET_FAULT=train.step:20:sleep=3
+        export ALEXNET_FAULT=train.step:20:sleep=3
         {" ".join(TRAIN)} {mount}/run > {tmp_path}/out 2> {tmp_path}/err & job=$!
         for i in $(seq 600); do test -d {mount}/run/checkpoints/18 && break; sleep 0.1; done
         dd if=/dev/zero of={mount}/fill bs=4k 2> /dev/null || true
@@ -257,7 +258,7 @@ def test_a_checkpoint_of_the_first_schema_is_read_to_the_bit():
     assert (step, meta["schema"]) == (6, 1)
     tree = {
         path: np.asarray(leaf)
-        for path, leaf in checkpoints.leaves(checkpoints.read_state(folder, step))
+        for path, leaf in files.flatten(checkpoints.read_state(folder, step)).items()
     }
     sums = dict(line.split() for line in (folder / "sums.txt").read_text().splitlines())
     assert {path: hashlib.sha256(leaf.tobytes()).hexdigest() for path, leaf in tree.items()} == sums

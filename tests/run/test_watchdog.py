@@ -90,22 +90,22 @@ def test_a_heartbeat_that_hangs_keeps_the_watchdog_from_nothing(monkeypatch):
 
 HUNG = """
 import os, sys, threading
-from alexnet_jax import files, main
+from alexnet_jax import files
 from alexnet_jax.run import watchdog
+from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.workdir import Workdir
-
-class Training:
-    step, saved_step = 7, 5
 
 watchdog._HEARTBEAT = 0.01
 hanging = threading.Event()
 with Workdir(sys.argv[1]) as folder:
-    folder.write_status("running", 7, 5)
+    status = RunStatus(folder)
+    status.begin(7)
+    status.running()
     def hang(*_):
         hanging.set()
         threading.Event().wait()
     files.write_atomically = hang
-    end = lambda seconds: main._end_stalled(folder, Training, seconds)
+    end = lambda seconds: watchdog.exit_stalled(folder, status, seconds)
     with watchdog.Watchdog(0.05, end, folder.write_heartbeat) as dog:
         hanging.wait()  # in Workdir.write_heartbeat, with its lock
         dog.beat()

@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.fault("F48"),
 ]
 TWO = ("--only", "good", "--nodes", "2", "--cpus", "2", "--time", "10")
-SLOWLY = {"ALEXNET_ENABLE_FAULTS": "1", "ALEXNET_FAULT": "train.step:*:sleep=0.1"}
+SLOWLY = {"ALEXNET_FAULT": "train.step:*:sleep=0.1"}
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_what_cannot_be_mended_ends_with_the_code_of_the_process_that_says_why(
 ):
     submit(
         cluster, tmp_path, "--only", member, *TWO[2:],
-        ALEXNET_ENABLE_FAULTS="1", ALEXNET_FAULT=fault,
+        ALEXNET_FAULT=fault,
     )  # fmt: skip
     ended(cluster)
     assert codes(tmp_path, member) == [code]

@@ -13,6 +13,7 @@ from alexnet_jax.model import mesh as parallel
 from alexnet_jax.train import checkpoint, schedule
 from alexnet_jax.train.background import BackgroundWriter
 from alexnet_jax.train.state import State
+from tests.reliability import faults
 
 
 def test_one_job_at_a_time_in_the_order_in_which_they_were_given():
@@ -120,19 +121,10 @@ def test_a_state_that_is_not_finite_is_refused_by_the_name_of_the_array(state):
 
 
 def test_fault_points_act_in_the_thread_of_the_writer(monkeypatch):
-    from alexnet_jax.run import faults
-
-    monkeypatch.setenv("ALEXNET_ENABLE_FAULTS", "1")
-    monkeypatch.setenv("ALEXNET_FAULT", "save.begin:1:sleep=0.2,save.begin:1:raise=ENOSPC")
-    faults._plan.cache_clear()
-    faults._PASSED.clear()
-    try:
-        writer = BackgroundWriter()
-        writer.start(lambda: faults.point("save.begin"))
-        assert writer.busy
-        with pytest.raises(OSError, match=os.strerror(28)):
-            writer.wait()
-    finally:
-        monkeypatch.undo()
-        faults._plan.cache_clear()
-        faults._PASSED.clear()
+    monkeypatch.setattr(checkpoint, "write_checkpoint", lambda: None)
+    faults.install("save.begin:1:sleep=0.2,save.begin:1:raise=ENOSPC")
+    writer = BackgroundWriter()
+    writer.start(lambda: checkpoint.write_checkpoint())  # type: ignore
+    assert writer.busy
+    with pytest.raises(OSError, match=os.strerror(28)):
+        writer.wait()

@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from alexnet_jax import config
+from alexnet_jax import config, files
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.train import checkpoint, schedule
+from alexnet_jax.train import checkpoint, retention, schedule
 from alexnet_jax.train import state as states
 
 STATISTICS = Statistics(
@@ -62,7 +62,7 @@ def test_checkpoint_of_one_device_restores_to_four(folder, state):
 
 
 def test_the_state_of_the_optimizer_keeps_its_name_on_disk(folder, state):
-    names = {name.split("/")[0] for name, _ in checkpoints.leaves(checkpoints.read_state(folder, 12))}
+    names = {name.split("/")[0] for name in files.flatten(checkpoints.read_state(folder, 12))}
     assert names == {"step", "params", "velocity", "schedule"}
 
 
@@ -224,7 +224,7 @@ def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
             folder, state._replace(step=jax.numpy.int32(step)), STATISTICS, {"class_names": ["a"]}
         )
         steps = checkpoints.committed_steps(folder)
-        checkpoint.prune(folder, checkpoint.kept_steps(steps, best, 5))
+        retention.prune(folder, retention.kept_steps(steps, best, 5))
     assert checkpoints.committed_steps(folder) == [13, 15, 16, 17]
     assert not list(folder.glob(".trash*"))
 
@@ -241,7 +241,7 @@ def test_the_last_two_the_best_and_each_kth_are_kept(folder, state):
     ],
 )
 def test_what_is_kept_of_the_steps(best, every, powers, kept):
-    assert checkpoint.kept_steps(list(range(18)), best, every, powers) == kept
+    assert retention.kept_steps(list(range(18)), best, every, powers) == kept
 
 
 @pytest.mark.fault("F38")

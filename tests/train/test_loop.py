@@ -1,4 +1,4 @@
-"""When the loop waits for the devices, and for the disk: only where it must."""
+"""The order of what the loop does, and when it waits for the devices and the disk."""
 
 import errno
 import json
@@ -12,18 +12,20 @@ import pytest
 from alexnet_jax import main
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import checkpoints, trained
-from alexnet_jax.train import checkpoint, loop
+from alexnet_jax.inference import checkpoints, metrics, trained
+from alexnet_jax.train import checkpoint, setup
+from alexnet_jax.train.checkpointer import Checkpointer
+from alexnet_jax.train.evaluator import Evaluator
 from alexnet_jax.train.log import Log
 from alexnet_jax.train.meter import Meter
 
 
 @pytest.fixture
 def events(monkeypatch):
-    """What the loop does, in order: (dispatch | read | log | evaluate | fetch, steps made), (committed, step)."""
+    """What the loop does, in order: (dispatch | read | log | evaluate | fetch | committed, steps made)."""
     found: list[tuple[str, int]] = []
-    make, read, evaluate, save = (
-        loop.make_train_step, Meter._read, loop.Training._evaluate, checkpoint.save,
+    make, read, validate, save = (
+        setup.make_train_step, Meter._read, Evaluator.validate, checkpoint.save,
     )  # fmt: skip
     fetch, train = checkpoint.fetch, Log.train
 
@@ -45,13 +47,13 @@ def events(monkeypatch):
 
         return record
 
-    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(setup, "make_train_step", make_train_step)
     monkeypatch.setattr(
         Meter, "_read", recorded("read", read, lambda meter, step, _, notes: step + len(notes))
     )
     monkeypatch.setattr(Log, "train", recorded("log", train, lambda log, step, *_: step))
     monkeypatch.setattr(
-        loop.Training, "_evaluate", recorded("evaluate", evaluate, lambda run, state: run.step)
+        Evaluator, "validate", recorded("evaluate", validate, lambda run, state, step: step)
     )
     monkeypatch.setattr(
         checkpoint, "fetch", recorded("fetch", fetch, lambda state: int(state.step))
@@ -114,13 +116,13 @@ def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkey
 
 def test_the_writer_is_given_nothing_of_the_devices(tmp_path, monkeypatch):
     """Several devices wait for each other for ever where two threads begin what they do together."""
-    commit, seen = loop.Training._commit, set()
+    commit, seen = Checkpointer.commit, set()
 
-    def committed(self, step, state, *more):
+    def committed(self, state, *more):
         seen.update(map(type, jax.tree.leaves(state)))
-        return commit(self, step, state, *more)
+        return commit(self, state, *more)
 
-    monkeypatch.setattr(loop.Training, "_commit", committed)
+    monkeypatch.setattr(Checkpointer, "commit", committed)
     train(tmp_path / "run")
     assert seen == {np.ndarray}
 
@@ -227,18 +229,15 @@ def test_a_better_validation_error_saves_the_weights_that_have_it(events, tmp_pa
 def given_errors(monkeypatch):
     """Validation errors 0.5, 0.2, 0.4, 0.3, 0.6 at steps 3, 6, 9, 12, 14."""
     errors = {3: 0.5, 6: 0.2, 8: 0.5, 9: 0.4, 12: 0.3, 14: 0.6}
-    summarize = loop.errors.summarize
-    evaluated = loop.Training._evaluate
+    validate = Evaluator.validate
 
-    def _evaluate(self, state):
-        found = {"count": 100, "top1_error": errors[self.step], "nll": 1.0}
-        monkeypatch.setattr(loop.errors, "summarize", lambda *_: found)
-        try:
-            return evaluated(self, state)
-        finally:
-            monkeypatch.setattr(loop.errors, "summarize", summarize)
+    def validate_with(self, state, step):
+        found = {"count": 100, "top1_error": errors[step], "nll": 1.0}
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "summarize", lambda *_: found)
+            return validate(self, state, step)
 
-    monkeypatch.setattr(loop.Training, "_evaluate", _evaluate)
+    monkeypatch.setattr(Evaluator, "validate", validate_with)
 
 
 def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, given_errors):
@@ -255,15 +254,15 @@ def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path
 def test_where_a_full_disk_costs_the_best_the_next_best_is_kept_and_named(
     tmp_path, given_errors, monkeypatch, capsys
 ):
-    write, full = checkpoint._write, [13]
+    write, full = checkpoint.write_checkpoint, [13]
 
-    def _write(folder, step, *more):
+    def write_checkpoint(folder, step, *more):
         if step in full:
             full.remove(step)
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(folder, step, *more)
 
-    monkeypatch.setattr(checkpoint, "_write", _write)
+    monkeypatch.setattr(checkpoint, "write_checkpoint", write_checkpoint)
     folder = tmp_path / "run"
     train(folder, *OFTEN[1:], "--config.train.checkpoint_every=1")
     assert checkpoints.committed_steps(folder / "checkpoints") == [12, 13, 14]

@@ -101,8 +101,7 @@ def test_the_share_of_waiting_is_of_the_same_seconds(clock):
     meter = Meter()
     for step in range(9):
         clock.now += 2.0
-        meter.waited += 0.5
-        reads = meter.add(step, metrics())
+        reads = meter.add(step, metrics(), waited=0.5 * (step + 1))
         if reads and reads[0].done % 4 == 0:
             assert meter.speed(8)["data_wait_fraction"] == pytest.approx(0.25)
             meter.reset()

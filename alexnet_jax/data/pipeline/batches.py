@@ -35,7 +35,7 @@ def batch(split: Split, indices: np.ndarray, epochs: np.ndarray) -> Batch:
     return Batch(split.images[indices], split.labels[indices], indices, epochs)
 
 
-def chain(before: str, *batch: np.ndarray) -> str:
+def update_batch_digest(before: str, *batch: np.ndarray) -> str:
     """Hash of which examples all batches up to this one held, in their order.
 
     `before` is that of the batch before, '' for the first; `batch` its labels, indices and epochs.

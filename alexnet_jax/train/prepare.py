@@ -1,0 +1,156 @@
+"""Checks before a run begins: devices, data, memory and disk. Nothing in the run folder is written here."""
+
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from alexnet_jax import config as configs
+from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import identity, placement, statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
+from alexnet_jax.inference import checkpoints
+from alexnet_jax.model import alexnet
+from alexnet_jax.model import mesh as parallel
+from alexnet_jax.run import processes
+from alexnet_jax.run.workdir import Workdir
+from alexnet_jax.specs import Config
+from alexnet_jax.train import checkpoint, schedule
+from alexnet_jax.train import state as states
+from alexnet_jax.train.plan import Plan
+from alexnet_jax.train.state import State
+
+
+class Prepared(NamedTuple):
+    """A config and its data, checked against each other."""
+
+    #: With the number of classes.
+    spec: Config
+    dataset: sources.Dataset
+    #: Of the training images.
+    statistics: Statistics
+
+
+def prepare(spec: Config) -> Prepared:
+    """Open the data, and check it and the devices against the config.
+
+    Images that fit into the cache are all decoded here, so that an unreadable one is found now. Raises ConfigError and
+    DataError.
+    """
+    check_devices(spec)
+    dataset = sources.open_dataset(spec.data, spec.seed)
+    spec = configs.with_classes(spec, len(dataset.class_names))
+    if spec.schedule.weights.kind == "plateau" and "val" not in dataset.splits:
+        raise ConfigError(
+            "config.schedule.weights.kind='plateau' needs validation images: hold some out with "
+            "--config.data.validation=0.1, or use kind 'epochs'"
+        )
+    sources.check(dataset, spec.data)
+    on_devices = placement.on_device(
+        dataset.splits["train"], device_mesh(spec), spec.data.placement
+    )
+    if spec.train.steps_per_dispatch > 1 and not on_devices:
+        raise ConfigError(
+            "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
+        )
+    processes.check_same("images", dataset.fingerprint)
+    like = statistics.zeros(spec.data.image_size)
+    loaded = processes.arrays_from_primary(lambda: statistics.load(dataset), like)
+    return Prepared(spec, dataset, loaded)
+
+
+def check_devices(spec: Config) -> None:
+    """Raise ConfigError if the towers or the batch do not divide over the devices."""
+    devices, towers = len(jax.devices()), _sharded_towers(spec)
+    if devices % towers:
+        raise ConfigError(
+            f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, and there are {devices}"
+        )
+    batch_size, parts, shares = spec.train.batch_size, spec.train.accumulate, devices // towers
+    if batch_size % (parts * shares):
+        raise ConfigError(
+            f"config.train.batch_size={batch_size} in {parts} part(s) is not divisible over {shares} devices"
+            f"{' for each tower' if towers > 1 else ''}; use {_nearest(batch_size, parts * shares)}"
+        )
+
+
+def device_mesh(spec: Config) -> Mesh:
+    """Return the mesh of all devices on which `spec` is trained."""
+    return parallel.device_mesh(towers=_sharded_towers(spec))
+
+
+def check_resume(
+    workdir: Workdir, spec: Config, dataset: sources.Dataset, *, changed: bool
+) -> None:
+    """Raise the error that resuming from the newest intact checkpoint of `workdir` would raise.
+
+    ConfigError if it was trained on other images; CheckpointError if it does not fit the model of `spec`, which is
+    checked only for a `changed` config.
+    """
+    folder = workdir.checkpoints
+    for step in reversed(checkpoints.committed_steps(folder)):
+        fingerprint = checkpoints.read_meta(folder, step).get("dataset")
+        if not isinstance(fingerprint, str):
+            continue
+        try:
+            identity.compare(workdir.path, fingerprint, dataset)
+            if changed:
+                checkpoint.check_fits(folder, step, state_shapes(spec))
+            return
+        except Exception:
+            try:
+                checkpoints.verify(folder, step)
+            except CheckpointError:
+                continue  # damaged: the run will use an older one
+            raise
+
+
+def state_shapes(spec: Config) -> State:
+    """Return the training state of `spec` as shapes."""
+    return states.shapes(spec, alexnet.of_config(spec))._replace(schedule=schedule.create())
+
+
+def check_memory(spec: Config) -> None:
+    """Raise OutOfMemoryError if the state alone exceeds the memory of a device, where that is known."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # CPUs have none
+    needed = checkpoint.size(state_shapes(spec)) // _sharded_towers(spec)
+    if limit is not None and needed > limit:
+        raise OutOfMemoryError(
+            f"the training state takes {needed:,} bytes, and a device has {limit:,}; choose a smaller net, or "
+            "--config.train.split_towers=True"
+        )
+
+
+def summary(prepared: Prepared, workdir: Workdir) -> str:
+    """Describe the run that would begin, as `--dry-run` prints it. Raises OutOfMemoryError and StorageError."""
+    spec, dataset, _ = prepared
+    check_memory(spec)
+    state, plan = state_shapes(spec), Plan(spec, len(dataset.splits["train"].labels))
+    folder = workdir.path if workdir.overwrites else workdir.checkpoints
+    checkpoint.check_room(folder, state)
+    steps = checkpoints.committed_steps(folder)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    images = ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
+    rows = {
+        "config": spec.name,
+        "images": f"{images}; {len(dataset.class_names):,} classes",
+        "parameters": f"{parameters:,}",
+        "steps": f"{plan.last_step:,} of {plan.batch_size} images, {plan.epoch(plan.last_step):.1f} epochs, "
+        f"from step {steps[-1] if steps else 0:,}",
+        "devices": f"{len(jax.devices())} {jax.default_backend()}",
+        "state": f"{checkpoint.size(state):,} bytes",
+        "checkpoints": f"{checkpoint.needed_room(folder, state):,} bytes, of {checkpoint.free_room(folder):,} free",
+    }  # fmt: skip
+    return "\n".join(f"{name:12}{value}" for name, value in rows.items())
+
+
+def _sharded_towers(spec: Config) -> int:
+    """Return the number of devices that hold one copy of the net."""
+    return spec.model.towers if spec.train.split_towers else 1
+
+
+def _nearest(batch_size: int, divisor: int) -> str:
+    """Name the nearest multiples of `divisor`."""
+    above = parallel.round_up(batch_size, divisor)
+    return f"{above - divisor} or {above}" if above > divisor else str(above)

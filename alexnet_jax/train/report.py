@@ -1,0 +1,69 @@
+"""The final report of a run: errors of all held-out splits, figures, and results.json."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_jax.inference import checkpoints, predictions
+from alexnet_jax.run import processes
+from alexnet_jax.run.workdir import RunFolder
+from alexnet_jax.train.log import summary
+from alexnet_jax.train.loop import Training
+from alexnet_jax.train.state import State
+
+#: Draws the figures of a run from its folder and its first-layer kernels, and returns their files.
+DrawFigures = Callable[[Path, np.ndarray], list[Path]]
+
+
+def finish(run: Training, state: State, draw: DrawFigures) -> None:
+    """Evaluate the final state, verify its checkpoint, draw figures, and write results.json.
+
+    All processes must call it. Raises Stop, DataError and StorageError.
+    """
+    step, seconds = int(state.step), run.progress.seconds
+    found = run.evaluator.final(state, step)
+    first, _ = run.plan.spec.model.convs[0]
+    kernels = processes.to_host(state.params[first]["kernel"])
+    if not processes.is_primary():
+        return
+    run.checkpointer.wait()
+    labels = {name: run.evaluator.labels(name) for name in found}
+    splits = record_predictions(run.folder, step, found, labels)
+    checkpoints.verify(run.folder.checkpoints, step)
+    results = {
+        "schema": 1, "step": step, "epoch": run.plan.epoch(step), "config": run.plan.spec.name, "splits": splits,
+        "seconds": seconds, "images_per_second": step * run.plan.batch_size / seconds,
+    }  # fmt: skip
+    figures = draw(run.folder.path, kernels)
+    write_results(run.folder, results)
+    run.log.say(summary(results))
+    # The checkpoint with the lowest error may be gone, if the disk was full.
+    best = run.checkpointer.best()
+    if best is not None and best[0] != step:
+        run.log.say(
+            f"  lowest validation error of a checkpoint: {best[1]:.2%} at step {best[0]:,}, --step best"
+        )
+    run.log.say("figures: " + "  ".join(str(path) for path in figures))
+
+
+def record_predictions(
+    folder: RunFolder,
+    step: int,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    labels: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, dict]]:
+    """Write class probabilities to predictions/, and return the errors by split and view."""
+    return {
+        name: {
+            view: predictions.record(folder.path, name, view, step, probabilities, labels[name])
+            for view, probabilities in views.items()
+        }
+        for name, views in found.items()
+    }
+
+
+def write_results(folder: RunFolder, results: dict[str, Any]) -> None:
+    """Write results.json; a run that has it is finished."""
+    folder.write("results.json", results)
