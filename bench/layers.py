@@ -131,8 +131,9 @@ def table(report: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = []
     for row in report["layers"]:
         seconds, bound = row.get("seconds"), row["bound"]
-        measured = (row["error"], f"{bound * 1e3:.3f}", "", "", "")
-        if seconds is not None:
+        if seconds is None:
+            measured = (row["error"], f"{bound * 1e3:.3f}", "", "", "")
+        else:
             measured = (f"{seconds * 1e3:.3f}", f"{bound * 1e3:.3f}", row["limit"],
                         f"{bound / seconds:.0%}", f"{seconds / whole:.1%}")  # fmt: skip
         rows.append((row["layer"], row["operation"], row["way"], f"{row['flop'] / 1e9:.2f}",

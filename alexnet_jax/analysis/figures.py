@@ -1,4 +1,4 @@
-"""What all figures share: options, styles, and files."""
+"""Helpers that all figures share: options, drawing, and writing a PNG and its numbers."""
 
 import argparse
 import json

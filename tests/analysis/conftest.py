@@ -1,4 +1,4 @@
-"""The tiny net with random weights, the synthetic images it knows, and what it answers to them."""
+"""The tiny net with random weights, its synthetic images, and their features."""
 
 import json
 
@@ -37,7 +37,7 @@ def weights_file(net, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def loaded_once(net, monkeypatch):
-    """Commands take `net` itself, so that what it has compiled is not compiled again."""
+    """Commands load `net`, so that nothing is compiled twice."""
     monkeypatch.setattr(network, "load", lambda path, step: net)
 
 
@@ -53,7 +53,7 @@ def pixels(splits):
 
 @pytest.fixture(scope="session")
 def forward(net):
-    """f(inputs float32 [n c c 3]) -> all features, compiled once for each n."""
+    """f(inputs float32 [n c c 3]) -> all features; compiled once for each n."""
     variables = net.variables
     return jax.jit(lambda inputs: net.model.apply(variables, inputs, train=False)[1])
 

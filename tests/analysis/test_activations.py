@@ -1,3 +1,5 @@
+"""Activation statistics against their definitions."""
+
 import json
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Figure 1 from the logs of runs: who is fastest, by how much, and what the figure is made of."""
+"""Figure 1 from the logs of runs: the fastest run, the ratios, and the numbers of the figure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Learning curves from metrics.jsonl, whole, short and damaged."""
+"""Learning curves from complete, short and damaged metrics.jsonl."""
 
 import json
 

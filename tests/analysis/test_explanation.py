@@ -10,7 +10,7 @@ from alexnet_jax.analysis import explanation, saliency
 
 
 def levels(maps: dict) -> np.ndarray:
-    """The floats that the page can make of `values`."""
+    """Decode maps to floats, as the page does."""
     values = np.frombuffer(base64.b64decode(maps["values"]), np.uint8).reshape(maps["shape"])
     return maps["lowest"] + values / 255 * (maps["highest"] - maps["lowest"])
 

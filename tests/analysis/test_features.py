@@ -1,4 +1,4 @@
-"""Features in one file, and what becomes of a command that is stopped."""
+"""Features in one file, also after an interruption."""
 
 import errno
 import json

@@ -9,18 +9,17 @@ from alexnet_jax import __main__ as program
 from alexnet_jax.errors import ConfigError
 
 
-def test_help_lists_every_kind_and_the_exit_codes(capsys):
+def test_help_lists_every_kind(capsys):
     assert program.main(["figures", "--help"]) == 0
     listed = capsys.readouterr().out
-    assert all(f"  {kind} " in listed for kind in program.FIGURES) and "exit codes:" in listed
+    assert all(f"  {kind} " in listed for kind in program.FIGURES)
     assert program.main(["figures"]) == 2
 
 
 @pytest.mark.parametrize("kind", program.FIGURES)
 def test_every_kind_has_help_of_its_own(kind, capsys):
-    assert (
-        f"alexnet figures {kind}" in importlib.import_module(f"alexnet_jax.analysis.{kind}").__doc__
-    )
+    module = importlib.import_module(f"alexnet_jax.analysis.{kind}")
+    assert f"alexnet figures {kind}" in (module.__doc__ or "")
     with pytest.raises(SystemExit) as end:
         program.main(["figures", kind, "--help"])
     assert not end.value.code and "--workdir" in capsys.readouterr().out

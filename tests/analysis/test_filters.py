@@ -1,4 +1,4 @@
-"""First-layer kernels: color scores, and the pixels of the picture."""
+"""First-layer kernels: color scores, and pixels of the figure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Confusion, calibration and the most confident mistakes: the numbers beside the pictures."""
+"""Confusion, calibration and the most confident mistakes: the numbers of the figures."""
 
 import json
 import math
@@ -95,7 +95,7 @@ def test_a_figure_that_cannot_be_written_says_so(tmp_path):
 @pytest.mark.parametrize("classes", [2, 40])
 @pytest.mark.parametrize("answer", [0, 1], ids=["right", "wrong"])
 def test_one_image_is_drawn(tmp_path, classes, answer):
-    """And so is a net that is never wrong, or always."""
+    """Also for a network that is never wrong, or always."""
     probabilities, labels = np.eye(classes, dtype=np.float32)[[answer]], np.zeros(1, np.int32)
     names, images = [f"class {i}" for i in range(classes)], np.zeros((1, 8, 8, 3), np.uint8)
     given = probabilities, labels

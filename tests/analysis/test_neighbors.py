@@ -1,3 +1,5 @@
+"""Nearest neighbors against a loop, and their figure."""
+
 import json
 
 import numpy as np
@@ -8,7 +10,7 @@ from alexnet_jax.errors import ConfigError
 
 
 def nearest(queries, rows, k):
-    """The definition, as a loop."""
+    """Nearest neighbors by a loop."""
     found = []
     for query in queries:
         distances = [float(np.sqrt(sum((row - query) ** 2))) for row in rows.astype(np.float64)]

@@ -1,4 +1,4 @@
-"""What the command says of images, in the terminal and as JSON."""
+"""The output of the command, as text and JSON."""
 
 import json
 
@@ -12,7 +12,7 @@ from alexnet_jax.errors import ConfigError, DataError, StorageError
 
 @pytest.fixture(autouse=True)
 def loaded_once():
-    """The command loads its net itself."""
+    """Undo the fixture of conftest.py: the command loads its net."""
 
 
 @pytest.fixture

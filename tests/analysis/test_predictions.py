@@ -1,3 +1,5 @@
+"""The figure of predictions and its numbers."""
+
 import json
 
 import numpy as np

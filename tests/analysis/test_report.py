@@ -26,7 +26,7 @@ NAMES = (SCRIPT, "{{title}}", '"><b>', "cat", "dog", "e", "f", "g", "h", "i")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder as training leaves it, of hostile names: of itself, of its classes and of its command."""
+    """A finished run whose folder, classes and command have hostile names."""
     base = tmp_path_factory.mktemp("report")
     data, folder = base / "data.npz", base / IMAGE
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Gradients against finite differences, Grad-CAM against its equations written out."""
+"""Gradients against finite differences, and Grad-CAM against its equations."""
 
 import json
 

@@ -30,7 +30,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture(autouse=True)
 def loaded_once():
-    """The command loads its net itself."""
+    """Undo the fixture of conftest.py: the command loads its net."""
 
 
 def photo(width=80, height=60) -> bytes:
@@ -42,7 +42,7 @@ def photo(width=80, height=60) -> bytes:
 
 @pytest.fixture(scope="module")
 def server(net):
-    """Of a net whose classes have hostile names, as its title has."""
+    """A server whose title and classes have hostile names."""
     names = tuple(f"{HOSTILE} {number}" for number in range(10))
     named = Network(net.trained._replace(class_names=names))
     with serve.Server(named, HOSTILE) as made:
@@ -55,7 +55,7 @@ def server(net):
 
 
 def ask(server, method, path, body=None, headers=None):
-    """(status, headers, body) of a request with exactly these headers besides Host."""
+    """Send a request with exactly these headers besides Host: (status, headers, body)."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
     headers = {"Host": f"127.0.0.1:{server.server_port}"} | (headers or {})
     connection.putrequest(method, path, skip_host=True)

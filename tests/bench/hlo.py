@@ -82,13 +82,13 @@ def collectives(text: str) -> list[Collective]:
 
 
 def instructions(text: str, opcode: str) -> list[str]:
-    """The shapes of the results of every instruction `opcode`, those inside fusions too."""
+    """The result shapes of every instruction `opcode`, also inside fusions."""
     found = re.findall(rf' = ([^%"]*?) {re.escape(opcode)}\(', text)
     return [", ".join(_shapes(results)) for results in found]
 
 
 def aliased_parameters(text: str) -> set[int]:
-    """Numbers of the parameters whose memory a result takes over: those that were donated."""
+    """Numbers of the parameters that are aliased by results: those that were donated."""
     header = text.partition("\n")[0]
     return {
         int(number) for number in re.findall(r"\}: \((\d+), \{\}, (?:may|must)-alias\)", header)

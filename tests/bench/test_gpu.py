@@ -1,4 +1,4 @@
-"""Stages and their limits, with commands that do next to nothing; the list of stages; the page of a record."""
+"""Stages and their limits, with trivial commands; the list of stages; the page of a record."""
 
 import importlib
 import json
@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage(name: str, script: str, limit=20.0, folder: Path | None = None, **others) -> Stage:
-    """One that runs `script` in a shell; with `folder` its result is folder/NAME.json."""
+    """A stage that runs `script` in a shell; with `folder` its result is folder/NAME.json."""
     result = (lambda: gpu._json(folder / f"{name}.json")) if folder else lambda: None
     return Stage(name, name.title(), ["bash", "-c", script], 1.0, limit, result, **others)
 
 
 def carry_out(some, folder, limit=math.inf):
-    """(exit code, the record, what was saved each time)."""
+    """Returns (exit code, record, all saved records)."""
     record, saved = {}, []
     code = stages.execute(
         some, record, folder, limit, dict(os.environ), lambda: saved.append(json.dumps(record))
@@ -65,7 +65,7 @@ def test_half_a_result_is_none(tmp_path):
 
 
 def is_alive(process: int) -> bool:
-    """After a moment, as the kernel may need one."""
+    """Wait a moment, as the kernel may need one."""
     for _ in range(100):
         try:
             if Path(f"/proc/{process}/stat").read_text().split(") ")[-1][0] == "Z":
@@ -131,7 +131,7 @@ def test_a_signal_loses_only_what_was_running(number, code, tmp_path):
 
 
 class ReachedError(Exception):
-    """A command understood its arguments, and would have begun to measure."""
+    """A command accepted its arguments, and would begin to measure."""
 
 
 @pytest.mark.parametrize("dry", [False, True])
@@ -165,7 +165,7 @@ def test_eight_minutes_hold_what_is_worth_most(tmp_path):
         end += each.expected
         ends[each.name] = end
     assert gpu.LIMIT < 8 * 60 and ends["layers-512"] <= gpu.LIMIT
-    assert "cut, if those before" in gpu.plan(gpu.stages(False, tmp_path), gpu.LIMIT)
+    assert "cut, if the others" in gpu.plan(gpu.stages(False, tmp_path), gpu.LIMIT)
 
 
 def options(**changed):
@@ -185,7 +185,7 @@ def test_with_data_there_are_runs_that_go_on(tmp_path):
 
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
-    """Three stages of no time; the second fails as long as there is a file 'fail'."""
+    """Three trivial stages; the second fails while there is a file 'fail'."""
     made = [
         stage("tests", "true"),
         stage("nets", f"if [ -e {tmp_path}/fail ]; then exit 1; fi"),
@@ -242,7 +242,7 @@ def test_without_a_gpu_there_is_one_line(gpus, who, monkeypatch):
 
 @pytest.mark.full
 def test_the_whole_at_toy_size(tmp_path):
-    """What `GPU_DRY=1 make gpu` runs: two to four minutes of two cores."""
+    """The stages of `GPU_DRY=1 make gpu`: two to four minutes on two cores."""
     command = [sys.executable, "-m", "bench.gpu", "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"GPU_DRY": "1"}, check=True, timeout=900)
     (path,) = tmp_path.glob("*.json")
@@ -322,12 +322,12 @@ def test_the_page_has_the_tables_of_all_stages(record):
         "## Of peers-512",
         "`python -m bench.x`",
         "| torch.compile, CUDA graph | torch 2.11 | 22.50 | 22.40 to 22.60 | 22,755.6 | 2.00 | 6.0 |",
-        "| torch.compile, max-autotune | not reached in 78 s | | | | | |",
+        "| torch.compile, max-autotune | not reached in 78 s |  |  |  |  |  |",
         "| conv1 | forward | 335 | 1 | 100.0% | 223 | 67% |",
         "| conv1 | linear | forward | 1.00 | 1.0 | 0.400 | 0.200 | FLOP | 50% | 3.5% |",
         "| quickstart | 128 | float32 | 8 | 1.000 | 0.500 | 0.400 | 0.200 | 256,000 |",
         "| to the device | 10.0 | 50,863 |",
-        "| pinned | ValueError: none | |",
+        "| pinned | ValueError: none |  |",
         "6 passed, 1 failed, 2 skipped.",
         "| test | center | 10,000 | 26.20% |",
         "| base | 39.6 % |",

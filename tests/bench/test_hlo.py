@@ -138,7 +138,7 @@ def test_a_collective_of_an_unknown_kind_is_not_passed_over():
     ],
 )
 def test_groups_are_those_of_the_compiled_program(function, kind, groups):
-    """Whatever form this version of JAX prints."""
+    """In the form that this version of JAX prints."""
     mesh = jax.make_mesh((2, 2), ("a", "b"), (jax.sharding.AxisType.Auto,) * 2)
     spec = P(("a", "b"))
     mapped = jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
@@ -192,7 +192,7 @@ def test_neither_images_nor_large_kernels_are_copied_or_transposed(compiled):
 
 
 def test_two_devices_add_all_gradients_at_once(compiled):
-    """One all-reduce of every gradient, with the loss, the count of errors and the requests to stop and save."""
+    """One all-reduce of all gradients, the loss, the number of errors and the requests to stop and save."""
     (found,) = hlo.collectives(compiled)
     assert found.kind == "all-reduce" and found.groups == ((0, 1),)
     assert found.bytes == 4 * (60_965_224 + 4)

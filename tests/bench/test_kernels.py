@@ -1,4 +1,4 @@
-"""The kernel table: which layer an operation belongs to, and what a trace has of each, made up and real."""
+"""The kernel table: the layer of an operation, and sums of made-up and real traces."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The parts of a step that are timed alone: all of them, with the FLOP and bytes they have."""
+"""The parts of a step that are timed alone, with their FLOP and bytes."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def test_bytes_count_inputs_and_outputs_once(parts):
 
 @pytest.mark.full
 def test_the_parts_compute_what_the_net_does(spec, parts):
-    """Chained, the forward parts without dropout are the model; and a gradient has the shape of its weights."""
+    """The chained forward parts without dropout are the model; gradients have the shapes of their weights."""
     rows = ("conv1/linear", "conv1/act", "conv1/lrn", "conv1/pool", "conv2/linear", "conv2/act")
     params, images = {}, find(parts, "conv1", "linear", "forward").arguments[1]
     x = images
@@ -84,7 +84,7 @@ def test_the_parts_compute_what_the_net_does(spec, parts):
 
 @pytest.fixture
 def measured(spec, parts, monkeypatch):
-    """Makes the report of some parts on a device of 1 GFLOP/s and 1 MB/s."""
+    """f(parts) -> their report on a device of 1 GFLOP/s and 1 MB/s."""
     monkeypatch.setattr(roofline, "peak_flop", lambda dtype, repeats: 1e9)
     monkeypatch.setattr(roofline, "copy_bandwidth", lambda repeats: 1e6)
     monkeypatch.setattr(ours, "program", lambda spec: (lambda steps: 0.0, {"version": "jax"}))

@@ -1,4 +1,4 @@
-"""Programs that take turns, without running the big network; and their order, ratios and table."""
+"""Programs in alternation, with trivial workers: order, ratios and table."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from importlib import util
 import pytest
 
 from alexnet_jax.errors import AlexNetError, ConfigError
-from bench import alternate, hardware, peers
+from bench import alternate, hardware, paths, peers
 
 WORKER = """
 import json, sys, time
@@ -31,7 +31,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def turns(monkeypatch, tmp_path):
-    """The file that lists who measured, in order; workers are replaced by ones that do nothing."""
+    """The file that lists measurements in order; workers are replaced by trivial ones."""
     path = tmp_path / "turns"
 
     def start(program, device, errors):
@@ -129,7 +129,7 @@ def test_without_the_first_there_are_no_ratios(turns):
     facts, measured = report(ours=[1.0], peer=[2.0])
     measured["programs"] = found
     lines = alternate.table(facts, measured).splitlines()
-    assert "| broken | broken ended with code 1: no memory / at all |  |  |" in lines
+    assert "| broken | broken ended with code 1: no memory / at all |  |  |  |  |  |" in lines
 
 
 def test_no_more_rounds_begin_when_the_time_is_over(turns):
@@ -169,9 +169,11 @@ def test_memory_settings_are_given_or_taken_away(kept, seen, monkeypatch):
 
 
 def test_the_memory_settings_are_those_of_the_device():
-    assert set(alternate.memory_settings("cpu")) == set(alternate.MEMORY)
+    settings = (paths.ROOT / "launch" / "malloc.env").read_text().splitlines()
+    names = {line.partition("=")[0] for line in settings if not line.startswith("#")}
+    assert set(alternate.memory_settings("cpu")) == names
     on_gpu = alternate.memory_settings("cuda,cpu")
-    assert set(alternate.MEMORY) - set(on_gpu) == {"MALLOC_ARENA_MAX"}
+    assert names - set(on_gpu) == {"MALLOC_ARENA_MAX"}
 
 
 def environment_of(program, device, monkeypatch) -> dict:
@@ -188,13 +190,13 @@ def test_on_a_gpu_a_program_must_not_fall_back_to_the_cpu(monkeypatch):
     script = "import jax; from bench import alternate; alternate.serve(lambda: (float, {}))"
     said = subprocess.run(
         [sys.executable, "-c", script], input="begin\n", capture_output=True, text=True,
-        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=alternate.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=paths.ROOT,
     )  # fmt: skip
     assert "JAX finds no GPU" in said.stderr and not said.stdout
 
 
 def started(arguments, device, monkeypatch) -> tuple:
-    """(options, programs at batch 8, facts) with which the bench would measure."""
+    """The options, programs at batch 8 and facts of a benchmark."""
     found = []
     monkeypatch.setattr(util, "find_spec", lambda name: "installed")
     monkeypatch.setattr(hardware, "device", lambda: device)
@@ -258,7 +260,7 @@ def test_a_worker_serves_and_tunes_when_told():
     )
     command = [sys.executable, "-c", script]
     said = subprocess.run(
-        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=alternate.ROOT
+        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=paths.ROOT
     )
     built, facts, tuned, measured = map(json.loads, said.stdout.splitlines())
     assert (

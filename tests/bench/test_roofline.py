@@ -1,4 +1,4 @@
-"""The least time of a step: as worked out by hand for the paper's net, and what a device is measured to do."""
+"""The bound of a step, against values for the paper's network worked out by hand; and measurements of a device."""
 
 import jax
 import jax.numpy as jnp

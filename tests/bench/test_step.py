@@ -1,4 +1,4 @@
-"""The bench of the step: what it starts, and what it undoes of the program as a whole."""
+"""The benchmark of the step: its programs, and its changes of the whole program."""
 
 import jax
 import pytest

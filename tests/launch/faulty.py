@@ -1,4 +1,4 @@
-"""The tiny net of tests/tiny.py, with something wrong that befalls a run at its first start only."""
+"""The tiny net of tests/tiny.py with faults, each at the first start of a run only."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""From finished runs to tables: run folders as the training command leaves them, with answers made up."""
+"""Tables from finished runs: run folders as after training, with made-up predictions."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ IMAGES = 2000
 
 
 def finished(run: runs.Run, error: float, seed: int) -> runs.Run:
-    """`run` with about `error` of its answers wrong; hard images are hard for all nets."""
+    """Write a finished run with about this error; hard images are hard for all networks."""
     hard = np.random.default_rng(0).random(IMAGES)
     luck = np.random.default_rng(seed).normal(0, 0.1, IMAGES)
     score = hard + luck
@@ -38,7 +38,7 @@ def finished(run: runs.Run, error: float, seed: int) -> runs.Run:
 
 @pytest.fixture
 def every(tmp_path):
-    """Three seeds of a base, of one better by nothing and one worse by 6 points; one member not finished."""
+    """Three seeds of a base, of an equal member and of one worse by 6 points; and an unfinished member."""
     found = []
     for number, (member, error) in enumerate((("base", 0.3), ("k_1", 0.3), ("no_lrn", 0.36))):
         for seed in range(3):

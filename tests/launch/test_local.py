@@ -1,4 +1,4 @@
-"""Sweeps carried out on this machine by the command itself, in processes of their own."""
+"""Sweeps executed on this machine by the command, in processes of their own."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def finish(launcher: subprocess.Popen) -> tuple[int, str]:
 
 
 def states(said: str) -> dict[str, tuple[str, str]]:
-    """Member -> (state, code), of the table at the end."""
+    """The (state, code) of each member in the final table."""
     found = re.findall(r"│ (\w+) +│ +\d+ │ (\w+) +│ +(\d*) │", said)
     return {member: (state, code) for member, state, code in found}
 
@@ -50,12 +50,12 @@ def folder(out: Path, member: str) -> Path:
 
 
 def without_config(shot: dict) -> dict:
-    """The members differ in a key of their configs, so that they are different runs."""
+    """Leave out the configs, in which all members differ."""
     return {name: value for name, value in shot.items() if not name.endswith("/config")}
 
 
 def processes_of(out: Path) -> list[int]:
-    """Of training runs below `out`."""
+    """Process ids of training runs below `out`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,4 +1,4 @@
-"""Memory settings by machine: one arena on CPUs, as many as there are threads with a GPU."""
+"""Memory settings by machine: one malloc arena on CPUs, the default with a GPU."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ def script(path: Path, text: str) -> None:
 
 @pytest.fixture
 def machine(tmp_path):
-    """f(what nvidia-smi says and its exit code, other variables) -> the environment of that machine."""
+    """f((output of nvidia-smi, its exit code), variables) -> the environment of such a machine."""
     script(tmp_path / "python", 'env\necho "arguments: $@"')
 
     def environment(said: tuple[str, int] | None, **variables: str) -> dict[str, str]:

@@ -180,7 +180,7 @@ def test_slots_share_the_cores(monkeypatch):
 
 
 def shares(jobs: int | None) -> list[tuple[str, str | None]]:
-    """(GPU, its share of the memory) of each slot."""
+    """The GPU and memory fraction of each slot."""
     environments = [slot.environment for slot in local.slots(jobs)]
     return [(e["CUDA_VISIBLE_DEVICES"], e.get(local._FRACTION)) for e in environments]
 

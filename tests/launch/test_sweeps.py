@@ -1,4 +1,4 @@
-"""Every member of every sweep, at every scale: a config that parses, differs from its base and keeps what it should."""
+"""Every member of every sweep at every scale parses, and differs from its base only as intended."""
 
 import pathlib
 

@@ -57,7 +57,7 @@ PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60
 
 
 def missing() -> str:
-    """The first program that is not installed; "" where all are."""
+    """The first program that is not installed, or ""."""
     return next((name for name in PROGRAMS if not shutil.which(name, path=_path())), "")
 
 
@@ -132,7 +132,7 @@ class Cluster:
                 daemon.wait(SECONDS)
 
     def ask(self, *command: str, fails: bool = False) -> str:
-        """What a command says; with `fails`, also when it fails."""
+        """The output of a command, with `fails` also of a failing one."""
         done = subprocess.run(
             command, env=os.environ | self.environment, capture_output=True, text=True, timeout=SECONDS
         )  # fmt: skip
@@ -144,7 +144,7 @@ class Cluster:
         return states == ["idle"] * len(self.nodes)
 
     def _start(self, *command: str, host: str = "") -> None:
-        """Start a daemon that takes its host to be named `host`."""
+        """Start a daemon under the host name `host`."""
         # Slurm binds to the address of the host's own name: where that is not loopback, under the name localhost.
         host = host or ("" if _name_is_loopback() else "localhost")
         prefix = (

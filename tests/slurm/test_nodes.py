@@ -25,7 +25,7 @@ FIRST, SECOND = NODES = ("127.0.0.1", "127.0.0.2")
 
 
 def may_rename() -> bool:
-    """Whether this process may give others a host name of their own."""
+    """Whether this process may set the host names of others."""
     unshare = shutil.which("unshare")
     test = [unshare or "", "--uts", "true"]
     return bool(unshare) and not subprocess.run(test, capture_output=True, timeout=20).returncode
@@ -50,7 +50,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> dict:
-    """What two processes compute that meet on this host without SLURM, one device each."""
+    """The results of two processes on this host without SLURM, one device each."""
     out = tmp_path_factory.mktemp("local")
     run = runs.run("good", "tests/launch/faulty.py:good", {}, 0, out)
     address = free_address()
@@ -80,7 +80,7 @@ def the_same(undisturbed: dict, out: Path) -> bool:
 
 
 def started(cluster: Cluster, out: Path, step: int) -> str:
-    """Submit the run on two nodes, slowed down; its job, once it made `step` steps."""
+    """Submit a slowed-down run on two nodes; returns its job after `step` steps."""
     submit(cluster, out, *TWO, **SLOWLY)
     log = folder(out, "good") / "log.txt"
     wait(lambda: log.exists() and f"step {step}/" in log.read_text())
@@ -92,7 +92,7 @@ def ended(cluster: Cluster) -> None:
 
 
 def process_of(out: Path, rank: int) -> int:
-    """The training process with that number; srun, which has SLURM_PROCID too, is in no step."""
+    """The training process of a rank; srun, which has SLURM_PROCID too, is in no step."""
     for pid in processes_of(out):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         if b"SLURM_STEP_ID=0" in environment and f"SLURM_PROCID={rank}".encode() in environment:

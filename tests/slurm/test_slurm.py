@@ -1,4 +1,4 @@
-"""Sweeps on a real SLURM, of one node on this host."""
+"""Sweeps on a real SLURM with one node on this host."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def cluster(tmp_path_factory):
 
 
 def submit(cluster: Cluster, out: Path, *arguments: str, **further: str) -> str:
-    """What `launch.sweep --slurm` says; `further`: environment variables that the jobs have too."""
+    """Run `launch.sweep --slurm` and return its output; `further` are environment variables of the jobs."""
     command = [sys.executable, "-m", "tests.launch.driver", "faulty", "--scale", "digits", "--out", str(out),
                "--slurm", *arguments]  # fmt: skip
     environment = os.environ | cluster.environment | {
