@@ -18,7 +18,7 @@ MEMORY := $(if $(filter quickstart bench gpu reliability,$(MAKECMDGOALS)),$(shel
 $(foreach setting,$(MEMORY),$(eval export $(setting)))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test fuzz lint bench gpu reliability lock clean
+.PHONY: help quickstart test fuzz lint docs bench gpu reliability lock clean
 .NOTPARALLEL:
 
 help:
@@ -26,7 +26,8 @@ help:
 	@echo 'make test         run the tests'
 	@echo 'make fuzz         try damaged files on every reader, in minutes; COUNT=20000 for more of them'
 	@echo 'make lint         check style and types'
-	@echo 'make bench        measure the training step; BENCH=step, layers, ... as the README lists'
+	@echo 'make docs         build the documentation in site/'
+	@echo 'make bench        measure the training step; BENCH=step, layers, ... as docs/speed.md lists'
 	@echo 'make gpu          measure everything on a GPU, in eight minutes; DATA=FOLDER trains on CIFAR-10 too'
 	@echo 'make reliability  kill runs, fill disks, damage files, and record what came of it'
 	@echo 'make lock         choose the pinned versions anew (requirements*.lock)'
@@ -56,6 +57,11 @@ lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright --pythonpath $(RUN)
 
+# Warnings, such as a link that leads nowhere, are errors.
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo 'The documentation is in site/index.html'
+
 # A module of bench/ and its arguments, such as BENCH='step --batch 32 128'; BENCH=peers needs torch.
 BENCH ?= peers --peers plain
 bench: $(VENV)/core.stamp
@@ -73,23 +79,25 @@ gpu:
 	if [ -z "$$python" ]; then $(MAKE) $(VENV)/core.stamp && python=$(RUN) || exit; fi; \
 	$$python -m bench.gpu $(if $(DATA),--data '$(DATA)') $(GPU_ARGS)
 
-# About half an hour. Writes docs/results/reliability*.json and the table of the README.
+# About half an hour. Writes docs/results/reliability*.json and the table of docs/reliability.md.
 reliability: $(VENV)/dev.stamp
 	$(RUN) -m bench.checks --json docs/results/reliability-cost.json
 	$(RUN) -m pytest -q --full --record=docs/results/reliability.json
 	$(RUN) -m tests.reliability.record
 
-# requirements-dev.lock holds everything of requirements.lock, in the same versions.
+# requirements-dev.lock holds everything of requirements.lock, in the same versions; requirements-docs.lock holds the
+# tools of the documentation alone. UPGRADE= keeps the versions that are pinned and adds what is missing.
+UPGRADE := --upgrade
+COMPILE = $(RUN) -m uv pip compile --quiet --no-header --universal --python-version 3.11 --generate-hashes $(UPGRADE)
 lock: $(RUN)
 	$(RUN) -m pip install --quiet --disable-pip-version-check uv
-	$(RUN) -m uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
-	    --generate-hashes --upgrade --output-file requirements.lock
-	$(RUN) -m uv pip compile pyproject.toml --quiet --no-header --universal --python-version 3.11 \
-	    --generate-hashes --upgrade --extra dev --constraints requirements.lock \
-	    --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	    | $(COMPILE) - --constraints requirements-dev.lock --output-file requirements-docs.lock
 
 clean:
-	rm -rf $(VENV) .jax-cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .jax-cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN):
@@ -97,13 +105,23 @@ $(RUN):
 	@echo 'Making the virtual environment $(VENV)/ with $(PYTHON)'
 	@$(PYTHON) -m venv $(VENV)
 
-# Nothing is installed of this repository itself: all of it runs with python -m from here.
-$(VENV)/core.stamp: requirements.lock | $(RUN)
+# The command `alexnet` and the import path of this checkout: an editable install that needs no build.
+$(VENV)/bin/alexnet: | $(RUN)
+	@$(RUN) -c 'import sysconfig; open(sysconfig.get_path("purelib") + "/alexnet_jax.pth", "w").write("$(CURDIR)\n")'
+	@printf '#!/bin/sh\nexec "%s" -P -m alexnet_jax "$$@"\n' '$(abspath $(RUN))' > $@
+	@chmod +x $@
+
+$(VENV)/core.stamp: requirements.lock | $(RUN) $(VENV)/bin/alexnet
 	@echo 'Installing the pinned packages of requirements.lock into $(VENV)/ (once; some 900 MB)'
 	@$(PIP_INSTALL) -r requirements.lock
 	@touch $@
 
-$(VENV)/dev.stamp: requirements-dev.lock | $(RUN)
+$(VENV)/dev.stamp: requirements-dev.lock | $(RUN) $(VENV)/bin/alexnet
 	@echo 'Installing the pinned packages of requirements-dev.lock into $(VENV)/ (once)'
 	@$(PIP_INSTALL) -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/docs.stamp: requirements-docs.lock | $(RUN) $(VENV)/bin/alexnet
+	@echo 'Installing the pinned packages of requirements-docs.lock into $(VENV)/ (once; some 60 MB)'
+	@$(PIP_INSTALL) -r requirements-docs.lock
 	@touch $@

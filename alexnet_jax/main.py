@@ -34,7 +34,7 @@ from alexnet_jax.errors import (
 from alexnet_jax.inference import trained
 from alexnet_jax.run import processes
 from alexnet_jax.run.schemas import Results
-from alexnet_jax.run.workdir import Bystander, Workdir
+from alexnet_jax.run.workdir import SilentWorkdir, Workdir
 from alexnet_jax.specs import Config
 
 
@@ -118,7 +118,7 @@ def _train(options, config_dict, spec: Config, workdir: Workdir) -> int:
             notes = processes.lead(start)
             if notes is None:
                 return 0
-            ours = workdir if processes.leads() else Bystander(workdir.path)
+            ours = workdir if processes.leads() else SilentWorkdir(workdir.path)
             training = loop.Training(spec, dataset, statistics, ours, config_dict,
                                      begin=begin, partial=options.allow_partial,
                                      profile=options.profile and processes.leads())  # fmt: skip
@@ -183,7 +183,7 @@ def _finished(workdir: Workdir, last_step: int) -> Results | None:
     return results if found and found[0] >= last_step else None
 
 
-def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:
+def _stopped(workdir: Workdir | SilentWorkdir, training, code: int) -> int:
     step, saved = training.step, training.saved_step
     _write_last_status(workdir, training, "interrupted", code, "signal")
     where = f"saved step {saved:,}" if saved else "there is nothing to save yet"
@@ -192,7 +192,7 @@ def _stopped(workdir: Workdir | Bystander, training, code: int) -> int:
 
 
 def _write_last_status(
-    workdir: Workdir | Bystander, training, state: str, code: int, reason: str
+    workdir: Workdir | SilentWorkdir, training, state: str, code: int, reason: str
 ) -> None:
     """Best effort: the reason why the run ends may be the disk."""
     try:
@@ -201,7 +201,7 @@ def _write_last_status(
         workdir.write_traceback(error)
 
 
-def _end_stalled(workdir: Workdir | Bystander, training, seconds: float) -> None:
+def _end_stalled(workdir: Workdir | SilentWorkdir, training, seconds: float) -> None:
     """Leave from the watchdog's thread, whatever the others are waiting for."""
     leads = processes.leads()
     error = StalledError(

@@ -160,8 +160,8 @@ def parts(spec: Config) -> Iterator[Part]:
     yield _cropping(spec)
     shape: tuple[int, ...] = (batch, size, size, 3)
     for name, row in rows:
-        before = [(operation, "before_") for operation in getattr(row, "before", ())]
-        operations = [*before, ("linear", ""), *((operation, "") for operation in row.then)]
+        before = [(operation, "before_") for operation in row.pre_ops]
+        operations = [*before, ("linear", ""), *((operation, "") for operation in row.ops)]
         if isinstance(row, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
         for operation, prefix in operations:
@@ -271,7 +271,7 @@ def _update(spec: Config) -> Part:
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)
     read, kept = (sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (
-        gradient, (current.params, current.velocity)
+        gradient, (current.params, current.opt_state)
     ))  # fmt: skip
     arguments = (current, gradient, rates)
     return Part("update", spec.optimizer.kind, "", update, arguments, 0.0, read + 2.0 * kept)

@@ -63,7 +63,7 @@ def step_work(spec: Config) -> list[Work]:
         layer, last = layers[name], layers.get(f"{name}/pool", layers[name])
         y, out = (batch * part.channels * part.height**2 for part in (layer, last))
         flop, moved = 2.0 * batch * layer.multiply_adds, item * (x + layer.parameters + y)
-        passes = isinstance(row, ConvSpec) and not set(row.then) <= {"act", "dropout"}
+        passes = isinstance(row, ConvSpec) and not set(row.ops) <= {"act", "dropout"}
         found.append(Work(name, "forward", "product", flop, moved))
         gradients = [Work(name, "backward", "weights", flop, moved)]
         if passes:

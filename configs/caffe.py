@@ -1,8 +1,8 @@
 """AlexNet as Caffe trained it: bvlc_alexnet, and bvlc_reference_caffenet, which pools first.
 
-Command: python -m alexnet_jax.main --config configs/caffe.py:alexnet --workdir runs/caffe \
+Command: alexnet train --config caffe:alexnet --workdir runs/caffe \
              --config.data.path=/data/imagenet
-         configs/caffe.py:caffenet
+         or --config caffe:caffenet
 Cost:    450,000 steps of 256 images, 90 epochs.
 Expect:  validation images of 2012, centre crop: 42.9 % top-1 and 19.8 % top-5 error (alexnet),
          42.6 % and 19.6 % (caffenet).
@@ -11,7 +11,7 @@ Values are those of models/bvlc_*/{train_val,solver}.prototxt and of the default
 Differs from Caffe: images are resized by their shorter side, not stretched to 256x256.
 """
 
-from configs import paper
+from . import paper
 
 EPOCH = 1_281_167 / 256  # iterations
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from alexnet_jax import specs
 from alexnet_jax.analysis import convergence
-from alexnet_jax.config import reference
-from alexnet_jax.config.reference import Claim
+from alexnet_jax.config import published
+from alexnet_jax.config.published import Claim
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import compare
 from alexnet_jax.files import write_atomically
 from alexnet_jax.inference import predictions
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from launch import runs
 from launch.runs import Run
 
@@ -106,7 +106,7 @@ def rows(every: list[Run]) -> list[Row]:
         Row(
             name, len(members[name]), tuple(n.top1 for n in nets),
             tuple(n.top5 for n in nets if n.top5 is not None),
-            differences.get(name), adjusted.get(name), reference.CLAIMS.get(name),
+            differences.get(name), adjusted.get(name), published.CLAIMS.get(name),
             tuple(dict.fromkeys(n.protocol for n in nets)),
         )
         for name, nets in finished.items()
@@ -117,7 +117,7 @@ def read(run: Run) -> Finished | None:
     """The final errors of a run on its last held-out split, by its last views; None while it is not finished."""
     if runs.state(run).name != "finished":
         return None
-    results = workdir.Workdir(run.folder).results()
+    results = reading.read_results(run.folder)
     last = runs.last_errors(results)
     if not results or last is None:
         raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")

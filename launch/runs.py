@@ -21,7 +21,7 @@ from typing import NamedTuple
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading, resume
 from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def run(member: str, config: str, overrides: dict, seed: int, out: Path) -> Run:
 def _identity(config: str, arguments: tuple[str, ...]) -> str:
     with contextlib.chdir(ROOT):
         try:
-            digest = workdir.identity(configs.load(config, list(arguments)))
+            digest = resume.identity(configs.load(config, list(arguments)))
         except ConfigError:
             digest = hashlib.sha256(repr((config, arguments)).encode()).hexdigest()
     return digest[:16]
@@ -91,7 +91,7 @@ def _identity(config: str, arguments: tuple[str, ...]) -> str:
 
 def state(run: Run) -> State:
     """The state of a run that no queue holds."""
-    status = workdir.Workdir(run.folder).status()
+    status = reading.read_status(run.folder)
     step, starts = status.get("saved_step", 0) if status else 0, _starts(run)
     if _is_locked(run):
         return State("running", None, status.get("step", 0) if status else 0)
@@ -170,7 +170,7 @@ def end(run: Run, code: int) -> None:
     if not starts:
         raise StorageError(f"{run.record} has lost the start that ended with code {code}")
     starts[-1]["code"] = 128 - code if code < 0 else code
-    starts[-1]["saved_step"] = workdir.Workdir(run.folder).saved_step()
+    starts[-1]["saved_step"] = reading.saved_step(run.folder)
     write_record(run, starts=starts)
 
 

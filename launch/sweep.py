@@ -14,11 +14,13 @@ import shlex
 from pathlib import Path
 
 from alexnet_jax import cli
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.files import is_utf8
-from configs import scales, sweeps
 from launch import runs
 from launch.runs import Run
+
+scales, sweeps = map(find.config_module, ("scales", "sweeps"))
 
 
 def main(arguments: list[str]) -> int:

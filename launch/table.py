@@ -3,7 +3,7 @@
 import time
 
 from alexnet_jax.errors import StorageError
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from launch import runs
 from launch.runs import Run
 
@@ -87,7 +87,7 @@ class Live:
 def _error(run: Run) -> str:
     """The top-1 error of the last held-out split, of its last views; of training while it runs."""
     try:
-        last = runs.last_errors(workdir.Workdir(run.folder).results())
+        last = runs.last_errors(reading.read_results(run.folder))
         return f"{100 * last[2]['top1_error']:.2f} %" if last else ""
     except StorageError:
         return ""

@@ -143,9 +143,9 @@ def make(base: Path) -> dict[str, str]:
     for name, shape in weights.shapes(spec).items():
         _, row, array = name.split("/")
         params.setdefault(row, {})[array] = generator.normal(0, 0.1, shape).astype(np.float32)
-    run = trained.Run(spec, json.loads(config.to_json(tree)), 0, params, {}, statistics.zeros(16),
+    run = trained.TrainedModel(spec, json.loads(config.to_json(tree)), 0, params, {}, statistics.zeros(16),
                       ("cat", "dog"))  # fmt: skip
-    net = weights.save(base / "net.safetensors", run)
+    net = trained.save(base / "net.safetensors", run)
     (base / "cut.safetensors").write_bytes(net.read_bytes()[:-100])
     card = {"sha256": files.sha256_of(net), "config": "tiny", "seed": 0, "step": 0, "splits": {}}
     (base / "cut.json").write_text(json.dumps(card))

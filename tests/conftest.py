@@ -107,7 +107,7 @@ def two_nets(tmp_path_factory) -> tuple[Path, Path]:
     from alexnet_jax import config
     from alexnet_jax.data import sources
     from alexnet_jax.data.pipeline import statistics
-    from alexnet_jax.inference import trained, weights
+    from alexnet_jax.inference import trained
     from alexnet_jax.model.alexnet import AlexNet
     from alexnet_jax.train import state
 
@@ -121,6 +121,6 @@ def two_nets(tmp_path_factory) -> tuple[Path, Path]:
         means = statistics.zeros(16)
         means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
         tree = json.loads(config.to_json(tree))
-        run = trained.Run(spec, tree, 7, params, {}, means, names)
-        paths.append(weights.save(folder / f"net{seed}.safetensors", run))
+        run = trained.TrainedModel(spec, tree, 7, params, {}, means, names)
+        paths.append(trained.save(folder / f"net{seed}.safetensors", run))
     return paths[0], paths[1]

@@ -22,7 +22,7 @@ from alexnet_jax.errors import (
 )
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints, trained
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading, workdir
 from alexnet_jax.train import loop
 
 TINY = ["--config", "tests/tiny.py"]
@@ -130,7 +130,7 @@ def test_what_a_run_was_begun_with_is_needed_for_its_first_start_alone(finished,
     assert train(tmp_path / "b", *begin, "--config.train.max_steps=2") == 0
     shutil.rmtree(source)
     assert train(tmp_path / "b", *begin, "--config.train.max_steps=3") == 0
-    assert workdir.begun_from(tmp_path / "b") == str(source)
+    assert reading.begun_from(tmp_path / "b") == str(source)
     with pytest.raises(StorageError, match="not a run folder"):  # a new run
         train(tmp_path / "b", *begin, "--config.train.max_steps=3", "--overwrite")
 

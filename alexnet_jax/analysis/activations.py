@@ -1,6 +1,8 @@
-"""How strongly and how often the units of each row answer, over a split, tower by tower.
+"""Measure the activations of each layer over a split, tower by tower.
 
-Command: alexnet activations --workdir runs/mine --split test
+alexnet figures activations --workdir runs/mine --split test
+
+Writes figures/activations.png and activations.json.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,86 +13,91 @@ from alexnet_jax import cli
 from alexnet_jax.analysis import figures, pictures
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from alexnet_jax.inference.network import Network
 
-MEASURES = ("mean", "std", "zeros", "dead")
+#: Measurements of a layer or of one of its towers, by name, and its "feature" and "tower".
+Measurements = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
-    parser = figures.parser(
-        "Measure the activations of each row over a split: figures/activations.png and .json."
-    )
+    parser = figures.parser(__doc__ or "")
     pictures.add_arguments(parser)
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "activations.png"
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
-    rows = statistics(net, split.images)
-    numbers = {"step": net.run.step, "split": name, "images": len(split.labels)}
-    print(table(rows))
-    print(figures.save(_draw(rows), {**numbers, "rows": rows}, path))
+    layers = statistics(net, split.images)
+    numbers = {"step": net.trained.step, "split": name, "images": len(split.labels)}
+    print(table(layers))
+    print(figures.save(_draw(layers), {**numbers, "rows": layers}, path))
 
 
-def statistics(net: "Network", images) -> list[dict]:
-    """Of each row, and of each of its towers: {"feature", "tower", "units", "mean", "std", "zeros", "dead"}.
+def statistics(net: "Network", images: Any) -> list[Measurements]:
+    """Measure each layer, and each of its towers: {"feature", "tower", "units", "mean", "std", "zeros", "dead"}.
 
-    The feature is what the row's activation function gives, or its last output where it has none. A unit is a map
-    or a unit of a dense row. Mean and standard deviation are over all images and places; `zeros` is the share of
-    them that is 0; `dead` counts the units that are never above 0. tower: 1, 2, ..., or None for all of the row.
-    images: uint8 [n s s 3], or what gives them for an array of indices. Sums are float64.
+    "feature" is the output of the layer's activation function, or the layer's output where it has none. "tower" is
+    1, 2, ..., or None for the whole layer. "units" counts feature maps or dense units. "mean" and "std" are over all
+    images and positions; "zeros" is the share of zeros; "dead" counts units that are never above 0.
+
+    Args:
+      images: uint8 [n s s 3], or an object that gives them for an array of indices.
     """
-    watched = features(net)
-    sums, places = _sums(net, images, list(watched))
-    rows, start = [], 0
-    for name, towers in watched.items():
+    measured = features(net)
+    sums, positions = _sums(net, images, list(measured))
+    layers, start = [], 0
+    for name, towers in measured.items():
         units = net.shapes[name][-1]
-        own = sums[start : start + units]
+        of_layer = sums[start : start + units]
         start += units
-        parts = [(None, own)]
+        parts: list[tuple[int | None, np.ndarray]] = [(None, of_layer)]
         if towers > 1:
-            parts += list(enumerate(np.split(own, towers), 1))
-        rows += [_row(name, tower, part, len(images) * places[name]) for tower, part in parts]
-    return rows
+            parts += enumerate(np.split(of_layer, towers), 1)
+        layers += [
+            _measure(name, tower, part, len(images) * positions[name]) for tower, part in parts
+        ]
+    return layers
 
 
 def features(net: "Network") -> dict[str, int]:
-    """The feature of each row that is measured, and over how many towers it is split."""
+    """The measured feature of each layer, and the number of towers that it is split over."""
     from alexnet_jax.model.geometry import whole_on_each
 
-    model = net.run.config.model
+    model = net.trained.config.model
     found = {}
-    for name, row in (*model.convs, *model.fcs):
+    for name, layer in (*model.convs, *model.fcs):
         towers = 1 if whole_on_each(model, name) else model.towers
-        found[f"{name}/act" if "act" in row.then else name] = towers
+        found[f"{name}/act" if "act" in layer.ops else name] = towers
     return found
 
 
-def table(rows: list[dict]) -> str:
-    """For the terminal."""
+def table(layers: list[Measurements]) -> str:
+    """Format the measurements for a terminal."""
     lines = [f"{'feature':16} {'tower':>5} {'units':>6} {'mean':>9} {'std':>9} {'zeros':>6} {'dead':>6}"]  # fmt: skip
-    for row in rows:
+    for one in layers:
         lines.append(
-            f"{row['feature']:16} {row['tower'] or 'all':>5} {row['units']:6} {row['mean']:9.4g} "
-            f"{row['std']:9.4g} {row['zeros']:6.1%} {row['dead']:6}"
+            f"{one['feature']:16} {one['tower'] or 'all':>5} {one['units']:6} {one['mean']:9.4g} "
+            f"{one['std']:9.4g} {one['zeros']:6.1%} {one['dead']:6}"
         )
     return "\n".join(lines)
 
 
-def _sums(net: "Network", images, names: list[str]) -> tuple[np.ndarray, dict[str, int]]:
-    """Of every unit [sum, sum of squares, zeros, largest], float64 [units 4], and {name: places of a unit}."""
+def _sums(net: "Network", images: Any, names: list[str]) -> tuple[np.ndarray, dict[str, int]]:
+    """Sum, sum of squares, zeros and maximum of each unit, [units 4]; and the positions of a unit by feature."""
     import jax.numpy as jnp
 
-    places = {name: int(np.prod(net.shapes[name][:-1])) for name in names}
+    positions = {name: int(np.prod(net.shapes[name][:-1])) for name in names}
 
-    def of_images(variables, pixels):
+    def of_images(variables: Any, pixels: Any) -> Any:
         inputs = net.inputs(pixels)[:, 0]
         outputs: Any = net.model.apply(variables, inputs, train=False)[1]
         made = []
         for name in names:
-            x = outputs[name].astype(jnp.float32).reshape(len(pixels), places[name], -1)
+            x = outputs[name].astype(jnp.float32).reshape(len(pixels), positions[name], -1)
             of_unit = [x.sum(1), jnp.square(x).sum(1), (x == 0).sum(1), x.max(1)]
             made.append(jnp.stack(of_unit, axis=-1).astype(jnp.float32))
         return jnp.concatenate(made, axis=1)
@@ -102,54 +109,56 @@ def _sums(net: "Network", images, names: list[str]) -> tuple[np.ndarray, dict[st
         if total is not None:
             added, largest = added + total[:, :3], np.maximum(largest, total[:, 3:])
         total = np.concatenate([added, largest], axis=1)
-    return total, places
+    return total, positions
 
 
-def _row(name: str, tower: int | None, sums: np.ndarray, count: int) -> dict:
-    every = count * len(sums)
-    mean = sums[:, 0].sum() / every
-    variance = max(sums[:, 1].sum() / every - mean**2, 0)
+def _measure(name: str, tower: int | None, sums: np.ndarray, count: int) -> Measurements:
+    """Measurements of units from their sums over `count` values each."""
+    values = count * len(sums)
+    mean = sums[:, 0].sum() / values
+    variance = max(sums[:, 1].sum() / values - mean**2, 0)
     return {
         "feature": name,
         "tower": tower,
         "units": len(sums),
         "mean": float(mean),
         "std": float(variance**0.5),
-        "zeros": float(sums[:, 2].sum() / every),
+        "zeros": float(sums[:, 2].sum() / values),
         "dead": int((sums[:, 3] <= 0).sum()),
     }
 
 
-def _draw(rows: list[dict]):
-    """Mean and standard deviation, share of zeros, share of dead units: by feature, one bar a tower."""
+def _draw(layers: list[Measurements]) -> "Figure":
+    """Bars of mean and deviation, share of zeros and share of dead units, by feature and tower."""
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(row["feature"] for row in rows))
+    names = list(dict.fromkeys(one["feature"] for one in layers))
     figure = Figure(figsize=(len(names) + 1.5, 7), layout="constrained")
-    answers, zeros, dead = figure.subplots(3, 1, sharex=True)
+    means, zeros, dead = figure.subplots(3, 1, sharex=True)
     for name in names:
-        whole, *towers = (row for row in rows if row["feature"] == name)
-        bars = towers or [whole]
+        all_units, *towers = (one for one in layers if one["feature"] == name)
+        bars = towers or [all_units]
         width = 0.8 / len(bars)
-        for place, row in enumerate(bars):
+        for place, one in enumerate(bars):
             x = names.index(name) - 0.4 + (place + 0.5) * width
-            options = dict(width=0.92 * width, color=f"C{place}" if towers else "gray")
-            answers.bar(x, row["mean"], **options)
-            answers.plot(x, row["std"], "_k", ms=40 * width)
-            zeros.bar(x, 100 * row["zeros"], **options)
-            dead.bar(x, 100 * row["dead"] / row["units"], **options)
-    count = max(row["tower"] or 0 for row in rows)
+            options: dict[str, Any] = dict(
+                width=0.92 * width, color=f"C{place}" if towers else "gray"
+            )
+            means.bar(x, one["mean"], **options)
+            means.plot(x, one["std"], "_k", ms=40 * width)
+            zeros.bar(x, 100 * one["zeros"], **options)
+            dead.bar(x, 100 * one["dead"] / one["units"], **options)
+    count = max(one["tower"] or 0 for one in layers)
     for tower in range(1, count + 1):
-        answers.bar(0, 0, color=f"C{tower - 1}", label=f"tower {tower}")
-    answers.bar(0, 0, color="gray", label="all units")
-    answers.plot([], [], "_k", ms=15, label="standard deviation")
-    answers.legend(frameon=False)
-    labels = {answers: "mean", zeros: "zeros (%)", dead: "dead units (%)"}
+        means.bar(0, 0, color=f"C{tower - 1}", label=f"tower {tower}")
+    means.bar(0, 0, color="gray", label="all units")
+    means.plot([], [], "_k", ms=15, label="standard deviation")
+    means.legend(frameon=False)
+    labels = {means: "mean", zeros: "zeros (%)", dead: "dead units (%)"}
     for axes, label in labels.items():
         axes.set_ylabel(label)
-        axes.grid(alpha=0.3, axis="y")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        figures.plain(axes)
+        axes.grid(visible=False, axis="x")
     zeros.set_ylim(0, 100)
     dead.set_ylim(0, max(10, 1.05 * dead.get_ylim()[1]))
     dead.set_xticks(range(len(names)), names, fontsize=8)

@@ -1,39 +1,43 @@
-"""Training error against epochs of several runs, and how many epochs each kind of run needs (Figure 1, §3.1).
+"""Draw the training error of several runs, and compare the epochs they need (Figure 1, §3.1).
 
-Command: alexnet convergence --workdir runs/relu runs/tanh --out figures [--by model.activation]
+alexnet figures convergence --workdir runs/relu runs/tanh --out figures [--by model.activation]
 
-Runs with the same value of the config key --by are of one kind. The fastest stands for its kind, as in the paper
-each activation had the learning rate that was best for it.
+Runs with the same value of the config key --by form a group, represented by its fastest run: in the paper each
+activation function had its own best learning rate.
 """
 
 import dataclasses
 import operator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.inference import trained
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ACTIVATION = "model.activation"
+#: The training error that the paper's "six times faster" refers to.
 TARGET = 0.25
-"""Training error: what the paper's 'six times faster' is about."""
 
 
 class Curve(NamedTuple):
-    """The training error of a run; each point is a mean over the steps since the one before."""
+    """The training error of a run; each point is the mean since the previous one."""
 
     run: str
+    #: The value of the key that groups runs.
     kind: str
+    #: Initial learning rate of the weights.
     rate: float
-    """Learning rate of the weights, before any drop."""
     epochs: list[float]
     errors: list[float]
 
     def epochs_to(self, target: float) -> float | None:
-        """Epochs until the training error is first at most `target`; None if it never is."""
+        """Epochs until the training error first reaches `target`; None if it never does."""
         pairs = zip(self.epochs, self.errors, strict=True)
         return next((epoch for epoch, error in pairs if error <= target), None)
 
@@ -43,7 +47,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", nargs="+", required=True, metavar="W", help="run folders")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the figure")
     parser.add_argument("--by", default=ACTIVATION, metavar="KEY",
-                        help=f"config key that tells kinds of runs apart; default: {ACTIVATION}")  # fmt: skip
+                        help=f"config key that groups runs; default: {ACTIVATION}")  # fmt: skip
     parser.add_argument(
         "--target", type=float, default=TARGET, help=f"training error; default: {TARGET}"
     )
@@ -57,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 
 def read(folder: Path, by: str = ACTIVATION) -> Curve:
-    """The curve of a run folder. Raises ConfigError for an unknown key, StorageError, WorkdirError."""
+    """Read the curve of a run folder. Raises ConfigError for an unknown key, StorageError, WorkdirError."""
     config = trained.load_config(folder)
     try:
         kind = operator.attrgetter(by)(config)
@@ -69,7 +73,7 @@ def read(folder: Path, by: str = ACTIVATION) -> Curve:
         )
     lines = [
         line
-        for line in workdir.read_metrics(folder)
+        for line in reading.read_metrics(folder)
         if {"epoch", "train_top1_error"} <= line.keys()
     ]
     if not lines:
@@ -81,9 +85,9 @@ def read(folder: Path, by: str = ACTIVATION) -> Curve:
 
 
 def fastest(curves: list[Curve], target: float = TARGET) -> dict[str, Curve]:
-    """Of each kind the curve that reaches `target` first, or else comes lowest; the fastest kind comes first."""
+    """The curve of each kind that reaches `target` first, or else comes closest; fastest kind first."""
 
-    def order(curve: Curve) -> tuple:
+    def order(curve: Curve) -> tuple[bool, float]:
         reached = curve.epochs_to(target)
         return reached is None, reached or min(curve.errors)
 
@@ -94,22 +98,22 @@ def fastest(curves: list[Curve], target: float = TARGET) -> dict[str, Curve]:
 
 
 def ratios(curves: list[Curve], target: float = TARGET) -> list[str]:
-    """How many times the epochs of the fastest kind each other one takes, in words."""
+    """Sentences that compare the epochs of each kind with those of the fastest."""
     (first, fast), *others = fastest(curves, target).items()
     shortest = fast.epochs_to(target)
     if shortest is None:
         return [f"none reaches {target:.0%}"]
-    said = []
+    sentences = []
     for kind, curve in others:
         reached = curve.epochs_to(target)
         times = f"{(reached or curve.epochs[-1]) / shortest:.1f} times"
         more, end = ("", "") if reached else ("more than ", f", and has not reached {target:.0%}")
-        said.append(f"{kind} takes {more}{times} the epochs of {first}{end}")
-    return said
+        sentences.append(f"{kind} takes {more}{times} the epochs of {first}{end}")
+    return sentences
 
 
 def markdown(curves: list[Curve], by: str = ACTIVATION, target: float = TARGET) -> list[str]:
-    """Lines of a table of every curve, and the ratios, with the paper's where it has one."""
+    """A Markdown table of all curves, then their ratios, and the ratio of the paper if it has one."""
     lines = [
         f"| {by.rpartition('.')[2]} | rate | epochs to {target:.0%} training error | lowest training error |",
         "|---|--:|--:|--:|",
@@ -118,21 +122,21 @@ def markdown(curves: list[Curve], by: str = ACTIVATION, target: float = TARGET) 
         reached = curve.epochs_to(target)
         shown = f"{reached:.2f}" if reached else f"not in {curve.epochs[-1]:.0f}"
         lines.append(f"| {curve.kind} | {curve.rate:g} | {shown} | {min(curve.errors):.1%} |")
-    lines += ["", *(f"{said}." for said in ratios(curves, target))]
+    lines += ["", *(f"{sentence}." for sentence in ratios(curves, target))]
     if by == ACTIVATION and {"relu", "tanh"} <= {curve.kind for curve in curves}:
         lines.append(
-            "The paper (§3.1): tanh takes six times the epochs of ReLUs to 25 %, on CIFAR-10, in a four-layer net "
-            "that it does not specify, at rates that it does not print."
+            "The paper (§3.1): tanh takes six times the epochs of ReLUs to reach 25 %, on CIFAR-10, with a four-layer "
+            "net and learning rates that it does not specify."
         )
     return lines
 
 
 def plot(curves: list[Curve], path: Path, by: str = ACTIVATION, target: float = TARGET) -> Path:
-    """A PNG at `path` and its numbers as JSON beside it: the fastest of each kind in full, the others pale.
+    """Draw the curves to a PNG, slower ones of a kind pale, and write their numbers as JSON beside it.
 
     {"by", "target", "ratios", "curves": [{"run", "kind", "rate", "epochs", "errors", "epochs_to_target"}]}
     """
-    numbers = {
+    numbers: dict[str, Any] = {
         "by": by,
         "target": target,
         "ratios": ratios(curves, target),
@@ -141,7 +145,7 @@ def plot(curves: list[Curve], path: Path, by: str = ACTIVATION, target: float = 
     return figures.save(_draw(curves, target, numbers["ratios"]), numbers, path)
 
 
-def _draw(curves: list[Curve], target: float, said: list[str]):
+def _draw(curves: list[Curve], target: float, title: list[str]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -159,7 +163,7 @@ def _draw(curves: list[Curve], target: float, said: list[str]):
     axes.axhline(100 * target, color="gray", lw=1)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (%)")
-    axes.set_title("\n".join(said), fontsize=9)
+    axes.set_title("\n".join(title), fontsize=9)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     figures.plain(axes)

@@ -1,15 +1,19 @@
-"""Learning curves of a run: loss, error and learning rate against epochs (metrics.jsonl).
+"""Draw the learning curves of a run: loss, error and learning rate against epochs (metrics.jsonl).
 
-Command: alexnet curves --workdir runs/quickstart
+alexnet figures curves --workdir runs/quickstart
+
+Writes figures/curves.png and curves.json.
 """
 
 import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax import cli
-from alexnet_jax.run.workdir import read_metrics
+from alexnet_jax.analysis import figures
+from alexnet_jax.run.reading import read_metrics
 
 TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
 MEASURES = ("top1_error", "top5_error", "nll")
@@ -17,9 +21,10 @@ EVALUATION = re.compile(rf"eval_(?P<split>.+)_(?P<views>[a-z]+)_(?P<measure>{'|'
 
 
 def plot(workdir: Path | str) -> Path:
-    """Draws figures/curves.png and writes its numbers to curves.json beside it; returns the PNG.
+    """Draw figures/curves.png, write its numbers to curves.json beside it, and return the path of the PNG.
 
-    Few lines, or none, make an emptier picture. Raises WorkdirError without metrics.jsonl.
+    Raises:
+      WorkdirError: There is no metrics.jsonl.
     """
     workdir = Path(workdir)
     curves = read(workdir)
@@ -31,12 +36,12 @@ def plot(workdir: Path | str) -> Path:
     return path
 
 
-def read(workdir: Path) -> dict:
-    """{"schema", "train": columns, "evaluations": {"val_center": columns, ...}} of metrics.jsonl.
+def read(workdir: Path) -> dict[str, Any]:
+    """Read metrics.jsonl as {"schema", "train": columns, "evaluations": {"val_center": columns, ...}}.
 
-    A column is a list over lines; errors are fractions; what is not finite becomes None.
+    A column is a list over the lines of the file. Errors are fractions; values that are not finite become None.
     """
-    train = {key: [] for key in ("step", "epoch", *TRAIN_KEYS)}
+    train: dict[str, list[Any]] = {key: [] for key in ("step", "epoch", *TRAIN_KEYS)}
     evaluations: dict[str, dict[str, list]] = {}
     for row in read_metrics(workdir):
         if "train_loss" in row:
@@ -55,24 +60,24 @@ def read(workdir: Path) -> dict:
 
 
 def main(arguments: list[str]) -> None:
-    parser = cli.parser("Draw the learning curves of a run: figures/curves.png and curves.json.")
+    parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="the folder of a run")
     print(plot(parser.parse_args(arguments).workdir))
 
 
-def _finite(value) -> float | None:
+def _finite(value: Any) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _draw(curves: dict, path: Path) -> None:
-    # A Figure of its own, without pyplot: no global state, no window, no backend to choose.
+def _draw(curves: dict[str, Any], path: Path) -> None:
+    # Without pyplot there is no global state, no window and no backend to choose.
     from matplotlib.figure import Figure
 
     train, evaluations = curves["train"], curves["evaluations"]
     figure = Figure(figsize=(7, 8), layout="constrained")
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 1))
     # A line of one point is invisible without a marker.
-    few = {"marker": "."} if len(train["epoch"]) < 30 else {}
+    few: dict[str, Any] = {"marker": "."} if len(train["epoch"]) < 30 else {}
 
     loss.plot(train["epoch"], _numbers(train["train_loss"]), color="C0", **few)
     loss.set_ylabel("training loss")
@@ -96,13 +101,12 @@ def _draw(curves: dict, path: Path) -> None:
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
     for axes in (loss, error, rate):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+        figures.plain(axes)
+    figure.savefig(path, dpi=figures.DPI)
 
 
-def _numbers(column: list) -> list[float]:
-    """None as NaN, which matplotlib leaves out."""
+def _numbers(column: list[float | None]) -> list[float]:
+    """Replace None by NaN, which matplotlib leaves out."""
     return [math.nan if value is None else value for value in column]
 
 

@@ -11,17 +11,14 @@ Values set on the command line (--config.key=value) apply to the first config.
 
 import functools
 import json
-from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_jax import cli, config
-from alexnet_jax.config import provenance
+from alexnet_jax import cli, config, files
+from alexnet_jax.config import find, provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import trained
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 ASSUMED_CLASSES = 1000
 """Outputs of the last row where the classes are counted from the data."""
@@ -87,8 +84,8 @@ def differences(first: dict, second: dict) -> list[Difference]:
 
     A key that only one of them lists has its default in the other.
     """
-    listed = _leaves(first).keys() | _leaves(second).keys()
-    one, two = (_leaves(config.completed(tree)) for tree in (first, second))
+    listed = files.flatten(first, ".").keys() | files.flatten(second, ".").keys()
+    one, two = (files.flatten(config.completed(tree), ".") for tree in (first, second))
     found = []
     for key in sorted(listed):
         # 2 and 2.0 are the same to parse().
@@ -117,7 +114,8 @@ def source(name: str, key: str, value: object) -> str:
 def _values(name: str) -> dict[str, object]:
     """The values of a config of configs/, by its name; none where there is no such variant."""
     try:
-        return _leaves(config.completed(_plain(str(CONFIGS / provenance.argument(name)), [])))
+        tree = _plain(str(find.folder() / provenance.argument(name)), [])
+        return files.flatten(config.completed(tree), ".")
     except ConfigError:
         return {}
 
@@ -131,20 +129,11 @@ def _spec(tree: dict) -> Config:
     return config.parse(tree, needs_images=False)
 
 
-def _leaves(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"model.convs.conv1.pad": [0, 3], ...}; lists are values."""
-    leaves: dict[str, object] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        leaves |= _leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return leaves
-
-
 def _operations(model: ModelSpec) -> dict[str, str]:
     """Layer -> what is done before and after it; a pool, on its own line, takes what follows."""
     texts: dict[str, str] = {}
     for name, row in model.convs:
-        after = [_operation(model, operation) for operation in row.then]
+        after = [_operation(model, operation) for operation in row.ops]
         if "pool" in after:
             place = after.index("pool")
             texts[f"{name}/pool"] = ", ".join([_pool(row), *after[place + 1 :]])
@@ -153,8 +142,8 @@ def _operations(model: ModelSpec) -> dict[str, str]:
         texts[name] = ", ".join([_shape(row), *groups, *after])
     for name, row in model.fcs:
         groups = [f"{row.groups} groups"] if row.groups > 1 else []
-        before = [f"{operation} before" for operation in row.before]
-        texts[name] = ", ".join([*before, *groups, *row.then])
+        before = [f"{operation} before" for operation in row.pre_ops]
+        texts[name] = ", ".join([*before, *groups, *row.ops])
     return texts
 
 

@@ -1,15 +1,15 @@
-"""What named layers answer to many images, in one .npz file, for other programs to learn from.
+"""Write the outputs of named layers for many images to a .npz file, for other programs to learn from.
 
 alexnet features --workdir W --layer fc7 [--layer conv5] --split train --out fc7.npz
 alexnet features --workdir W --layer fc7 --images FOLDER --out mine.npz
 
-The file has an array [n ...] float32 a layer, under its name; `labels` and `indices` of a split, or `files`; and
-`class_names`, `step` and `request`, which says what was asked. A command that was stopped, by kill -9 too, continues
-when it is given again, and ends with the same bytes.
+The file has a float32 array [n ...] for each layer, by name; `labels` and `indices` of a split, or `files`; and
+`class_names`, `step` and `request`, the arguments of the command. If the command is interrupted, even by kill -9, the
+same command continues it and produces the same bytes.
 """
 
+import argparse
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,32 +30,35 @@ from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirErro
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
+    from alexnet_jax.inference.trained import TrainedModel
 
+#: Approximate size of the parts on disk; two are in memory at a time.
 PART_BYTES = 2**26
-"""Of the parts on disk, about; two of them are in memory at a time."""
 
 
 class Source(NamedTuple):
+    """The images whose features are computed."""
+
+    #: `images[indices]` -> uint8 [b s s 3].
     images: Any
-    """`images[indices]` -> uint8 [b s s 3]."""
+    #: Changes when any image does.
     identity: str
-    """Changes when any image does."""
+    #: Arrays [n] that identify the images in the file.
     described: dict[str, np.ndarray]
-    """Arrays [n] that say which images these are."""
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import subject
+    from alexnet_jax.evaluation import target
 
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
     parser.add_argument(
         "--layer", required=True, action="append",
-        help="a row such as fc7, or a step of one such as conv1/linear; can be repeated",
+        help="a layer such as fc7, or an operation of one such as conv1/linear; can be repeated",
     )  # fmt: skip
     images = parser.add_mutually_exclusive_group()
-    images.add_argument("--split", help=subject.SPLIT_HELP)
+    images.add_argument("--split", help=target.SPLIT_HELP)
     images.add_argument(
         "--images", nargs="+", metavar="PATH", help="image files or folders of them"
     )
@@ -73,9 +77,9 @@ def main(arguments: list[str]) -> None:
     print(extract(net, source or of_split(net, options), options.layer, path))
 
 
-def of_split(net: "Network", options) -> Source:
-    """Raises DataError."""
-    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+def of_split(net: "Network", options: argparse.Namespace) -> Source:
+    """The images of a split. Raises DataError."""
+    name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
     numbers = np.arange(len(split.labels), dtype=np.int64)
     described = {"labels": split.labels, "indices": numbers}
@@ -83,33 +87,35 @@ def of_split(net: "Network", options) -> Source:
 
 
 def of_files(net: "Network", paths: list[str]) -> Source:
-    """Raises DataError."""
-    from alexnet_jax.data.pipeline import digests
+    """The images in files and folders. Raises DataError."""
+    from alexnet_jax.data.pipeline import identity
     from alexnet_jax.data.pipeline.image_files import ImageFiles
 
-    found, spec = pictures.listed(paths), net.run.config.data
+    found, spec = pictures.list_files(paths), net.trained.config.data
     try:
-        known = digests.of_files("", list(map(str, found)), spec.threads)
+        known = identity.of_files("", list(map(str, found)), spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
         threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
-    named = digests.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
+    named = identity.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
     return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})
 
 
 def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Path:
-    """Write the features [n ...] of all images to `path`, part after part; what is there already is kept.
+    """Write the features [n ...] of all images to `path`, keeping the parts that an interrupted command wrote.
 
-    Raises ConfigError for a layer that there is not and where `path` holds something else, StorageError, and
-    WorkdirError while another process writes the same file.
+    Raises:
+      ConfigError: There is no such layer, or `path` holds something else.
+      StorageError: The file cannot be written.
+      WorkdirError: Another process writes the same file.
     """
     shapes = {layer: net.shape_of(layer) for layer in layers}
     request = {
         "schema": 1, "layers": list(shapes), "images": source.identity, "count": len(source.images),
-        "network": _digest(net.run), "step": net.run.step,
+        "network": _digest(net.trained), "step": net.trained.step,
     }  # fmt: skip
     folder = path.with_name(path.name + ".parts")
     try:
@@ -120,7 +126,7 @@ def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Pa
                 parts = _write_parts(net, source.images, shapes, folder)
                 described = source.described | {
                     "class_names": np.array(net.class_names),
-                    "step": np.array(net.run.step),
+                    "step": np.array(net.trained.step),
                     "request": np.array(json.dumps(request)),
                 }
                 _join(parts, len(source.images), shapes, described, path)
@@ -133,19 +139,21 @@ def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Pa
     return path
 
 
-def _write_parts(net: "Network", images, shapes: dict, folder: Path) -> list[Path]:
-    """The outputs of all layers, one after the other, [rows values], in files of about PART_BYTES."""
+def _write_parts(
+    net: "Network", images: Any, shapes: dict[str, tuple[int, ...]], folder: Path
+) -> list[Path]:
+    """Write the concatenated outputs of all layers, [images values], in files of about PART_BYTES."""
     import jax.numpy as jnp
 
     from alexnet_jax.data.pipeline.splits import View
 
-    def of_layers(variables, pixels):
+    def of_layers(variables: Any, pixels: Any) -> Any:
         made: Any = net.model.apply(variables, net.inputs(pixels)[:, 0], train=False)[1]
         flat = [made[layer].reshape(len(pixels), -1).astype(jnp.float32) for layer in shapes]
         return jnp.concatenate(flat, axis=1)
 
     values = sum(map(math.prod, shapes.values()))
-    batch = net.run.config.evaluation.batch_size
+    batch = net.trained.config.evaluation.batch_size
     rows = batch * max(PART_BYTES // (4 * values * batch), 1)
     function = net.jitted(f"features {list(shapes)}", of_layers)
     parts = []
@@ -153,7 +161,7 @@ def _write_parts(net: "Network", images, shapes: dict, folder: Path) -> list[Pat
         parts.append(folder / f"{start:09}.npy")
         stop = min(start + rows, len(images))
         if not parts[-1].exists():
-            # Always the same images together: other sizes of batches may be rounded differently.
+            # Always with the same batches: other batch sizes may round differently.
             part = View(images, np.arange(start, stop))
             made = np.concatenate(list(net.map_batches(function, part)))
             encoded = io.BytesIO()
@@ -163,14 +171,21 @@ def _write_parts(net: "Network", images, shapes: dict, folder: Path) -> list[Pat
     return parts
 
 
-def _join(parts: list[Path], count: int, shapes: dict, described: dict, path: Path) -> None:
-    """One .npz file of all parts, of which one at a time is read. It has no dates: the same bytes each time."""
+def _join(
+    parts: list[Path], count: int, shapes: dict[str, tuple[int, ...]],
+    described: dict[str, np.ndarray], path: Path,
+) -> None:  # fmt: skip
+    """Join all parts to one .npz file, reading one at a time. It has no dates, so the bytes are reproducible."""
     with files.replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
         column = 0
         for layer, shape in shapes.items():
             columns = slice(column, column + math.prod(shape))
             column = columns.stop
-            header = {"descr": "<f4", "fortran_order": False, "shape": (count, *shape)}
+            header: dict[str, Any] = {
+                "descr": "<f4",
+                "fortran_order": False,
+                "shape": (count, *shape),
+            }
             with archive.open(f"{layer}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 for part in parts:
@@ -185,8 +200,8 @@ def _load(part: Path) -> np.ndarray:
     return files.read_array(part, ("images", "values"), "float32", mapped=True, remedy=remedy)
 
 
-def _is_done(path: Path, request: dict) -> bool:
-    """Whether `path` already holds what is asked. Raises ConfigError if it holds anything else."""
+def _is_done(path: Path, request: dict[str, Any]) -> bool:
+    """Whether `path` already holds the result of `request`. Raises ConfigError if it holds anything else."""
     if not path.exists():
         return False
     if other := files.not_regular(path):
@@ -200,8 +215,8 @@ def _is_done(path: Path, request: dict) -> bool:
     return True
 
 
-def _check_same(folder: Path, request: dict) -> None:
-    """Raises ConfigError if the parts in `folder` are of another request."""
+def _check_same(folder: Path, request: dict[str, Any]) -> None:
+    """Raise ConfigError if the parts in `folder` are of another request."""
     file = folder / "request.json"
     text = json.dumps(request, indent=1)
     if not file.exists():
@@ -214,17 +229,17 @@ def _check_same(folder: Path, request: dict) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path):
-    with open(folder / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirError(f"{folder} is in use by another process; wait for it") from None
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder`. Raises WorkdirError if another process does."""
+    lock = files.lock(folder / ".lock")
+    if lock is None:
+        raise WorkdirError(f"{folder} is in use by another process; wait for it")
+    with lock:
         yield
 
 
-def _digest(run) -> str:
-    """Of all that the features depend on."""
+def _digest(run: "TrainedModel") -> str:
+    """Hash all that the features depend on."""
     import jax
 
     digest = hashlib.sha256(json.dumps(run.config_tree, sort_keys=True).encode())

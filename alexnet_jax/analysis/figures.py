@@ -1,20 +1,25 @@
-"""What the figures share: their command line, how images are drawn, and the two files they write."""
+"""What all figures share: options, styles, and files."""
 
 import argparse
 import json
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import ConfigError, StorageError, printable
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 DPI = 120
+#: Colors of captions of correct and wrong predictions.
 RIGHT, WRONG = "#1a7f37", "#b42318"
-"""Colors of a caption: the network is right, or wrong."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """With the arguments that every figure of a network takes."""
+    """An argument parser with the options that every figure of one network has."""
     made = cli.parser(description)
     made.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(made)
@@ -23,7 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def folder(options: argparse.Namespace) -> Path:
-    """Where the figure goes, made if need be. Raises ConfigError, StorageError."""
+    """The folder of the figure, created if needed. Raises ConfigError, StorageError."""
     workdir = Path(options.workdir)
     if options.out is None and workdir.suffix == ".safetensors":
         raise ConfigError(f"{workdir} is a file: --out DIR says which folder the figure goes to")
@@ -33,7 +38,7 @@ def folder(options: argparse.Namespace) -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    """`path`, made if need be. Raises StorageError."""
+    """Create a folder if needed and return its path. Raises StorageError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -41,24 +46,25 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def show(axes, image, caption: str = "", color: str = "black", **options) -> None:
-    """An image or map in matplotlib's `axes`: every pixel a sharp square, without ticks, under its caption."""
-    axes.imshow(image, **{"interpolation": "nearest"} | options)
+def show(axes: "Axes", image: Any, caption: str = "", color: str = "black", **options: Any) -> None:
+    """Show an image or map with sharp pixels and no ticks, under its caption."""
+    options = {"interpolation": "nearest"} | options
+    axes.imshow(image, **options)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_title(caption, fontsize=9, color=color)
 
 
-def plain(axes) -> None:
-    """A pale grid behind what is drawn, and no frame above and on the right."""
+def plain(axes: "Axes") -> None:
+    """Draw a pale grid behind the data, and no frame at the top and right."""
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def short(name: str, width: int = 20) -> str:
-    """A name of a class that fits over an image."""
+    """Shorten a class name to fit over an image."""
     name = printable(name.replace("_", " "))
     return literal(
         textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
@@ -66,12 +72,12 @@ def short(name: str, width: int = 20) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` as matplotlib draws it letter by letter: between two dollar signs it would look for a formula."""
+    """Escape dollar signs, between which matplotlib would look for a formula."""
     return printable(text).replace("$", r"\$")
 
 
-def save(figure, numbers: dict, path: Path) -> Path:
-    """Write a matplotlib figure to `path`, a PNG, and its numbers as JSON beside it. Raises StorageError."""
+def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
+    """Write a figure as PNG, and its numbers as JSON beside it. Raises StorageError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)

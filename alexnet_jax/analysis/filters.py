@@ -1,10 +1,13 @@
-"""First-layer kernels as a picture, tower over tower (Figure 3, §6.1), and how colored each is.
+"""Draw the first-layer kernels tower over tower (Figure 3, §6.1), and score how colored each is.
 
-Command: alexnet filters --workdir runs/quickstart
+alexnet figures filters --workdir runs/quickstart
+
+Writes figures/filters.png and filters.json.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,17 +16,29 @@ from alexnet_jax.analysis import figures
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import trained
 
-PER_ROW = 16  # as in Figure 3: three rows of 16 kernels for each tower
-TILE = 55  # pixels of the picture that a kernel gets, at most
-GAP = 2
-CAPTION = 18
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: Kernels in a row: three rows for each tower of the paper's network, as in Figure 3.
+PER_ROW = 16
+#: Largest side of a kernel in the figure, space between kernels and height of a caption, in pixels.
+TILE, GAP, CAPTION = 55, 2, 18
+
+
+def main(arguments: list[str]) -> None:
+    parser = figures.parser(__doc__ or "")
+    options = parser.parse_args(arguments)
+    path = figures.folder(options) / "filters.png"
+    run = trained.load(options.workdir, options.step)
+    model = run.config.model
+    print(plot(run.params[model.convs[0][0]]["kernel"], model.towers, path))
 
 
 def plot(kernel: np.ndarray, towers: int, path: Path | str) -> Path:
-    """Kernels [kh kw 3 n] as a PNG at `path`, and their color scores as JSON beside it (§6.1).
+    """Draw kernels [kh kw 3 n] to a PNG, and write their color scores as JSON beside it (§6.1).
 
-    One contrast for all of them: zero is mid-gray, the largest weight of all is full scale.
-    Enlarged by a whole factor, without interpolation. Raises ConfigError for kernels not over RGB.
+    Raises:
+      ConfigError: The kernels are not over RGB, or cannot be divided among the towers.
     """
     kernel = np.asarray(kernel, np.float32)
     if kernel.ndim != 4 or kernel.shape[2] != 3 or kernel.shape[3] % towers:
@@ -35,7 +50,7 @@ def plot(kernel: np.ndarray, towers: int, path: Path | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = color_scores(kernel).reshape(towers, -1)
     means = scores.mean(axis=1)
-    _picture(kernel, means).save(path)
+    _draw(kernel, means).save(path)
     report = {
         "schema": 1,
         "kernels": kernel.shape[3],
@@ -47,45 +62,37 @@ def plot(kernel: np.ndarray, towers: int, path: Path | str) -> Path:
 
 
 def color_scores(kernel: np.ndarray) -> np.ndarray:
-    """[n]: the share of a kernel's energy that is color: 0 is gray, 1 has no gray part at all.
+    """The share of each kernel's energy that is color, [n]: 0 is gray, 1 has no gray part.
 
-    At each place the three weights are split into their mean over R, G and B (gray) and the rest
-    (color); the score is the sum of squares of the rest over that of the whole. Untrained kernels,
-    of independent weights, score 2/3 on average; a kernel of zeros scores 0.
+    At each place the three weights are split into their mean over R, G and B (gray) and the rest (color); the score
+    is the sum of squares of the rest over that of all. Untrained kernels, with independent weights, score 2/3 on
+    average; a kernel of zeros scores 0.
     """
     color = kernel - kernel.mean(axis=2, keepdims=True)
-    whole = (kernel**2).sum(axis=(0, 1, 2))
-    return (color**2).sum(axis=(0, 1, 2)) / np.where(whole > 0, whole, 1)
+    energy = (kernel**2).sum(axis=(0, 1, 2))
+    return (color**2).sum(axis=(0, 1, 2)) / np.where(energy > 0, energy, 1)
 
 
-def main(arguments: list[str]) -> None:
-    parser = figures.parser("Draw the first-layer kernels: figures/filters.png and filters.json.")
-    options = parser.parse_args(arguments)
-    path = figures.folder(options) / "filters.png"
-    run = trained.load(options.workdir, options.step)
-    model = run.config.model
-    print(plot(run.params[model.convs[0][0]]["kernel"], model.towers, path))
+def tiles(kernel: np.ndarray) -> np.ndarray:
+    """Kernels [kh kw 3 n] as images uint8 [n kh kw 3]: zero is mid-gray, the largest weight of all is full scale."""
+    gray = 0.5 + 0.5 * kernel / (np.abs(kernel).max() or 1)
+    return np.rint(255 * gray).astype(np.uint8).transpose(3, 0, 1, 2)
 
 
-def _picture(kernel: np.ndarray, means: np.ndarray):
-    """A PIL image: for each tower a caption, then its kernels in rows of 16."""
+def _draw(kernel: np.ndarray, means: np.ndarray) -> "Image":
+    """For each tower a caption and its kernels, enlarged by a whole factor without interpolation."""
     from PIL import Image, ImageDraw
 
     height, width, _, count = kernel.shape
     zoom = max(1, TILE // max(height, width))
     step_y, step_x = height * zoom + GAP, width * zoom + GAP
-    largest = np.abs(kernel).max()
-    gray = 0.5 + 0.5 * kernel / (largest if largest > 0 else 1)
-    tiles = np.round(255 * gray).astype(np.uint8).transpose(3, 0, 1, 2)
-    tiles = tiles.repeat(zoom, axis=1).repeat(zoom, axis=2)
-
-    towers, each = len(means), count // len(means)
-    rows = -(-each // PER_ROW)
+    towers, per_tower = len(means), count // len(means)
+    rows = -(-per_tower // PER_ROW)
     block = CAPTION + rows * step_y
-    canvas_width = max(min(each, PER_ROW) * step_x + GAP, 200)
+    canvas_width = max(min(per_tower, PER_ROW) * step_x + GAP, 200)
     canvas = np.full((towers * block + GAP, canvas_width, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        tower, place = divmod(i, each)
+    for i, tile in enumerate(tiles(kernel).repeat(zoom, axis=1).repeat(zoom, axis=2)):
+        tower, place = divmod(i, per_tower)
         y = tower * block + CAPTION + place // PER_ROW * step_y
         x = GAP + place % PER_ROW * step_x
         canvas[y : y + tile.shape[0], x : x + tile.shape[1]] = tile

@@ -1,21 +1,22 @@
-"""What a trained network sees in images: the most probable classes of each, in the terminal or in a web page.
+"""Predict the classes of images, in the terminal or in a local web page.
 
 alexnet predict cat.jpg dog.jpg --workdir W [--views center|ten|nine|dense] [--top 5] [--json]
 alexnet predict --workdir W --serve [--port 8000]
 
-Photos are turned by their EXIF orientation where those of training were: data.exif in the config of the run.
+The EXIF orientation of photos is applied or ignored as in training (data.exif in the config of the run).
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from alexnet_jax import cli, files, specs
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.errors import ConfigError, DataError, printable
 
+#: Characters of a bar of probability 1.
 BAR = 24
-"""Characters of a bar of probability 1."""
 
 
 def main(arguments: list[str]) -> None:
@@ -28,10 +29,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--views", choices=specs.VIEWS, default="center", help="§4.1; default: center"
     )
-    parser.add_argument("--top", type=int, default=5, help="how many classes to name; default: 5")
+    parser.add_argument("--top", type=int, default=5, help="number of classes; default: 5")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--serve", action="store_true", help="a web page, for this machine alone")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one; default: 8000")
+    parser.add_argument("--serve", action="store_true", help="serve a web page on 127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
     options = parser.parse_args(arguments)
     _check(options)
 
@@ -45,13 +46,13 @@ def main(arguments: list[str]) -> None:
         return
     found = net.top(options.images, options.top, options.views)
     if options.json:
-        print(json.dumps(_report(options, net.run.step, found), indent=1))
+        print(json.dumps(_report(options, net.trained.step, found), indent=1))
     else:
         print("\n\n".join(map(_text, options.images, found)))
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises ConfigError or DataError for what can be told before JAX starts."""
+    """Check the arguments before JAX starts. Raises ConfigError, DataError."""
     if options.serve == bool(options.images):
         raise ConfigError("name one or more images, or --serve without any; see --help")
     if options.top < 1:
@@ -67,7 +68,10 @@ def _check(options: argparse.Namespace) -> None:
             raise DataError(f"cannot read {image}: {other}")
 
 
-def _report(options: argparse.Namespace, step: int, found: list) -> dict:
+def _report(
+    options: argparse.Namespace, step: int, found: list[list[tuple[str, float]]]
+) -> dict[str, Any]:
+    """The output of --json."""
     images = [
         {
             "image": image,
@@ -85,11 +89,11 @@ def _report(options: argparse.Namespace, step: int, found: list) -> dict:
 
 
 def _text(image: str, best: list[tuple[str, float]]) -> str:
-    """An image and its classes, a line each: name, percent, bar."""
-    width = max(len(_printable(name)) for name, _ in best)
-    lines = [_printable(image)]
+    """An image and its classes, one per line: name, percent, bar."""
+    width = max(len(printable(name)) for name, _ in best)
+    lines = [printable(image)]
     for name, probability in best:
-        line = f"  {_printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
+        line = f"  {printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 
@@ -97,11 +101,6 @@ def _text(image: str, best: list[tuple[str, float]]) -> str:
 def _bar(probability: float) -> str:
     block = "█" if (sys.stdout.encoding or "").lower().startswith("utf") else "#"
     return block * round(BAR * probability)
-
-
-def _printable(text: str) -> str:
-    """`text` without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 if __name__ == "__main__":

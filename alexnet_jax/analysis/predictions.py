@@ -1,48 +1,52 @@
-"""Images with their label and the five classes that the network thinks most probable (Figure 4 left, §6.1).
+"""Draw images with their labels and five most probable classes (Figure 4 left, §6.1).
 
-Command: alexnet predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
+alexnet figures predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
+
+Writes figures/predictions.png and predictions.json.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures, pictures
 from alexnet_jax.analysis.pictures import Pictures
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from alexnet_jax.inference.network import Network
 
 PER_ROW = 4  # as in Figure 4
 
 
 def main(arguments: list[str]) -> None:
-    parser = figures.parser(
-        "Draw images with their five most probable classes: figures/predictions.png and .json."
-    )
+    parser = figures.parser(__doc__ or "")
     pictures.add_arguments(parser, count=8)
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "predictions.png"
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    print(plot(net, pictures.chosen(net, options), path))
+    print(plot(net, pictures.select(net, options), path))
 
 
 def plot(net: "Network", shown: Pictures, path: Path) -> Path:
-    """A PNG at `path` and its numbers as JSON beside it (§6.1); the bar of the label is red, if it is there.
+    """Draw a PNG and write its numbers as JSON beside it; the bar of the label is red.
 
-    Images are drawn whole; the probabilities are those of their center crops.
+    Images are drawn in full, though the probabilities are those of their center crops.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i, top in enumerate(net.top(shown.pixels, 5)):
         label = None if shown.labels is None else net.class_names[shown.labels[i]]
         top = [[name, round(probability, 4)] for name, probability in top]
         rows.append({"image": shown.names[i], "label": label, "top": top})
-    return figures.save(_draw(shown.pixels, rows), {"step": net.run.step, "images": rows}, path)
+    return figures.save(_draw(shown.pixels, rows), {"step": net.trained.step, "images": rows}, path)
 
 
-def _draw(pixels, rows: list[dict]):
+def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     columns = min(PER_ROW, len(rows))

@@ -1,21 +1,26 @@
-"""One page of all that a run folder knows of itself: report.html there, in one file, to keep and to send.
+"""Write a page about a run: WORKDIR/report.html, a single file to keep and to send.
 
-Command: alexnet report --workdir runs/mine [--data-path PATH] [--step N]
+alexnet report --workdir runs/mine [--data-path PATH] [--step N]
 """
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from alexnet_jax import cli, config, files
-from alexnet_jax.analysis import record
+from alexnet_jax.analysis import report_training
 from alexnet_jax.errors import AlexNetError, StorageError
 from alexnet_jax.inference import trained
-from alexnet_jax.inference.trained import Run, Step
-from alexnet_jax.pages import html
-from alexnet_jax.pages.html import Html, fill
-from alexnet_jax.run import workdir
+from alexnet_jax.inference.trained import Step, TrainedModel
+from alexnet_jax.pages.render import render
+from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
+
+if TYPE_CHECKING:
+    from alexnet_jax.data.pipeline.splits import Dataset
 
 
 def main(arguments: list[str]) -> None:
@@ -30,51 +35,53 @@ def main(arguments: list[str]) -> None:
 
 
 def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path:
-    """Make report.html of a run folder; what is missing there is said in its place.
+    """Write report.html into a run folder; a section that cannot be made says why.
 
-    Raises StorageError if it is no run folder or cannot be written.
+    Raises:
+      StorageError: It is not a run folder, or cannot be written.
     """
-    tree = workdir.read_config(folder)
+    tree = reading.read_config(folder)
     spec = config.parse(tree)
-    from alexnet_jax.analysis import answers, pictures  # with JAX
+    # These import JAX.
+    from alexnet_jax.analysis import pictures, report_evaluation, report_images
 
     try:
-        run, why = trained.load(folder, step), ""
+        run, reason = trained.load(folder, step), ""
     except AlexNetError as error:
         if step is not None:
             raise
-        run, why = None, str(error)
+        run, reason = None, str(error)
     if run is not None:
-        spec = run.config  # with the classes that were counted
-    kept = answers.find(folder, run.step if run else None)
+        spec = run.config  # with the number of classes, counted from the data
+    saved = report_evaluation.find_predictions(folder, run.step if run else None)
 
-    def net() -> Run:
+    def loaded() -> TrainedModel:
         if run is None:
-            raise StorageError(why)
+            raise StorageError(reason)
         return run
 
     @functools.cache
-    def dataset():
-        return pictures.load(net(), data_path)
+    def dataset() -> "Dataset":
+        return pictures.load_dataset(loaded(), data_path)
 
-    sections = [
-        ("Results", lambda: record.results(folder, kept)),
-        ("Published numbers", lambda: record.published(spec)),
-        ("Learning curves", lambda: record.learning(folder)),
-        ("The network", lambda: record.network(spec, tree)),
-        ("First-layer kernels", lambda: answers.kernels(net())),
-        ("Classes", lambda: answers.classes(kept, run)),
-        ("Sure and right", lambda: answers.confidence(kept)),
-        ("Images", lambda: answers.images(kept, net(), dataset)),
-        ("Nearest images", lambda: answers.neighbors(net(), dataset())),
-        ("Figures", lambda: record.figures(folder)),
-        ("To run it again", lambda: record.again(folder)),
+    sections: list[tuple[str, Callable[[], Markup]]] = [
+        ("Results", lambda: report_evaluation.results(folder, saved)),
+        ("Published numbers", lambda: report_evaluation.published(spec)),
+        ("Learning curves", lambda: report_training.learning_curves(folder)),
+        ("The network", lambda: report_training.network(spec, tree)),
+        ("First-layer kernels", lambda: report_images.kernels(loaded())),
+        ("Classes", lambda: report_evaluation.classes(saved, run)),
+        ("Calibration", lambda: report_evaluation.calibration(saved)),
+        ("Images", lambda: report_images.predictions(saved, loaded(), dataset)),
+        ("Nearest images", lambda: report_images.neighbors(loaded(), dataset())),
+        ("Figures", lambda: report_training.other_figures(folder)),
+        ("Reproduction", lambda: report_training.reproduction(folder)),
     ]
-    page = html.page(
+    page = render(
         "report.html",
         title=folder.resolve().name,
         facts=_facts(folder, spec, run),
-        sections=html.join((_section(title, make) for title, make in sections), "\n"),
+        sections=[(title, _body(make)) for title, make in sections],
     )
     path = folder / "report.html"
     try:
@@ -84,21 +91,19 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
     return path
 
 
-def _section(title: str, make: Callable[[], Html]) -> Html:
-    """A part of the page, or in its place why it is not there."""
+def _body(make: Callable[[], Markup]) -> Markup:
+    """The body of a section, or the reason why it is missing."""
     try:
-        body = make()
+        return make()
     except AlexNetError as error:
-        body = record.missing(str(error))
-    template = '<section class="card"><h2>{title}</h2>\n{body}</section>'
-    return fill(template, title=title, body=body)
+        return render("missing.html", reason=str(error))
 
 
-def _facts(folder: Path, spec: Config, run: Run | None) -> str:
-    status = workdir.Workdir(folder).status()
+def _facts(folder: Path, spec: Config, run: TrainedModel | None) -> str:
+    status = reading.read_status(folder)
     state = status["state"] if status else "of unknown state"
-    at = run.step if run else status.get("step", 0) if status else 0
-    return f"{spec.name}, seed {spec.seed}, {state}, step {at:,}"
+    step = run.step if run else status.get("step", 0) if status else 0
+    return f"{spec.name}, seed {spec.seed}, {state}, step {step:,}"
 
 
 if __name__ == "__main__":

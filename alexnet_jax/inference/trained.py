@@ -1,36 +1,61 @@
-"""A trained network, from a run folder or a weights file."""
+"""A trained network with all that is needed to apply it, from a run folder or a .safetensors file.
 
+A weights file holds nothing of training and executes nothing when it is read. Its tensors are named
+params/conv1/kernel, batch_stats/..., statistics/mean_image; its metadata hold the config, the class names and the
+step, as JSON. Shapes are Flax's: convolution kernels [kh kw in out], dense kernels [in out].
+"""
+
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
-from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
 from alexnet_jax.inference import weights
-from alexnet_jax.inference.weights import Run
-from alexnet_jax.run import workdir
-from alexnet_jax.specs import Config
+from alexnet_jax.run import reading
+from alexnet_jax.specs import MOST_STEPS, Config, Text
 
+SCHEMA = "1"
+#: Which checkpoint of a run folder: that of a step, the one with the lowest validation error, or the newest.
 Step = int | Literal["best"] | None
-"""Which checkpoint: that of a step, the one with the lowest validation error, or the newest."""
 
 
-def load(path: str | Path, step: Step = None) -> Run:
-    """The newest checkpoint of a run folder, the one that `step` says, or a .safetensors file.
+class TrainedModel(NamedTuple):
+    """A trained network: configuration, parameters, input statistics and class names."""
 
-    Arrays are NumPy. Raises StorageError, and ConfigError where no checkpoint has a validation error.
+    config: Config
+    #: The same configuration as config.json has it.
+    config_tree: dict[str, Any]
+    #: Training step of the parameters; 0 for imported ones.
+    step: int
+    #: Nested dicts of NumPy arrays, as Flax names them.
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    statistics: Statistics
+    class_names: tuple[str, ...]
+
+
+def load(path: str | Path, step: Step = None) -> TrainedModel:
+    """Load a run folder's checkpoint, or a .safetensors file.
+
+    Raises:
+        StorageError: there is no network at `path`, or it is damaged.
+        ConfigError: `step` is "best" and no checkpoint has a validation error.
     """
     if Path(path).suffix == ".safetensors":
         if step is not None:
             raise ConfigError(f"{path} is one set of weights: it has no other steps")
-        return weights.load(path)
-    tree = workdir.read_config(Path(path))
+        return load_file(path)
+    tree = reading.read_config(Path(path))
     if not files.is_utf8(Path(path).absolute()):
-        raise StorageError(workdir.not_utf8(Path(path).absolute()))
+        raise StorageError(reading.not_utf8(Path(path).absolute()))
     from alexnet_jax.inference import checkpoints
 
     folder, spec = Path(path).absolute() / "checkpoints", configs.parse(tree)
-    found = checkpoints.latest(folder, _best(path, spec) if step == "best" else step)
+    found = checkpoints.latest(folder, _best_step(path, spec) if step == "best" else step)
     if found is None:
         raise StorageError(
             f"no checkpoint in {folder}: train first with python -m alexnet_jax.main --workdir {path}"
@@ -38,30 +63,80 @@ def load(path: str | Path, step: Step = None) -> Run:
     step, meta = found
     variables = checkpoints.load_variables(folder, step)
     spec = configs.with_classes(spec, len(meta["class_names"]))
-    return Run(spec, tree, step, variables["params"], variables["batch_stats"],
-               checkpoints.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
+    return TrainedModel(spec, tree, step, variables["params"], variables["batch_stats"],
+                        checkpoints.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
 
 
-def _best(path: str | Path, spec: Config) -> int:
-    """The step of the checkpoint with the lowest validation error. Raises ConfigError."""
-    from alexnet_jax.inference import checkpoints
+def load_file(path: str | Path) -> TrainedModel:
+    """Load a .safetensors file that `save` wrote.
 
-    steps = checkpoints.committed_steps(Path(path) / "checkpoints")
-    errors = workdir.validation_errors(path, spec)
-    best = checkpoints.best_step(steps, errors)
-    if best is None:
-        raise ConfigError(
-            f"no checkpoint of {path} has a validation error, so none is the best: leave --step out for the newest"
+    Raises:
+        CheckpointError: it lacks a tensor of its configuration's network, or has another one or another shape.
+    """
+    tensors, metadata = weights.read(path)
+    if metadata.get("format") != "alexnet_jax":
+        raise CheckpointError(f"{path} holds weights of another program: alexnet import reads them")
+    if metadata.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {metadata.get('schema')!r}; this version reads {SCHEMA!r}"
         )
-    return best
+    try:
+        tree = files.parse_json(metadata["config"], dict[str, Any])
+        names = files.parse_json(metadata["class_names"], list[Text])
+        step = files.parse_json(metadata["step"], int)
+        if not 0 <= step <= MOST_STEPS:
+            raise ValueError(f"step is {step}")
+        spec = configs.with_classes(configs.parse(tree), len(names))
+    except (KeyError, ValueError, RecursionError, ConfigError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
+    means = statistics.shapes(spec.data.image_size)
+    expected = weights.shapes(spec) | {f"statistics/{name}": one for name, one in means.items()}
+    weights.check_shapes(path, tensors, expected)
+    found = files.unflatten(tensors)
+    return TrainedModel(spec, tree, step, found["params"], found.get("batch_stats", {}),
+                        Statistics(**found["statistics"]), tuple(names))  # fmt: skip
+
+
+def save(path: str | Path, model: TrainedModel) -> Path:
+    """Write `model` to a .safetensors file, the same bytes for the same network. Raises StorageError."""
+    tree = model.config_tree
+    if where := tree["data"]["path"]:  # only its last part: the rest is specific to one machine
+        tree = tree | {"data": tree["data"] | {"path": Path(where).name}}
+    metadata = {
+        "format": "alexnet_jax",
+        "schema": SCHEMA,
+        "config": json.dumps(tree, sort_keys=True),
+        "class_names": json.dumps(model.class_names),
+        "step": str(model.step),
+    }
+    arrays = {
+        "params": model.params,
+        "batch_stats": model.batch_stats,
+        "statistics": model.statistics._asdict(),
+    }
+    weights.write(Path(path), files.flatten(arrays), metadata)
+    return Path(path)
 
 
 def load_config(path: str | Path) -> Config:
-    """The checked config a run folder was trained with, with the classes that were counted. Raises StorageError."""
-    spec = configs.parse(workdir.read_config(Path(path)))
+    """Load the config of a run folder, with the number of classes found in its data. Raises StorageError."""
+    spec = configs.parse(reading.read_config(Path(path)))
     if spec.model.num_classes is None:
         from alexnet_jax.inference import checkpoints
 
         if found := checkpoints.latest(Path(path).absolute() / "checkpoints"):
             return configs.with_classes(spec, len(found[1]["class_names"]))
     return spec
+
+
+def _best_step(path: str | Path, spec: Config) -> int:
+    """Step of the checkpoint with the lowest validation error. Raises ConfigError."""
+    from alexnet_jax.inference import checkpoints
+
+    steps = checkpoints.committed_steps(Path(path) / "checkpoints")
+    best = checkpoints.best_step(steps, reading.validation_errors(path, spec))
+    if best is None:
+        raise ConfigError(
+            f"no checkpoint of {path} has a validation error, so none is the best: leave --step out for the newest"
+        )
+    return best

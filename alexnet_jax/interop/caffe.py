@@ -16,7 +16,7 @@ from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.inference import weights
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout, protobuf
 from alexnet_jax.interop.protobuf import BYTES, VARINT
 from alexnet_jax.specs import Config
@@ -43,7 +43,7 @@ class Layer(NamedTuple):
     """float32: weights and biases."""
 
 
-def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None) -> Run:
+def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None) -> TrainedModel:
     """The network of a .caffemodel; `spec` and `tree` are its config, `mean` a .binaryproto, or None for MEAN.
 
     Raises CheckpointError naming the tensor that is missing, unknown, of another shape, or not finite.
@@ -67,12 +67,12 @@ def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = N
         while name in tensors and tensors[name].ndim > len(shape) and len(tensors[name]) == 1:
             tensors[name] = tensors[name][0]  # of old, everything had four axes
     weights.check_shapes(path, tensors, expected)
-    params = weights.nested(layout.from_channels_first(path, spec, tensors))["params"]
+    params = files.unflatten(layout.from_channels_first(path, spec, tensors))["params"]
     if spec.model.convs:
         first = params[spec.model.convs[0][0]]
         first["kernel"] = layout.swap_red_and_blue(first["kernel"])
     names = tuple(map(str, range(spec.model.num_classes or 0)))
-    return Run(spec, tree, 0, params, {}, _statistics(spec, mean), names)
+    return TrainedModel(spec, tree, 0, params, {}, _statistics(spec, mean), names)
 
 
 def read_layers(path: str | Path) -> list[Layer]:
@@ -178,10 +178,10 @@ def _check_order(path, spec: Config, layers: list[Layer]) -> None:
     if not any(order.values()):  # weights alone
         return
     for name, row in (*spec.model.convs, *spec.model.fcs):
-        if name in order and order[name] != list(row.then):
+        if name in order and order[name] != list(row.ops):
             raise CheckpointError(
                 f"{path}: {name} is followed by {', '.join(order[name]) or 'nothing'}, in the config by "
-                f"{', '.join(row.then) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
+                f"{', '.join(row.ops) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
             )
 
 

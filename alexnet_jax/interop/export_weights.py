@@ -31,10 +31,9 @@ def main(arguments: list[str]) -> None:
         )
     run = trained.load(options.workdir, options.step)
 
-    from alexnet_jax.inference import weights
     from alexnet_jax.interop import onnx, torchvision
 
-    writers = {"safetensors": weights.save, "torchvision": torchvision.save, "onnx": onnx.save}
+    writers = {"safetensors": trained.save, "torchvision": torchvision.save, "onnx": onnx.save}
     writers[options.format](options.out, run)
     print(f"{options.out}: {run.config.name}, step {run.step}, {len(run.class_names)} classes")
 

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     spec = config.parse(tree)
     names = _class_names(options.classes) if options.classes else None
 
-    from alexnet_jax.inference import weights  # JAX starts here
+    from alexnet_jax.inference import trained
     from alexnet_jax.interop import caffe, torchvision
 
     try:
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
         raise DataError(
             f"{options.classes} has {len(names)} names, but the network has {len(run.class_names)} classes"
         )
-    weights.save(options.out, run._replace(class_names=names or run.class_names))
+    trained.save(options.out, run._replace(class_names=names or run.class_names))
     print(f"{options.out}: {spec.name}, {len(run.class_names)} classes")
 
 

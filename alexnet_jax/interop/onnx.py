@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.inference import weights
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import PoolSpec
@@ -22,11 +22,9 @@ LARGEST_FILE = 2**31 - 1
 """Bytes; a message of protocol buffers cannot be longer."""
 
 
-def save(path: str | Path, run: Run) -> None:
+def save(path: str | Path, run: TrainedModel) -> None:
     """Write the network of `run`. Raises ConfigError for what ONNX has not, StorageError."""
-    from alexnet_jax import files
-
-    size = sum(4 * array.size for array in weights.flat(run.params).values())
+    size = sum(4 * array.size for array in files.flatten(run.params).values())
     if size > LARGEST_FILE - 2**20:
         raise ConfigError(
             f"{run.config.name} has {size / 2**30:.1f} GiB of parameters, but one ONNX file holds 2 GiB: "
@@ -39,7 +37,7 @@ def save(path: str | Path, run: Run) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def model(run: Run):
+def model(run: TrainedModel):
     """The ModelProto of `run`, checked by onnx.checker. Raises ConfigError for what ONNX has not."""
     import onnx
     from onnx import TensorProto, helper
@@ -67,10 +65,10 @@ def model(run: Run):
 class _Graph:
     """Nodes and constants as they come to be; a method takes names of values and gives that of its result."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainedModel) -> None:
         self.spec, self.run = run.config, run
         self.nodes, self.constants = [], []
-        tree = weights.flat({"params": run.params, "batch_stats": run.batch_stats})
+        tree = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
         self.tensors = layout.to_channels_first(self.spec, tree)
         layers = geometry.layers(self.spec.model, self.spec.augment.crop_size, len(run.class_names))
         self.sizes = {layer.name: layer.height for layer in layers}
@@ -81,14 +79,14 @@ class _Graph:
             pads = [row.pad[0], row.pad[0], row.pad[1], row.pad[1]]
             x = self._add(f"{name}/linear", "Conv", x, *self._weights(name), pads=pads,
                           strides=[row.stride] * 2, group=row.groups)  # fmt: skip
-            for operation in row.then:
+            for operation in row.ops:
                 x = self._operate(f"{name}/{operation}", operation, x, name, row)
         x = self._add("flat", "Flatten", x)
         for name, row in self.spec.model.fcs:
-            for operation in row.before:
+            for operation in row.pre_ops:
                 x = self._operate(f"{name}/before/{operation}", operation, x, name, row, "before_")
             x = self._add(f"{name}/linear", "Gemm", x, *self._weights(name), transB=1)
-            for operation in row.then:
+            for operation in row.ops:
                 x = self._operate(f"{name}/{operation}", operation, x, name, row)
         self._add("logits", "Identity", x)
         self._add("probabilities", "Softmax", x, axis=1)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 
 if TYPE_CHECKING:
-    from alexnet_jax.evaluation.subject import Subject
+    from alexnet_jax.evaluation.target import EvalTarget
 
 
 def main(arguments: list[str]) -> None:
@@ -40,29 +40,29 @@ def release(folder: str | Path, step: int | None, out: Path, data_path: str | No
 
     Raises StorageError, and DataError where the images have not the classes of the run.
     """
-    from alexnet_jax.evaluation.subject import Subject
-    from alexnet_jax.inference import weights
+    from alexnet_jax.evaluation.target import EvalTarget
+    from alexnet_jax.inference import trained
 
-    subject = Subject(folder, step, data_path=data_path)
-    run = subject.run
+    target = EvalTarget(folder, step, data_path=data_path)
+    run = target.trained
     config = run.config.name.replace(":", "-").replace(",", "-")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        path = weights.save(out / f"{config}-seed{run.config.seed}-step{run.step}.safetensors", run)
-        content = json.dumps(card(subject, path), indent=1)
+        path = trained.save(out / f"{config}-seed{run.config.seed}-step{run.step}.safetensors", run)
+        content = json.dumps(card(target, path), indent=1)
         files.write_atomically(path.with_suffix(".json"), content + "\n")
     except OSError as error:
         raise StorageError(f"cannot write to {out}: {error.strerror}") from None
     return path
 
 
-def card(subject: "Subject", path: Path) -> dict:
+def card(target: "EvalTarget", path: Path) -> dict:
     """What a card says of the weights at `path`, which are those of a run folder."""
     import jax
 
-    run, data = subject.run, subject.run.config.data
-    environment = workdir.Workdir(subject.path).environment() or {}
-    begun = workdir.begun_from(subject.path)
+    run, data = target.trained, target.trained.config.data
+    environment = reading.read_environment(target.path) or {}
+    begun = reading.begun_from(target.path)
     return {
         "schema": 1,
         "file": path.name,
@@ -81,20 +81,20 @@ def card(subject: "Subject", path: Path) -> dict:
         "data": {
             "source": data.source,
             "name": data.name or (Path(data.path).name if data.path else None),
-            "images": {name: len(split.labels) for name, split in subject.dataset.splits.items()},
-            "fingerprint": subject.dataset.fingerprint,
+            "images": {name: len(split.labels) for name, split in target.dataset.splits.items()},
+            "fingerprint": target.dataset.fingerprint,
         },
-        "splits": errors_of(subject),
+        "splits": errors_of(target),
     }
 
 
-def errors_of(subject: "Subject") -> dict:
+def errors_of(target: "EvalTarget") -> dict:
     """{split: {"center": errors}} of the held-out splits, as in results.json."""
     from alexnet_jax.inference import metrics as errors
 
-    held_out = {name: subject.dataset.splits.get(name) for name in ("val", "test")}
+    held_out = {name: target.dataset.splits.get(name) for name in ("val", "test")}
     return {
-        name: {"center": errors.summarize(subject.probabilities(split, "center"), split.labels)}
+        name: {"center": errors.summarize(target.probabilities(split, "center"), split.labels)}
         for name, split in held_out.items()
         if split
     }

@@ -21,7 +21,7 @@ from alexnet_jax import files
 from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.inference import weights
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout
 from alexnet_jax.specs import Config, ModelSpec, Text
 
@@ -38,7 +38,7 @@ TENSORS = {
 }  # fmt: skip
 
 
-def save(path: str | Path, run: Run) -> None:
+def save(path: str | Path, run: TrainedModel) -> None:
     """Write the state dict of `run` as .safetensors. Raises ConfigError for a local row, StorageError.
 
     The first kernel of a net with channel means is float64, so that the folding can be undone to the last bit;
@@ -46,7 +46,7 @@ def save(path: str | Path, run: Run) -> None:
     """
     spec, means = run.config, run.statistics
     names = tensor_names(spec.model)
-    ours = weights.flat({"params": run.params, "batch_stats": run.batch_stats})
+    ours = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
     theirs = layout.to_channels_first(spec, ours)
     tensors = {names[name]: array for name, array in theirs.items()}
     metadata = {"format": "pt", "class_names": json.dumps(run.class_names)}
@@ -62,7 +62,7 @@ def save(path: str | Path, run: Run) -> None:
     weights.write(Path(path), tensors, metadata)
 
 
-def load(path: str | Path, spec: Config, tree: dict) -> Run:
+def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
     """The network of a .safetensors file, or of a .pth file where torch is; `spec` and `tree` are its config.
 
     Raises CheckpointError naming the tensor that is missing, unknown, of another shape or type, or not finite.
@@ -92,9 +92,9 @@ def load(path: str | Path, spec: Config, tree: dict) -> Run:
         mean_image = tensors["mean_image"].transpose(1, 2, 0)
         means = means._replace(mean_image=mean_image, channel_mean=mean_image.mean((0, 1)))
     theirs = {name: tensors[names[name]] for name in names}
-    found = weights.nested(layout.from_channels_first(path, spec, theirs))
+    found = files.unflatten(layout.from_channels_first(path, spec, theirs))
     class_names = _class_names(path, metadata, spec.model)
-    return Run(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names)
+    return TrainedModel(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names)
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:
@@ -109,8 +109,8 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
     for sequence, rows in (("features", model.convs), ("classifier", model.fcs)):
         position = 0
         for row, spec in rows:
-            before = getattr(spec, "before", ())
-            for i, operation in enumerate((*before, "linear", *spec.then)):
+            before = spec.pre_ops
+            for i, operation in enumerate((*before, "linear", *spec.ops)):
                 prefix = "before_" if i < len(before) else ""
                 for tree, leaf, theirs in TENSORS.get(operation, ()):
                     names[f"{tree}/{row}/{prefix}{leaf}"] = f"{sequence}.{position}.{theirs}"

@@ -31,20 +31,20 @@ def main(arguments: list[str]) -> None:
 
 def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> str:
     """What was found, in words. Raises CheckpointError where weights and card differ."""
-    from alexnet_jax.evaluation.subject import Subject
+    from alexnet_jax.evaluation.target import EvalTarget
     from alexnet_jax.inference import network
     from alexnet_jax.interop import release
 
     card = _card(path)
     if card["sha256"] != files.sha256_of(path):
         raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
-    run = network.load(path).run  # warns of a conv1 that looks untrained
+    run = network.load(path).trained  # warns of a conv1 that looks untrained
     for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
     if not evaluate:
         return f"the weights of its card, which says {_errors(card['splits'])}"
-    results = release.errors_of(Subject(path, data_path=data_path))
+    results = release.errors_of(EvalTarget(path, data_path=data_path))
     for split, views in card["splits"].items():
         for view, said in views.items():
             found = results.get(split, {}).get(view)

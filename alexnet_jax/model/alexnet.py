@@ -145,7 +145,7 @@ class _Row(nn.Module):
                     f"maps that it sees"
                 )
             x = convolution.flatten(x, self._groups)
-        for operation in getattr(row, "before", ()):
+        for operation in row.pre_ops:
             x = self.forms.barrier(
                 self._operate(operation, x, train, dropout_keys, prefix="before_")
             )
@@ -153,7 +153,7 @@ class _Row(nn.Module):
             outputs.append((f"before/{operation}", x))
         x = self._perturb("linear", self.forms.barrier(self._linear(x)))
         outputs.append(("linear", x))
-        for operation, following in itertools.zip_longest(row.then, row.then[1:]):
+        for operation, following in itertools.zip_longest(row.ops, row.ops[1:]):
             if following is None and self.arrays > 1 and not _is_apart(x):
                 x = tuple(convolution.split(x, self.arrays))
             # What a pool compares is not rounded before; the pool itself writes it, if need be.

@@ -59,12 +59,12 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
         weights = row.features * row.kernel**2 * channels // row.groups
         field, step = field + (row.kernel - 1) * step, step * row.stride
         places = size**2 if row.kind == "local" else 1
-        batch_norm = 2 * row.features * row.then.count("batch_norm")
+        batch_norm = 2 * row.features * row.ops.count("batch_norm")
         # A local layer has its own kernels and biases at every place.
         parameters = (weights + row.features) * places + batch_norm
         rows.append(Layer(name, size, row.features, parameters, weights * size**2, field, step))
         channels = row.features
-        if row.pool and "pool" in row.then:
+        if row.pool and "pool" in row.ops:
             before = size
             size = pool_size(size, row.pool.window, row.pool.stride, row.pool.rounding)
             if before < row.pool.window:
@@ -87,7 +87,7 @@ def layers(model, input_size: int, num_classes: int, channels: int = 3) -> list[
                 f"config.model.fcs.{name}: groups={row.groups} must divide its {inputs} inputs and {features} features"
             )
         weights = inputs * features // row.groups
-        batch_norm = 2 * features * row.then.count("batch_norm") + 2 * inputs * row.before.count(
+        batch_norm = 2 * features * row.ops.count("batch_norm") + 2 * inputs * row.pre_ops.count(
             "batch_norm"
         )
         rows.append(
@@ -127,7 +127,7 @@ def crossings(model, input_size: int, num_classes: int, channels: int = 3) -> li
             values = (model.towers - 1) * layer.height**2 * layer.channels
             found.append(Crossing(name, values, 0 if whole_on_each(model, name) else values))
         layer = sizes[name]
-        for operation in row.then:
+        for operation in row.ops:
             if operation == "pool":
                 layer = sizes[f"{name}/pool"]
             elif operation == "lrn" and not model.lrn_constants.within_towers:

@@ -1,0 +1,1 @@
+"""HTML pages and SVG charts, rendered from templates/ into single files that load nothing."""

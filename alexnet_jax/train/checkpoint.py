@@ -313,7 +313,9 @@ def prune(folder: Path, keep: list[int]) -> None:
 def _flat(state: State) -> dict:
     """Leaves by path, such as 'params/conv1/kernel'; the same names whatever optax's tuples are called."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    named = ((jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves)
+    # On disk the state of the optimizer is called velocity, as in all older checkpoints.
+    return {re.sub("^opt_state/", "velocity/", name): leaf for name, leaf in named}
 
 
 def _place(saved: np.ndarray, like):

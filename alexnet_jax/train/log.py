@@ -10,8 +10,8 @@ from typing import Any
 
 from alexnet_jax.errors import StorageError
 from alexnet_jax.run import faults
+from alexnet_jax.run.reading import damaged_lines, metrics_lines
 from alexnet_jax.run.schemas import Results
-from alexnet_jax.run.workdir import damaged_lines, metrics_lines
 
 
 class Log:

@@ -28,14 +28,15 @@ from alexnet_jax.errors import (
 from alexnet_jax.inference import checkpoints, predictions
 from alexnet_jax.inference import metrics as errors
 from alexnet_jax.inference.predict_step import make_eval_step
-from alexnet_jax.inference.trained import Run
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run import faults, processes
+from alexnet_jax.run.reading import read_metrics, validation_errors
 from alexnet_jax.run.schemas import TrainingMeta
 from alexnet_jax.run.signals import Signals, Stop
 from alexnet_jax.run.watchdog import SLOW, Watchdog
-from alexnet_jax.run.workdir import Bystander, Workdir, read_metrics, validation_errors
+from alexnet_jax.run.workdir import SilentWorkdir, Workdir
 from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, diagnosis, schedule
 from alexnet_jax.train import state as states
@@ -153,10 +154,10 @@ class Training:
         spec: Config,
         dataset: sources.Dataset,
         image_statistics: statistics.Statistics,
-        workdir: Workdir | Bystander,
+        workdir: Workdir | SilentWorkdir,
         config_dict,
         *,
-        begin: Run | None = None,
+        begin: TrainedModel | None = None,
         partial: bool = False,
         profile: bool = False,
     ) -> None:

@@ -23,8 +23,7 @@ class State(NamedTuple):
 
     step: jax.Array
     params: Any
-    velocity: Any
-    """State of the optimizer; without momentum it holds no arrays."""
+    opt_state: Any
     batch_stats: Any
     schedule: schedule.ScheduleState
 
@@ -61,8 +60,8 @@ def _initial(spec: Config, model: alexnet.AlexNet, key):
     # All of it in one place, with no examples to average over yet.
     variables = alexnet.init(model.clone(axis_name=None, split=False), key, spec.augment.crop_size)
     params = variables["params"]
-    velocity = optimizer.build(spec.optimizer).init(params)
-    return jnp.int32(0), params, velocity, variables["batch_stats"]
+    opt_state = optimizer.build(spec.optimizer).init(params)
+    return jnp.int32(0), params, opt_state, variables["batch_stats"]
 
 
 def stream(seed: int, name: int) -> jax.Array:

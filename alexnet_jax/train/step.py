@@ -33,7 +33,7 @@ def make_train_step(
 
     Metrics: `loss` (mean over the batch), `top1_errors` (count; a tie is an error), `grad_norm` (of the mean
     gradient, all parameters together), `finite`, and `stop` and `save`: whether any process asked for it, so that
-    all of them do it after the same step. When the loss or the norm is not finite, parameters, velocity and batch
+    all of them do it after the same step. When the loss or the norm is not finite, parameters, optimizer state and batch
     statistics stay as they were; the step still counts. With `train.accumulate` the batch goes through in that many
     parts, each a call of one program that adds to the sums it is given: the memory is that of the activations of one
     part, and of one gradient more. Batch normalization then sees a part at a time. The batch must divide over devices
@@ -310,12 +310,12 @@ def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, f
     """§5, unless something is not finite: then all rates are 0, which lets nothing move."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
-    updates, velocity = optimizer.build(spec.optimizer, forms).update(
-        gradient, state.velocity, state.params, rates=rates
+    updates, opt_state = optimizer.build(spec.optimizer, forms).update(
+        gradient, state.opt_state, state.params, rates=rates
     )
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
-    after = State(state.step + 1, params, velocity, batch_stats, state.schedule)
+    after = State(state.step + 1, params, opt_state, batch_stats, state.schedule)
     return after, metrics | {"finite": finite}
 
 

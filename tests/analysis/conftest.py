@@ -25,12 +25,12 @@ def net():
     means = statistics.zeros(16)
     means = means._replace(mean_image=np.full_like(means.mean_image, 100.0))
     names = tuple(f"{direction}-{hue}" for direction in ("rows", "columns") for hue in range(5))
-    return Network(trained.Run(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names))
+    return Network(trained.TrainedModel(spec, json.loads(config.to_json(tree)), 7, params, {}, means, names))
 
 
 @pytest.fixture(scope="session")
 def weights_file(net, tmp_path_factory):
-    return weights.save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", net.run)
+    return trained.save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", net.trained)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def loaded_once(net, monkeypatch):
 
 @pytest.fixture(scope="session")
 def splits(net):
-    return sources.open_dataset(net.run.config.data, 0).splits
+    return sources.open_dataset(net.trained.config.data, 0).splits
 
 
 @pytest.fixture(scope="session")

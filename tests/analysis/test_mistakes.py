@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.analysis import answers, mistakes
+from alexnet_jax.analysis import mistakes, report_evaluation
 from alexnet_jax.errors import StorageError
 from alexnet_jax.inference import predictions
 
@@ -105,7 +105,7 @@ def test_one_image_is_drawn(tmp_path, classes, answer):
     assert found["expected_calibration_error"] == answer
     found = numbers(mistakes.plot_hardest(*given, images, names, tmp_path / "c.png", PROTOCOL))
     assert len(found["hardest"]) == answer
-    kept = [answers.Kept(tmp_path, "test", "center", 7)]
+    kept = [report_evaluation.SavedPredictions(tmp_path, "test", "center", 7)]
     predictions.save(tmp_path, "test", "center", 7, predictions.Predictions(*given))
-    for part in (answers.classes(kept, None), answers.confidence(kept)):
+    for part in (report_evaluation.classes(kept, None), report_evaluation.calibration(kept)):
         assert "nan" not in str(part).lower()

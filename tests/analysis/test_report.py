@@ -1,4 +1,4 @@
-"""The page of a run: whole, in parts, of hostile names, and in a browser."""
+"""The report of a run: complete, in parts, with hostile names, and in a browser."""
 
 import base64
 import json
@@ -7,16 +7,16 @@ import re
 import jax
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from alexnet_jax import config
-from alexnet_jax.analysis import answers, report
+from alexnet_jax.analysis import report, report_images
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import identity, statistics
 from alexnet_jax.errors import StorageError
 from alexnet_jax.inference import predictions
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.pages.html import Html
 from alexnet_jax.train import checkpoint, state
 from tests.browser import browser
 
@@ -67,8 +67,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def without_neighbors(monkeypatch):
-    """They take a second or two to compile; test_every_part_is_there... looks at them."""
-    monkeypatch.setattr(answers, "neighbors", lambda run, dataset: Html("neighbors"))
+    """They take a second or two to compile; test_every_part_is_there... checks them."""
+    monkeypatch.setattr(report_images, "neighbors", lambda run, dataset: Markup("neighbors"))
 
 
 def sections(page: str) -> dict[str, str]:
@@ -92,13 +92,12 @@ def test_every_part_is_there_and_nothing_is_loaded(run, capsys):
     assert f"{100 * wrong:.2f} %" in parts["Results"]  # of the predictions, which may be newer
     assert "+1.4 / +1.2 (§3.3)" in parts["Published numbers"]
     assert parts["Images"].count("<img") == 20 and parts["First-layer kernels"].count("<img") == 2
-    assert (
-        "git checkout c0ffee\npython -m alexnet_jax.main --config c.py" in parts["To run it again"]
-    )
+    assert "git checkout c0ffee\npython -m alexnet_jax.main --config c.py" in parts["Reproduction"]
     assert "differences from configs/krizhevsky2012.py" in parts["The network"]
     near = parts["Nearest images"].split('<div class="near">')[1:]
     assert (
-        len(near) == 5 and "40 training images, by chance, whose fc6 is" in parts["Nearest images"]
+        len(near) == 5
+        and "the nearest by fc6 among 40 random training images" in parts["Nearest images"]
     )
     for row in near:  # the test images are among the training images: each is its own neighbor
         query, first, *others = re.findall(r'src="([^"]*)"', row)
@@ -123,7 +122,7 @@ def test_hostile_names_stay_text(run, without_neighbors):
         ("predictions", "Images", "there are no predictions of this step"),
         ("metrics.jsonl", "Learning curves", "cannot read"),
         ("checkpoints", "First-layer kernels", "no checkpoint in"),
-        ("run.json", "To run it again", "has no run.json"),
+        ("run.json", "Reproduction", "has no run.json"),
         ("everything", "Results", "no results yet"),
     ],
 )
@@ -135,7 +134,7 @@ def test_what_is_missing_is_said_in_its_place(run, without_neighbors, tmp_path, 
     assert len(parts) == 11 and parts[title].count("Not shown") == 1 and words in parts[title]
     others = {name for name, body in parts.items() if "Not shown" not in body}
     if lost == "predictions":
-        assert others >= {"Results", "Learning curves", "The network", "To run it again"}
+        assert others >= {"Results", "Learning curves", "The network", "Reproduction"}
     assert "Not shown" not in parts["The network"]
 
 

@@ -1,4 +1,4 @@
-"""The page of one network: what it answers, whom it refuses, and how it looks in a browser."""
+"""The page of `alexnet predict --serve`: responses, refused requests, and the page in a browser."""
 
 import contextlib
 import dataclasses
@@ -44,7 +44,7 @@ def photo(width=80, height=60) -> bytes:
 def server(net):
     """Of a net whose classes have hostile names, as its title has."""
     names = tuple(f"{HOSTILE} {number}" for number in range(10))
-    named = Network(net.run._replace(class_names=names))
+    named = Network(net.trained._replace(class_names=names))
     with serve.Server(named, HOSTILE) as made:
         made.examples = []
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
@@ -69,7 +69,7 @@ def ask(server, method, path, body=None, headers=None):
 
 
 def post(server, body, **headers):
-    return ask(server, "POST", "/look", body, {"Content-Length": str(len(body)), **headers})
+    return ask(server, "POST", "/explain", body, {"Content-Length": str(len(body)), **headers})
 
 
 def test_a_photo_is_answered_as_the_network_answers_it(server):
@@ -88,18 +88,18 @@ def test_a_photo_is_answered_as_the_network_answers_it(server):
     ("status", "words", "method", "path", "body", "headers"),
     [
         (403, "this page is http://127.0.0.1", "GET", "/", None, {"Host": "evil.example"}),
-        (403, "this page is", "POST", "/look", photo(), {"Host": "evil.example:8000"}),
-        (403, "this page is", "POST", "/look", photo(), {"Origin": "http://evil.example"}),
+        (403, "this page is", "POST", "/explain", photo(), {"Host": "evil.example:8000"}),
+        (403, "this page is", "POST", "/explain", photo(), {"Origin": "http://evil.example"}),
         (404, "only one page", "GET", "/etc/passwd", None, {}),
-        (404, "images go to /look", "POST", "/", b"", {"Content-Length": "0"}),
-        (404, "the number of one", "POST", "/look?class=10", b"", {"Content-Length": "0"}),
-        (404, "the number of one", "POST", "/look?class=-1", b"", {"Content-Length": "0"}),
-        (411, "the length", "POST", "/look", None, {"Transfer-Encoding": "chunked"}),
-        (411, "the length", "POST", "/look", None, {"Content-Length": "-1"}),
-        (413, "larger than 32 MB", "POST", "/look", None, {"Content-Length": str(2**25 + 1)}),
-        (411, "the length", "POST", "/look", None, {"Content-Length": "9" * 5000}),
-        (422, "the file is not an image", "POST", "/look", b"no image", {"Content-Length": "8"}),
-        (422, "the file is empty", "POST", "/look", None, {"Content-Length": "0"}),
+        (404, "POST images to /explain", "POST", "/", b"", {"Content-Length": "0"}),
+        (404, "class=NUMBER", "POST", "/explain?class=10", b"", {"Content-Length": "0"}),
+        (404, "class=NUMBER", "POST", "/explain?class=-1", b"", {"Content-Length": "0"}),
+        (411, "Content-Length", "POST", "/explain", None, {"Transfer-Encoding": "chunked"}),
+        (411, "Content-Length", "POST", "/explain", None, {"Content-Length": "-1"}),
+        (413, "larger than 32 MB", "POST", "/explain", None, {"Content-Length": str(2**25 + 1)}),
+        (411, "Content-Length", "POST", "/explain", None, {"Content-Length": "9" * 5000}),
+        (422, "the file is not an image", "POST", "/explain", b"no image", {"Content-Length": "8"}),
+        (422, "the file is empty", "POST", "/explain", None, {"Content-Length": "0"}),
     ],
 )
 def test_everything_else_is_refused(server, status, words, method, path, body, headers):
@@ -109,10 +109,10 @@ def test_everything_else_is_refused(server, status, words, method, path, body, h
 
 @pytest.mark.parametrize("method", ["PUT", "OPTIONS", "<script>"])
 def test_other_methods_are_refused_in_our_words(server, method):
-    status, headers, body = ask(server, method, "/look")
-    assert status == 501 and json.loads(body) == {"error": "only GET and POST are answered"}
+    status, headers, body = ask(server, method, "/explain")
+    assert status == 501 and json.loads(body) == {"error": "only GET and POST are allowed"}
     assert headers["Content-Security-Policy"] == "default-src 'none'"
-    status, _, body = ask(server, method, "/look", headers={"Host": "evil.example"})
+    status, _, body = ask(server, method, "/explain", headers={"Host": "evil.example"})
     assert status == 403 and "this page is" in json.loads(body)["error"]
     assert ask(server, "HEAD", "/")[::2] == (501, b"")
 
@@ -126,7 +126,10 @@ def test_what_is_no_http_gets_no_page_of_the_library(server, request_line):
         connection.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             answer = connection.makefile("rb").read()
-            assert b"<html" not in answer.lower() and b'{"error": "this is no request' in answer
+            assert (
+                b"<html" not in answer.lower()
+                and b'{"error": "this is not a valid HTTP request' in answer
+            )
 
 
 def test_large_images_are_refused_before_they_are_decoded(server):
@@ -217,7 +220,7 @@ def test_in_a_browser_a_chosen_photo_is_answered_on_laptop_and_phone(server, tmp
         window.wait("return document.getElementById('message').classList.contains('error')")
         assert "not an image" in window.run("return document.getElementById('message').textContent")
         # The browser itself notes the refused request, and nothing else.
-        assert all("/look" in line and "422" in line for line in window.errors())
+        assert all("/explain" in line and "422" in line for line in window.errors())
 
 
 @pytest.mark.full
@@ -249,9 +252,9 @@ def turned_photo(orientation: int) -> bytes:
 
 @pytest.mark.parametrize("exif", ["ignore", "apply"])
 def test_the_page_shows_a_photo_as_the_network_saw_it(net, exif):
-    config = net.run.config
+    config = net.trained.config
     data = dataclasses.replace(config.data, exif=exif)
-    chosen = Network(net.run._replace(config=dataclasses.replace(config, data=data)))
+    chosen = Network(net.trained._replace(config=dataclasses.replace(config, data=data)))
     with serve.Server(chosen, "turned") as made:
         made.examples = []
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
@@ -263,7 +266,7 @@ def test_the_page_shows_a_photo_as_the_network_saw_it(net, exif):
         finally:
             made.shutdown()
             thread.join()
-    assert (found["seen"] != upright["seen"]) == (exif == "apply")
+    assert (found["input"] != upright["input"]) == (exif == "apply")
     [expected] = chosen.top(turned_photo(6))
     assert [one["class"] for one in found["top"]] == [name for name, _ in expected]
     said = "turned upright" if exif == "apply" else "(EXIF) is ignored"

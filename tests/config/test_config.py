@@ -10,7 +10,7 @@ import typing
 
 import pytest
 
-from alexnet_jax import config, specs
+from alexnet_jax import config, files, specs
 from alexnet_jax.errors import ConfigError
 
 PATH = "--config.data.path=images"
@@ -124,7 +124,7 @@ def test_digest_changes_with_any_value_and_not_with_the_order_of_keys():
 
 
 def test_lrn_switch_removes_every_response_normalization():
-    assert all("lrn" not in row.then for _, row in parse("--config.model.lrn=False").model.convs)
+    assert all("lrn" not in row.ops for _, row in parse("--config.model.lrn=False").model.convs)
 
 
 def test_non_overlapping_pooling_changes_pools_and_padding_as_experiment_147():
@@ -227,7 +227,7 @@ def test_every_none_and_every_typo_is_refused_by_its_key(name):
         key = "config." + ".".join(path)
         if not optional:
             text = refusal(changed(whole, path, None))
-            assert f"{key} is None" in text or f"{key} must be a dict of rows, not None" in text
+            assert f"{key} is None" in text or f"{key} must be a dict of layers, not None" in text
         *section, last = path
         assert f"{key}x" in refusal(changed(whole, (*section, f"{last}x"), 1))
 
@@ -334,7 +334,7 @@ def test_a_net_of_a_thousand_rows_is_refused():
     row = tree("configs/paper.py")["model"]["convs"]["conv3"]
     rows = {f"conv{i}": row for i in range(1500)}
     text = refusal(changed(tree("configs/paper.py"), ("model", "convs"), rows))
-    assert "config.model.convs has 1,500 rows, more than 100" in text
+    assert "config.model.convs has 1,500 layers, more than 100" in text
 
 
 def test_the_ranges_of_all_numbers_are_tested():
@@ -357,14 +357,14 @@ def test_the_ranges_of_all_numbers_are_tested():
         ("model.convs.conv3.then", ["pool"], "conv3 says 'pool' but has no pool"),
         ("model.fcs.fc6.then", ["act", "pool"], "config.model.fcs.fc6.then[1] is 'pool'"),
         ("model.convs.conv1.pool.stride", 55, "beyond the 55x55 maps"),
-        ("model.convs.2conv", {}, "config.model.convs.2conv: the name of a row"),
-        ("model.convs.a/b1", {}, "config.model.convs.a/b1: the name of a row"),
+        ("model.convs.2conv", {}, "config.model.convs.2conv: the name of a layer"),
+        ("model.convs.a/b1", {}, "config.model.convs.a/b1: the name of a layer"),
         ("model.convs.local1", {}, "have the same number"),
         ("model.fcs.fc6.features", None, "config.model.fcs.fc6.features"),
         ("model.fcs.fc8.features", 10, "config.model.fcs.fc8.features"),
-        ("model.fcs", {}, "config.model.fcs must have at least one row"),
+        ("model.fcs", {}, "config.model.fcs must have at least one layer"),
         ("evaluation.final_views", ["centre"], 'did you mean "center"?'),
-        ("schedule.layer_factors", {"conv6": []}, 'no such row; did you mean "conv'),
+        ("schedule.layer_factors", {"conv6": []}, 'no such layer; did you mean "conv'),
         ("schedule.weights.kind", "dexp", "config.schedule.weights.plateaus: dexp needs 2"),
         ("data", {"source": "arrays"}, "missing key config.data.path"),
         ("data.path", None, "config.data.path is not set"),
@@ -439,21 +439,12 @@ UNLISTED = {
 @pytest.mark.parametrize("key", UNLISTED)
 def test_a_key_with_a_default_that_the_file_does_not_list_can_be_set(key):
     override, value = UNLISTED[key]
-    assert key not in flat(json.loads(config.to_json(load())))
+    assert key not in files.flatten(json.loads(config.to_json(load())), ".")
     loaded = load(*override.split())
     found = functools.reduce(getattr, key.split("."), config.parse(loaded))
     assert found == value and type(found) is type(value)
     assert config.digest(loaded) != config.digest(load())
     assert config.parse(json.loads(config.to_json(loaded))) == config.parse(loaded)
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    found = {}
-    for key, value in tree.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found
 
 
 def test_a_config_that_sets_no_new_key_keeps_its_digest():
@@ -482,8 +473,9 @@ def test_completed_lists_every_default_and_changes_nothing_else():
     setting, _ = UNLISTED["augment.min_area"]
     whole = json.loads(config.to_json(load(*setting.split())))
     completed = config.completed(whole)
-    assert flat(whole).items() <= flat(completed).items()
-    added = flat(completed).keys() - flat(whole).keys()
+    old, new = (files.flatten(tree, ".") for tree in (whole, completed))
+    assert old.items() <= new.items()
+    added = new.keys() - old.keys()
     assert set(UNLISTED) - {"augment.min_area"} <= added
     assert config.parse(completed) == config.parse(whole)
 

@@ -141,7 +141,7 @@ def test_every_docstring_tells_command_cost_and_expectation(file):
     text = importlib.import_module(f"configs.{file}").__doc__ or ""
     for word in ("Command:", "Cost:", "Expect:"):
         assert word in text
-    assert f"configs/{file}.py" in text
+    assert re.search(rf"--config (configs/)?{file}\b", text)
 
 
 @pytest.mark.parametrize("name", ablations.ABLATIONS)
@@ -180,7 +180,7 @@ def test_the_quickstart_needs_no_images():
 
 def test_the_2012_program_is_the_paper_but_for_what_its_files_say():
     spec = spec_of("krizhevsky2012")
-    assert dict(spec.model.convs)["conv1"].then == ("lrn", "pool", "act")
+    assert dict(spec.model.convs)["conv1"].ops == ("lrn", "pool", "act")
     assert math.isclose(spec.model.lrn_constants.alpha, 2e-5)
     assert [row.init_std for _, row in spec.model.convs] == [0.01, 0.01, 0.03, 0.03, 0.03]
     assert spec.schedule.weights.drops == (25.0, 51.0, 79.0)
@@ -252,7 +252,7 @@ ABOUT = {
     r"k = 1": r"model\.lrn_constants\.k",
     r"nothing crosses": r"model\.lrn_constants\.within_towers",
     r"initW|0\.01 everywhere|root of the lost|sqrt": r"model\..*\.init_std",
-    r"bvlc_alexnet|PyTorch draws|hidden rows$": r"model\.(convs|fcs)\..*",
+    r"bvlc_alexnet|PyTorch draws|hidden layers$": r"model\.(convs|fcs)\..*",
     r"bvlc_alexnet: 0\.1|PyTorch draws|1 in conv2": r"model\..*\.bias",
     r"\bbias(es)?\b|decay|none, as in|as the weights": r"optimizer\.bias_weight_decay",
     r"\bwc\b|no regularization$": r"optimizer\..*weight_decay.*",

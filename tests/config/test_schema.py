@@ -1,7 +1,6 @@
-"""A run folder and a weights file of an earlier version (tests/config/schema) are read, resumed and exported by this one.
+"""A run folder and a weights file of an earlier version (tests/config/schema) are read, resumed and exported.
 
-The rule: a key of the specs may be added only with a default that means what was done before there was the key, and the
-default of a key may not change.
+A new key of the specs needs a default under which older configs mean what they did, and no default may change.
 """
 
 import dataclasses
@@ -12,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, main
+from alexnet_jax import config, files, main, specs
 from alexnet_jax.analysis import describe, report
+from alexnet_jax.config import canonical, keys
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import checkpoints, trained, weights
+from alexnet_jax.inference import checkpoints, trained
 from alexnet_jax.interop import export_weights
 
 KEPT = Path(__file__).parent / "schema"
@@ -62,8 +62,8 @@ def test_the_run_folder_and_the_weights_file_hold_the_same_net(run):
     ours, file = trained.load(run), trained.load(KEPT / "net.safetensors")
     assert ours.config == file.config and ours.step == file.step == 6
     assert ours.config.model.num_classes == len(ours.class_names) == 10  # counted
-    for name, array in weights.flat(ours.params).items():
-        np.testing.assert_array_equal(array, weights.flat(file.params)[name])
+    for name, array in files.flatten(ours.params).items():
+        np.testing.assert_array_equal(array, files.flatten(file.params)[name])
 
 
 def test_it_is_evaluated_exported_and_described_with_its_counted_classes(run, capsys, tmp_path):
@@ -80,7 +80,7 @@ def test_it_is_evaluated_exported_and_described_with_its_counted_classes(run, ca
     kept = (KEPT / "net.safetensors").read_bytes()
     assert (tmp_path / "safetensors.safetensors").read_bytes() == kept
     capsys.readouterr()
-    parameters = sum(array.size for array in weights.flat(trained.load(run).params).values())
+    parameters = sum(array.size for array in files.flatten(trained.load(run).params).values())
     describe.main(["--workdir", str(run)])
     said = capsys.readouterr().out
     assert f"{parameters:,}" in said and "10 classes" in said
@@ -112,16 +112,16 @@ def test_every_key_that_a_default_stands_for_may_be_missing():
     """The config with only the keys that have no default means the same as with all of them."""
 
     def required(tree, kind):
-        fields = {field.name: field for field in dataclasses.fields(kind)}
+        fields = {keys.key_of(field): field for field in dataclasses.fields(kind)} if kind else {}
         kept = {}
         for key, value in tree.items():
-            below = config._section(kind, key)
-            if value == config._plain(fields[key].default):
+            below = keys.section_type(kind, key) if kind else None
+            if key in fields and value == canonical.plain(fields[key].default):
                 continue
             kept[key] = required(value, below) if below and isinstance(value, dict) else value
         return kept
 
     completed = config.completed(TREE)
-    shortened = required(completed, config.Config)
+    shortened = required(completed, specs.Config)
     assert len(json.dumps(shortened)) < len(json.dumps(completed))
     assert config.parse(shortened) == config.parse(TREE)

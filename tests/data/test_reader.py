@@ -572,7 +572,7 @@ def test_folders_of_pictures_are_read_alike(tmp_path, caplog):
         tmp_path,
         {"train/a/x": Link("out"), "out/0.png": "", "train/a/z.jpg": "fifo", "train/a/.x.png": ""},
     )
-    found = pictures.listed([root / "train/b/0.png", root / "train/a"])
+    found = pictures.list_files([root / "train/b/0.png", root / "train/a"])
     assert [str(path.relative_to(root)) for path in found] == [
         "train/b/0.png", "train/a/0.png", "train/a/1.png", "train/a/x/0.png",
     ]  # fmt: skip
@@ -582,7 +582,7 @@ def test_folders_of_pictures_are_read_alike(tmp_path, caplog):
     )
     (root / "train/a/y").symlink_to("gone")
     with pytest.raises(DataError, match="dangling links: 1"):
-        pictures.listed([root / "train/a"])
+        pictures.list_files([root / "train/a"])
 
 
 def test_names_in_messages():

@@ -15,8 +15,8 @@ from alexnet_jax.analysis import serve
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import DataError
-from alexnet_jax.evaluation.subject import Subject
-from alexnet_jax.inference import predictions, trained, weights
+from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import predictions, trained
 
 # Command -> its arguments, where FILE is a net and OUT a folder.
 COMMANDS = {
@@ -49,7 +49,7 @@ def files(two_nets, tmp_path_factory):
         tree = config.load("tests/tiny.py", [f"--config.{one}" for one in given])
         spec = config.with_classes(config.parse(tree), 10)
         other = run._replace(config=spec, config_tree=json.loads(config.to_json(tree)))
-        made[name] = weights.save(folder / f"{name}.safetensors", other)
+        made[name] = trained.save(folder / f"{name}.safetensors", other)
     return made
 
 
@@ -71,26 +71,26 @@ def test_a_command_without_split_takes_val_where_there_is_no_test(command, files
 
 def test_train_is_the_last_choice_and_it_is_said(files, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        assert Subject(files["train"]).split_name(None, "center") == "train"
+        assert EvalTarget(files["train"]).split_name(None, "center") == "train"
     assert "no test and no val" in caplog.text
     assert splits.default(("train", "val", "test")) == "test"
-    assert Subject(files["train"]).split_name("val", "center") == "val"
+    assert EvalTarget(files["train"]).split_name("val", "center") == "val"
 
 
 def test_saved_predictions_are_enough_where_the_images_are_gone(files, tmp_path):
     """Of a run folder, as `compare` reads it on another machine."""
-    subject = Subject(files["val"])
-    subject.path = tmp_path  # as if it were the folder of the run
+    target = EvalTarget(files["val"])
+    target.path = tmp_path  # as if it were the folder of the run
     labels = np.zeros(3, np.int32)
     kept = predictions.Predictions(np.full((3, 10), 0.1, np.float32), labels)
     shutil.copy(files["val"], tmp_path)
-    subject._spec = subject._spec.__class__(**{**vars(subject._spec), "path": "/nowhere.npz"})
+    target._data_spec = target._data_spec.__class__(**{**vars(target._data_spec), "path": "/nowhere.npz"})
     with pytest.raises(DataError, match="nowhere"):
-        subject.split_name(None, "center")
-    predictions.save(tmp_path, "val", "center", subject.run.step, kept)
-    assert subject.split_name(None, "center") == "val"
-    predictions.save(tmp_path, "test", "center", subject.run.step, kept)
-    assert subject.split_name(None, "center") == "test"
+        target.split_name(None, "center")
+    predictions.save(tmp_path, "val", "center", target.trained.step, kept)
+    assert target.split_name(None, "center") == "val"
+    predictions.save(tmp_path, "test", "center", target.trained.step, kept)
+    assert target.split_name(None, "center") == "test"
 
 
 def test_the_served_page_has_examples_of_val(files):

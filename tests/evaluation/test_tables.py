@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax.config import reference
+from alexnet_jax.config import published
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import tables
-from alexnet_jax.inference import weights
-from alexnet_jax.run import workdir
+from alexnet_jax.inference import trained
+from alexnet_jax.run import reading
 
 
 def literal_error(probabilities, labels, top):
@@ -51,30 +51,30 @@ def test_one_net_has_one_row_and_nothing_to_deviate_from(answered):
 
 
 def test_the_papers_rows_are_its_results():
-    for data, rows in ((reference.TEST10, reference.TABLE_1), (reference.VAL12, reference.TABLE_2)):
+    for data, rows in ((published.TEST10, published.TABLE_1), (published.VAL12, published.TABLE_2)):
         results = {
             (one.net, one.top1, one.top5)
-            for one in reference.PAPER
+            for one in published.PAPER
             if one.data == data and one.views == "ten"
         }
         printed = {tuple(row[:3]) for row in rows if "CNN" in row[0]}
-        assert printed == {("CNN" if data == reference.TEST10 else n, a, b) for n, a, b in results}
+        assert printed == {("CNN" if data == published.TEST10 else n, a, b) for n, a, b in results}
 
 
 def test_begun_with_other_weights_is_in_the_history(tmp_path):
-    assert workdir.begun_from(tmp_path) is None
+    assert reading.begun_from(tmp_path) is None
     lines = [{"command": "a", "init_from": "runs/other"}, {"command": "b", "init_from": None}]
     (tmp_path / "history.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"comma')
-    assert workdir.begun_from(tmp_path) == "runs/other"
-    assert [start["command"] for start in workdir.history(tmp_path)] == ["a", "b"]
+    assert reading.begun_from(tmp_path) == "runs/other"
+    assert [start["command"] for start in reading.history(tmp_path)] == ["a", "b"]
 
 
 def test_nets_of_different_configs_are_no_seeds_of_one(two_nets, tmp_path):
-    run = weights.load(two_nets[1])
+    run = trained.load_file(two_nets[1])
     tree = json.loads(json.dumps(run.config_tree))
     tree["schedule"]["weights"]["learning_rate"] = 0.5
     tree["data"]["threads"] = 7  # moves no number
-    other = weights.save(tmp_path / "other.safetensors", run._replace(config_tree=tree))
+    other = trained.save(tmp_path / "other.safetensors", run._replace(config_tree=tree))
     files = [str(two_nets[0]), str(other)]
     with pytest.raises(
         ConfigError, match=r"not seeds of one config \(schedule.*rate: 0.002 -> 0.5\)"

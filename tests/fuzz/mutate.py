@@ -305,7 +305,8 @@ def http(draw: random.Random, content: bytes) -> bytes:
     head, _, body = content.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     at = draw.randrange(len(lines))
-    words = (b"GET / HTTP/1.1", b"POST /look?class=99999999999 HTTP/1.0", b"PUT /look HTTP/1.1", b"Content-Length: +5",
+    words = (b"GET / HTTP/1.1", b"POST /explain?class=99999999999 HTTP/1.0", b"PUT /explain HTTP/1.1",
+             b"Content-Length: +5",
              b"GET /" + b"a" * 70_000, b"Content-Length: -1", b"Content-Length: 99999999999999999999",
              b"HEAD / HTTP/1.1", b"Content-Length: 1",
              b"Content-Length: 33554433", b"Host: evil.example", b"Host: ", b"Origin: null", b"Expect: 100-continue",

@@ -55,7 +55,7 @@ def _one(make: Callable[..., bytes], *arguments: Any) -> Callable[[Path], Sequen
 
 
 def _weights(folder: Path) -> Sequence[bytes]:
-    from alexnet_jax import config
+    from alexnet_jax import config, files
     from alexnet_jax.data.pipeline import statistics
     from alexnet_jax.inference import trained, weights
 
@@ -66,16 +66,16 @@ def _weights(folder: Path) -> Sequence[bytes]:
         name: draws.normal(0, 0.1, shape).astype(np.float32)
         for name, shape in weights.shapes(spec).items()
     }
-    params = weights.nested(tensors)["params"]
+    params = files.unflatten(tensors)["params"]
     plain = json.loads(config.to_json(tree))
-    run = trained.Run(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
-    return [weights.save(folder / "seed.safetensors", run).read_bytes()]
+    run = trained.TrainedModel(spec, plain, 0, params, {}, statistics.zeros(16), ("cat", "dog"))
+    return [trained.save(folder / "seed.safetensors", run).read_bytes()]
 
 
 def _read_weights(path: Path) -> object:
-    from alexnet_jax.inference import weights
+    from alexnet_jax.inference import trained
 
-    return weights.load(path)
+    return trained.load_file(path)
 
 
 @functools.cache
@@ -420,11 +420,11 @@ def _reads_run(name: str) -> Callable[[Path], Callable[[bytes], object]]:
 def _read_run(run: Path) -> None:
     """Each reader in turn, so that an error of one does not hide another."""
     from alexnet_jax import config
-    from alexnet_jax.analysis import convergence, curves, record
+    from alexnet_jax.analysis import convergence, curves, report_evaluation, report_training
     from alexnet_jax.data.pipeline import identity
     from alexnet_jax.errors import AlexNetError
     from alexnet_jax.inference import predictions, trained
-    from alexnet_jax.run import workdir
+    from alexnet_jax.run import reading, workdir
     from alexnet_jax.train import log
 
     owned = workdir.Workdir(run, steal=True)
@@ -433,12 +433,13 @@ def _read_run(run: Path) -> None:
     faults = []
     for read in (
         lambda: trained.load_config(run), lambda: owned.changes(new), lambda: owned.check(),
-        lambda: owned.status(), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
-        lambda: workdir.history(run), lambda: workdir.begun_from(run), lambda: curves.read(run),
+        lambda: reading.read_status(run), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
+        lambda: reading.history(run), lambda: reading.begun_from(run), lambda: curves.read(run),
         lambda: convergence.read(run), lambda: log.cut_back(run / "metrics.jsonl", 6),
-        lambda: record.results(run, []), lambda: record.again(run), lambda: record.learning(run),
+        lambda: report_evaluation.results(run, []), lambda: report_training.reproduction(run),
+        lambda: report_training.learning_curves(run),
         lambda: identity.begun_with(run, ""), lambda: predictions.load(run, "test", "center", 6).wrong(),
-        lambda: workdir.validation_errors(run, config.parse(json.loads(_config_json()))),
+        lambda: reading.validation_errors(run, config.parse(json.loads(_config_json()))),
     ):  # fmt: skip
         try:
             read()
@@ -550,7 +551,7 @@ def _read_overrides(_: Path) -> Callable[[bytes], object]:
 
 REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: localhost:PORT\r\n\r\n",
-    b"POST /look?class=1 HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: http://localhost:PORT\r\n"
+    b"POST /explain?class=1 HTTP/1.1\r\nHost: localhost:PORT\r\nOrigin: http://localhost:PORT\r\n"
     + b"Content-Length: %d\r\n\r\n" % len(_png()) + _png(),
 ]  # fmt: skip
 
@@ -566,8 +567,8 @@ def _serve(_: Path) -> Callable[[bytes], object]:
     faults: list[BaseException | None] = []
 
     class Server(serve.Server):
-        def look(self, pixels: np.ndarray, answer: int | None = None) -> dict:
-            return {"answer": answer, "sum": int(pixels.sum())}
+        def explain(self, pixels: np.ndarray, class_number: int | None = None) -> dict:
+            return {"class_number": class_number, "sum": int(pixels.sum())}
 
         def handle_error(self, *_: object) -> None:
             error = sys.exc_info()[1]

@@ -32,7 +32,7 @@ def first_step(dtype: str, chosen) -> tuple:
         train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         rates = schedule.rates(spec, 0.0, begin.schedule, 1.0)
         after, metrics = train_step(begin, ours.examples(spec), rates)
-    return float(metrics["loss"]), jax.device_get(after.velocity)
+    return float(metrics["loss"]), jax.device_get(after.opt_state)
 
 
 LOCKS = {dtype: threading.Lock() for dtype in BOUNDS}

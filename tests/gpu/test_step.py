@@ -60,7 +60,7 @@ def first_step(spec, device, chosen, begin):
         current = arrays._replace(schedule=begin.schedule)
         after, metrics = train_step(current, ours.examples(spec), rates)
     assert bool(metrics["finite"])
-    return float(metrics["loss"]), *jax.device_get((after.velocity, after.batch_stats))
+    return float(metrics["loss"]), *jax.device_get((after.opt_state, after.batch_stats))
 
 
 LOCKS = {net: threading.Lock() for net in NETS}

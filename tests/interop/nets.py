@@ -7,7 +7,7 @@ import math
 import jax
 import numpy as np
 
-from alexnet_jax import config
+from alexnet_jax import config, files
 from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.inference import network, trained, weights
 
@@ -21,7 +21,7 @@ NARROW = [
 """Makes an AlexNet small; its maps stay 3x3 or larger with crops of 103 and more."""
 
 
-def random_run(name: str, overrides=()) -> trained.Run:
+def random_run(name: str, overrides=()) -> trained.TrainedModel:
     """A net of config `name`; its answers are neither tiny nor huge."""
     loaded = config.load(name, list(overrides))
     spec = config.parse(loaded, needs_images=False)
@@ -38,22 +38,22 @@ def random_run(name: str, overrides=()) -> trained.Run:
             tensors[key] = draws.uniform(0.5, 2, shape).astype(np.float32)
         else:
             tensors[key] = draws.normal(0, 0.2, shape).astype(np.float32)
-    found = weights.nested(tensors)
+    found = files.unflatten(tensors)
     mean_image = draws.uniform(80, 140, (size, size, 3)).astype(np.float32)
     means = statistics.zeros(size)._replace(
         mean_image=mean_image, channel_mean=mean_image.mean((0, 1))
     )
     names = tuple(f"class {number}" for number in range(classes))
     tree = json.loads(config.to_json(loaded))
-    return trained.Run(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names)
+    return trained.TrainedModel(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names)
 
 
-def pictures(run: trained.Run, count: int = 3) -> np.ndarray:
+def pictures(run: trained.TrainedModel, count: int = 3) -> np.ndarray:
     size = run.config.data.image_size
     return np.random.default_rng(1).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def logits(run: trained.Run, pixels: np.ndarray) -> np.ndarray:
+def logits(run: trained.TrainedModel, pixels: np.ndarray) -> np.ndarray:
     """What our network says of the center crops."""
     net = network.Network(run)
     return np.asarray(_logits(net.model, net.variables, net.inputs(pixels)[:, 0]))
@@ -76,7 +76,7 @@ def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(ours).max())
 
 
-def same(first: trained.Run, second: trained.Run) -> bool:
+def same(first: trained.TrainedModel, second: trained.TrainedModel) -> bool:
     """Whether all parameters and running averages are the same bits."""
     trees = [(run.params, run.batch_stats) for run in (first, second)]
     return jax.tree.all(jax.tree.map(_same_bits, *trees))

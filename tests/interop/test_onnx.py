@@ -4,9 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from alexnet_jax import config
+from alexnet_jax import config, files
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.inference import weights
+from alexnet_jax.inference import trained
 from alexnet_jax.interop import export_weights, layout
 from tests.config import test_configs
 from tests.interop import nets
@@ -43,7 +43,7 @@ def crops_of(run, pixels):
 
 def difference_of(run, folder, count=3) -> float:
     """Writes the net by the command; its logits in ONNX Runtime against ours."""
-    weights.save(folder / "net.safetensors", run)
+    trained.save(folder / "net.safetensors", run)
     path = folder / "net.onnx"
     arguments = ["--workdir", str(folder / "net.safetensors"), "--out", str(path)]
     export_weights.main([*arguments, "--format", "onnx"])
@@ -61,9 +61,9 @@ def parameters_in(path, run):
     """The parameters of an ONNX file, in our layout again."""
     graph = onnx.load(path).graph
     found = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
-    names = weights.flat({"params": run.params, "batch_stats": run.batch_stats})
+    names = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
     ours = layout.from_channels_first(path, run.config, {name: found[name] for name in names})
-    tree = weights.nested(ours)
+    tree = files.unflatten(ours)
     return run._replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}))
 
 
@@ -156,11 +156,11 @@ def test_every_preset_goes_through_every_format(name, tmp_path):
     file, _, variant = name.partition(":")
     run = nets.random_run(f"configs/{file}.py:{variant}".rstrip(":"), overrides)
     difference = difference_of(run, tmp_path, count=2)
-    assert nets.same(weights.load(tmp_path / "net.safetensors"), run)
+    assert nets.same(trained.load_file(tmp_path / "net.safetensors"), run)
     assert nets.same(parameters_in(tmp_path / "net.onnx", run), run)
     torchvision.save(tmp_path / "torch.safetensors", run)
     assert nets.same(torchvision.load(tmp_path / "torch.safetensors", run.config, {}), run)
-    count = sum(array.size for array in weights.flat(run.params).values())
+    count = sum(array.size for array in files.flatten(run.params).values())
     print(f"\n| {', '.join(presets)} | {count:,} | {difference:.1e} |")
     for path in tmp_path.iterdir():
         path.unlink()
@@ -171,5 +171,5 @@ def test_every_preset_goes_through_every_format(name, tmp_path):
 @pytest.mark.parametrize("name", LOCAL)
 def test_rows_with_kernels_of_their_own_go_through_our_own_format(name, tmp_path):
     run = nets.random_run(f"configs/{name.replace(':', '.py:')}")
-    weights.save(tmp_path / "net.safetensors", run)
-    assert nets.same(weights.load(tmp_path / "net.safetensors"), run)
+    trained.save(tmp_path / "net.safetensors", run)
+    assert nets.same(trained.load_file(tmp_path / "net.safetensors"), run)

@@ -8,7 +8,7 @@ import pytest
 import alexnet_jax
 from alexnet_jax import main
 from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
-from alexnet_jax.inference import trained, weights
+from alexnet_jax.inference import network, trained
 from alexnet_jax.interop import release, verify
 
 RUN = ("--config", "tests/tiny.py", "--config.train.max_steps=5")
@@ -55,7 +55,7 @@ def test_a_release_is_the_checkpoint_with_a_card_that_is_true(run, released):
         found, said = card["splits"][split]["center"], results["splits"][split]["center"]
         assert found["count"] == said["count"] and found["top1_error"] == said["top1_error"]
     assert card["step"] == 5 and card["data"]["images"]["test"] == said["count"]
-    loaded, kept = weights.load(released / card["file"]), trained.load(run)
+    loaded, kept = trained.load_file(released / card["file"]), trained.load(run)
     assert np.array_equal(loaded.params["fc7"]["kernel"], kept.params["fc7"]["kernel"])
     assert card["commit"] == json.loads((run / "run.json").read_text())["commit"]
 
@@ -96,9 +96,9 @@ def test_verify_refuses_other_weights_and_false_cards(released, copy):
 
 def test_random_kernels_look_untrained_and_smooth_ones_do_not(copy, caplog):
     random = np.random.default_rng(0).normal(size=(11, 11, 3, 96))
-    assert weights.looks_untrained(random)
-    assert not weights.looks_untrained(random + np.roll(random, 1, axis=0))
-    assert not weights.looks_untrained(np.ones((1, 1, 3, 8)))
+    assert network.looks_untrained(random)
+    assert not network.looks_untrained(random + np.roll(random, 1, axis=0))
+    assert not network.looks_untrained(np.ones((1, 1, 3, 8)))
     with caplog.at_level(logging.WARNING):
         alexnet_jax.load(copy)
     assert "conv1 looks as before training" in caplog.text

@@ -54,7 +54,7 @@ def gradient(spec, chosen):
     train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
     rates = schedule.rates(spec, 0.0, first.schedule, 1.0)
     after, metrics = train_step(first, ours.examples(spec), rates)
-    return float(metrics["loss"]), jax.tree.leaves(after.velocity)
+    return float(metrics["loss"]), jax.tree.leaves(after.opt_state)
 
 
 def largest_error(these, others):

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from alexnet_jax import config
-from alexnet_jax.run import workdir
+from alexnet_jax.run import resume
 from alexnet_jax.specs import Config
 from configs import ablations, ladder, scales, sweeps
 
@@ -45,7 +45,7 @@ def test_members_parse_and_are_different_runs(sweep, scale):
     for loaded in configs:
         config.parse(loaded)
     assert len({member.name for member in members}) == len(members) > 1
-    assert len({workdir.identity(loaded) for loaded in configs}) == len(members)
+    assert len({resume.identity(loaded) for loaded in configs}) == len(members)
 
 
 @pytest.mark.parametrize("scale", scales.SCALES)
@@ -71,9 +71,9 @@ def test_the_scale_of_imagenet_is_the_authors_net():
 def test_a_scale_keeps_what_the_net_is_made_of(scale):
     small, full = spec_of(f"configs/scales.py:{scale}"), spec_of("configs/krizhevsky2012.py")
     for (name, ours), (other, theirs) in zip(small.model.convs, full.model.convs, strict=True):
-        assert (name, ours.then, ours.groups, ours.bias) == (
+        assert (name, ours.ops, ours.groups, ours.bias) == (
             other,
-            theirs.then,
+            theirs.ops,
             theirs.groups,
             theirs.bias,
         )
@@ -93,7 +93,7 @@ def test_the_ladder_only_adds():
     names = list(ladder.STEPS)
     last = spec_of(f"configs/ladder.py:{names[-1]},cifar10")
     assert last.model.init == "he" and last.model.towers == 1
-    assert all(row.then[0] == "batch_norm" for _, row in last.model.convs)
+    assert all(row.ops[0] == "batch_norm" for _, row in last.model.convs)
     assert last.schedule.weights.kind == "cosine" and last.schedule.biases is None
     assert [name for name, _ in last.model.fcs] == ["fc8"]
     assert last.train.label_smoothing == 0.1

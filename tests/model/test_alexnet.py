@@ -27,17 +27,17 @@ def tiny_model(**changes):
     pool = PoolSpec(kind="max", window=3, stride=2, rounding="ceil")
     conv = ConvSpec(
         kind="conv", features=4, kernel=3, stride=1, pad=(0, 1), groups=1, init_std=0.1, bias=0.5,
-        then=("act", "lrn", "pool"), pool=pool,
+        ops=("act", "lrn", "pool"), pool=pool,
     )  # fmt: skip
-    fc = FCSpec(features=6, groups=1, init_std=0.1, bias=1.0, before=(), then=("act", "dropout"))
+    fc = FCSpec(features=6, groups=1, init_std=0.1, bias=1.0, pre_ops=(), ops=("act", "dropout"))
     return dataclasses.replace(
         paper_model(),
         num_classes=3,
         convs=(
             ("conv1", conv),
-            ("conv2", dataclasses.replace(conv, groups=2, then=("act",), pool=None)),
+            ("conv2", dataclasses.replace(conv, groups=2, ops=("act",), pool=None)),
         ),
-        fcs=(("fc3", fc), ("fc4", dataclasses.replace(fc, features=None, then=()))),
+        fcs=(("fc3", fc), ("fc4", dataclasses.replace(fc, features=None, ops=()))),
         **changes,
     )
 
@@ -141,7 +141,7 @@ def test_he_and_glorot_follow_the_shape_and_not_the_row(kind, deviation):
 
 
 def test_operations_are_carried_out_in_the_order_of_the_row():
-    model = with_row(tiny_model(), "conv1", then=("lrn", "pool", "act"))
+    model = with_row(tiny_model(), "conv1", ops=("lrn", "pool", "act"))
     network, variables = build(model)
     _, features = apply(network, variables, images(), train=False)
     linear = features["conv1/linear"]
@@ -180,8 +180,8 @@ def test_dropout_of_an_example_does_not_depend_on_its_batch():
 
 
 def test_each_dropout_draws_its_own_mask():
-    model = with_row(tiny_model(), "fc3", features=50, before=("dropout",), then=("dropout",))
-    model = with_row(model, "fc4", before=("dropout",))
+    model = with_row(tiny_model(), "fc3", features=50, pre_ops=("dropout",), ops=("dropout",))
+    model = with_row(model, "fc4", pre_ops=("dropout",))
     network, variables = build(model)
     _, features = apply(network, variables, images(), train=True, example_keys=keys())
     first = np.asarray(features["fc3/dropout"] == 0)
@@ -241,7 +241,7 @@ def test_a_local_row_has_kernels_and_biases_of_its_own_at_every_place():
 
 
 def test_batch_normalization_uses_the_batch_in_training_and_the_averages_at_test_time():
-    model = with_row(tiny_model(), "conv2", then=("batch_norm", "act"))
+    model = with_row(tiny_model(), "conv2", ops=("batch_norm", "act"))
     network, variables = build(model)
     assert set(variables["params"]["conv2"]) == {"kernel", "bias", "scale", "offset"}
     x = images(4, scale=3.0)
@@ -263,7 +263,7 @@ def test_batch_normalization_uses_the_batch_in_training_and_the_averages_at_test
 
 
 def test_batch_statistics_are_those_of_all_devices_together():
-    model = with_row(tiny_model(), "conv2", then=("batch_norm", "act"))
+    model = with_row(tiny_model(), "conv2", ops=("batch_norm", "act"))
     network, variables = build(model)
     x, example_keys = images(4), keys(4)
     expected, _ = network.apply(

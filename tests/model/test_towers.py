@@ -135,7 +135,7 @@ def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row():
     spec = config.parse(tiny.get_config())
     mesh = parallel.device_mesh(jax.devices()[:2], 2)
     made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)
-    for tree in (made.params, made.velocity):
+    for tree in (made.params, made.opt_state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             part = leaf.addressable_shards[0].data.size
             assert part * (1 if "fc7" in str(path) else 2) == leaf.size
@@ -199,7 +199,7 @@ def test_windows_that_reach_beyond_the_next_tower_are_refused_apart_alone():
     without = ["--config.model.lrn=False"]
     config.parse(config.load("tests/tiny.py", wide + apart + across + without))
     with pytest.raises(
-        ConfigError, match=r"split_towers: row conv1 has 4 maps a tower, .* 5 beyond$"
+        ConfigError, match=r"split_towers: layer conv1 has 4 maps a tower, .* 5 beyond$"
     ):
         config.parse(config.load("tests/tiny.py", wide + apart + across))
 
@@ -209,8 +209,8 @@ def test_windows_that_reach_beyond_the_next_tower_are_refused_apart_alone():
     [
         (["--config.model.towers=1", "--config.model.convs.conv2.groups=1"], "the net has 1 tower"),
         (["--config.model.convs.conv2.groups=4", "--config.model.towers=8"], "4 groups"),
-        (["--config.model.fcs.fc6.features=15"], "row fc6 has 15 features"),
-        (["--config.model.fcs.fc6.before=('batch_norm',)"], "row fc6 normalizes"),
+        (["--config.model.fcs.fc6.features=15"], "layer fc6 has 15 features"),
+        (["--config.model.fcs.fc6.before=('batch_norm',)"], "layer fc6 normalizes"),
     ],
 )
 def test_nets_without_towers_to_put_apart_are_refused(arguments, said):

@@ -1,3 +1,5 @@
+"""Charts: where points lie, and what is escaped."""
+
 import re
 
 import numpy as np
@@ -41,7 +43,7 @@ def test_a_missing_value_leaves_a_gap_and_none_at_all_a_sentence():
 def test_a_long_curve_is_thinned_to_its_end():
     line = Line("one", list(range(10_000)), [1.0] * 10_000, "one")
     found = points(charts.curves("loss", [line], height=250))
-    assert len(found) <= 2 * charts.POINTS and found[-1][1] == charts.WIDTH - charts.RIGHT
+    assert len(found) <= 2 * charts.MAX_POINTS and found[-1][1] == charts.WIDTH - charts.RIGHT
 
 
 def test_a_matrix_shades_the_share_of_a_row():

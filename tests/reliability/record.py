@@ -1,4 +1,4 @@
-"""The record of `make reliability`, docs/results/reliability.json, and its table in the README.
+"""The record of `make reliability`, docs/results/reliability.json, and its table in docs/reliability.md.
 
 `python -m tests.reliability.record` writes the table anew.
 """
@@ -36,7 +36,7 @@ def write(path: Path, scoreboard: dict) -> None:
 
 
 def table(record: dict, cost: dict) -> str:
-    """The lines of the README."""
+    """The table of docs/reliability.md."""
     figures, faults = record["figures"], record["faults"]
     held = [
         code for code, counts in faults.items() if "failed" not in counts and counts.get("passed")
@@ -57,7 +57,7 @@ def table(record: dict, cost: dict) -> str:
          f"{figures['SIGTERM phases saved']} of 12, at most {figures['SIGTERM seconds to exit, longest']} s to exit"),
         ("1, 2 and 4 devices: the same batches; parameters after 48 steps differ by",
          f"{figures['devices 1, 2, 4: largest relative difference of parameters after 48 steps']:.1g}"),
-        ("faults of [docs/reliability.md](docs/reliability.md) met as promised", f"{len(held)} of {len(faults)}"),
+        ("faults [below](#faults) met as promised", f"{len(held)} of {len(faults)}"),
         (f"cost of all checks, `{cost['config']}.py`, batch {cost['batch']}, in {len(ratios)} rounds",
          f"{statistics.median(ratios):+.1%} of a step ({min(ratios):+.1%} to {max(ratios):+.1%})"),
         (f"a checkpoint of {cost['checkpoint']['bytes'] / 1e6:.0f} MB",
@@ -69,10 +69,10 @@ def table(record: dict, cost: dict) -> str:
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    document = ROOT / "docs" / "reliability.md"
+    text = document.read_text(encoding="utf-8")
     new = BEGIN + table(json.loads(RECORD.read_text()), json.loads(COST.read_text())) + END
-    readme.write_text(
+    document.write_text(
         re.sub(f"{BEGIN}.*{END}", lambda _: new, text, flags=re.DOTALL), encoding="utf-8"
     )
 

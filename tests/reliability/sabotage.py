@@ -29,7 +29,7 @@ def lose_random_streams() -> None:
 
 def lose_momentum() -> None:
     """A resumed run begins with zero velocity."""
-    _restore_with(lambda state, like: state._replace(velocity=like.velocity))
+    _restore_with(lambda state, like: state._replace(opt_state=like.opt_state))
 
 
 def lose_best_metric() -> None:

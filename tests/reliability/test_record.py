@@ -1,4 +1,4 @@
-"""The list of faults, the tests that show them, and the table of the README agree."""
+"""The list of faults, the tests that show them, and its table agree."""
 
 import json
 import re
@@ -18,9 +18,8 @@ def test_every_fault_of_the_document_has_a_test_and_every_mark_a_line():
     assert set(listed) == marked
 
 
-def test_the_table_of_the_readme_is_that_of_the_record():
-    readme = (record.ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.split(record.BEGIN)[1].split(record.END)[0]
+def test_the_table_of_the_document_is_that_of_the_record():
+    shown = DOCUMENT.split(record.BEGIN)[1].split(record.END)[0]
     found = json.loads(record.RECORD.read_text()), json.loads(record.COST.read_text())
     assert shown == record.table(*found)
     assert not [code for code, counts in found[0]["faults"].items() if "failed" in counts]

@@ -16,7 +16,7 @@ from alexnet_jax import config
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.run import workdir
+from alexnet_jax.run import ownership, reading, resume, workdir
 from tests.reliability.compare import differences, snapshot
 from tests.reliability.starter import killed_once_saved
 
@@ -88,7 +88,7 @@ def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, 
 
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    monkeypatch.setattr(workdir.time, "sleep", slept.append)
+    monkeypatch.setattr(ownership.time, "sleep", slept.append)
     for age, waits in ((200, 0), (40, 60)):
         write([7, 0], age)
         with workdir.Workdir(tmp_path):
@@ -99,7 +99,7 @@ def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, 
             workdir.Workdir(tmp_path).__enter__()
     assert not slept
     # Its node was merely cut off: it lives.
-    monkeypatch.setattr(workdir.time, "sleep", lambda _: write([7, 0], 0))
+    monkeypatch.setattr(ownership.time, "sleep", lambda _: write([7, 0], 0))
     write([7, 0], 40)
     with pytest.raises(WorkdirError, match="alive"):
         workdir.Workdir(tmp_path).__enter__()
@@ -128,8 +128,8 @@ def test_a_heartbeat_still_to_come_holds_a_folder_until_it_is_taken_over(tmp_pat
 )
 def test_a_status_that_is_damaged_is_none(tmp_path, content):
     (tmp_path / "status.json").write_text(content)
-    with workdir.Workdir(tmp_path) as owned:
-        assert owned.status() is None
+    with workdir.Workdir(tmp_path):
+        assert reading.read_status(tmp_path) is None
 
 
 @pytest.mark.full
@@ -159,7 +159,7 @@ def test_overwrite_keeps_the_old_run(starter, run, tmp_path):
 
 
 def leaf_keys(tree: dict, prefix: str = "") -> list[str]:
-    return sorted(workdir._flat(tree, prefix))
+    return sorted(prefix + key for key in resume.flat(tree))
 
 
 @pytest.mark.fault("F14")
@@ -168,7 +168,7 @@ def test_every_key_of_a_config_is_harmless_or_refused():
         tree = json.loads(config.to_json(config.load(name, [])))
         keys = leaf_keys(config.completed(tree))
         assert len(keys) > 80
-        assert set(workdir.HARMLESS) <= set(keys)
+        assert set(resume.HARMLESS) <= set(keys)
         for key in keys:
             changed = json.loads(json.dumps(tree))
             node = changed
@@ -176,12 +176,12 @@ def test_every_key_of_a_config_is_harmless_or_refused():
             for section in sections:
                 node = node[section]
             node[last] = "changed"
-            if key in workdir.HARMLESS:
-                assert list(workdir.check_same(tree, changed, "W")) == [key]
+            if key in resume.HARMLESS:
+                assert list(resume.check_same(tree, changed, "W")) == [key]
             else:
                 with pytest.raises(ConfigError, match=rf"{key}: .* -> 'changed'"):
-                    workdir.check_same(tree, changed, "W")
-                assert list(workdir.check_same(tree, changed, "W", [key])) == [key]
+                    resume.check_same(tree, changed, "W")
+                assert list(resume.check_same(tree, changed, "W", [key])) == [key]
 
 
 @pytest.mark.fault("F14")
@@ -199,11 +199,11 @@ def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
             assert key not in node
             node[key] = value
             if same:
-                assert workdir.check_same(new, told, "W") == {}
+                assert resume.check_same(new, told, "W") == {}
                 assert config.parse(fitted(new)) == config.parse(fitted(told))
             else:
                 with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}") as refused:
-                    workdir.check_same(new, told, "W")
+                    resume.check_same(new, told, "W")
                 kept = ".".join((*section, key))
                 assert f"keep what the run has with --config.{kept}={default}" in str(refused.value)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.run import workdir
+from alexnet_jax.run import reading
 from alexnet_jax.train import log
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
@@ -233,7 +233,7 @@ def test_a_run_goes_on_over_a_damaged_line_of_its_metrics(tmp_path, capsys):
     assert (first, damaged) == (b'{"step": 4}', b'{"step": 8\xff}')
     assert [json.loads(line)["step"] for line in rest] == [12, 16]
     assert json.loads(rest[0])["eval_val_center_top1_error"] == 0.5
-    assert [line["step"] for line in workdir.read_metrics(tmp_path)] == [4, 12, 16]
+    assert [line["step"] for line in reading.read_metrics(tmp_path)] == [4, 12, 16]
 
 
 @pytest.mark.full

@@ -61,6 +61,11 @@ def test_checkpoint_of_one_device_restores_to_four(folder, state):
     assert len(restored.params["conv1"]["kernel"].devices()) == 4
 
 
+def test_the_state_of_the_optimizer_keeps_its_name_on_disk(folder, state):
+    names = {name.split("/")[0] for name, _ in checkpoints.leaves(checkpoints.read_state(folder, 12))}
+    assert names == {"step", "params", "velocity", "schedule"}
+
+
 def test_parameters_load_as_numpy_without_a_model(folder, state):
     params = checkpoints.load_variables(folder, 12)["params"]
     assert isinstance(params["conv1"]["kernel"], np.ndarray)

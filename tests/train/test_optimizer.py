@@ -265,3 +265,31 @@ def test_adam_holds_frozen_rows():
         np.testing.assert_array_equal(state[0].mu["conv1"][name], before[0].mu["conv1"][name])
         np.testing.assert_array_equal(state[0].nu["conv1"][name], before[0].nu["conv1"][name])
     assert np.abs(after["fc8"]["bias"] - first["fc8"]["bias"]).max() > 1e-3
+
+
+def test_any_optax_optimizer_holds_still_where_the_rate_is_zero(monkeypatch):
+    """LARS, masks and a count in its state included."""
+
+    def lars(spec):
+        averaged = optax.scale_by_schedule(lambda count: 1.0 / (1 + count))
+        lars = optax.lars(1.0, weight_decay=0.1, trust_ratio_mask=kernels, momentum=0.9)
+        return optax.chain(lars, averaged, optimizer.scale_by_rates(flip_sign=False))
+
+    def kernels(params):
+        return jax.tree_util.tree_map_with_path(lambda path, _: optimizer.is_weight(path), params)
+
+    monkeypatch.setitem(optimizer.OPTIMIZERS, "momentum", lars)
+    params = make_params()
+    gradients = make_gradients(params, 4)
+    first, before = run(PAPER, params, gradients[:2], [rates(0.1)] * 2)
+    frozen = [rates(0.1)] * 2 + [rates(0.1, conv1=0.0)] * 2
+    after, state = run(PAPER, params, gradients, frozen)
+    assert jax.tree.structure(state) == jax.tree.structure(lars(PAPER).init(params))
+    traces = [optax.tree.get(each, "trace") for each in (before, state)]
+    for name in params["conv1"]:
+        np.testing.assert_array_equal(after["conv1"][name], first["conv1"][name])
+        np.testing.assert_array_equal(traces[0]["conv1"][name], traces[1]["conv1"][name])
+        assert np.abs(after["fc8"][name] - first["fc8"][name]).max() > 1e-6
+    assert int(optax.tree.get(state, "count")) == 4
+    _, stopped = run(PAPER, params, gradients, [rates(0.1)] * 2 + [rates(0.0, 0.0)] * 2)
+    assert int(optax.tree.get(stopped, "count")) == 2

@@ -266,7 +266,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     after, measured = train_step(good, make_batch(1), spoiled)
     assert not measured["finite"]
     assert int(after.step) == 2
-    for name in ("params", "velocity", "batch_stats"):
+    for name in ("params", "opt_state", "batch_stats"):
         now = jax.device_get(getattr(after, name))
         jax.tree.map(np.testing.assert_array_equal, getattr(good, name), now)
     after, measured = train_step(after, make_batch(1), make_rates())
@@ -291,14 +291,14 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
         rates = schedule.rates(spec, epoch, schedule.create(), 90.0)
         given = now
         now, _, _ = jitted(given, None, make_batch(0), rates, requests, constants, None)
-        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.velocity)))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given.params, given.opt_state)))
     assert jitted._cache_size() == 1
     memory = (
         jitted.lower(now, None, make_batch(0), rates, requests, constants, None)
         .compile()
         .memory_analysis()
     )
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves((now.params, now.velocity)))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((now.params, now.opt_state)))
     assert memory.alias_size_in_bytes >= size
 
 
@@ -374,7 +374,7 @@ def test_create_is_a_function_of_the_seed():
     jax.tree.map(np.testing.assert_array_equal, one, again)
     assert np.abs(one.params["fc8"]["kernel"] - other.params["fc8"]["kernel"]).max() > 0.01
     assert one.step.dtype == jnp.int32 and int(one.step) == 0
-    assert {leaf.dtype for leaf in jax.tree.leaves((one.params, one.velocity))} == {
+    assert {leaf.dtype for leaf in jax.tree.leaves((one.params, one.opt_state))} == {
         np.dtype("float32")
     }
 
@@ -441,7 +441,7 @@ def test_adam_trains_and_counts_no_spoiled_step():
     good = jax.device_get(now)
     spoiled = make_rates(1e-3, 1e-3, np.inf)
     now, _ = train_step(now, make_batch(1), spoiled)
-    jax.tree.map(np.testing.assert_array_equal, good.velocity, jax.device_get(now.velocity))
+    jax.tree.map(np.testing.assert_array_equal, good.opt_state, jax.device_get(now.opt_state))
     for _ in range(5):
         now, last = train_step(now, make_batch(0), make_rates(1e-3, 1e-3))
     assert last["loss"] < first["loss"]

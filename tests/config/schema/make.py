@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from alexnet_jax import config, main
-from alexnet_jax.inference import trained, weights
+from alexnet_jax.inference import trained
 
 HERE = Path(__file__).parent
 KEPT = ("config.json", "history.jsonl", "metrics.jsonl", "results.json", "run.json", "status.json")
@@ -37,7 +37,7 @@ def make(to: Path) -> None:
         status = json.loads((to / "run/status.json").read_text())
         (to / "run/status.json").write_text(json.dumps(status | {"host": "elsewhere", "pid": 1}))
         run = trained.load(to / "run")
-        weights.save(to / "net.safetensors", run)
+        trained.save(to / "net.safetensors", run)
         completed = json.dumps(config.completed(run.config_tree), indent=1, sort_keys=True)
         (to / "completed.json").write_text(completed + "\n")
 

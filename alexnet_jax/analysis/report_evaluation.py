@@ -1,0 +1,157 @@
+"""Sections of the report about evaluation: results, published numbers, errors by class, calibration."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from alexnet_jax.config import published as reference
+from alexnet_jax.data.pipeline import splits
+from alexnet_jax.errors import DataError, StorageError
+from alexnet_jax.inference import calibration as reliability
+from alexnet_jax.inference import confusion, metrics
+from alexnet_jax.inference import predictions as prediction_files
+from alexnet_jax.inference.predictions import Predictions
+from alexnet_jax.inference.trained import TrainedModel
+from alexnet_jax.pages import charts
+from alexnet_jax.pages.render import render
+from alexnet_jax.run import reading
+from alexnet_jax.specs import Config
+
+#: With more classes a confusion matrix is unreadable, and the hardest classes are listed instead.
+MAX_CLASSES = 20
+PAIRS = 10
+#: Views in words (§4.1); others are named as they are.
+VIEWS = {"center": "center crop", "ten": "ten-crop", "nine": "nine-crop"}
+
+
+class SavedPredictions:
+    """The predictions of a run for one split, views and step, read on first use."""
+
+    def __init__(self, folder: Path, split: str, views: str, step: int) -> None:
+        self.folder, self.split, self.views, self.step = folder, split, views, step
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        return prediction_files.load(self.folder, self.split, self.views, self.step)
+
+    def errors(self) -> dict[str, Any]:
+        return dict(metrics.summarize(*self.predictions))
+
+    def __str__(self) -> str:
+        count = len(self.predictions.labels)
+        return f"{count:,} images of {self.split}, views: {self.views}, step {self.step:,}"
+
+
+def find_predictions(folder: Path, step: int | None) -> list[SavedPredictions]:
+    """Find the predictions of a step, by default the newest that has any.
+
+    They are in the order of splits.PREFERRED, center crops first.
+    """
+    names = (path.name for path in folder.glob("predictions/*.npz"))
+    matches = (re.fullmatch(r"(\w+)_([a-z]+)_(\d+)\.npz", name) for name in names)
+    found = [SavedPredictions(folder, m[1], m[2], int(m[3])) for m in matches if m]
+    step = step or max((one.step for one in found), default=0)
+    found = [one for one in found if one.step == step]
+    order = [*splits.PREFERRED, *sorted({one.split for one in found} - set(splits.PREFERRED))]
+    return sorted(found, key=lambda one: (order.index(one.split), one.views != "center", one.views))
+
+
+def first(saved: list[SavedPredictions]) -> SavedPredictions:
+    """The predictions that the sections show. Raises DataError if there are none."""
+    if not saved:
+        raise DataError("there are no predictions of this step; alexnet evaluate writes them")
+    return saved[0]
+
+
+def results(folder: Path, saved: list[SavedPredictions]) -> Markup:
+    """Errors on held-out splits, from results.json and from predictions made later. Raises StorageError."""
+    final = reading.read_results(folder)
+    found: dict[tuple[str, str], tuple[int, Any]] = {}
+    if final:
+        found = {
+            (split, view): (final["step"], errors)
+            for split, by_view in final["splits"].items()
+            for view, errors in by_view.items()
+        }
+    found |= {(one.split, one.views): (one.step, one.errors()) for one in saved}
+    if not found:
+        raise StorageError(f"no results yet; alexnet evaluate --workdir {folder} makes them")
+    (split, view), (_, errors) = next(iter(found.items()))
+    headline = [
+        (_percent(errors["top1_error"]), "top-1 error"),
+        (_percent(errors.get("top5_error")), "top-5 error"),
+        (f"{errors['count']:,}", f"{split} images, {VIEWS.get(view, view)}"),
+        (f"{errors['nll']:.3f}", "mean negative log-likelihood (nats)"),
+    ]
+    if final:
+        headline.append((f"{final['epoch']:.3g}", f"epochs in {_duration(final['seconds'])}"))
+    rows = [
+        (split, VIEWS.get(view, view), f"{step:,}", f"{errors['count']:,}", _percent(errors["top1_error"]),
+         _percent(errors.get("top5_error")), f"{errors['nll']:.3f}")
+        for (split, view), (step, errors) in sorted(found.items())
+    ]  # fmt: skip
+    return render("results.html", headline=headline, rows=rows)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f} %"
+
+
+def published(spec: Config) -> Markup:
+    """Published errors of this network or ablation, of the authors' CIFAR-10 networks, and of ImageNet."""
+    member = spec.name.partition(":")[2].partition(",")[0]
+    claim = reference.CLAIMS.get(member) if spec.name.startswith("ablations:") else None
+    claims = []
+    if claim:
+        claims = [("the paper", claim.paper or "nothing"), ("the authors' log of 2012", claim.log),
+                  ("caution", claim.caution)]  # fmt: skip
+    cifar10 = reference.CIFAR10 if spec.data.source == "cifar10" else {}
+    header = reference.HEADER
+    return render(
+        "published.html", member=member, claims=[row for row in claims if row[1]],
+        cifar10=[(name, f"{100 * error:.1f} %") for name, error in cifar10.items()],
+        header=(f"{header[0]}, top-1 / top-5 in %", *header[1:]), imagenet=reference.rows(),
+        is_imagenet=spec.model.num_classes in (None, 1000),
+    )  # fmt: skip
+
+
+def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
+    """Errors by class, and the classes confused most often. Raises DataError."""
+    shown = first(saved)
+    matrix = confusion.confusion(*shown.predictions)
+    errors = confusion.per_class_errors(*shown.predictions)
+    names = run.class_names if run else [f"class {i}" for i in range(len(matrix))]
+    hardest = np.argsort(-errors, kind="stable")
+    hardest = hardest[np.isfinite(errors[hardest])]  # not the classes without images
+    few = len(matrix) <= MAX_CLASSES
+    return render(
+        "classes.html", source=str(shown),
+        matrix=charts.matrix(matrix, names) if few else None,
+        title="Error of each class" if few else f"Error of the {MAX_CLASSES} hardest classes",
+        errors=[(names[i], float(errors[i]), False) for i in hardest[: None if few else MAX_CLASSES]],
+        pairs=[
+            (names[pair.label], names[pair.predicted], pair.images)
+            for pair in confusion.most_confused(matrix, PAIRS)
+        ],
+    )  # fmt: skip
+
+
+def calibration(saved: list[SavedPredictions]) -> Markup:
+    """The reliability diagram and the expected calibration error. Raises DataError."""
+    shown = first(saved)
+    found = reliability.reliability(*shown.predictions)
+    return render(
+        "calibration.html", source=str(shown), error=100 * found.error, bins=len(found.counts),
+        chart=charts.reliability(found.counts, found.confidence, found.accuracy),
+    )  # fmt: skip

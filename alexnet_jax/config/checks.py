@@ -1,0 +1,151 @@
+"""What the values of a config must fulfil together; the range of each one alone is in its type."""
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterator, Sequence
+
+from alexnet_jax.config.defaults import weight_decays
+from alexnet_jax.model import geometry
+from alexnet_jax.specs import Config, ConvSpec, ModelSpec, RateSpec
+
+
+def faults(spec: Config) -> list[str]:
+    """Everything that is wrong with `spec`, a sentence each."""
+    return [
+        *_layer_faults(spec.model),
+        *_layer_name_faults(spec),
+        *_image_faults(spec),
+        *_step_faults(spec),
+        *_schedule_faults(spec),
+    ]
+
+
+def check_shapes(spec: Config) -> None:
+    """Raise ConfigError if a layer has an empty output, or its groups do not divide its features."""
+    geometry.layers(spec.model, spec.augment.crop_size, spec.model.num_classes or 2)
+
+
+def adam_faults(spec: Config) -> Iterator[str]:
+    """A weight decay of adam, which is refused in new configs; in an older config.json it meant adamw."""
+    decays = weight_decays(dataclasses.asdict(spec.optimizer))
+    if spec.optimizer.kind == "adam" and decays:
+        yield (
+            f"config.optimizer: adam has no weight decay, but {', '.join(decays)}; set each to 0, or kind=adamw, whose "
+            "decay is apart from the gradient"
+        )
+
+
+def _layer_faults(model: ModelSpec) -> Iterator[str]:
+    if not model.fcs:
+        yield "config.model.fcs must have at least one layer, with features=None for the classes"
+    for name, layer in model.convs:
+        yield from _conv_faults(f"config.model.convs.{name}", layer, model.towers)
+    for name, layer in model.fcs:
+        if (layer.features is None) != (name == model.fcs[-1][0]):
+            yield (
+                f"config.model.fcs.{name}.features: a positive number, "
+                "and None in the last layer alone, which has one output a class"
+            )
+
+
+def _conv_faults(path: str, layer: ConvSpec, towers: int) -> Iterator[str]:
+    if layer.kind == "local" and layer.groups != 1:
+        yield f"{path}: a local layer has no groups"
+    if "pool" in layer.ops and layer.pool is None:
+        yield f"{path} says 'pool' but has no pool"
+    if layer.ops.count("pool") > 1:
+        yield f"{path}.then: a layer has one pool at most"
+    if "lrn" in layer.ops and layer.features % towers:
+        yield f"{path}.features={layer.features} is not divisible by {towers} towers"
+
+
+def _layer_name_faults(spec: Config) -> Iterator[str]:
+    """Faults of the names of layers, and of keys that refer to a layer."""
+    model = spec.model
+    names = {name for name, _ in (*model.convs, *model.fcs)}
+    if len(names) < len(model.convs) + len(model.fcs):
+        yield "config.model: convs and fcs share a name"
+    by_layer = {
+        "optimizer.layer_weight_decay": spec.optimizer.layer_weight_decay,
+        "schedule.layer_factors": spec.schedule.layer_factors,
+    }
+    for section, values in by_layer.items():
+        for name in sorted(values.keys() - names):
+            guess = difflib.get_close_matches(name, names, 1)
+            hint = f'; did you mean "{guess[0]}"?' if guess else ""
+            yield f"config.{section}.{name}: the model has no such layer{hint}"
+
+
+def _image_faults(spec: Config) -> Iterator[str]:
+    data, augment = spec.data, spec.augment
+    size = augment.resize or data.image_size
+    if augment.crop_size > size:
+        yield f"config.augment.crop_size={augment.crop_size} is larger than the {size} pixel images"
+    if augment.color_std and augment.mean == "standardize":
+        yield "config.augment: color noise is for images that keep their scale"
+    if data.source not in ("digits", "synthetic", "tfds") and not data.path:
+        yield "config.data.path is not set: --config.data.path=FOLDER says where the images are"
+    if data.source == "tfds" and data.name is None and data.path is None:
+        yield "config.data.name is not set for tfds"
+
+
+def _step_faults(spec: Config) -> Iterator[str]:
+    train = spec.train
+    if train.batch_size % train.accumulate:
+        yield (
+            f"config.train.batch_size={train.batch_size} is not divisible by accumulate={train.accumulate}"
+        )
+    if train.accumulate > 1 and train.steps_per_dispatch > 1:
+        yield "config.train: with accumulate, each part is a dispatch of its own: leave out steps_per_dispatch"
+    if train.split_towers:
+        yield from (f"config.train.split_towers: {one}" for one in _split_tower_faults(spec.model))
+    if train.label_smoothing and train.loss != "cross_entropy":
+        yield "config.train.label_smoothing is for the loss cross_entropy"
+
+
+def _schedule_faults(spec: Config) -> Iterator[str]:
+    schedule = spec.schedule
+    yield from _rate_faults("config.schedule.weights", schedule.weights)
+    if schedule.biases is not None:
+        yield from _rate_faults("config.schedule.biases", schedule.biases)
+    for name, changes in schedule.layer_factors.items():
+        if not _is_rising([epoch for epoch, _ in changes]):
+            yield f"config.schedule.layer_factors.{name}={changes}: each must be later than the one before"
+    if schedule.biases is not None and schedule.biases.kind == "plateau":
+        yield "config.schedule.biases cannot be 'plateau': leave it None to follow the weights"
+
+
+def _rate_faults(path: str, rate: RateSpec) -> Iterator[str]:
+    if rate.kind == "dexp" and rate.plateaus < 2:
+        yield f"{path}.plateaus: dexp needs 2 or more"
+    if not _is_rising(rate.drops):
+        yield f"{path}.drops={rate.drops}: each must be later than the one before"
+
+
+def _split_tower_faults(model: ModelSpec) -> Iterator[str]:
+    """Why the towers of `model` cannot be placed on different devices."""
+    towers, layers = model.towers, (*model.convs, *model.fcs)
+    if towers < 2:
+        yield f"the net has {towers} tower; set config.model.towers"
+    for name, layer in layers:
+        split = not geometry.whole_on_each(model, name)
+        features = layer.features or model.num_classes
+        if layer.groups > 1 and layer.groups % towers:
+            yield f"layer {name} has {layer.groups} groups, which is not a multiple of {towers} towers"
+        if split and (features or towers) % towers:
+            yield f"layer {name} has {features} features, which {towers} towers do not divide"
+        if split and layer.groups == 1 and "batch_norm" in layer.pre_ops:
+            yield f"layer {name} normalizes what all towers see; put batch_norm after a layer"
+    reach = max(geometry.lrn_reach(model.lrn_constants.n))
+    for name, layer in model.convs:
+        crosses = model.lrn and "lrn" in layer.ops and not model.lrn_constants.within_towers
+        if crosses and layer.features // towers < reach:
+            maps = layer.features // towers
+            yield f"layer {name} has {maps} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
+    if layers[0][1].groups > 1:
+        yield f"layer {layers[0][0]} has groups, but every tower sees the whole image"
+
+
+def _is_rising(epochs: Sequence[float]) -> bool:
+    return all(earlier < later for earlier, later in itertools.pairwise(epochs))

@@ -1,0 +1,64 @@
+"""Loading a config file and setting keys of it from the command line."""
+
+import re
+import traceback
+from typing import TYPE_CHECKING
+
+from alexnet_jax.config import building, checks, find, no_effect, overrides
+from alexnet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def load(argument: str, arguments: list[str]) -> "ConfigDict":
+    """Execute a config, `paper`, `FILE.py` or `FILE.py:VARIANT`, and set the keys given as `--config.key=value`.
+
+    Every key of specs.py can be set, whether the file lists it or not; the others are not added, so that a config
+    keeps its digest when a key is introduced.
+
+    Raises:
+        ConfigError: with all faults on one line; setting a key that has no effect in this config is one of them.
+    """
+    config = _execute(argument)
+    given: dict[str, list[str]] = {}
+    for one in arguments:
+        key = re.sub(r"^--(no)?config\.", "", one.split("=", 1)[0])
+        given.setdefault(key, []).append(one)
+    refused = {key: overrides.set_value(config, key, texts) for key, texts in given.items()}
+    faults = [fault for fault in refused.values() if fault]
+    spec, found = building.build(config)
+    if spec and not found:
+        faults += no_effect.faults(spec, [key for key, fault in refused.items() if not fault])
+        faults += checks.adam_faults(spec)
+    if faults:
+        try:
+            building.parse(config)
+        except ConfigError as error:
+            faults.append(str(error))
+        raise ConfigError("; ".join(faults))
+    return config
+
+
+def _execute(argument: str) -> "ConfigDict":
+    """Return what `get_config` of a config file returns. Raises ConfigError."""
+    from ml_collections import ConfigDict
+
+    name, *variant = argument.split(":", 1)
+    path = find.config_file(name)
+    if path.suffix != ".py":
+        raise ConfigError(f"{path} is not a Python file; see the folder configs/")
+    try:
+        module = find.execute(path)
+        get_config = getattr(module, "get_config", None)
+        config = get_config(*variant) if callable(get_config) else None
+    except (Exception, SystemExit) as error:  # code can fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+        place = f", line {lines[-1]}" if lines else ""
+        message = " ".join(str(error).split()) or "no message"
+        raise ConfigError(f"{argument}{place}: {type(error).__name__}: {message}") from None
+    if not isinstance(config, ConfigDict):
+        returned = f", not {type(config).__name__}" if callable(get_config) else ""
+        raise ConfigError(f"{path} must define get_config(), which returns a ConfigDict{returned}")
+    return config.lock()

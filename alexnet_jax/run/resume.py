@@ -1,0 +1,64 @@
+"""Which keys of a config may change between two starts of one run."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_jax import config as configs
+from alexnet_jax import files
+from alexnet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+#: Keys that may change between two starts of one run: no parameter depends on them.
+HARMLESS = (
+    "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
+    "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
+    "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
+)  # fmt: skip
+
+
+def identity(config: "ConfigDict") -> str:
+    """SHA-256 of everything in a config that a run's numbers depend on, its length included."""
+    tree = json.loads(configs.to_json(config))
+    for key in set(HARMLESS) - {"train.max_steps"}:
+        section, _, name = key.rpartition(".")
+        (tree[section] if section else tree).pop(name, None)
+    return configs.digest(tree)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[Any]]:
+    """Map each key in which two configs differ to [old, new]; a key that one does not list has its default there."""
+    a, b = (flat(configs.completed(tree)) for tree in (old, new))
+    return {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+
+
+def check_same(
+    old: dict[str, Any], new: dict[str, Any], folder: str | Path, allowed: Iterable[str] = ()
+) -> dict[str, list[Any]]:
+    """Return the `differences` between the config of the run in `folder` and a new one.
+
+    Raises:
+        ConfigError: a key changed that the run's numbers depend on, and it is not among `allowed`.
+    """
+    changes, allowed = differences(old, new), set(allowed)
+    refused = [k for k in changes if k not in HARMLESS and k not in allowed]
+    if refused:
+        shown = ", ".join("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused[:6])
+        more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
+        plain = all(isinstance(changes[k][0], bool | int | float | str) for k in refused[:6])
+        kept = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
+        keep = f"keep what the run has with {kept}, " if plain else ""
+        raise ConfigError(
+            f"{folder} holds a run with another config ({shown}{more}); choose another --workdir, {keep}or "
+            f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
+        )
+    return changes
+
+
+def flat(tree: dict[str, Any]) -> dict[str, Any]:
+    """The values of a config by keys such as "train.epochs"; an empty section is a value."""
+    return files.flatten(tree, ".", keep_empty=True)
