@@ -88,19 +88,19 @@ def of_split(net: "Network", options: argparse.Namespace) -> Source:
 
 def of_files(net: "Network", paths: list[str]) -> Source:
     """The images in files and folders. Raises DataError."""
-    from alexnet_jax.data.pipeline import identity
+    from alexnet_jax.data.pipeline import digests
     from alexnet_jax.data.pipeline.image_files import ImageFiles
 
     found, spec = pictures.list_files(paths), net.trained.config.data
     try:
-        known = identity.of_files("", list(map(str, found)), spec.threads)
+        known = digests.of_files("", list(map(str, found)), spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     images = ImageFiles(
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
         threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
-    named = identity.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
+    named = digests.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
     return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})
 
 
