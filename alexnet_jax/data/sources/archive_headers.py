@@ -32,11 +32,11 @@ def tar_headers(file: int, start: int, stop: int) -> Iterator[tuple[tarfile.TarI
     section: Any = _Section(file, start, stop, _MAX_HEADER_BYTES + tarfile.BLOCKSIZE)
     end = -1
     try:
-        tar = tarfile.TarFile(
+        tar: Any = tarfile.TarFile(
             fileobj=section, tarinfo=_TarHeader, encoding="utf-8", errors="surrogateescape"
         )
         while (header := tar.next()) is not None:
-            tar.members.clear()
+            tar.members.clear()  # which would keep all headers
             size = header.pax_headers.get("size", "0")
             if header.size < 0 or tar.offset <= end or not re.fullmatch("[0-9]{1,15}", size):
                 raise Refused("has a member with an impossible size")
