@@ -410,15 +410,15 @@ def _reads_run(name: str) -> Callable[[Path], Callable[[bytes], object]]:
 
         def reads(content: bytes) -> None:
             (run / name).write_bytes(content)
-            _read_run(run)
+            _read_run(run, name)
 
         return reads
 
     return prepare
 
 
-def _read_run(run: Path) -> None:
-    """Each reader in turn, so that an error of one does not hide another."""
+def _read_run(run: Path, changed: str) -> None:
+    """Each reader of the changed file in turn, so that an error of one does not hide another."""
     from alexnet_jax import config
     from alexnet_jax.analysis import convergence, curves, report_evaluation, report_training
     from alexnet_jax.data.pipeline import identity
@@ -429,23 +429,31 @@ def _read_run(run: Path) -> None:
 
     owned = workdir.Workdir(run, steal=True)
     new = types.SimpleNamespace(to_dict=lambda: json.loads(_config_json()))
-    metrics = (run / "metrics.jsonl").read_bytes()
+
+    def cut_back() -> None:
+        metrics = (run / "metrics.jsonl").read_bytes()
+        log.cut_back(run / "metrics.jsonl", 6)
+        (run / "metrics.jsonl").write_bytes(metrics)
+
+    readers: dict[str, list[Callable[[], object]]] = {
+        "config.json": [lambda: trained.load_config(run), lambda: owned.changes(new), lambda: convergence.read(run)],
+        "status.json": [lambda: reading.read_status(run), owned.check],
+        "run.json": [owned.environment, lambda: report_training.reproduction(run)],
+        "results.json": [lambda: log.summary(owned.results() or RESULTS), lambda: report_evaluation.results(run, [])],
+        "history.jsonl": [lambda: reading.history(run), lambda: reading.begun_from(run),
+                          lambda: report_training.reproduction(run)],
+        "metrics.jsonl": [lambda: curves.read(run), lambda: convergence.read(run), cut_back,
+                          lambda: report_training.learning_curves(run),
+                          lambda: reading.validation_errors(run, config.parse(json.loads(_config_json())))],
+        "dataset.npz": [lambda: identity.begun_with(run, "")],
+        "predictions/test_center_6.npz": [lambda: predictions.load(run, "test", "center", 6).wrong()],
+    }  # fmt: skip
     faults = []
-    for read in (
-        lambda: trained.load_config(run), lambda: owned.changes(new), lambda: owned.check(),
-        lambda: reading.read_status(run), lambda: owned.environment(), lambda: log.summary(owned.results() or RESULTS),
-        lambda: reading.history(run), lambda: reading.begun_from(run), lambda: curves.read(run),
-        lambda: convergence.read(run), lambda: log.cut_back(run / "metrics.jsonl", 6),
-        lambda: report_evaluation.results(run, []), lambda: report_training.reproduction(run),
-        lambda: report_training.learning_curves(run),
-        lambda: identity.begun_with(run, ""), lambda: predictions.load(run, "test", "center", 6).wrong(),
-        lambda: reading.validation_errors(run, config.parse(json.loads(_config_json()))),
-    ):  # fmt: skip
+    for read in readers[changed]:
         try:
             read()
         except AlexNetError as error:
             faults.append(error)
-    (run / "metrics.jsonl").write_bytes(metrics)
     if faults:
         raise faults[0]
 
@@ -561,8 +569,8 @@ def _serve(_: Path) -> Callable[[bytes], object]:
     from alexnet_jax.analysis import serve
 
     spec = config.parse(config.load("tests/tiny.py", []))
-    run: Any = types.SimpleNamespace(config=spec, step=1, class_names=("cat", "dog"))
-    net: Any = types.SimpleNamespace(run=run, class_names=run.class_names)
+    trained: Any = types.SimpleNamespace(config=spec, step=1, class_names=("cat", "dog"))
+    net: Any = types.SimpleNamespace(trained=trained, class_names=trained.class_names)
 
     faults: list[BaseException | None] = []
 
