@@ -10,6 +10,7 @@ import math
 import typing
 import unicodedata
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,22 @@ VIEWS: tuple[str, ...] = typing.get_args(Views)
 def views_in_words(view: str) -> str:
     """One of VIEWS in words, such as "center crop" and "ten views"."""
     return "center crop" if view == "center" else f"{view} views"
+
+
+class _ModuleIn:
+    """The name of a module in this folder of the package."""
+
+    def __init__(self, folder: str):
+        self._folder = Path(__file__).parent / folder
+
+    def _names(self) -> list[str]:
+        return sorted(path.stem for path in self._folder.glob("[!_]*.py"))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names()
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self._names())}"
 
 
 @dataclass(frozen=True)
@@ -280,6 +297,10 @@ class AugmentSpec:
     color_off_epoch: NotNegative | None
     #: For crop='random_resized': the smallest share of an image's area that a box has.
     min_area: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.08
+    #: Names of further augmentations, applied in this order.
+    extra: typing.Annotated[
+        tuple[typing.Annotated[str, _ModuleIn("data/pipeline/augmentations")], ...], Length(32)
+    ] = ()
 
 
 @dataclass(frozen=True)

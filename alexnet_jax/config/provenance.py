@@ -129,6 +129,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "augment.crop_chunk": "paper §4.1: random patches",
         "augment.resize": "paper §2: images are stored at 256",
         "augment.min_area": "Szegedy et al. (2015), section 6; not in the paper",
+        "augment.extra": "not in the paper",
         "augment.*": "paper §4.1",
         "optimizer.bias_weight_decay": "paper §5: the update rule spares no bias",
         "optimizer.b[12]": "Kingma and Ba (2015); not in the paper",

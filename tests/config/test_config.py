@@ -423,6 +423,7 @@ UNLISTED = {
         "--config.augment.min_area=0.25 --config.augment.crop=random_resized",
         0.25,
     ),
+    "augment.extra": ("--config.augment.extra=cutout", ("cutout",)),
     "schedule.weights.target": (
         "--config.schedule.weights.target=8 --config.schedule.weights.kind=exp",
         8.0,

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import images, pillow
 from alexnet_jax.specs import AugmentSpec, DataSpec
 
 
@@ -19,8 +19,8 @@ def cache_folder(tmp_path_factory, monkeypatch):
 @pytest.fixture(params=["simplejpeg", "Pillow"])
 def jpeg_decoder(request, monkeypatch):
     """Each test once with simplejpeg, and once as where it is not installed."""
-    images._pillow.cache_clear()  # pytest takes the filters of warnings away after every test
-    images._pillow()
+    pillow.module.cache_clear()  # pytest takes the filters of warnings away after every test
+    pillow.module()
     if request.param == "Pillow":
         monkeypatch.setattr(images, "_simplejpeg", lambda: None)
 

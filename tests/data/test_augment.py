@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.data.pipeline import augment
+from alexnet_jax import config
+from alexnet_jax.data.pipeline import augment, resized_crops
+from alexnet_jax.data.pipeline.draws import Draws, example_keys
 from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import mesh as parallel
 
 COUNT, SIZE, CROP = 64, 10, 6
@@ -306,3 +309,29 @@ def test_resized_training_boxes_are_pinned(ramps, statistics, augment_spec):
     drawn = boxes(run(ramps, statistics, augment_spec(**RESIZED)))[:3]
     pinned = [[1.4, 0.09, 7.17, 6.08, 1], [0.09, 3.64, 7.19, 6.03, 0], [3.8, 0.47, 4.78, 3.93, 1]]
     assert np.allclose(drawn, pinned, atol=0.01)
+
+
+def test_numbers_of_one_name_change_no_others():
+    keys = example_keys(KEY, jnp.zeros(8, jnp.int32), jnp.arange(8))
+    plain, boxed = (Draws(keys, box=box) for box in (False, True))
+    for name, number in (("place", 2), ("mirror", 1), ("color", 3)):
+        assert plain[name].shape == (8, number) and np.array_equal(plain[name], boxed[name])
+    assert boxed["box"].shape == (8, resized_crops.DRAWS)
+    one, other = plain.uniform("cutout", 3), boxed.uniform("another", 3)
+    assert np.array_equal(one, boxed.uniform("cutout", 3)) and not np.any(one == other)
+    assert -1 < one.min() < 0 < one.max() < 1
+
+
+def test_cutout_erases_a_square_after_all_else(images, statistics, augment_spec):
+    spec = augment_spec(crop_size=SIZE, color_std=0.1)
+    plain = run(images, statistics, spec)
+    cut = run(images, statistics, dataclasses.replace(spec, extra=("cutout",)))
+    erased = (cut == 0).all(-1)
+    assert np.array_equal(cut[~erased], plain[~erased])
+    assert erased.any((1, 2)).all() and erased.sum((1, 2)).max() == (SIZE // 2) ** 2
+    assert len({mask.tobytes() for mask in erased}) > COUNT // 2
+
+
+def test_an_augmentation_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="augment.extra.*one of cutout"):
+        config.parse(config.load("tests/tiny.py", ["--config.augment.extra=cutuot"]))

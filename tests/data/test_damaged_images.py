@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import images, pillow
 from alexnet_jax.errors import DataError
 
 SIDE = 32
@@ -398,7 +398,7 @@ def test_black_ink_darkens(tmp_path):
 def test_the_limit_on_pixels_never_shows_as_a_warning(tmp_path):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        images._pillow.cache_clear()
+        pillow.module.cache_clear()
         for data in (jpeg_of_size(12_000, 12_000), png_of_size(12_000, 12_000)):
             with pytest.raises(DataError, match=LARGE):
                 images.decode(data, SIDE)
@@ -410,7 +410,7 @@ def test_the_limit_on_pixels_never_shows_as_a_warning(tmp_path):
 def test_changed_bytes_give_pixels_or_the_error_of_data():
     """Nothing else: a file may trip any part of a parser."""
     generator = np.random.default_rng(0)
-    written = [format for format in images.FORMATS if format in Image.SAVE]
+    written = [format for format in pillow.FORMATS if format in Image.SAVE]
     whole = [encoded(format) for format in written] + [encoded("JPEG", cmyk())]
     for i in range(400):
         data = bytearray(whole[i % len(whole)])

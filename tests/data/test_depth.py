@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import images, pillow
 from alexnet_jax.errors import DataError
 
 SIDE = 16
@@ -195,8 +195,8 @@ DECODED = {
 
 @pytest.fixture(autouse=True)
 def warnings_of_pillow():
-    images._pillow.cache_clear()  # pytest takes the filters of warnings away after every test
-    images._pillow()
+    pillow.module.cache_clear()  # pytest takes the filters of warnings away after every test
+    pillow.module()
 
 
 @pytest.mark.fault("F25")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import pillow
 from alexnet_jax.data.prepare import checks, doctor, ilsvrc, sheet
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.sources import store, store_format
@@ -116,7 +116,7 @@ def test_every_unreadable_file_is_listed(examine, tmp_path):
     assert code == 3
     assert mended(lines) == [
         f"{bad[0]} is empty; remove or replace it",
-        f"{bad[1]} is not an image ({', '.join(images.FORMATS)}); remove or replace it",
+        f"{bad[1]} is not an image ({', '.join(pillow.FORMATS)}); remove or replace it",
     ]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import images, pillow
 from alexnet_jax.errors import DataError
 
 
@@ -323,7 +323,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 def test_a_heic_file_is_read_where_it_can_be(tmp_path):
     pytest.importorskip("pillow_heif", reason="reads HEIC")
-    images._pillow()
+    pillow.module()
     original = pixels(64, 48)
     data = encoded(Image.fromarray(original), "HEIF", quality=95)
     (tmp_path / "photo.heic").write_bytes(data)
@@ -335,8 +335,8 @@ def test_a_heic_file_is_read_where_it_can_be(tmp_path):
 
 
 def test_a_format_that_cannot_be_read_here_names_the_remedy(monkeypatch):
-    some = tuple(name for name in images.FORMATS if name not in ("AVIF", "HEIF"))
-    monkeypatch.setattr(images, "_readable", lambda: some)
+    some = tuple(name for name in pillow.FORMATS if name not in ("AVIF", "HEIF"))
+    monkeypatch.setattr(pillow, "readable", lambda: some)
     with pytest.raises(DataError, match=r"photo\.heic: .* needs pip install pillow-heif; "):
         images.decode(HEIC, 16, name="photo.heic")
     with pytest.raises(DataError, match=r"x: .* needs pip install .pillow>=11\.3"):
@@ -344,5 +344,5 @@ def test_a_format_that_cannot_be_read_here_names_the_remedy(monkeypatch):
 
 
 def test_the_suffixes_of_phones_and_browsers_count_as_images():
-    suffixes = {suffix for some in images.FORMATS.values() for suffix in some}
+    suffixes = {suffix for some in pillow.FORMATS.values() for suffix in some}
     assert {".jfif", ".jpe", ".heic", ".heif", ".hif", ".avif", ".webp", ".mpo"} <= suffixes

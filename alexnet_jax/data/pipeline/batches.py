@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
 from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.errors import DataError
@@ -18,20 +19,22 @@ _POLL_SECONDS = 0.2
 
 
 class Batch(NamedTuple):
-    """Of NumPy arrays, or on the devices."""
+    """A batch as NumPy arrays, or on the devices.
+
+    Attributes:
+        images: uint8 [b s s 3].
+        indices: The examples' numbers in the split.
+        epochs: How often each was used before; a batch may end one epoch and begin the next.
+    """
 
     images: Any
-    """uint8 [b s s 3]"""
-    labels: np.ndarray
-    """int32 [b]"""
-    indices: np.ndarray
-    """int32 [b]: which examples of the split these are."""
-    epochs: np.ndarray
-    """int32 [b]: how often each was used before; a batch may end one epoch and begin the next."""
+    labels: Int32[np.ndarray, " b"]
+    indices: Int32[np.ndarray, " b"]
+    epochs: Int32[np.ndarray, " b"]
 
 
 def batch(split: Split, indices: np.ndarray, epochs: np.ndarray) -> Batch:
-    """The examples `indices` of `split`, in that order."""
+    """Read the examples `indices` of `split`, in that order."""
     return Batch(split.images[indices], split.labels[indices], indices, epochs)
 
 
@@ -48,11 +51,11 @@ def update_batch_digest(before: str, *batch: np.ndarray) -> str:
 
 def positions(
     step: int, *, batch_size: int, num_examples: int, seed: int, shuffle: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """(indices, epochs) int32 [batch_size] of a step, out of one endless stream of shuffled epochs.
+) -> tuple[Int32[np.ndarray, " b"], Int32[np.ndarray, " b"]]:
+    """(indices, epochs) of the batch of a step, from one endless stream of shuffled epochs.
 
-    Every example comes exactly once an epoch. shuffle='once' keeps epoch 0's order in all epochs,
-    as the authors' program did.
+    Every example occurs exactly once an epoch. shuffle='once' keeps epoch 0's order in all epochs, as the authors'
+    program did.
     """
     indices, epochs = np.empty(batch_size, np.int32), np.empty(batch_size, np.int32)
     done = 0
@@ -73,9 +76,12 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 class Prefetch(Iterator[tuple[Any, Any]]):
-    """(item, make(item)) of `items`, made `depth` ahead.
+    """Iterator of (item, make(item)) over `items`, which works `depth` items ahead in a thread.
 
-    `poll` is called before each, and now and then while waiting for one; it may raise to leave.
+    `poll` is called before each item, and repeatedly while waiting for one; it may raise to stop.
+
+    Attributes:
+        wait_seconds: Total time that the consumer has spent waiting.
     """
 
     def __init__(
@@ -87,12 +93,11 @@ class Prefetch(Iterator[tuple[Any, Any]]):
     ):
         self._poll = poll
         self.wait_seconds = 0.0
-        """Time that the consumer spent waiting, in total."""
         self._inline = ((item, make(item)) for item in items) if depth == 0 else None
         self._made: queue.Queue = queue.Queue(max(depth, 1))
         self._end = threading.Event()
         if depth:
-            # The thread does not know `self`: it ends too where a consumer drops the iterator.
+            # The thread has no reference to `self`: it ends too when a consumer drops the iterator.
             self._thread = threading.Thread(
                 target=_produce,
                 args=(make, items, self._made, self._end),
@@ -118,7 +123,7 @@ class Prefetch(Iterator[tuple[Any, Any]]):
         finally:
             self.wait_seconds += time.perf_counter() - started
 
-    def _wait(self):
+    def _wait(self) -> tuple[Any, BaseException | None]:
         while True:
             try:
                 return self._made.get(timeout=_POLL_SECONDS)
@@ -128,15 +133,15 @@ class Prefetch(Iterator[tuple[Any, Any]]):
                     raise DataError("the thread that reads images ahead has died") from None
 
     def close(self) -> None:
-        """Ends the thread; the iterator is then at its end."""
+        """End the thread and the iteration."""
         self._end.set()
         if self._inline is None:
             self._close()
 
-    def __enter__(self):
+    def __enter__(self) -> "Prefetch":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -146,15 +151,16 @@ def prefetch(
     depth: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Prefetch:
-    """An iterator of (item, make(item)); `make` runs in a background thread, at depth 0 here.
+    """Iterate over (item, make(item)); `make` runs in a background thread, or at depth 0 in this one.
 
-    What `make` raises is raised by the iterator, after the items made before. Use it as a context,
-    or close() it.
+    What `make` raises is raised by the iterator, after the items made before. Use it as a context, or close() it.
     """
     return Prefetch(make, items, depth, poll)
 
 
-def _produce(make: Callable[[Any], Any], items, made: queue.Queue, end: threading.Event) -> None:
+def _produce(
+    make: Callable[[Any], Any], items: Iterable[Any], made: queue.Queue, end: threading.Event
+) -> None:
     try:
         for item in items:
             result = ((item, make(item)), None)
@@ -166,7 +172,7 @@ def _produce(make: Callable[[Any], Any], items, made: queue.Queue, end: threadin
         _put(made, (None, error), end)
 
 
-def _put(made: queue.Queue, item, end: threading.Event) -> bool:
+def _put(made: queue.Queue, item: Any, end: threading.Event) -> bool:
     while not end.is_set():
         try:
             made.put(item, timeout=0.1)

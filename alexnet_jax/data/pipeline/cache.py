@@ -1,8 +1,8 @@
-"""Where decoded images, statistics and digests are kept between runs; all of it may be deleted.
+"""Cache folder for decoded images, statistics and digests; all of it may be deleted.
 
-The folder holds at most `limit_bytes()`: before a file is written, those that were not used for the longest time are
-deleted. A process that has one of them mapped keeps its content until it ends (on local file systems). Files with
-other names than ours are neither counted nor touched.
+The folder holds at most `limit_bytes()`: before a file is written, the least recently used ones are deleted. A process
+that has one of them mapped keeps its content until it ends (on local file systems). Files with other names are neither
+counted nor touched.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
 
+#: Four datasets of the largest size that is cached (image_files.CACHE_LIMIT_BYTES).
 LIMIT_GIB = 32.0
-"""Four sets of the largest size that is kept (image_files.CACHE_LIMIT_BYTES)."""
 LIMIT_VARIABLE = "ALEXNET_JAX_CACHE_GIB"
 _OURS = r"(?:images|statistics|labels|records|digests)-[0-9a-f]{32}\.np[yz]"
 _KEPT, _TEMPORARY = re.compile(_OURS), re.compile(rf"\.(.+)-(\d+)(?:\.\d+)?-{_OURS}")
+#: Age after which a temporary file of another host counts as abandoned.
 _ABANDONED_SECONDS = 86400
-"""A file that another host began to write so long ago is not written any more."""
 
 log = logging.getLogger(__name__)
 _warned: set[str] = set()
@@ -58,12 +58,12 @@ def limit_bytes() -> int:
 
 
 def touch(path: pathlib.Path) -> None:
-    """Note that a kept file was used now."""
+    """Mark a cached file as used now."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
 
-def warn(message: str, *arguments) -> None:
+def warn(message: str, *arguments: object) -> None:
     """Log a warning about the cache folder, once for each folder."""
     if str(folder()) not in _warned:
         _warned.add(str(folder()))
@@ -72,10 +72,10 @@ def warn(message: str, *arguments) -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path` that becomes `path` at the end: nobody sees half a file.
+    """Give a temporary path that is renamed to `path` at the end, so that `path` is always complete.
 
-    There is room for `size` bytes within the limit. Two threads or processes that write the same file at
-    once each use their own name; the last one stays. Raises OSError.
+    Makes room for `size` bytes within the limit. Threads or processes that write the same file at the same time use
+    names of their own, and the last one wins. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     make_room(path.parent, size)
@@ -90,7 +90,7 @@ def replacing(path: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
 
 
 def make_room(folder: pathlib.Path, size: int) -> None:
-    """Delete what was not used for the longest time until `size` bytes more fit. Raises OSError if they never do."""
+    """Delete the least recently used files until `size` more bytes fit. Raises OSError if they cannot."""
     limit = limit_bytes()
     if size > limit:
         raise OSError(errno.EDQUOT, f"{LIMIT_VARIABLE} allows {limit / 2**30:.3g} GiB")

@@ -111,7 +111,8 @@ def _in_numbers(before: dict[str, np.ndarray] | None, dataset: Dataset) -> str:
     splits = {name.removesuffix("_digests") for name in before if name.endswith("_digests")}
     for name in sorted(splits | set(dataset.splits), key=list(_WORDS).index):
         old = before.get(f"{name}_digests", np.zeros(0, np.uint64))
-        new = dataset.splits[name].digests if name in dataset.splits else np.zeros(0, np.uint64)
+        found = dataset.splits[name].digests if name in dataset.splits else ()
+        new = np.asarray(found, np.uint64)
         said += _counted(f"{_WORDS[name]} images", old, new)
     if said:
         return ": " + ", ".join(said)
@@ -120,7 +121,7 @@ def _in_numbers(before: dict[str, np.ndarray] | None, dataset: Dataset) -> str:
     for name, split in dataset.splits.items():
         pairs = (
             _pairs(before[f"{name}_digests"], before[f"{name}_labels"]),
-            _pairs(split.digests, split.labels),
+            _pairs(np.asarray(split.digests), split.labels),
         )
         count = len(split.labels)
         if others := count - _common(*pairs):

@@ -1,4 +1,4 @@
-"""Many images behind one index, decoded by several threads, and kept once decoded."""
+"""Image files as one indexed set, decoded by several threads, and cached once decoded."""
 
 import contextlib
 import errno
@@ -12,18 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import cache, images
 from alexnet_jax.errors import DataError, StorageError, listed, printable
 from alexnet_jax.specs import Exif
 
+#: Sets that are larger when decoded are decoded again for every batch.
 CACHE_LIMIT_BYTES = 8 * 2**30
-"""Sets that are larger when decoded are decoded again for every batch."""
+#: Resized arrays stay in memory up to this size; larger ones are resized for every batch.
 MEMORY_LIMIT_BYTES = 2**30
-"""Arrays brought to another size stay in memory up to this, else each batch is resized anew."""
 _REPORT_SECONDS = 5.0
 _CHUNK = 1024
 _ALL = "; alexnet doctor PATH lists all such images"
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableImages(DataError):
-    """Images that cannot be decoded, all that were found."""
+    """All images that were found to be undecodable."""
 
     def __init__(self, faults: Sequence[str], count: int, hint: str = ""):
         super().__init__((faults[0] if len(faults) == 1 else undecodable(faults, count)) + hint)
@@ -40,25 +42,25 @@ class UnreadableImages(DataError):
 
 
 def undecodable(faults: Sequence[str], count: int) -> str:
-    """How many of `count` images have `faults`, and the first of them."""
+    """Describe how many of `count` images have `faults`, and the first of them."""
     shown = listed([printable(fault.removesuffix("; remove or replace it")) for fault in faults])
     return f"{len(faults):,} of {count:,} images cannot be read: {shown}"
 
 
 class ImageFiles:
-    """`images[indices]` -> uint8 [b size size 3], whatever the formats and sizes of the sources.
+    """Images of any format and size as squares of `size` pixels, decoded when they are indexed.
 
-    `read(i)` gives (name for errors, path or encoded bytes or pixels) of image i and runs in many
-    threads at once; the pixels do not depend on their number. With `identity` (a text that changes
-    with the content of any image) the first access decodes everything into a file of the cache
-    folder, if that has room and the file would be within CACHE_LIMIT_BYTES. `check` is called when
-    all are decoded and raises DataError if `identity` is no longer that of the sources. `exif` as
-    of `images.decode`.
+    Args:
+        read: (name for errors, path or encoded bytes or pixels) of image i; called by many threads.
+        identity: A text that changes with the content of any image. If given, the first access decodes all images
+            into the cache folder, if they fit and take at most CACHE_LIMIT_BYTES.
+        exif: As of `images.decode`.
+        check: Called after that; raises DataError if `identity` no longer describes the sources.
     """
 
     def __init__(
         self,
-        read: Callable,
+        read: Callable[[int], tuple[str | None, Any]],
         count: int,
         size: int,
         *,
@@ -74,8 +76,7 @@ class ImageFiles:
         self._pool: ThreadPoolExecutor | None = None
         self._kept: np.ndarray | None = None
         self._lock = threading.Lock()
-        self._is_written = False
-        """Whether all images were decoded here."""
+        self._is_written = False  # whether this object has decoded all images
 
     def __len__(self) -> int:
         return self._count
@@ -85,7 +86,7 @@ class ImageFiles:
         """Bytes of all images, decoded."""
         return self._count * self.size * self.size * 3
 
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+    def __getitem__(self, indices: np.ndarray) -> UInt8[np.ndarray, "b size size 3"]:
         with self._lock:
             if self._identity is not None:
                 self._kept, self._identity = self._keep(self._identity), None
@@ -96,7 +97,7 @@ class ImageFiles:
         return self._decode(indices) if self._kept is None else self._kept[indices]
 
     def check(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; none are kept."""
+        """(index, fault) of the images that cannot be decoded; caches nothing."""
         faults: list[tuple[int, str]] = []
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         for start in range(0, self._count, _CHUNK):
@@ -104,9 +105,9 @@ class ImageFiles:
         return faults
 
     def unreadable(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; they are not to be asked for later.
+        """(index, fault) of the images that cannot be decoded, which must not be indexed later.
 
-        Raises DataError for sets that are not decoded at once.
+        Raises DataError for sets that are too large to be decoded at once.
         """
         identity = f"{self._identity} skip"
         path = self._path(identity)
@@ -127,7 +128,7 @@ class ImageFiles:
         if known is not None and not self._is_written:
             return known
         if not self._is_written:
-            # Nothing can be kept, or what is kept is of another process, which has not yet said what is missing.
+            # Nothing can be cached, or another process has cached the images but not yet written the faults.
             self._kept = None
             return self.check()
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
@@ -149,8 +150,8 @@ class ImageFiles:
 
     def _decode(
         self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]] | None = None
-    ) -> np.ndarray:
-        """Zeros for unreadable images, of which `faults` receives (index, fault); without it, UnreadableImages."""
+    ) -> UInt8[np.ndarray, "b size size 3"]:
+        """Decode; unreadable images become zeros and add (index, fault) to `faults`, or else raise UnreadableImages."""
         decoded = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         bad: list[tuple[int, str]] = []
 
@@ -168,7 +169,7 @@ class ImageFiles:
         assert self._pool is not None
         for _ in self._pool.map(fill, pieces):
             pass
-        bad.sort()  # the same report at any number of threads
+        bad.sort()  # the same report with any number of threads
         if faults is not None:
             faults += bad
         elif bad:
@@ -182,7 +183,7 @@ class ImageFiles:
     def _keep(
         self, identity: str, faults: list[tuple[int, str]] | None = None
     ) -> np.ndarray | None:
-        """All images, first decoded into the cache folder if need be; None if they do not fit."""
+        """All images from the cache folder, decoded into it if necessary; None if they do not fit."""
         if self.nbytes > CACHE_LIMIT_BYTES:
             return None
         path = self._path(identity)
@@ -210,14 +211,16 @@ class ImageFiles:
             self._pool, kept = None, _open(path, shape)
         return kept
 
-    def _write(self, path, shape: tuple[int, ...], faults: list[tuple[int, str]] | None) -> None:
-        # Plain writes: a full disk is then an error, where a memory map would end the process.
+    def _write(
+        self, path: pathlib.Path, shape: tuple[int, ...], faults: list[tuple[int, str]] | None
+    ) -> None:
+        # Plain writes, because a full disk is then an error; with a memory map it would end the process.
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         started = reported = time.monotonic()
         bad: list[tuple[int, str]] = []
         with open(path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + self.nbytes)  # what other processes see as taken
+            file.truncate(file.tell() + self.nbytes)  # so that other processes count it
             for start in range(0, self._count, _CHUNK):
                 stop = min(start + _CHUNK, self._count)
                 self._decode(range(start, stop), bad).tofile(file)
@@ -233,8 +236,10 @@ class ImageFiles:
             log.info("decoded %s in %.0f s", self._title, time.monotonic() - started)
 
 
-def fitted(pixels: np.ndarray, size: int, threads: int):
-    """uint8 [n h w] or [n h w 3] as `images` of [size size 3]; pixels of that shape stay."""
+def fitted(
+    pixels: UInt8[np.ndarray, "n h w *c"], size: int, threads: int
+) -> UInt8[np.ndarray, "n size size 3"] | ImageFiles:
+    """Resize an array of images, in memory if it is small; an array of the right shape is returned as it is."""
     if pixels.shape[1:] == (size, size, 3):
         return pixels
     resized = ImageFiles(
@@ -244,7 +249,7 @@ def fitted(pixels: np.ndarray, size: int, threads: int):
 
 
 def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
-    """What `ImageFiles.unreadable` wrote; None where there is nothing of it."""
+    """The faults that `ImageFiles.unreadable` wrote; None if they are missing or damaged."""
     try:
         text = files.read_arrays(path, {"faults": (("bytes",), "uint8")})["faults"].tobytes()
         cache.touch(path)
@@ -253,8 +258,8 @@ def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
         return None
 
 
-def _open(path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The kept images as a read-only memory map, or None where there are none of this shape."""
+def _open(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The cached images as a read-only memory map; None if there are none of this shape."""
     try:
         kept = files.read_array(path, shape, "uint8", mapped=True)
     except StorageError:

@@ -1,54 +1,60 @@
-"""From examples to a batch on the devices: sent with each step, or gathered from images that are all there."""
+"""Batches on the devices: sent with each step, or gathered there from all images of a split."""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, UInt8
 
 from alexnet_jax.data.pipeline.batches import Batch
-from alexnet_jax.data.pipeline.splits import Split
+from alexnet_jax.data.pipeline.splits import Images, Split
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run import processes
 
+#: Shares of a device's memory: up to the first, 'auto' puts the images there; above the second they do not fit.
 AUTO_SHARE, LARGEST_SHARE = 0.25, 0.8
-"""Of a device's memory: up to the first, 'auto' places the images there; above the second they do not fit."""
 
 
 class Pool(NamedTuple):
-    """All images of a split on the devices of a mesh, a share on each."""
+    """All images of a split on the devices of a mesh, a share on each.
 
-    images: jax.Array
-    """uint8 [n s s 3], split over the data axis; the last is repeated until n divides over the devices."""
-    gather: Callable[[jax.Array, jax.Array], jax.Array]
-    """Inside shard_map: (this device's images, indices [b] of a whole batch) -> its share of them."""
+    Attributes:
+        images: Split over the data axis; the last image is repeated until n divides over the devices.
+        gather: Inside shard_map: (this device's images, indices of a whole batch) -> its share of the batch.
+    """
+
+    images: UInt8[Array, "n s s 3"]
+    gather: Callable[[UInt8[Array, "m s s 3"], Int[Array, " b"]], UInt8[Array, "k s s 3"]]
 
 
 class Placed(NamedTuple):
-    """How the batches of a split come to the devices: `finish(read(indices, epochs))` is a Batch.
+    """How the batches of a split get to the devices: `finish(read(indices, epochs))` is a Batch.
 
-    Only `finish` lets devices exchange data. It belongs to the thread that dispatches the steps: several devices, or
-    processes, wait for each other for ever where they begin such exchanges in different orders.
+    Only `finish` exchanges data between devices. It must be called in the thread that dispatches the steps: devices or
+    processes that begin such exchanges in different orders wait for each other forever.
+
+    Attributes:
+        read: The part that can be done ahead, in any thread.
+        pool: All images, if they are on the devices.
+        read_steps: Batches of several steps, from indices and epochs [k b], for a step that uses `pool`.
     """
 
     read: Callable[[np.ndarray, np.ndarray], Batch]
-    """What can be done ahead, in any thread."""
     finish: Callable[[Batch], Batch]
     pool: Pool | None
-    """Where all images are on the devices."""
     read_steps: Callable[[np.ndarray, np.ndarray], Batch]
-    """Of several steps, from indices and epochs [k b]: what a step with `pool` takes."""
 
 
 def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
-    """The examples of `split`, each batch split over the data axis of `mesh`.
+    """Place the examples of `split`, with each batch split over the data axis of `mesh`.
 
-    placement: 'host' reads and sends the images of each batch; 'device' puts all of them on the devices, a share
-    on each, and gathers there; 'auto' is 'device' where they take at most AUTO_SHARE of its memory, and never on
-    CPU, where it gains nothing. The batches are the same. Raises ConfigError if 'device' cannot be.
+    placement: 'host' reads and sends the images of each batch; 'device' puts all of them on the devices, a share on
+    each, and gathers there; 'auto' is 'device' if they take at most AUTO_SHARE of its memory, and never on CPU, where
+    that gains nothing. The batches are the same. Raises ConfigError if 'device' is impossible.
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     images: Callable = functools.partial(sent, split.images, mesh)
@@ -75,8 +81,10 @@ def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
     return Placed(read, finish, pool, read_steps)
 
 
-def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
-    """`images[indices]`, split over the data axis of `mesh`; each process reads those of its own devices only."""
+def sent(
+    images: Images, mesh: jax.sharding.Mesh, indices: Int[np.ndarray, " b"]
+) -> UInt8[Array, "b s s 3"]:
+    """Put `images[indices]`, split over the data axis, on the devices; a process reads only those of its devices."""
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     if sharding.is_fully_addressable:
         return jax.device_put(images[indices], sharding)
@@ -86,7 +94,7 @@ def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
     first, last = min(row[0] for row in rows), max(row[1] for row in rows)
     mine = images[indices[first:last]]
 
-    def of_device(index) -> np.ndarray:
+    def of_device(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(count)
         return mine[start - first : stop - first]
 
@@ -94,7 +102,7 @@ def sent(images, mesh: jax.sharding.Mesh, indices: np.ndarray) -> jax.Array:
 
 
 def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
-    """Whether `placed` puts all images of `split` on the devices. Raises ConfigError."""
+    """Whether `placed` puts all images of `split` on the devices. Raises ConfigError if they do not fit."""
     if placement == "host":
         return False
     each = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.shape[parallel.DATA]
@@ -115,10 +123,12 @@ def _pool(split: Split, mesh: jax.sharding.Mesh) -> Pool:
     share = -(-len(split.labels) // devices)
     everything = np.minimum(np.arange(share * devices), len(split.labels) - 1)
 
-    def gather(images, indices):
+    def gather(
+        images: UInt8[Array, "m s s 3"], indices: Int[Array, " b"]
+    ) -> UInt8[Array, "k s s 3"]:
         if devices == 1:
             return images[indices]
-        # Each device has some of the batch and adds zeros for the rest; then each receives its part of the sum.
+        # Each device contributes its images of the batch and zeros for the rest, and receives its part of the sum.
         mine = indices - jax.lax.axis_index(parallel.DATA) * share
         here = (mine >= 0) & (mine < share)
         found = jnp.where(here[:, None, None, None], images[jnp.where(here, mine, 0)], 0)
@@ -127,8 +137,10 @@ def _pool(split: Split, mesh: jax.sharding.Mesh) -> Pool:
     return Pool(sent(split.images, mesh, everything), gather)
 
 
-def _gatherer(pool: Pool, mesh: jax.sharding.Mesh) -> Callable:
-    """f(indices [b], on every device) -> uint8 [b s s 3], split over the devices."""
+def _gatherer(
+    pool: Pool, mesh: jax.sharding.Mesh
+) -> Callable[[Int[Array, " b"]], UInt8[Array, "b s s 3"]]:
+    """A function from indices, which are on every device, to the batch, split over the devices."""
     mapped = jax.jit(
         jax.shard_map(
             pool.gather,

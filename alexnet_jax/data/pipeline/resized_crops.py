@@ -8,20 +8,23 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from alexnet_jax.kernels.forms import Forms
 
 _TRIES = 10
+#: Numbers that `boxes` needs of each image besides those of the place.
 DRAWS = 2 * _TRIES
-"""That `boxes` needs of each image beside those of the place."""
 
 
-def boxes(places, draws, size: int, min_area: float) -> tuple[jax.Array, jax.Array]:
-    """(top, left) and (height, width) in pixels, both float32 [b 2], of boxes in images of side `size`.
+def boxes(
+    places: Float[Array, "b 2"], draws: Float[Array, "b 20"], size: int, min_area: float
+) -> tuple[Float[Array, "b 2"], Float[Array, "b 2"]]:
+    """(top, left) and (height, width) in pixels of random boxes in images of side `size`.
 
-    places [b 2], draws [b DRAWS]: uniform in (-1, 1).
+    places, draws: uniform in (-1, 1).
 
-    The law is torchvision's: area uniform in [min_area, 1] of the image, log-uniform ratio of width to height
+    The distribution is torchvision's: area uniform in [min_area, 1] of the image, log-uniform ratio of width to height
     in [3/4, 4/3]; the first of ten such boxes that fits into the image, or else all of it (at min_area 0.08 one
     of seven does not fit, and none of ten once in 300 million times); then a uniform place. Unlike torchvision's,
     boxes also begin and end within pixels, and lie in the stored square, not in the whole picture.
@@ -37,10 +40,17 @@ def boxes(places, draws, size: int, min_area: float) -> tuple[jax.Array, jax.Arr
     return corners * size, sides * size
 
 
-def resample(images, corners, sides, mirrored, crop: int, forms: Forms) -> jax.Array:
-    """float32 [b crop crop 3]: what `images` [b s s 3] show in their boxes, mirrored where `mirrored` [b] says so.
+def resample(
+    images: Shaped[Array, "b s s 3"],
+    corners: Float[Array, "b 2"],
+    sides: Float[Array, "b 2"],
+    mirrored: Bool[Array, " b"] | None,
+    crop: int,
+    forms: Forms,
+) -> Float[Array, "b crop crop 3"]:
+    """The contents of the boxes of `images`, resized to `crop`, and mirrored as `mirrored` says (None: nowhere).
 
-    corners, sides [b 2]: as `boxes` gives them. mirrored: bool, or None for nowhere.
+    corners, sides: as `boxes` gives them.
 
     Bilinear, with a filter that widens where a box shrinks, as PIL's Image.resize does and torchvision by
     default: large stored images would alias otherwise. Rows first, then columns, each as a sum of the few pixels
@@ -59,10 +69,12 @@ def resample(images, corners, sides, mirrored, crop: int, forms: Forms) -> jax.A
     return forms.barrier(_weighted_sums(forms.barrier(rows), *columns, axis=1))
 
 
-def _taps(starts, lengths, crop: int, size: int) -> tuple[jax.Array, jax.Array]:
-    """Which of `size` pixels make each of `crop`, and their weights, of sum 1; both [b crop taps].
+def _taps(
+    starts: Float[Array, " b"], lengths: Float[Array, " b"], crop: int, size: int
+) -> tuple[Int[Array, "b crop taps"], Float[Array, "b crop taps"]]:
+    """The pixels, out of `size`, that contribute to each of `crop`, and their weights, which sum to 1.
 
-    starts, lengths [b]: where a box begins and how far it goes; a negative length goes back.
+    starts, lengths: where a box begins and how far it goes; a negative length goes back.
     """
     steps = (lengths / crop)[:, None]
     radius = jnp.maximum(jnp.abs(steps), 1)
@@ -74,7 +86,13 @@ def _taps(starts, lengths, crop: int, size: int) -> tuple[jax.Array, jax.Array]:
     return pixels.astype(jnp.int32), weights / weights.sum(axis=2, keepdims=True)
 
 
-def _weighted_sums(images, pixels, weights, *, axis: int) -> jax.Array:
+def _weighted_sums(
+    images: Shaped[Array, "b h w 3"],
+    pixels: Int[Array, "b crop taps"],
+    weights: Float[Array, "b crop taps"],
+    *,
+    axis: int,
+) -> Float[Array, "b h2 w2 3"]:
     # mode="clip": what is outside has no weight, and filling it in takes three times as long.
     take = jax.vmap(functools.partial(jnp.take, axis=axis, mode="clip"))
     weights = jnp.expand_dims(weights, (2 - axis, 3))

@@ -5,32 +5,34 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import cache, digests
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.errors import AlexNetError, StorageError
 
+#: Version of the files in the cache folder.
 VERSION = 2
-"""Of the files in the cache folder."""
+#: Larger splits are represented by an even sample: a mean of 20,000 is good to half a gray level.
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
-"""Larger sets are represented by an even sample: a mean of 20,000 is good to half a gray level."""
 _CHUNK_BYTES = 4 * 2**20
 
 log = logging.getLogger(__name__)
 
 
 class Statistics(NamedTuple):
-    """In gray levels, 0 to 255, and RGB order; float32."""
+    """Statistics of images in gray levels, 0 to 255, and RGB order.
 
-    mean_image: np.ndarray
-    """[s s 3]"""
-    channel_mean: np.ndarray
-    """[3]"""
-    eigenvectors: np.ndarray
-    """[3 3]: a column is a principal direction of the pixels' RGB values."""
-    stds: np.ndarray
-    """[3]: standard deviations along the columns, ascending; squared, they are the eigenvalues."""
+    Attributes:
+        eigenvectors: Each column is a principal direction of the pixels' RGB values.
+        stds: Standard deviations along the columns, ascending; squared, they are the eigenvalues.
+    """
+
+    mean_image: Float32[np.ndarray, "s s 3"]
+    channel_mean: Float32[np.ndarray, " 3"]
+    eigenvectors: Float32[np.ndarray, "3 3"]
+    stds: Float32[np.ndarray, " 3"]
 
 
 def shapes(size: int) -> dict[str, tuple[int, ...]]:
@@ -39,12 +41,12 @@ def shapes(size: int) -> dict[str, tuple[int, ...]]:
 
 
 def zeros(size: int) -> Statistics:
-    """What those of square images of `size` pixels look like."""
+    """All-zero statistics for size x size images."""
     return Statistics(*(np.zeros(shape, np.float32) for shape in shapes(size).values()))
 
 
 def compute(split: Split) -> Statistics:
-    """Over every pixel of every image of `split`, or of an even sample of a large one.
+    """Compute statistics over every pixel of every image of `split`, or of an even sample of a large one.
 
     Sums are whole numbers below 2^53 in float64, so exact in any order.
     """
@@ -82,7 +84,7 @@ def read(
     error: type[AlexNetError] = StorageError,
     remedy: str = "",
 ) -> Statistics:
-    """From an .npz with their names, of images of `size` pixels, or of any size. Raises `error`."""
+    """Read an .npz file, of images of `size` pixels or, if that is None, of any size. Raises `error`."""
     like: dict[str, tuple[files.Shape, str]] = {
         name: (shape, "float32") for name, shape in shapes(size or 0).items()
     }
@@ -95,7 +97,7 @@ def read(
 
 
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
-    """Of the train split of `dataset`; computed once for the same images, then read from the cache folder."""
+    """Statistics of the train split of `dataset`; computed once for the same images, then read from the cache."""
     if dataset.statistics is not None:
         return dataset.statistics
     train = dataset.splits["train"]

@@ -1,15 +1,17 @@
 """The crops of a test image whose predictions are averaged (§4.1)."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt8
 
 from alexnet_jax.data.pipeline import augment
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.specs import AugmentSpec, Config
 
 
-def views(images, statistics: Statistics, spec: AugmentSpec, name: str) -> jax.Array:
-    """float32 [b v c c 3] of uint8 [b s s 3], without noise and its rescaling."""
+def views(
+    images: UInt8[Array, "b s s 3"], statistics: Statistics, spec: AugmentSpec, name: str
+) -> Float32[Array, "b v c c 3"]:
+    """All crops of each image, without noise and its rescaling."""
     images = augment.resized(images, spec)
     made = [
         augment.test_images(images, statistics, spec, (top, left), mirrored=mirrored)
@@ -37,7 +39,7 @@ def center(size: int, crop: int) -> list[tuple[int, int, bool]]:
 
 
 def ten(size: int, crop: int) -> list[tuple[int, int, bool]]:
-    """§4.1: the four corners and the center, and their mirror images."""
+    """Ten-crop (§4.1): the four corners and the center, and their mirror images."""
     end = size - crop
     places = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
     return [(top, left, mirrored) for mirrored in (False, True) for top, left in places]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from alexnet_jax.data.pipeline import images
+from alexnet_jax.data.pipeline import images, pillow
 from alexnet_jax.data.sources.archives import MAX_FILE_BYTES
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import Exif
@@ -87,17 +87,17 @@ def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int
 
     changes = []
     Image.init()
-    known = [name for name in images.FORMATS if name in Image.OPEN]  # some need a package
+    known = [name for name in pillow.FORMATS if name in Image.OPEN]  # some need a package
     with Image.open(io.BytesIO(encoded), formats=known) as image:
-        kind = image.format if image.format in images.FORMATS else "JPEG"  # such as MPO
+        kind = image.format if image.format in pillow.FORMATS else "JPEG"  # such as MPO
         mode, size = image.mode, image.size
         if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             changes.append("transparent, now on white")
         if getattr(image, "is_animated", False) and kind != "JPEG":
             changes.append("animated, first frame kept")
-        orientation = images.orientation(image)
+        orientation = pillow.orientation(image)
     suffix = os.path.splitext(title)[1].lower()
-    named = next((name for name, suffixes in images.FORMATS.items() if suffix in suffixes), kind)
+    named = next((name for name, suffixes in pillow.FORMATS.items() if suffix in suffixes), kind)
     if named != kind:
         changes.append(f"{kind} under the name of a {named}")
     if mode == "CMYK":

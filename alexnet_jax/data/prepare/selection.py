@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from alexnet_jax.data.sources.tree import File
 from alexnet_jax.errors import DataError, listed
 
 
-class CifarRecord(NamedTuple):
+@dataclass(frozen=True, order=True)
+class CifarRecord:
     """Image `index` of one of CIFAR-10's binary files, which lies in a plain tar."""
 
     file: Member

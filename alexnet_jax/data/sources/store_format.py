@@ -9,6 +9,7 @@
 `alexnet prepare` writes it (data/prepare), `data.source='store'` reads it (store.py).
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -34,7 +35,8 @@ SUFFIXES = {"jpeg": ".array_record", "raw": ".npy"}
 AGAIN = "prepare it again: alexnet prepare"
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shard:
     file: str
     count: int
 
@@ -200,7 +202,7 @@ def write_index(path: pathlib.Path, index: Index) -> None:
         "splits": {
             name: {
                 "count": sum(shard.count for shard in shards),
-                "shards": [shard._asdict() for shard in shards],
+                "shards": [dataclasses.asdict(shard) for shard in shards],
             }
             for name, shards in index.splits.items()
         },

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,8 @@ def other_splits(builder: Any) -> tuple[str, ...]:
     return (f"{builder.info.full_name}: left out the splits {', '.join(counts)}",)
 
 
-class Example(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Example:
     """An image of a prepared dataset, which any process can read; `folder` has the dataset's description."""
 
     folder: str

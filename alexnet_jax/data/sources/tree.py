@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import NamedTuple
 
-from alexnet_jax.data.pipeline.images import FORMATS
+from alexnet_jax.data.pipeline.pillow import FORMATS
 from alexnet_jax.data.pipeline.splits import SPLITS, split_of
 from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError, listed, printable
