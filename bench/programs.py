@@ -101,7 +101,7 @@ def _plain(options):
     model = Plain()
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = jax.jit(model.init)(keys, images)
-    optimizer = optax.update_batch_digest(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
+    optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 
     def loss(params, images, labels, key):
         logits: Any = model.apply(params, images, rngs={"dropout": key})
