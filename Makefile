@@ -59,7 +59,7 @@ lint: $(VENV)/dev.stamp
 
 # Warnings, such as a link that leads nowhere, are errors.
 docs: $(VENV)/docs.stamp
-	$(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo 'The documentation is in site/index.html'
 
 # A module of bench/ and its arguments, such as BENCH='step --batch 32 128'; BENCH=peers needs torch.

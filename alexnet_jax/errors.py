@@ -1,7 +1,8 @@
-"""The errors a user can cause or meet, each with its documented exit code and one line to say."""
+"""Errors that a user can cause or fix: each ends a command with one line and a documented exit code."""
 
 import errno
 import unicodedata
+from collections.abc import Iterable
 
 EXIT_CODES = {
     0: "finished, final checkpoint verified",
@@ -18,39 +19,38 @@ EXIT_CODES = {
     143: "stopped at once by a second signal",
 }
 
-
+#: Length of an error's line; its beginning has the fault and its end the remedy.
 LONGEST_LINE = 8_000
-"""Characters; the beginning says what is wrong, the end what to do."""
+#: Unicode categories of control characters; joiners and wide spaces, which occur in names, are in others.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
-"""Categories of Unicode; joiners and wide spaces, which are in names, are others."""
 
 
 def printable(text: str) -> str:
-    """A name as it may stand in a line: control characters and bytes that are no UTF-8 are escaped."""
+    """Escape control characters and undecodable bytes, so that a name fits on one line of a terminal."""
     if text.isprintable():
         return text
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in text)
 
 
-def listed(names, limit: int = 5) -> str:
-    """The first names, and how many more there are."""
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """Join the first names, and count the others."""
     names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 class AlexNetError(Exception):
-    """Base of the errors that end a command with one line and an exit code."""
+    """Base class."""
 
     exit_code = 1
     name = "E_INTERNAL"
 
     def line(self) -> str:
-        """The one line that goes to standard error, whatever a path or a value has in it."""
-        said = printable(f"alexnet: error[{self.name}]: {self}")
-        if len(said) <= LONGEST_LINE:
-            return said
-        return f"{said[: LONGEST_LINE * 3 // 4]} ... {said[-LONGEST_LINE // 5 :]}"
+        """The one line for standard error, whatever the message contains."""
+        text = printable(f"alexnet: error[{self.name}]: {self}")
+        if len(text) <= LONGEST_LINE:
+            return text
+        return f"{text[: LONGEST_LINE * 3 // 4]} ... {text[-LONGEST_LINE // 5 :]}"
 
 
 class ConfigError(AlexNetError):
@@ -109,7 +109,7 @@ _ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def of_system(error: BaseException) -> StorageError | None:
-    """A refusal of the disk or the system, which is no fault of the program; None for any other error."""
+    """Convert an error of the disk or the system; None for errors that may be faults of this program."""
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
         return None
     remedy = "make room" if error.errno in _ROOM else "mend that"

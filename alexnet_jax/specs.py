@@ -1,9 +1,9 @@
-"""The checked, frozen sections of a config: what every other module is given instead of a ConfigDict.
+"""The frozen, checked form of a config, which every module takes instead of a ConfigDict.
 
-A new key needs a default that means what was done before there was the key, and no default may change: the config.json
-of older run folders and weights files is read by these (tests/config/test_schema.py).
+A new key needs a default under which older configs mean what they did, and no default may change: config.json of
+older run folders and weights files is read with these classes (tests/config/test_schema.py).
 
-The type of a number says its range; a `float` alone may be any finite number.
+The type of a number has its range; a plain `float` may be any finite number.
 """
 
 import math
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`; in `ends` a round bracket leaves that end out, as in mathematics."""
+    """An interval of numbers."""
 
     low: float
     high: float = math.inf
+    #: Brackets as in mathematics: a round one excludes its end.
     ends: typing.Literal["[)", "()", "(]"] = "[)"
 
     def __contains__(self, number: float) -> bool:
@@ -31,7 +32,7 @@ class Range:
 
 
 class AtMost(float):
-    """Above it a number makes no sense, and something would overflow, or never end."""
+    """An upper limit, above which something would overflow or never end."""
 
     def __contains__(self, number: float) -> bool:
         return number <= float(self)
@@ -41,7 +42,7 @@ class AtMost(float):
 
 
 class Length(int):
-    """The most values that a tuple may have."""
+    """The maximum length of a tuple."""
 
     def __contains__(self, values: typing.Sized) -> bool:
         return len(values) <= int(self)
@@ -51,7 +52,7 @@ class Length(int):
 
 
 class _Unicode:
-    """Of names, which go into files; paths may have any bytes."""
+    """Valid Unicode, for names that are written to files; paths may hold any bytes."""
 
     def __contains__(self, text: str) -> bool:
         return not any(unicodedata.category(letter) == "Cs" for letter in text)
@@ -60,16 +61,16 @@ class _Unicode:
         return "UTF-8"
 
 
+#: A step number is an int32 on the device.
 MOST_STEPS = 2**31 - 1
-"""The number of a step is an int32 on the device."""
+#: Limit of numbers that have none by their meaning, well within float32.
 LARGEST = 1e30
-"""Of numbers that have no limit by their meaning: far from the ends of float32."""
 Count = typing.Annotated[int, Range(1), AtMost(2**24)]
 Steps = typing.Annotated[int, Range(1), AtMost(MOST_STEPS)]
 Threads = typing.Annotated[int, Range(1), AtMost(4096)]
 Pixels = typing.Annotated[int, Range(1), AtMost(8192)]
+#: Size or stride of a kernel or pool, in pixels, or of a normalization, in maps.
 Window = typing.Annotated[int, Range(1), AtMost(1024)]
-"""Of kernels, pools and their strides, in pixels; of normalization, in maps."""
 Features = typing.Annotated[int, Range(1), AtMost(2**20)]
 Pad = typing.Annotated[int, Range(0), AtMost(1024)]
 NaturalNumber = typing.Annotated[int, Range(0), AtMost(4096)]
@@ -82,8 +83,8 @@ Share = typing.Annotated[float, Range(0, 1)]
 Text = typing.Annotated[str, _Unicode()]
 MOST_LAYERS = 100
 MOST_CLASSES = 2**20
+#: Operations of one layer.
 MOST_OPERATIONS = 32
-"""Of a row."""
 Operation = typing.Literal["act", "lrn", "spatial_norm", "pool", "batch_norm", "dropout"]
 FCOperation = typing.Literal["act", "batch_norm", "dropout"]
 Exif = typing.Literal["ignore", "apply"]
@@ -92,84 +93,84 @@ VIEWS: tuple[str, ...] = typing.get_args(Views)
 
 
 def seen(view: str) -> str:
-    """One of VIEWS in words: 'center crop', 'ten views' ..."""
+    """One of VIEWS in words, such as "center crop" and "ten views"."""
     return "center crop" if view == "center" else f"{view} views"
 
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """§3.4. `rounding='ceil'` keeps a last window that hangs over the border, as layer.py of 2012 does."""
+    """A pooling operation (§3.4)."""
 
     kind: typing.Literal["max", "average"]
     window: Window
     stride: Window
+    #: 'ceil' keeps a last window that extends over the border, as layer.py of 2012 does.
     rounding: typing.Literal["ceil", "floor"]
 
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution ('local': its own kernels at every place) and what follows it, read left to right."""
+    """A convolutional layer: a convolution, then the operations `ops` in order."""
 
+    #: 'local' has separate kernels at every position.
     kind: typing.Literal["conv", "local"]
     features: Features
     kernel: Window
     stride: Window
+    #: Zeros before and after the image, in both directions.
     pad: tuple[Pad, Pad]
-    """Zeros before and after, in both directions."""
     groups: Features
+    #: Standard deviation of the initial kernels, for model.init='gaussian'.
     init_std: NotNegative
+    #: Initial value of the biases.
     bias: Finite
+    #: The config key is "then".
     ops: typing.Annotated[tuple[Operation, ...], Length(MOST_OPERATIONS)] = field(
         metadata={"key": "then"}
     )
+    #: The pool that the operation 'pool' refers to.
     pool: PoolSpec | None = None
+    #: So that code for both kinds of layers need not tell them apart.
     pre_ops: typing.ClassVar[tuple[()]] = ()
-    before: typing.ClassVar[tuple[()]] = ()
-
-    @property
-    def then(self) -> tuple[Operation, ...]:
-        return self.ops
 
 
 @dataclass(frozen=True)
 class FCSpec:
-    """A fully-connected row; `features=None` stands for the number of classes."""
+    """A fully-connected layer: the operations `pre_ops`, the product with the weights, then `ops`."""
 
+    #: None: the number of classes.
     features: Features | None
     groups: Features
+    #: Standard deviation of the initial weights, for model.init='gaussian'.
     init_std: NotNegative
+    #: Initial value of the biases.
     bias: Finite
+    #: The config key is "before".
     pre_ops: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)] = field(
         metadata={"key": "before"}
     )
+    #: The config key is "then".
     ops: typing.Annotated[tuple[FCOperation, ...], Length(MOST_OPERATIONS)] = field(
         metadata={"key": "then"}
     )
 
-    @property
-    def before(self) -> tuple[FCOperation, ...]:
-        return self.pre_ops
-
-    @property
-    def then(self) -> tuple[FCOperation, ...]:
-        return self.ops
-
 
 @dataclass(frozen=True)
 class LRNSpec:
-    """§3.3: b = a / (k + alpha * sum of squares over n maps)^beta; alpha is per squared term."""
+    """Local response normalization (§3.3): b = a / (k + alpha * sum of squares over n maps)^beta."""
 
     k: Positive
     n: Window
+    #: Multiplies each squared term, not their mean.
     alpha: NotNegative
     beta: NotNegative
+    #: Whether a window ends at the border of its tower; otherwise it spans all maps of the layer.
     within_towers: bool = True
-    """Whether a window ends with the maps of its tower. False: it runs over all maps of the layer."""
 
 
 @dataclass(frozen=True)
 class SpatialNormSpec:
-    """The same-map normalization of the 2012 code over size x size places; its constant term is 1."""
+    """Normalization over size x size pixels of one map, as in the 2012 code; its constant term is 1."""
 
     size: typing.Annotated[int, Range(1), AtMost(64)]
     alpha: NotNegative
@@ -178,25 +179,33 @@ class SpatialNormSpec:
 
 @dataclass(frozen=True)
 class BatchNormSpec:
+    """Batch normalization (Ioffe and Szegedy, 2015)."""
+
     momentum: Share
     epsilon: Positive
 
 
 @dataclass(frozen=True)
 class DropoutSpec:
-    """`scale_at='test'` multiplies by 1 - rate at test time (§4.2); 'train' divides by it in training."""
+    """Dropout (§4.2)."""
 
     rate: Share
+    #: 'test' multiplies by 1 - rate at test time, as the paper; 'train' divides by it in training.
     scale_at: typing.Literal["test", "train"]
 
 
 @dataclass(frozen=True)
 class ModelSpec:
+    """The network."""
+
+    #: None: counted from the data.
     num_classes: typing.Annotated[int, Range(2), AtMost(MOST_CLASSES)] | None
-    """None: counted from the data."""
     activation: typing.Literal["relu", "tanh", "scaled_tanh", "abs_tanh", "sigmoid", "softplus"]
+    #: Ablation switch: False removes the normalizations (config/switches.py).
     lrn: bool
+    #: Ablation switch: False makes each pool's window as large as its stride.
     overlapping_pooling: bool
+    #: Number of towers (§3.2), for LRN and split_towers; the groups of each layer say what it sees of the others.
     towers: Features
     init: typing.Literal["gaussian", "he", "glorot"]
     compute_dtype: typing.Literal["float32", "bfloat16"]
@@ -204,77 +213,100 @@ class ModelSpec:
     spatial_norm: SpatialNormSpec
     batch_norm: BatchNormSpec
     dropout: DropoutSpec
+    #: Layers by name, first to last.
     convs: tuple[tuple[str, ConvSpec], ...]
     fcs: tuple[tuple[str, FCSpec], ...]
 
 
 @dataclass(frozen=True)
 class DataSpec:
+    """The dataset."""
+
     source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store"]
+    #: A file or folder; None for a source without one.
     path: str | None
+    #: Name of a tfds dataset.
     name: Text | None
+    #: Size at which images are stored, in pixels.
     image_size: Pixels
+    #: Classes to keep; empty: all.
     classes: typing.Annotated[tuple[Text, ...], Length(MOST_CLASSES)]
+    #: Share of 'train' that becomes 'val', drawn by the seed.
     validation: Share
     shuffle: typing.Literal["epoch", "once"]
     threads: Threads
+    #: Batches that are prepared ahead.
     prefetch: NaturalNumber
+    #: Where the images are kept during training.
     placement: typing.Literal["auto", "device", "host"]
+    #: 'apply': photos are rotated as their EXIF orientation tells; 'ignore': they are used as stored.
     exif: Exif = "ignore"
-    """'apply': photos are turned as their EXIF orientation says; 'ignore': as they are stored."""
+    #: For source='folder': train without the images that cannot be decoded, which the run records.
     skip_unreadable: bool = False
-    """Of source 'folder', train on the images that can be decoded; the run records the others."""
 
 
 @dataclass(frozen=True)
 class AugmentSpec:
+    """What happens to an image between the dataset and the network."""
+
+    #: Size to which images are resized on the device; None: not.
     resize: Pixels | None
     crop_size: Pixels
+    #: Of training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015).
     crop: typing.Literal["random", "center", "random_resized"]
-    """In training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015)."""
+    #: Consecutive images of a batch that share the position of their crop and their flip.
     crop_chunk: Count
     flip: bool
+    #: What is subtracted from the pixels.
     mean: typing.Literal["pixel", "image_center", "channel", "none", "standardize"]
+    #: Factor of the centered pixels.
     scale: Positive
+    #: Standard deviation of the color noise of §4.1; 0: none.
     color_std: NotNegative
+    #: Whether a principal component is multiplied by its standard deviation or by its eigenvalue.
     color_basis: typing.Literal["std", "eigenvalue"]
+    #: Divide noisy images by 1 + color_std.
     color_rescale: bool
+    #: Epoch from which there is no color noise.
     color_off_epoch: NotNegative | None
+    #: For crop='random_resized': the smallest share of an image's area that a box has.
     min_area: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.08
-    """Of 'random_resized': the least share of an image that a box holds."""
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """`momentum` is the rule of §5. `adam` (Kingma and Ba, 2015) has no weight decay; that of `adamw` is apart from the
-    gradient (Loshchilov and Hutter, 2019)."""
+    """The update rule.
+
+    `momentum` is that of §5. `adam` (Kingma and Ba, 2015) has no weight decay; `adamw` has decoupled weight decay
+    (Loshchilov and Hutter, 2019).
+    """
 
     kind: typing.Literal["momentum", "adam", "adamw"]
+    #: For kind='momentum'.
     momentum: Share
-    """Of `momentum` alone."""
+    #: Decay of kernels.
     weight_decay: NotNegative
-    """Of kernels."""
+    #: Layer -> decay of its kernel, where it differs.
     layer_weight_decay: dict[str, NotNegative]
-    """Row -> the decay of its kernel, where it differs."""
+    #: Decay of biases. The scale and offset of batch normalization never decay.
     bias_weight_decay: NotNegative = 0.0
-    """Of the biases of all rows. The scale and offset of batch normalization never decay."""
+    #: For adam and adamw: decay of the first moment.
     b1: Share = 0.9
-    """adam, adamw: of the running mean of the gradient."""
+    #: For adam and adamw: decay of the second moment.
     b2: Share = 0.999
-    """adam, adamw: of the running mean of its square."""
+    #: For adam and adamw: added to the square root of the second moment.
     epsilon: Positive = 1e-8
-    """adam, adamw: added to the root of that mean."""
 
 
 @dataclass(frozen=True)
 class RateSpec:
-    """A learning rate over time: rate(t) starts at `learning_rate`.
+    """A learning-rate schedule, which starts at `learning_rate`.
 
-    plateau: times `factor`, at most `max_drops` times, when the validation error has not fallen by
+    plateau: multiplied by `factor`, at most `max_drops` times, when the validation error has not fallen by
         `min_improvement` for `patience` evaluations.
-    epochs: times `factor` when each of `drops` epochs has passed; no drops means constant.
-    exp, dexp, linear: the 2012 program's lr.cu; `target` is the total reduction, `plateaus` the levels of dexp.
-    cosine: half a cosine, down to 0 at the end (Loshchilov and Hutter, 2017, without restarts).
+    epochs: multiplied by `factor` after each of `drops` epochs; without drops it is constant.
+    exp, dexp, linear: as lr.cu of the 2012 program; `target` is the total reduction, `plateaus` the levels of dexp.
+    cosine: half a cosine that ends at 0 (Loshchilov and Hutter, 2017, without restarts).
     """
 
     kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear", "cosine"]
@@ -290,57 +322,73 @@ class RateSpec:
 
 @dataclass(frozen=True)
 class ScheduleSpec:
+    """The learning rates of weights and biases."""
+
     weights: RateSpec
+    #: None: the rate of the weights times `bias_factor`.
     biases: RateSpec | None
-    """None: the rate of the weights times `bias_factor`."""
     bias_factor: NotNegative
+    #: Layer -> ((from epoch, factor), ...) that multiply both of its rates; factor 0 freezes it.
     layer_factors: dict[str, tuple[tuple[NotNegative, NotNegative], ...]]
-    """Layer -> ((from epoch, factor), ...), times both of its rates; factor 0 freezes it."""
 
 
 @dataclass(frozen=True)
 class TrainSpec:
+    """The training loop."""
+
     epochs: Epochs
+    #: Limit of the steps that `epochs` amounts to.
     max_steps: Steps | None
     batch_size: Count
+    #: Parts in which a batch is computed, to save memory.
     accumulate: Count
+    #: Place each tower on a device of its own (§3.2).
     split_towers: bool
-    """§3.2: each tower of the net on a device of its own."""
     loss: typing.Literal["cross_entropy", "mse"]
+    #: Steps between lines of metrics.jsonl.
     log_every: Steps
+    #: Steps between checkpoints.
     checkpoint_every: Steps
+    #: Keep every checkpoint whose step this divides.
     keep_every: Steps | None
+    #: Give up when a step takes longer.
     stall_seconds: Duration
+    #: For cross_entropy: the target is 1 - this for the label, plus this / classes for each class.
     label_smoothing: Share = 0.0
-    """Of cross_entropy: the target is 1 - this for the label, plus this / classes for each class."""
+    #: Save and keep the checkpoints of steps 0, 1, 2, 4, 8, ...
     keep_powers_of_two: bool = False
-    """Save, and keep, the checkpoints of steps 0, 1, 2, 4, 8 ...: how a net comes to be what it is."""
+    #: Also save when this much time has passed since the last checkpoint; 0: never.
     checkpoint_minutes: typing.Annotated[float, Range(0), AtMost(1e9)] = 10.0
-    """Save also when this much time has passed since the last checkpoint; 0: by steps alone."""
+    #: Of float32 products and convolutions. 'default': TF32 if the device has it; 'highest': float32.
     matmul_precision: typing.Literal["default", "highest"] = "default"
-    """Of float32 products and convolutions. 'default': TF32 where the device has it; 'highest': float32."""
+    #: Use only deterministic kernels on a GPU. CPUs always do.
     deterministic: bool = False
-    """On a GPU: only kernels that give the same bits each time. CPUs always do."""
+    #: Dropout masks depend on the example alone. False: one draw for a layer and device, faster on GPUs.
     exact: bool = True
-    """Dropout masks that depend on the example alone. False: one draw for a layer and device, faster on GPUs."""
+    #: Steps that are dispatched together if all images are on the devices.
     steps_per_dispatch: Count = 1
-    """Steps that the devices are given at once, where all images lie on them."""
 
 
 @dataclass(frozen=True)
 class EvaluationSpec:
+    """Evaluation during and after training."""
+
     every_epochs: Epochs
+    #: Crops that are evaluated together: with ten views, those of a tenth as many images.
     batch_size: Count
-    """Crops that go through the net together: with ten views, of a tenth as many images."""
+    #: Views of each evaluation during training.
     views: Views
+    #: Views of the evaluation at the end.
     final_views: tuple[Views, ...]
 
 
 @dataclass(frozen=True)
 class Config:
+    """Everything that a run depends on besides its data and its devices."""
+
     name: Text
+    #: 32 bits: jax.random.key drops higher ones.
     seed: typing.Annotated[int, Range(0, 2**32)]
-    """32 bits: jax.random.key drops those above."""
     model: ModelSpec
     data: DataSpec
     augment: AugmentSpec

@@ -1,11 +1,11 @@
-"""The net the authors ran, without one of its parts.
+"""The authors' net without one of its parts.
 
-Command: python -m alexnet_jax.main --config configs/ablations.py:no_lrn --workdir runs/no_lrn \
+Command: alexnet train --config ablations:no_lrn --workdir runs/no_lrn \
              --config.data.path=/data/imagenet
-         The names are the functions below; no_lrn,cifar10 is the same on a scale of
+         The variants are the functions below; ablations:no_lrn,cifar10 is the same at a scale of
          configs/scales.py.
-Cost:    91 epochs of 1,281,167 images each, as configs/krizhevsky2012.py.
-Expect:  the effect that each docstring reports, in points of ten-view error, top-1 / top-5.
+Cost:    91 epochs of 1,281,167 images, as configs/krizhevsky2012.py.
+Expect:  the effect given in each docstring, in points of ten-view error, top-1 / top-5.
 
 The base is configs/krizhevsky2012.py and not configs/paper.py, since the published effects are
 differences between the authors' own runs: against #145 with 40.66 % / 18.21 % on ILSVRC-2012. Their
@@ -48,7 +48,7 @@ def tanh(config):
 def one_tower(config):
     """§3.2: +1.7 / +1.2. Experiment #145-half on ILSVRC-2010: 39.17 / 18.23 against 37.47 / 17.00.
 
-    Half the maps of conv1 to conv4, but not of conv5, to keep the fully-connected rows large.
+    Half the maps of conv1 to conv4, but not of conv5, to keep the fully-connected layers large.
     """
     model = config.model
     model.towers = 1
@@ -59,9 +59,9 @@ def one_tower(config):
 
 
 def no_communication(config):
-    """§3.2: +1.2 / +1.1. Experiment #150 (41.83 / 19.33): the towers meet in the last row only.
+    """§3.2: +1.2 / +1.1. Experiment #150 (41.83 / 19.33): the towers are connected in the last layer only.
 
-    It made conv2 and the first fully-connected row larger, so as to have as many parameters.
+    It made conv2 and the first fully-connected layer larger, to have as many parameters.
     """
     model = config.model
     model.convs.conv2.features = 320

@@ -1,8 +1,8 @@
 """AlexNet as Caffe trained it: bvlc_alexnet, and bvlc_reference_caffenet, which pools first.
 
-Command: python -m alexnet_jax.main --config configs/caffe.py:alexnet --workdir runs/caffe \
+Command: alexnet train --config caffe:alexnet --workdir runs/caffe \
              --config.data.path=/data/imagenet
-         configs/caffe.py:caffenet
+         or --config caffe:caffenet
 Cost:    450,000 steps of 256 images, 90 epochs.
 Expect:  validation images of 2012, centre crop: 42.9 % top-1 and 19.8 % top-5 error (alexnet),
          42.6 % and 19.6 % (caffenet).

@@ -1,14 +1,14 @@
 """Cats or dogs: AlexNet without groups, for two classes.
 
-Command: python -m alexnet_jax.main --config configs/cats_vs_dogs.py --workdir runs/cats_vs_dogs \
+Command: alexnet train --config cats_vs_dogs --workdir runs/cats_vs_dogs \
              --config.data.path=/data/cats_vs_dogs
          The folder holds train/cat and train/dog; a tenth is held out as 'val'.
 Cost:    60 epochs of 22,500 images: 42,000 steps of 32 images, 6.6 GFLOP each.
-Expect:  no published figure for this net; a loss that stays at ln 2 = 0.69 has not begun to learn.
+Expect:  no published error for this net; a loss that stays at ln 2 = 0.69 means that it does not learn.
 
-Differs from configs/paper.py: one tower, a pad of 2 in the first row, PyTorch's alpha (divided by
-n), the initial weights of the authors' program, Caffe's biases, which do not decay, photos turned as their
-EXIF says, and rates of our choice.
+Differs from configs/paper.py: one tower, a padding of 2 in the first layer, PyTorch's alpha (divided by
+n), the initial weights of the authors' program, Caffe's biases without weight decay, photos rotated
+according to EXIF, and learning rates of our choice.
 """
 
 from . import paper
@@ -32,7 +32,7 @@ def get_config():
         model.fcs[name].bias = 0.1
 
     config.data.validation = 0.1
-    config.data.exif = "apply"  # photos are turned as the camera was held
+    config.data.exif = "apply"  # photos are rotated as the camera was held
     del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.001, factor=0.1, drops=(30.0, 50.0)

@@ -1,14 +1,14 @@
 """The authors' CIFAR-10 nets of 2011 and 2012, and the enlarged one of many tutorials.
 
-Command: python -m alexnet_jax.main --config configs/cifar10.py:13pct --workdir runs/cifar10_13pct \
+Command: alexnet train --config cifar10:13pct --workdir runs/cifar10_13pct \
              --config.data.path=/data/cifar-10-batches-bin
-         The names are 80sec, 18pct, 13pct, 11pct and resized. For folders of pictures, train/ and
-         test/ with a folder a class, add --config.data.source=folder.
+         The variants are 80sec, 18pct, 13pct, 11pct and resized. For class folders below train/ and
+         test/, add --config.data.source=folder.
 Cost:    50,000 images of 32x32 an epoch: 10 epochs (80sec), 140 (18pct), 520 (13pct, 11pct), with
-         12 to 20 million multiply-adds an image. resized: 9.2 billion, and its 901 million
-         parameters, each 4 bytes, are kept about three times.
+         12 to 20 million multiply-adds per image. resized: 9.2 billion, and about three copies of
+         its 901 million parameters of 4 bytes.
 Expect:  test error 26 % (80sec), 18 % (18pct), 13 % and 11 % (nine views), as the names of the
-         authors' files say. resized: no published figure.
+         authors' files say. resized: no published error.
 
 Structure, initial weights, rates and decay are those of example-layers/layers-*.cfg and
 layer-params-*.cfg (80sec, 13pct, 11pct) and of layers-cifar/ (18pct). Biases start at zero.
@@ -43,7 +43,7 @@ def base():
     augment.flip = False
     augment.color_std = 0.0
 
-    config.optimizer.weight_decay = 0.0  # each net has its own, row by row
+    config.optimizer.weight_decay = 0.0  # each net has its own, layer by layer
     del config.optimizer.bias_weight_decay  # layer.cu: biases are made with a decay of 0
     config.schedule.bias_factor = 2.0  # epsW=0.001, epsB=0.002
     config.train.checkpoint_every = 1000
@@ -53,7 +53,7 @@ def base():
 
 
 def conv(features, init_std, then, pool=None, kernel=5, stride=1, pad=2):
-    """5x5 kernels and a pad of 2, unless said otherwise: maps keep their size."""
+    """Return a convolution, by default of 5x5 kernels and a padding of 2, which keeps the size of the maps."""
     return dict(
         kind="conv", features=features, kernel=kernel, stride=stride, pad=(pad, pad), groups=1,
         init_std=init_std, bias=0.0, then=then, pool=pool,
@@ -61,7 +61,7 @@ def conv(features, init_std, then, pool=None, kernel=5, stride=1, pad=2):
 
 
 def local(features):
-    """3x3 kernels of their own at every place."""
+    """Return a layer of unshared 3x3 kernels."""
     return dict(
         kind="local", features=features, kernel=3, stride=1, pad=(1, 1), groups=1,
         init_std=0.04, bias=0.0, then=("act",),
@@ -119,7 +119,7 @@ def net_18pct(config):
 
 
 def net_13pct(config):
-    """Two convolutions and two locally connected rows; random 24x24 crops, half are mirrored."""
+    """Two convolutions and two locally connected layers; random 24x24 crops, half of them mirrored."""
     config.model.convs = dict(
         conv1=conv(64, 1e-4, ("act", "pool"), paper.overlapping()),
         conv2=conv(64, 0.01, ("act", "pool"), paper.overlapping()),
@@ -143,7 +143,7 @@ def net_13pct(config):
 
 
 def net_11pct(config):
-    """The 13 % net with response normalization, a wider local3 and more decay in the last row."""
+    """The 13 % net with response normalization, a wider local3 and more weight decay in the last layer."""
     net_13pct(config)
     model = config.model
     model.convs.conv1.then = ("act", "pool", "lrn")
@@ -157,9 +157,9 @@ def net_11pct(config):
 def resized(config):
     """32x32 pictures enlarged to 256x256, squared error, no momentum: 901 million parameters.
 
-    Nearly all are in fc6, as the first two pools hardly make the maps smaller. From general
-    knowledge; the paddings ("same") are those that give so many parameters. The small batch is for
-    a device with 24 GB.
+    Nearly all are in fc6, as the first two pooling layers hardly reduce the maps. From general
+    knowledge; the paddings ("same") are those that give this number of parameters. The small batch
+    is for a device with 24 GB.
     """
     model = config.model
     model.init = "glorot"

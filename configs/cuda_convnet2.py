@@ -1,6 +1,6 @@
 """The one-GPU ImageNet net of cuda-convnet2 (2014), the shape of "One weird trick".
 
-Command: python -m alexnet_jax.main --config configs/cuda_convnet2.py --workdir runs/cuda_convnet2 \
+Command: alexnet train --config cuda_convnet2 --workdir runs/cuda_convnet2 \
              --config.data.path=/data/imagenet
 Cost:    90 epochs of 1,281,167 images: 900,800 steps of 128.
 Expect:  42.55 % top-1, 19.81 % top-5 error and 1.864 nats on the validation images of 2012, centre

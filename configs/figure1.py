@@ -1,14 +1,13 @@
 """Figure 1: a four-layer net learns CIFAR-10 faster with ReLUs than with tanh.
 
-Command: python -m alexnet_jax.main --config configs/figure1.py:relu --workdir runs/figure1_relu \
+Command: alexnet train --config figure1:relu --workdir runs/figure1_relu \
              --config.data.path=/data/cifar-10-batches-bin
-         configs/figure1.py:tanh
-         For folders of pictures add --config.data.source=folder.
+         or --config figure1:tanh; for class folders add --config.data.source=folder.
 Cost:    40 epochs of 50,000 images of 32x32 with 12 million multiply-adds.
 Expect:  25 % training error about six times sooner with relu than with tanh (§3.1).
 
-The paper does not say which net, rates or preparation of the images. Inferred: the authors' 18 %
-net, three convolutions and the output, without its normalization; no decay, crops, flips or dropout
+The paper does not give the net, learning rates or preprocessing. Inferred: the authors' 18 %
+net, three convolutions and the output, without its normalization; no weight decay, crops, flips or dropout
 ("no regularization of any kind").
 """
 
@@ -32,7 +31,7 @@ def get_config(arg="relu"):
     config.model.convs.conv2.then = ("act", "pool")
     for name in ("conv1", "conv2", "conv3", "fc4"):
         config.optimizer.layer_weight_decay[name] = 0.0
-    # Constant, as the race is to 25 %.
+    # Constant: what counts is the time to 25 %.
     config.schedule.weights = dict(
         kind="epochs", learning_rate=LEARNING_RATES[arg], factor=0.1, drops=()
     )

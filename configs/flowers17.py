@@ -1,16 +1,16 @@
-"""Oxford's 17 flowers, 1,088 images to learn from and 272 to test.
+"""Oxford's 17 flowers, 1,088 training images and 272 test images.
 
-Command: python -m alexnet_jax.main --config configs/flowers17.py:krizhevsky2012 \
-             --workdir runs/flowers17 --config.data.path=/data/flowers17
-         The names are paper, krizhevsky2012 and batchnorm. The folder holds train/ and test/.
-Cost:    34 steps of 32 images an epoch; 200 epochs, of batchnorm 100.
-Expect:  no published figure for this split; chance is 94.1 % error. A loss that stays at
-         ln 17 = 2.83 has not begun to learn.
+Command: alexnet train --config flowers17:krizhevsky2012 --workdir runs/flowers17 \
+             --config.data.path=/data/flowers17
+         The variants are paper, krizhevsky2012 and batchnorm. The folder holds train/ and test/.
+Cost:    34 steps of 32 images per epoch; 200 epochs, batchnorm 100.
+Expect:  no published error for this split; chance is 94.1 % error. A loss that stays at
+         ln 17 = 2.83 means that the net does not learn.
 
-Nets as configs/paper.py, but with biases that do not decay, and configs/krizhevsky2012.py; rates are
-for a small set. Both are our choice.
-batchnorm is the variant widespread in Keras, from general knowledge: it shares sizes of layers with
-the paper, and little else.
+The nets of configs/paper.py, with biases that do not decay, and configs/krizhevsky2012.py, with
+learning rates for a small set. Both changes are our choice.
+batchnorm is a variant common in Keras tutorials, from general knowledge: it shares little but sizes
+of layers with the paper.
 """
 
 from . import krizhevsky2012 as krizhevsky2012_config
@@ -53,7 +53,7 @@ def krizhevsky2012():
 
 
 def batchnorm():
-    """convolution, ReLU, pool, batch normalization; 224x224 centre crops in [0, 1]; Adam."""
+    """Convolution, ReLU, pool, batch normalization; 224x224 centre crops in [0, 1]; Adam."""
     config = paper_config.get_config()
     model = config.model
     model.towers = 1

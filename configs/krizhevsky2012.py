@@ -1,15 +1,15 @@
-"""The net the authors really ran (experiment #145), with the settings of their 2012 program.
+"""The authors' net (experiment #145) with the settings of their 2012 program.
 
-Command: python -m alexnet_jax.main --config configs/krizhevsky2012.py \
-             --workdir runs/krizhevsky2012 --config.data.path=/data/imagenet
-         configs/krizhevsky2012.py:conv6 adds the sixth convolution of experiment #146;
-         configs/krizhevsky2012.py:ilsvrc2010 follows the schedule of the ILSVRC-2010 run.
-Cost:    91 epochs of 1,281,167 images: 910,800 steps of 4.1 GFLOP an image.
+Command: alexnet train --config krizhevsky2012 --workdir runs/krizhevsky2012 \
+             --config.data.path=/data/imagenet
+         --config krizhevsky2012:conv6 adds the sixth convolution of experiment #146;
+         --config krizhevsky2012:ilsvrc2010 follows the schedule of the ILSVRC-2010 run.
+Cost:    91 epochs of 1,281,167 images: 910,800 steps of 4.1 GFLOP per image.
 Expect:  40.66 % top-1, 18.21 % top-5 error and 1.741 nats on the validation images, ten views;
          :ilsvrc2010 on that year's data: 37.47 % and 17.00 % on the test images, ten views;
-         :conv6 has no figure without pre-training (39.0 % and 16.6 % with it).
+         :conv6 has no published error without pre-training (39.0 % and 16.6 % with it).
 
-This is configs/paper.py and the lines in which the program differs. File names are those of the
+This is configs/paper.py with the lines in which the program differs. File names are those of the
 authors' release of 2025; what its files do not say is marked "inferred". Their epochs count from 1:
 a change logged "at 25" is taken to follow 25 whole epochs (inferred).
 """

@@ -1,13 +1,13 @@
-"""From 2012 to today: the authors' net with one modern change after the other, all of them kept.
+"""From 2012 to today: the authors' net with modern changes, each on top of those before.
 
-Command: python -m alexnet_jax.main --config configs/ladder.py:batch_norm,cifar10 \
-             --workdir runs/batch_norm --config.data.path=/data/cifar10
-         The names are the functions below; each stands for itself and all before it. Without a
-         scale of configs/scales.py it is the net for ImageNet.
+Command: alexnet train --config ladder:batch_norm,cifar10 --workdir runs/batch_norm \
+             --config.data.path=/data/cifar10
+         The variants are the functions below; each includes all before it. Without a scale of
+         configs/scales.py it is the net for ImageNet.
 Cost:    as the scale; from one_tower on, convolutions have up to twice the multiply-adds.
-Expect:  no published figure for these steps of this net.
+Expect:  no published errors for these variants.
 
-What each change replaces is what 2012 had in its place. Rates are not tuned anew at each step.
+Each change replaces what the net of 2012 had in its place. Learning rates are not retuned.
 """
 
 from . import krizhevsky2012, scales
@@ -41,14 +41,14 @@ def batch_norm(config):
 
 
 def one_tower(config):
-    """One GPU is enough: all maps see all maps."""
+    """One GPU is enough: every map is computed from all maps below."""
     config.model.towers = 1
     for row in config.model.convs.values():
         row.groups = 1
 
 
 def equal_rates(config):
-    """Biases learn as weights do, and the first row to the end; color noise stays on."""
+    """Biases have the rate of the weights, the first layer learns to the end, and color noise stays on."""
     config.schedule.biases = None
     del config.schedule.layer_factors.conv1
     config.augment.color_off_epoch = config.train.epochs
@@ -60,19 +60,19 @@ def cosine(config):
 
 
 def global_pooling(config):
-    """Lin et al. (2014): the last maps are averaged; both hidden rows go, and dropout with them."""
+    """Lin et al. (2014): the last maps are averaged; both hidden layers are removed, and dropout with them."""
     del config.model.fcs.fc6, config.model.fcs.fc7
     config.model.convs.conv5.then = ("batch_norm", "act", "pool")
     config.model.convs.conv5.pool = dict(kind="average", window=13, stride=13, rounding="ceil")
 
 
 def label_smoothing(config):
-    """Szegedy et al. (2016): a tenth of each label goes to all classes alike."""
+    """Szegedy et al. (2016): a tenth of each label is spread over all classes."""
     config.train.label_smoothing = 0.1
 
 
 def random_resized_crop(config):
-    """Szegedy et al. (2015): boxes of random size and shape, another for each image, resized."""
+    """Szegedy et al. (2015): crops of random size and shape, one per image, resized."""
     config.augment.update(crop="random_resized", crop_chunk=1, min_area=0.08)
 
 

@@ -2,10 +2,10 @@
 
 Command: python -m alexnet_jax.main --config configs/paper.py --workdir runs/paper \
              --config.data.path=/data/imagenet
-Cost:    90 epochs of 1,281,167 images: 900,000 steps of 4.1 GFLOP an image.
+Cost:    90 epochs of 1,281,167 images: 900,000 steps of 4.1 GFLOP per image.
 Expect:  40.7 % top-1 and 18.2 % top-5 error on the validation images, ten views (Table 2).
 
-Every number is the paper's, with its section; configs/krizhevsky2012.py holds what the authors' program did.
+Every number is the paper's, with its section; configs/krizhevsky2012.py has those of the authors' program.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def overlapping():
-    """§3.4: 3x3 maxima, 2 apart."""
+    """§3.4: 3x3 windows with stride 2."""
     return dict(kind="max", window=3, stride=2, rounding="ceil")
 
 
@@ -29,19 +29,19 @@ def get_config() -> Any:
     model.lrn = True  # §3.3; False removes every response normalization
     model.overlapping_pooling = True  # §3.4; False: window = stride, padding as in experiment #147
     model.towers = 2  # §3.2: two GPUs; normalization and groups stay within a tower
-    model.init = "gaussian"  # §5: zero mean, the standard deviation of each row
+    model.init = "gaussian"  # §5: zero mean, the standard deviation of each layer
     model.compute_dtype = "float32"
-    # §3.3, alpha per squared term. Its sum is printed over the N kernels of a layer. But in §3.2 and Figure 2 the
-    # GPUs communicate only at certain layers, and the kernels of layer 2 see the maps of their own GPU alone, into
-    # which an LRN of layer 1 over all maps would bring those of the other. So a window ends with the maps of its
+    # §3.3, alpha per squared term. The sum of the paper runs over the N kernels of a layer. But in §3.2 and
+    # Figure 2 the GPUs communicate only in certain layers, and the kernels of layer 2 take the maps of their own GPU
+    # alone; an LRN of layer 1 over all maps would mix in those of the other. So a window ends at the border of its
     # tower. The other reading is --config.model.lrn_constants.within_towers=False.
     model.lrn_constants = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)
     model.spatial_norm = dict(
         size=5, alpha=4e-5, beta=0.75
-    )  # used by rows with 'spatial_norm' only
-    model.batch_norm = dict(momentum=0.99, epsilon=1e-3)  # used by rows with 'batch_norm' only
+    )  # used by layers with 'spatial_norm' only
+    model.batch_norm = dict(momentum=0.99, epsilon=1e-3)  # used by layers with 'batch_norm' only
     model.dropout = dict(rate=0.5, scale_at="test")  # §4.2: outputs times 0.5 at test time
-    # §3.5 and Figure 2. groups=2: the kernels see only the maps on their own GPU.
+    # §3.5 and Figure 2. groups=2: the kernels take only the maps on their own GPU.
     # 224 -> 55 needs 3 zeros on the right and at the bottom (the authors' code rounds up).
     # §5: bias 1 in conv2, conv4, conv5 and the hidden fully-connected layers.
     model.convs = dict(
@@ -73,21 +73,21 @@ def get_config() -> Any:
         fc7=dict(
             features=4096, groups=1, init_std=0.01, bias=1.0, before=(), then=("act", "dropout")
         ),
-        # The last row has one output a class: its number of features is model.num_classes.
+        # The last layer has one output per class: its number of features is model.num_classes.
         fc8=dict(features=None, groups=1, init_std=0.01, bias=0.0, before=(), then=()),
     )
 
     data = config.data = ConfigDict()
-    data.source = "folder"  # train/ and val/, a folder a class
+    data.source = "folder"  # train/ and val/, with a folder per class
     data.path = config_dict.placeholder(str)
     data.name = config_dict.placeholder(str)  # the name of a tensorflow-datasets set
     data.image_size = 256  # §2: shorter side to 256, centre 256x256
     data.classes = ()  # empty: all of them
     data.validation = 0.0  # share of the training images held out as 'val'
     data.shuffle = "epoch"  # 'once': the same order in every epoch, as the authors' program
-    data.threads = 4  # that decode images
+    data.threads = 4  # threads that decode images
     data.prefetch = 2  # batches made ahead
-    data.placement = "auto"  # "device": all images there at once; "host": sent batch by batch
+    data.placement = "auto"  # "device": all images are copied there at once; "host": batch by batch
 
     augment = config.augment = ConfigDict()
     augment.resize = config_dict.placeholder(int)  # on the device, before cropping
@@ -106,7 +106,7 @@ def get_config() -> Any:
     optimizer.kind = "momentum"
     optimizer.momentum = 0.9
     optimizer.weight_decay = 5e-4
-    optimizer.bias_weight_decay = 5e-4  # the update rule as printed excepts no parameter
+    optimizer.bias_weight_decay = 5e-4  # the update rule as printed applies to all parameters
     optimizer.layer_weight_decay = ConfigDict()  # layer -> decay, where it differs
 
     schedule = config.schedule = ConfigDict()  # §5: divided by 10 when the validation error stalls
@@ -124,20 +124,20 @@ def get_config() -> Any:
 
     train = config.train = ConfigDict()
     train.epochs = 90.0  # §5: roughly 90 cycles
-    train.max_steps = config_dict.placeholder(int)  # end sooner
+    train.max_steps = config_dict.placeholder(int)  # stop earlier
     train.batch_size = 128  # §5; of all devices together
     train.accumulate = (
-        1  # parts of a batch that go through one after the other: 2 take half the memory
+        1  # parts of a batch that are processed one after the other: 2 take half the memory
     )
     train.split_towers = False  # §3.2: True puts each tower on a device of its own
     train.loss = "cross_entropy"
-    train.label_smoothing = 0.0  # share of each label that goes to all classes alike
+    train.label_smoothing = 0.0  # share of each label that is spread over all classes
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
     train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides
     train.keep_powers_of_two = False  # save and keep those of steps 0, 1, 2, 4, 8 ...
     train.stall_seconds = (
-        300.0  # without the end of a step for so long (or 20 steps), the run ends with code 8
+        300.0  # if no step ends for so long (or for the time of 20 steps), the run ends with code 8
     )
 
     evaluation = config.evaluation = ConfigDict()

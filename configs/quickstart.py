@@ -1,11 +1,11 @@
 """AlexNet in a minute: 1,797 handwritten digits that come with scikit-learn, on any computer.
 
-Command: python -m alexnet_jax.main --config configs/quickstart.py --workdir runs/quickstart
+Command: alexnet train --config quickstart --workdir runs/quickstart
 Cost:    20 epochs of 1,438 images, 449 steps: well under a minute on two CPU cores.
 Expect:  about 1 % error on the 359 test images, centre crop (0.8 % with each of two seeds).
 
-The rows, towers, normalization, overlapping pools, crops, dropout and update rule of
-configs/paper.py, with few and small maps. Sizes, rates and that biases do not decay are our choice.
+The layers, towers, normalization, overlapping pools, crops, dropout and update rule of
+configs/paper.py, with few and small maps. Sizes, learning rates and no decay of biases are our choice.
 """
 
 from . import paper
@@ -31,7 +31,7 @@ def get_config():
     config.data.image_size = 32
     augment = config.augment
     augment.crop_size = 28
-    augment.flip = False  # a mirrored digit is none
+    augment.flip = False  # a mirrored digit is not a digit
     augment.scale = 1 / 64
     augment.color_std = 0.0  # they are grey
 

@@ -1,16 +1,16 @@
-"""The net the authors ran, shrunk to a smaller set of pictures: what sweeps of ablations are run on.
+"""The authors' net, reduced to smaller sets of pictures: the base of sweeps.
 
-Command: python -m alexnet_jax.main --config configs/scales.py:cifar10 --workdir runs/base \
+Command: alexnet train --config scales:cifar10 --workdir runs/base \
              --config.data.path=/data/cifar10
-         The names are the functions below; configs/ablations.py:no_lrn,cifar10 takes a part away.
-Cost:    imagenet as configs/krizhevsky2012.py; the others say theirs.
-Expect:  imagenet as configs/krizhevsky2012.py; for the others no figure was published.
+         The variants are the functions below; ablations:no_lrn,cifar10 removes a part.
+Cost:    imagenet as configs/krizhevsky2012.py; the others as given in their docstrings.
+Expect:  imagenet as configs/krizhevsky2012.py; nothing was published for the others.
 
-A scale keeps what the authors' net is made of: five convolutions, two towers that meet in conv3 and
-in the fully-connected rows, two kinds of response normalization, overlapping pools, dropout, crops,
-color noise, and the schedule with all its changes in the same proportions. Maps and units become
-fewer and kernels smaller. Initial weights grow with the root of the lost inputs, so that the signal
-in each row is as strong as in the full net, and 0.01 and 0.03 mean what they mean there.
+A scale keeps all parts of the authors' net: five convolutions, two towers that are connected in conv3 and
+in the fully-connected layers, two kinds of response normalization, overlapping pools, dropout, crops,
+color noise, and the schedule with all its changes in the same proportions. Maps and units are
+fewer and kernels smaller. Initial weights grow with the square root of the reduction of inputs, so that the
+signal in each layer is as strong as in the full net with 0.01 and 0.03.
 """
 
 from ml_collections import config_dict
@@ -26,25 +26,25 @@ def get_config(arg="cifar10"):
 
 
 def shrink(config, scale):
-    """Bring `config`, the authors' net with or without a part, to `scale`."""
+    """Reduce `config`, the authors' net with or without a part, to `scale`."""
     if scale not in SCALES:
         raise ValueError(f"the scale is one of {', '.join(SCALES)}, not {scale!r}")
     SCALES[scale](config)
     if config.augment.crop == "random_resized" and config.data.image_size == 32:
         config.augment.min_area = 0.25  # 0.08 would be 9x9 pixels
-    # All that a rate can say, so that sweeps can say it on the command line.
+    # All keys of a rate, so that sweeps can set them.
     for rate in filter(None, (config.schedule.weights, config.schedule.biases)):
         rate.update(max_drops=3, patience=5, min_improvement=0.001, target=1.0, plateaus=1)
 
 
 def imagenet(config):
-    """Nothing is shrunk: 91 epochs of 1,281,167 images."""
+    """Not reduced: 91 epochs of 1,281,167 images."""
 
 
 def tiny_imagenet(config):
     """100,000 pictures of 64x64 in a hundred or more classes: half the maps, crops of 48x48.
 
-    25 million multiply-adds an image, 40 epochs.
+    25 million multiply-adds per image, 40 epochs.
     """
     config.model.num_classes = config_dict.placeholder(int)  # counted
     _narrow(config.model, convs=1 / 2, fcs=1 / 4, kernels=dict(conv1=7))
@@ -69,13 +69,13 @@ def flowers17(config):
 def cifar10(config):
     """50,000 pictures of 32x32 in ten classes, cut to 24x24: 1.9 million multiply-adds, 7 epochs.
 
-    A run takes 4.7 minutes of one core of an AMD EPYC (AVX2), start and evaluations included; one
-    with seed 0 ended at 39.6 % test error, of images that were JPEG of quality 75 once (2026-11-22).
+    A run takes 4.7 minutes of one core of an AMD EPYC (AVX2), start and evaluations included. One
+    with seed 0 ended at 39.6 % test error, on images that had been JPEG of quality 75 (2026-11-22).
     """
     config.model.num_classes = 10
     _narrow(config.model, convs=1 / 8, fcs=1 / 16, kernels=dict(conv1=5))
     config.model.convs.conv1.update(stride=1, pad=(1, 2))
-    # As if the first row learned 16 times more slowly; at raw pixels it limits the rate of the rest.
+    # The first layer learns 16 times more slowly; at raw pixels it limits the rate of the others.
     config.augment.scale = 1 / 4
     config.model.convs.conv1.init_std *= 4
     config.model.dropout.rate = 0.2  # few units and few epochs: 0.5 underfits
@@ -98,7 +98,7 @@ def digits(config):
     config.data.source = "digits"
     config.data.image_size = 32
     config.augment.crop_size = 24
-    config.augment.flip = False  # a mirrored digit is none
+    config.augment.flip = False  # a mirrored digit is not a digit
     _hasten(config, 4.0, drops=(3.0,))
     config.train.batch_size = 32
     config.train.log_every = 15
@@ -109,8 +109,8 @@ def digits(config):
 
 
 def _narrow(model, *, convs, fcs, kernels, side=5):
-    """A share `convs` of the maps and `fcs` of the units remain; conv3 to conv5 are `side` wide."""
-    places = (side // 2) ** 2  # that fc6 sees
+    """Keep the share `convs` of the maps and `fcs` of the units; conv3 to conv5 are `side` wide."""
+    places = (side // 2) ** 2  # inputs of fc6 per map
     for name, row in model.convs.items():
         kernel = kernels.get(name, row.kernel)
         inputs = 1 if name == "conv1" else convs
@@ -126,7 +126,7 @@ def _narrow(model, *, convs, fcs, kernels, side=5):
 
 
 def _hasten(config, epochs, drops):
-    """Rates fall after `drops`; all else that changes does so in proportion to `epochs`."""
+    """Lower the rates after `drops`; scale all other changes during training to `epochs`."""
     factor = epochs / config.train.epochs
     config.train.epochs = epochs
     config.augment.color_off_epoch *= factor

@@ -1,13 +1,13 @@
-"""Sweeps by name: what is trained, on a scale of configs/scales.py, to answer one question.
+"""Sweeps: the members that are trained, at a scale of configs/scales.py, to answer one question.
 
 Command: alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10
-         The names are the functions below. It prints the commands; --local and --slurm run them,
-         --collect makes the tables.
+         The sweeps are the functions below. The command prints the commands of all members;
+         --local and --slurm run them, --collect makes the tables.
 Cost:    that of the scale, times the members, times their seeds.
-Expect:  beside each member stands what the paper and the authors' log have (alexnet_jax/config/published.py).
+Expect:  tables with the paper's and the authors' results beside each member (alexnet_jax/config/published.py).
 
-Not a config itself. The first member of a sweep is what the others are compared with; a member that
-two sweeps have in common is trained once.
+Not a config itself. The first member of a sweep is the base of all comparisons; a member that two
+sweeps have in common is trained once.
 """
 
 from typing import NamedTuple
@@ -16,16 +16,18 @@ from . import ablations, ladder, scales
 
 
 class Member(NamedTuple):
+    """A configuration that a sweep trains."""
+
     name: str
+    #: As --config takes it.
     config: str
-    """As --config takes it."""
+    #: Key of the config -> value.
     overrides: dict
-    """Key of the config -> value."""
     seeds: int = 3
 
 
 def members(sweep, scale):
-    """The members of SWEEPS[sweep] at a scale, the base first. Raises ValueError."""
+    """Return the members of SWEEPS[sweep] at a scale, the base first. Raises ValueError."""
     for kind, name, known in (("sweep", sweep, SWEEPS), ("scale", scale, scales.SCALES)):
         if name not in known:
             raise ValueError(f"the {kind} is one of {', '.join(known)}, not {name!r}")

@@ -1,14 +1,14 @@
 """100 classes of 64x64 pictures: the paper's net with them enlarged, or a net of half its size.
 
-Command: python -m alexnet_jax.main --config configs/tiny_imagenet.py:small --workdir runs/tiny \
+Command: alexnet train --config tiny_imagenet:small --workdir runs/tiny \
              --config.data.path=/data/tiny-imagenet-100
-         The names are small and full. The folder holds train/ and val/.
-Cost:    391 steps of 128 images an epoch, 38 million multiply-adds an image (small) or 721 (full).
-         small took 7 CPU milliseconds an image, so two epochs should take 6 minutes of two cores.
+         The variants are small and full. The folder holds train/ and val/.
+Cost:    391 steps of 128 images per epoch, 38 million multiply-adds per image (small) or 721 (full).
+         small took 7 CPU milliseconds per image, so two epochs should take 6 minutes on two cores.
 Expect:  small leaves ln 100 = 4.61, which is chance, after about 100 steps (seen with one seed).
 
-small keeps the five rows, two towers, normalization and pools of configs/paper.py, with half its
-maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (ours; no paper has it).
+small keeps the five convolutions, two towers, normalization and pools of configs/paper.py, with half
+the maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (our own choice).
 """
 
 from . import folder, paper

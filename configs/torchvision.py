@@ -1,12 +1,12 @@
 """The network that torchvision calls alexnet: "One weird trick" without normalization.
 
-Command: python -m alexnet_jax.main --config configs/torchvision.py --workdir runs/torchvision \
+Command: alexnet train --config torchvision --workdir runs/torchvision \
              --config.data.path=/data/imagenet
 Cost:    90 epochs of 1,281,167 images: 450,400 steps of 256.
-Expect:  43.48 % top-1 and 20.93 % top-5 error on the validation images of 2012, centre crop: those
-         of its weights. The recipe here differs from theirs where it says so.
+Expect:  43.48 % top-1 and 20.93 % top-5 error on the validation images of 2012, centre crop: those of its
+         weights. Differences from their recipe are marked.
 
-The layers are torchvision/models/alexnet.py; the recipe is what references/classification says for
+The layers are torchvision/models/alexnet.py; the recipe is that of references/classification for
 AlexNet, from general knowledge: rate 0.01, 32 images on each of 8 devices, decay 1e-4.
 """
 
@@ -33,7 +33,7 @@ def get_config():
         if "pool" in row.then:
             row.pool.rounding = "floor"
         inputs = features
-    # Dropout comes before the hidden rows, so that the pooled maps lose half of their values.
+    # Dropout comes before the hidden layers, on the pooled maps first.
     model.fcs.fc6.update(
         before=("dropout",), then=("act",), init_std=_init_std(256 * 6 * 6), bias=0.0
     )

@@ -1,18 +1,18 @@
-"""What one set of pictures taught, put to use on another: fine-tuning and linear probes.
+"""A trained net applied to other pictures: fine-tuning and linear probes.
 
-Command: python -m alexnet_jax.main --config configs/transfer.py:finetune,cifar10 --workdir runs/tuned \
+Command: alexnet train --config transfer:finetune,cifar10 --workdir runs/tuned \
              --init-from runs/base --allow-partial --config.data.path=/data/flowers
-         runs/base is a run of configs/scales.py:cifar10, or a .safetensors file; NAME,SCALE is one
-         of the functions below and a scale of configs/scales.py. The data are class folders. The
-         last row does not fit other classes: --allow-partial leaves it as it is initialized.
-         Without --init-from, finetune is the training from scratch that it is compared with.
+         runs/base is a run of configs/scales.py:cifar10, or a .safetensors file. The variant is
+         one of TRANSFERS below and a scale of configs/scales.py. The data are class folders. The
+         last layer does not fit other classes: --allow-partial leaves it as initialized. Without
+         --init-from, finetune is training from scratch, for comparison.
 Cost:    60 epochs of your images.
 Expect:  at the scale cifar10, from CIFAR-10 to 1,088 flowers of 32x32, 8.5 points less error than
          from scratch after 10 epochs, and no difference after 60 (docs/results/2026-11-22-transfer.md).
 
-A rate of a row is that of the schedule times its factor: for the rows that have been trained as below,
-for the last 1. A tenth is what Caffe's example of fine-tuning has.
---config.schedule.layer_factors.conv1="((0.0, 0.0),)" freezes one more row, ((10.0, 1.0),) lets it go
+The rate of a layer is that of the schedule times its factor: as below for the layers that have been
+trained, 1 for the last. A tenth is the factor of Caffe's fine-tuning example.
+--config.schedule.layer_factors.conv1="((0.0, 0.0),)" freezes one more layer, ((10.0, 1.0),) releases it
 after ten epochs.
 """
 
@@ -32,7 +32,7 @@ def get_config(arg="finetune,cifar10"):
     config.name = f"transfer:{arg}"
     config.model.num_classes = config_dict.placeholder(int)  # counted
     config.data.source = "folder"
-    config.data.exif = "apply"  # photos are turned as the camera was held
+    config.data.exif = "apply"  # photos are rotated as the camera was held
     config.augment.color_off_epoch = config_dict.placeholder(float)
     config.schedule.weights.drops = (40.0, 54.0)
     config.train.epochs = 60.0
@@ -48,5 +48,5 @@ def get_config(arg="finetune,cifar10"):
     return config
 
 
+#: The factor of all layers but the last; a probe trains the last layer alone.
 TRANSFERS = {"finetune": 1.0, "slow": 0.1, "probe": 0.0}
-"""The factor of all rows but the last; a probe trains the last row alone."""

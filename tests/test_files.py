@@ -176,3 +176,30 @@ def test_a_single_array_is_checked_too(tmp_path, mapped):
             read_array(
                 path, (6,), "uint8" if wrong is content else "int64", mapped=mapped, error=DataError
             )
+
+
+def test_a_tree_is_flattened_and_built_again():
+    tree = {"params": {"conv1": {"kernel": 1, "bias": [2]}}, "step": 3}
+    flat = {"params/conv1/kernel": 1, "params/conv1/bias": [2], "step": 3}
+    assert files.flatten(tree) == flat and files.unflatten(flat) == tree
+    assert files.flatten({"a": {"b": {}}, "c": {}}, ".") == {}
+    assert files.flatten({"a": {"b": {}}, "c": {}}, ".", keep_empty=True) == {"a.b": {}, "c": {}}
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
+def test_a_leaf_with_leaves_below_it_is_refused(names):
+    with pytest.raises(ValueError, match="below"):
+        files.unflatten(dict.fromkeys(names, 0))
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path):
+    path = tmp_path / ".lock"
+    path.write_bytes(b"kept")
+    held = files.lock(path)
+    assert held is not None and files.lock(path) is None and path.read_bytes() == b"kept"
+    held.close()
+    again = files.lock(path)
+    assert again is not None
+    again.close()
+    with pytest.raises(OSError):
+        files.lock(tmp_path / "none" / ".lock")

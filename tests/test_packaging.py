@@ -1,23 +1,33 @@
-"""The repository as a stranger finds it: locks, README, and nothing of the author's machine."""
+"""The repository as a newcomer finds it: locks, wheel, README and docs, and nothing of the author's machine."""
 
 import ast
 import os
 import re
 import subprocess
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import alexnet_jax
 from alexnet_jax import config
 from alexnet_jax.errors import EXIT_CODES
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("requirements.lock", "requirements-dev.lock")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock")
+DOCS = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+    )
+}
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def locked(name: str) -> list[tuple[Requirement, int]]:
@@ -45,7 +55,7 @@ def versions(name: str, python: str) -> dict[str, str]:
 
 def tracked() -> list[Path]:
     """Every text file that a commit would hold; without the locks."""
-    skipped = {".git", ".jax-cache", "runs", "build", "dist", "__pycache__"}
+    skipped = {".git", ".jax-cache", "runs", "site", "build", "dist", "__pycache__"}
     skipped |= {".pytest_cache", ".ruff_cache", ".hypothesis"}
     found = []
     for folder, folders, names in os.walk(ROOT):
@@ -71,17 +81,18 @@ def test_a_lock_has_a_hash_for_each_entry_and_no_address(name):
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_the_locks_hold_what_pyproject_asks_for(python):
     extras = PROJECT["optional-dependencies"]
-    dev = [text for text in extras["dev"] if not text.startswith(PROJECT["name"])]
-    for name, wanted in zip(LOCKS, (PROJECT["dependencies"], dev + extras["tfds"]), strict=True):
+    dev = [text for text in extras["dev"] if not text.startswith(PROJECT["name"])] + extras["tfds"]
+    for name, wanted in zip(LOCKS, (PROJECT["dependencies"], dev, extras["docs"]), strict=True):
         pinned = versions(name, python)
         for text in wanted:
             requirement = Requirement(text)
             assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, text
 
 
-def test_the_two_locks_agree():
-    core, dev = (versions(name, "3.11") for name in LOCKS)
+def test_the_locks_agree():
+    core, dev, docs = (versions(name, "3.11") for name in LOCKS)
     assert core == {name: dev[name] for name in core}
+    assert all(dev.get(name, version) == version for name, version in docs.items())
 
 
 def test_no_file_names_a_machine_or_a_package_index():
@@ -99,38 +110,48 @@ def test_scripts_are_executable_and_parse():
         subprocess.run(["bash", "-n", ROOT / name], check=True)
 
 
-def test_the_files_that_the_readme_names_exist():
-    linked = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
-    named = re.findall(r"`((?:configs|alexnet_jax|docs|launch|tests)/[\w./-]*)", README)
-    run = re.findall(r"\b(launch/\w+\.sh|configs/\w+\.py)\b", README)
-    assert len(linked) > 2 and len(named) > 20 and len(run) > 5
-    for name in {*linked, *named, *run}:
-        assert (ROOT / name).exists(), name
+def test_the_files_that_the_docs_name_exist():
+    folders = "alexnet_jax|bench|configs|docs|examples|launch|tests"
+    named = {
+        name.rstrip(".")
+        for text in DOCS.values()
+        for name in re.findall(rf"(?<![\w/.])((?:{folders})/[\w./-]*)", text)
+        if not re.search(r"DATE|SPLIT", name)
+    }
+    assert len(named) > 40
+    assert not [name for name in sorted(named) if not (ROOT / name).exists()]
 
 
-def test_the_commands_of_the_readme_exist():
-    modules = re.findall(r"python -m (alexnet_jax[\w.]*)", README)
-    assert len(modules) > 4
-    for module in modules:
-        path = ROOT / (module.replace(".", "/") + ".py")
-        assert "__main__" in path.read_text(), module
-    goals = re.findall(r"^make (\w+)$", README, re.MULTILINE) + re.findall(r"`make (\w+)`", README)
+def test_the_make_targets_of_the_docs_exist():
     makefile = (ROOT / "Makefile").read_text()
+    goals = {
+        goal
+        for text in DOCS.values()
+        for goal in re.findall(r"^(?:\w+=\S+ )*make (\w+)$|`make (\w+)", text, re.MULTILINE)
+    }
+    goals = {first or second for first, second in goals} - {"PYTHON"}
+    assert goals >= {"quickstart", "test", "docs", "bench"}
+    help_page = makefile.split("help:")[1].split("\n\n")[0]
     for goal in goals:
         assert re.search(rf"^{goal}:", makefile, re.MULTILINE), goal
+        assert f"'make {goal} " in help_page, goal
 
 
-def readme_configs() -> list[str]:
-    """Each config of the README's table, with each variant that the table names."""
-    found = []
-    for file, variants in re.findall(r"^\| `(configs/\w+\.py)` \|([^|]*)\|", README, re.MULTILINE):
+def test_the_readme_is_short():
+    assert len(DOCS["README.md"].splitlines()) <= 200
+
+
+def documented_configs() -> list[str]:
+    """Each config of the table in docs/configurations.md, with each variant that the table names."""
+    found, text = [], DOCS["docs/configurations.md"]
+    for file, variants in re.findall(r"^\| `(configs/\w+\.py)` \|([^|]*)\|", text, re.MULTILINE):
         names = re.findall(r"`:(\w+)`", variants)
         found += [f"{file}:{name}" for name in names] or [file]
     return found
 
 
-@pytest.mark.parametrize("name", readme_configs())
-def test_the_configurations_of_the_readme_load(name, monkeypatch):
+@pytest.mark.parametrize("name", documented_configs())
+def test_the_documented_configurations_load(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     config.parse(config.load(name, []), needs_images=False)
 
@@ -138,33 +159,80 @@ def test_the_configurations_of_the_readme_load(name, monkeypatch):
 def test_the_table_of_configurations_is_complete():
     files = {path.name for path in (ROOT / "configs").glob("*.py")}
     files -= {"__init__.py", "sweeps.py"}
-    assert files == {name.partition(":")[0].removeprefix("configs/") for name in readme_configs()}
+    assert files == {
+        name.partition(":")[0].removeprefix("configs/") for name in documented_configs()
+    }
 
 
-def test_the_exit_codes_of_the_readme_are_those_of_the_program():
-    table = re.findall(r"^\| (\d+) \| (.+) \|$", README, re.MULTILINE)
+def test_the_documented_exit_codes_are_those_of_the_program():
+    table = re.findall(r"^\| (\d+) \| (.+) \|$", DOCS["docs/reliability.md"], re.MULTILINE)
     assert {int(code): meaning for code, meaning in table} == EXIT_CODES
 
 
-def test_the_layout_of_the_readme_is_true():
-    tree = README.split("## Layout")[1].split("```")[1]
+def test_the_documented_layout_is_true():
+    """Every folder of the package, every module at its root, and every top-level folder."""
+    tree = DOCS["docs/architecture.md"].split("## Layout")[1].split("```")[1]
     listed, folders = set(), []
     for line in filter(None, tree.splitlines()):
         name = line.split()[0]
         depth = (len(line) - len(line.lstrip())) // 2
-        path = "/".join([*folders[:depth], name.rstrip("/")])
-        if name.endswith("/"):
-            assert (ROOT / path).is_dir(), path
-            folders[depth:] = [name.rstrip("/")]
-        else:
-            listed.add(path)
-    modules = {
-        str(path.relative_to(ROOT))
-        for package in ("alexnet_jax", "bench")
-        for path in (ROOT / package).rglob("*.py")
-        if path.name != "__init__.py"
+        folders[depth:] = [name.rstrip("/")]
+        path = ROOT.joinpath(*folders)
+        assert path.is_dir() if name.endswith("/") else path.is_file(), path
+        listed.add("/".join(folders))
+    package = ROOT / "alexnet_jax"
+    found = {path.parent for path in package.rglob("*.py")} | set(package.glob("[!_]*.py"))
+    found |= {path.parent for path in ROOT.glob("*/*.py")}
+    assert listed >= {str(path.relative_to(ROOT)) for path in found} - {"docs"}
+
+
+def test_every_module_says_what_it_holds():
+    for folder in ("alexnet_jax", "bench", "configs", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "__init__.py":
+                assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_the_path_to_the_update_rule_exists():
+    text = DOCS["docs/architecture.md"].split("update rule\n")[1].split("\n## ")[0]
+    places = re.findall(r"`([\w/]+\.py): (\w+)`", text)
+    assert len(places) > 12
+    for file, symbol in places:
+        nodes = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+        names = [node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        assert symbol in names, f"{file} has no {symbol}"
+
+
+def test_a_wheel_adds_one_package_with_everything_in_it(tmp_path):
+    """By the rules of hatch where it is installed; they are checked in any case."""
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["alexnet_jax"]
+    assert wheel["force-include"] == {
+        name: f"alexnet_jax/{name}" for name in ("configs", "launch", "bench")
     }
-    assert listed == modules
+    assert (ROOT / "alexnet_jax" / "py.typed").exists()
+    builders = pytest.importorskip("hatchling.builders.wheel")
+    (built,) = builders.WheelBuilder(str(ROOT)).build(
+        directory=str(tmp_path), versions=["standard"]
+    )
+    names = zipfile.ZipFile(built).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"alexnet_jax"}
+    for name in (
+        "py.typed",
+        "configs/paper.py",
+        "launch/sweep.py",
+        "launch/malloc.env",
+        "bench/step.py",
+    ):
+        assert f"alexnet_jax/{name}" in names
+    source = {str(path.relative_to(ROOT)) for path in (ROOT / "alexnet_jax").rglob("*.py")}
+    assert source <= set(names)
+
+
+def test_the_citation_has_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"version: {alexnet_jax.__version__}\n" in citation
+    assert f"## [{alexnet_jax.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_the_package_says_its_version_once():

@@ -1,4 +1,4 @@
-"""The tables from the paper: to the code (README.md), whose symbols name their sections, and to the program.
+"""The tables from the paper: to the code (docs/paper-to-code.md), whose docstrings name sections, and to the program.
 
 The second, of docs/paper-and-source.md, is compared with configs/paper.py and configs/krizhevsky2012.py.
 """
@@ -13,15 +13,14 @@ import pytest
 from alexnet_jax.analysis import describe
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADING = "## From the paper to the code"
 PLACE = re.compile(r"`([\w/]+\.py)(?:: (\w+))?`")
 SECTION = re.compile(r"§\d(?:\.\d)?")
 
 
 def rows() -> list[tuple[str, str, str]]:
     """(section, file, symbol or "") of each place that the table names."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.split(HEADING)[1].split("\n## ")[0]
+    text = (ROOT / "docs" / "paper-to-code.md").read_text(encoding="utf-8")
+    table = text.split("\n## ")[0]
     found = []
     for line in table.splitlines():
         if section := SECTION.search(line):

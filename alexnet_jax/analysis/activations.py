@@ -29,10 +29,10 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
     layers = statistics(net, split.images)
-    numbers = {"step": net.run.step, "split": name, "images": len(split.labels)}
+    numbers = {"step": net.trained.step, "split": name, "images": len(split.labels)}
     print(table(layers))
     print(figures.save(_draw(layers), {**numbers, "rows": layers}, path))
 
@@ -67,7 +67,7 @@ def features(net: "Network") -> dict[str, int]:
     """The measured feature of each layer, and the number of towers that it is split over."""
     from alexnet_jax.model.geometry import whole_on_each
 
-    model = net.run.config.model
+    model = net.trained.config.model
     found = {}
     for name, layer in (*model.convs, *model.fcs):
         towers = 1 if whole_on_each(model, name) else model.towers

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     maps = options.map or sorted({count * (2 * i + 1) // 8 for i in range(4)})
     if not all(0 <= number < count for number in maps):
         raise ConfigError(f"--map: the maps of {layer} go from 0 to {count - 1}")
-    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     print(plot(net, dataset.splits[name], name, layer, maps, path))
 
 
@@ -54,7 +54,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
     patches that the activations see.
     """
     strongest = strengths(net, split.images, layer, maps)
-    towers, every = net.run.config.model.towers, _shape(net, layer)[-1]
+    towers, every = net.trained.config.model.towers, _shape(net, layer)[-1]
     blocks, rows = [], []
     for number, of_map in zip(maps, np.moveaxis(strongest, 1, 0), strict=True):
         best = np.argsort(-of_map[:, 0], kind="stable")[: SIDE**2]
@@ -75,7 +75,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
             for index, place in zip(best.tolist(), places, strict=True)
         ]
         rows.append({"map": number, "tower": number * towers // every + 1, "images": images})
-    numbers = {"step": net.run.step, "layer": layer, "maps": rows}
+    numbers = {"step": net.trained.step, "layer": layer, "maps": rows}
     return figures.save(_draw(blocks, numbers, towers), numbers, path)
 
 
@@ -139,7 +139,7 @@ def deconvolve(
     """
     import jax
 
-    model = net.run.config.model
+    model = net.trained.config.model
     rectify = rectify or jax.nn.relu
     for stage in reversed(stages(net, layer)):
         before = inputs if stage.before is None else features[stage.before]
@@ -202,7 +202,7 @@ class Stage(NamedTuple):
 def stages(net: "Network", layer: str) -> list[Stage]:
     """What leads from the input to `layer`, in order. Raises ConfigError."""
     found, before = [], None
-    for name, row in net.run.config.model.convs:
+    for name, row in net.trained.config.model.convs:
         for operation in ("linear", *row.ops):
             found.append(Stage(name, row, operation, before))
             before = f"{name}/{operation}"
@@ -212,7 +212,7 @@ def stages(net: "Network", layer: str) -> list[Stage]:
             return found
     raise ConfigError(
         f"{layer!r} is no feature of a convolution; the rows are "
-        f"{', '.join(name for name, _ in net.run.config.model.convs)}"
+        f"{', '.join(name for name, _ in net.trained.config.model.convs)}"
     )
 
 
@@ -221,7 +221,7 @@ def window(net: "Network", layer: str, place) -> tuple[slice, slice]:
 
     Where it sees beyond the border, the window is moved inwards: all of a layer have the same size.
     """
-    crop, slices = net.run.config.augment.crop_size, []
+    crop, slices = net.trained.config.augment.crop_size, []
     for index in place:
         first = last = int(index)
         for stage in reversed(stages(net, layer)):

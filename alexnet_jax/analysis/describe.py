@@ -13,7 +13,7 @@ import functools
 import json
 from typing import NamedTuple
 
-from alexnet_jax import cli, config
+from alexnet_jax import cli, config, files
 from alexnet_jax.config import find, provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import trained
@@ -84,8 +84,8 @@ def differences(first: dict, second: dict) -> list[Difference]:
 
     A key that only one of them lists has its default in the other.
     """
-    listed = _leaves(first).keys() | _leaves(second).keys()
-    one, two = (_leaves(config.completed(tree)) for tree in (first, second))
+    listed = files.flatten(first, ".").keys() | files.flatten(second, ".").keys()
+    one, two = (files.flatten(config.completed(tree), ".") for tree in (first, second))
     found = []
     for key in sorted(listed):
         # 2 and 2.0 are the same to parse().
@@ -114,7 +114,8 @@ def source(name: str, key: str, value: object) -> str:
 def _values(name: str) -> dict[str, object]:
     """The values of a config of configs/, by its name; none where there is no such variant."""
     try:
-        return _leaves(config.completed(_plain(str(find.folder() / provenance.argument(name)), [])))
+        tree = _plain(str(find.folder() / provenance.argument(name)), [])
+        return files.flatten(config.completed(tree), ".")
     except ConfigError:
         return {}
 
@@ -126,15 +127,6 @@ def _plain(argument: str, overrides: list[str]) -> dict:
 def _spec(tree: dict) -> Config:
     """The checked specs of `tree`, whose images need not be there for this."""
     return config.parse(tree, needs_images=False)
-
-
-def _leaves(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"model.convs.conv1.pad": [0, 3], ...}; lists are values."""
-    leaves: dict[str, object] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, dict)
-        leaves |= _leaves(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return leaves
 
 
 def _operations(model: ModelSpec) -> dict[str, str]:

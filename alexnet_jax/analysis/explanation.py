@@ -29,7 +29,7 @@ def explain(net: Network, pixels: np.ndarray, class_number: int | None = None) -
       pixels; "crop": its side as a fraction of that of the image; "layers": the feature maps of each convolutional
       layer; "towers"; "saliency"; "grad_cam". Maps are uint8 [n h w] in base64, scaled from "lowest" to "highest".
     """
-    names = [name for name, _ in net.run.config.model.convs]
+    names = [name for name, _ in net.trained.config.model.convs]
 
     def forward(variables: Any, pixels: jax.Array) -> Any:
         inputs = net.inputs(pixels)[:, 0]
@@ -43,7 +43,7 @@ def explain(net: Network, pixels: np.ndarray, class_number: int | None = None) -
     [crop] = pictures.crops(net, pixels[None])
     explained = best[:1] if class_number is None else np.array([class_number])
     gradient = saliency.gradient(net, pixels[None], explained)
-    spec = net.run.config
+    spec = net.trained.config
     return {
         "top": [
             {"number": i, "class": net.class_names[i], "probability": float(probabilities[i])}

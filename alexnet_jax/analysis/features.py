@@ -10,7 +10,6 @@ same command continues it and produces the same bytes.
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -80,7 +79,7 @@ def main(arguments: list[str]) -> None:
 
 def of_split(net: "Network", options: argparse.Namespace) -> Source:
     """The images of a split. Raises DataError."""
-    name, dataset = pictures.load_split(net.run, options.data_path, options.split)
+    name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
     numbers = np.arange(len(split.labels), dtype=np.int64)
     described = {"labels": split.labels, "indices": numbers}
@@ -92,7 +91,7 @@ def of_files(net: "Network", paths: list[str]) -> Source:
     from alexnet_jax.data.pipeline import identity
     from alexnet_jax.data.pipeline.image_files import ImageFiles
 
-    found, spec = pictures.list_files(paths), net.run.config.data
+    found, spec = pictures.list_files(paths), net.trained.config.data
     try:
         known = identity.of_files("", list(map(str, found)), spec.threads)
     except OSError as error:
@@ -116,7 +115,7 @@ def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Pa
     shapes = {layer: net.shape_of(layer) for layer in layers}
     request = {
         "schema": 1, "layers": list(shapes), "images": source.identity, "count": len(source.images),
-        "network": _digest(net.run), "step": net.run.step,
+        "network": _digest(net.trained), "step": net.trained.step,
     }  # fmt: skip
     folder = path.with_name(path.name + ".parts")
     try:
@@ -127,7 +126,7 @@ def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Pa
                 parts = _write_parts(net, source.images, shapes, folder)
                 described = source.described | {
                     "class_names": np.array(net.class_names),
-                    "step": np.array(net.run.step),
+                    "step": np.array(net.trained.step),
                     "request": np.array(json.dumps(request)),
                 }
                 _join(parts, len(source.images), shapes, described, path)
@@ -154,7 +153,7 @@ def _write_parts(
         return jnp.concatenate(flat, axis=1)
 
     values = sum(map(math.prod, shapes.values()))
-    batch = net.run.config.evaluation.batch_size
+    batch = net.trained.config.evaluation.batch_size
     rows = batch * max(PART_BYTES // (4 * values * batch), 1)
     function = net.jitted(f"features {list(shapes)}", of_layers)
     parts = []
@@ -232,11 +231,10 @@ def _check_same(folder: Path, request: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder`. Raises WorkdirError if another process does."""
-    with open(folder / ".lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise WorkdirError(f"{folder} is in use by another process; wait for it") from None
+    lock = files.lock(folder / ".lock")
+    if lock is None:
+        raise WorkdirError(f"{folder} is in use by another process; wait for it")
+    with lock:
         yield
 
 

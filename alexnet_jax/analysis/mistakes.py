@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> None:
     images = target.split(split).images
     target.check_images()
     folder = Path(options.out) if options.out else target.folder / "figures"
-    names = target.run.class_names
+    names = target.trained.class_names
     protocol: dict[str, Any] = {
         "net": str(target.path),
-        "step": target.run.step,
+        "step": target.trained.step,
         "data": target.data,
     }
     protocol |= {"split": split, "views": view}
@@ -117,7 +117,7 @@ def plot_hardest(
       images: `images[int array]` -> uint8 [b s s 3].
     """
     indices = confusion.hardest(probabilities, labels, count)
-    predicted = metrics.answers(probabilities, labels)
+    predicted = metrics.predicted_classes(probabilities, labels)
     hardest = [
         {"index": int(i), "label": names[int(labels[i])], "answer": names[int(predicted[i])],
          "probability": float(probabilities[i].max())}
@@ -170,9 +170,9 @@ def _draw_lists(
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(errors, nan=-1), kind="stable")[:LISTED]
     named = [_short(names[i]) for i in map(int, worst)]
-    pair_names = [f"{_short(names[one.label])} as {_short(names[one.answer])}" for one in pairs]
+    pair_names = [f"{_short(names[one.label])} as {_short(names[one.predicted])}" for one in pairs]
     classes.barh(range(len(named)), 100 * np.nan_to_num(errors[worst]), color="C3", alpha=0.7)
-    confused.barh(range(len(pair_names)), [one.count for one in pairs], color="C0", alpha=0.7)
+    confused.barh(range(len(pair_names)), [one.images for one in pairs], color="C0", alpha=0.7)
     classes.set_xlabel("error of the class (%)")
     confused.set_xlabel("images")
     confused.xaxis.set_major_locator(MaxNLocator(integer=True))

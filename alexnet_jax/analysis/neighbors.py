@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> None:
 
     net = network.load(options.workdir, options.step)
     shown = pictures.select(net, options)
-    layer = options.layer or last_hidden(net.run)
-    train = pictures.load_dataset(net.run, options.data_path).splits["train"]
+    layer = options.layer or last_hidden(net.trained)
+    train = pictures.load_dataset(net.trained, options.data_path).splits["train"]
     print(plot(net, shown, train, path, layer))
 
 
@@ -61,13 +61,13 @@ def plot(net: "Network", shown: Pictures, train: "Split", path: Path, layer: str
         label = None if shown.labels is None else names[shown.labels[i]]
         rows.append({"image": name, "label": label, "neighbors": neighbors})
     images = np.stack([train.images[numbers] for numbers in found])
-    numbers = {"step": net.run.step, "layer": layer, "images": rows}
+    numbers = {"step": net.trained.step, "layer": layer, "images": rows}
     return figures.save(_draw(shown.pixels, images, numbers), numbers, path)
 
 
 def features(net: "Network", images: Any, layer: str) -> Iterable[np.ndarray]:
     """Yield the outputs [b ...] of a layer for all images, batch by batch."""
-    batch = net.run.config.evaluation.batch_size
+    batch = net.trained.config.evaluation.batch_size
     for start in range(0, len(images), batch):
         yield net.features(images[np.arange(start, min(start + batch, len(images)))], layer)
 

@@ -54,7 +54,7 @@ def select(net: "Network", options: argparse.Namespace) -> Pictures:
     if options.images:
         paths = list_files(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
-    name, dataset = load_split(net.run, options.data_path, options.split)
+    name, dataset = load_split(net.trained, options.data_path, options.split)
     return sample(dataset.splits[name], name, options.count, options.seed)
 
 
@@ -88,7 +88,7 @@ def load_split(run: "TrainedModel", data_path: str | None, name: str | None) -> 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
     """List the files among `paths`, and the image files in its folders, sorted. Raises DataError."""
-    from alexnet_jax.data.sources.folders import SUFFIXES, images_below
+    from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):
@@ -108,7 +108,7 @@ def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
     """The center crops of uint8 [n s s 3] as the network sees them, uint8 [n c c 3]."""
     from alexnet_jax.data.pipeline import augment, views
 
-    spec = net.run.config.augment
+    spec = net.trained.config.augment
     images = np.asarray(augment.resized(pixels, spec))
     [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
     cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         return
     found = net.top(options.images, options.top, options.views)
     if options.json:
-        print(json.dumps(_report(options, net.run.step, found), indent=1))
+        print(json.dumps(_report(options, net.trained.step, found), indent=1))
     else:
         print("\n\n".join(map(_text, options.images, found)))
 

@@ -43,7 +43,7 @@ def plot(net: "Network", shown: Pictures, path: Path) -> Path:
         label = None if shown.labels is None else net.class_names[shown.labels[i]]
         top = [[name, round(probability, 4)] for name, probability in top]
         rows.append({"image": shown.names[i], "label": label, "top": top})
-    return figures.save(_draw(shown.pixels, rows), {"step": net.run.step, "images": rows}, path)
+    return figures.save(_draw(shown.pixels, rows), {"step": net.trained.step, "images": rows}, path)
 
 
 def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":

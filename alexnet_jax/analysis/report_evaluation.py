@@ -141,7 +141,7 @@ def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
         title="Error of each class" if few else f"Error of the {MAX_CLASSES} hardest classes",
         errors=[(names[i], float(errors[i]), False) for i in hardest[: None if few else MAX_CLASSES]],
         pairs=[
-            (names[pair.label], names[pair.answer], pair.count)
+            (names[pair.label], names[pair.predicted], pair.images)
             for pair in confusion.most_confused(matrix, PAIRS)
         ],
     )  # fmt: skip

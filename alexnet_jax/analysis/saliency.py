@@ -73,7 +73,7 @@ def plot(
                 "grad_cam": maps[i].tolist(),
             }
         )
-    numbers = {"step": net.run.step, "layer": layer, "images": rows}
+    numbers = {"step": net.trained.step, "layer": layer, "images": rows}
     return figures.save(
         _draw(pictures.crops(net, shown.pixels), gradients, maps, numbers), numbers, path
     )
@@ -173,7 +173,7 @@ def grad_cam(
             outputs, features = made
             return _logits_of(outputs, classes).sum(), features[layer]
 
-        zeros = jnp.zeros((len(pixels), *net.shapes[layer]), net.run.config.model.compute_dtype)
+        zeros = jnp.zeros((len(pixels), *net.shapes[layer]), net.trained.config.model.compute_dtype)
         gradients, activations = jax.grad(logits, has_aux=True)(zeros)
         weights = gradients.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
         return jax.nn.relu((weights * activations).sum(axis=-1))
@@ -183,7 +183,7 @@ def grad_cam(
 
 def last_maps(net: "Network") -> str:
     """The name of the feature maps of the last convolution before its pool, such as 'conv5/act'."""
-    name, layer = net.run.config.model.convs[-1]
+    name, layer = net.trained.config.model.convs[-1]
     unpooled = layer.ops[: layer.ops.index("pool")] if "pool" in layer.ops else layer.ops
     return f"{name}/{unpooled[-1] if unpooled else 'linear'}"
 

@@ -43,7 +43,7 @@ def serve(net: Network, title: str, port: int) -> None:
         print("compiling; for a large network this takes a minute", file=sys.stderr, flush=True)
         examples = threading.Thread(target=server.find_examples, daemon=True)
         examples.start()
-        size = net.run.config.data.image_size
+        size = net.trained.config.data.image_size
         server.explain(np.zeros((size, size, 3), np.uint8))  # compiles before the first request
         examples.join(SECONDS)  # listing the folders of ImageNet takes long
         print(f"http://127.0.0.1:{server.server_port}/ is open; Ctrl-C closes it", flush=True)
@@ -79,7 +79,7 @@ class Server(ThreadingHTTPServer):
 
     def decode(self, encoded: bytes) -> np.ndarray:
         """Decode the bytes of a file to uint8 [s s 3]; one at a time, to limit memory. Raises DataError."""
-        data = self.net.run.config.data
+        data = self.net.trained.config.data
         with self._decoding:
             try:
                 return images.decode(
@@ -90,7 +90,7 @@ class Server(ThreadingHTTPServer):
 
     def find_examples(self) -> None:
         """Choose images of the default split from different classes; none if the data are missing."""
-        config = self.net.run.config
+        config = self.net.trained.config
         try:
             found = sources.open_dataset(config.data, config.seed).splits
             split = found[splits.default(found)]
@@ -107,7 +107,7 @@ class Server(ThreadingHTTPServer):
 
     def page(self, nonce: str) -> str:
         """The page, whose script has `nonce`."""
-        run = self.net.run
+        run = self.net.trained
         facts = f"{run.config.name}, step {run.step:,}, {len(run.class_names):,} classes"
         applied = run.config.data.exif == "apply"
         note = "It is turned upright" if applied else "The camera's orientation (EXIF) is ignored"

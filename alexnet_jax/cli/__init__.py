@@ -1,26 +1,28 @@
-"""What every command shares: --help with exit code 0, and one line and a documented code for what goes wrong."""
+"""What all commands share: argument parsing, tables, and errors as one line with a documented exit code."""
 
 import argparse
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from alexnet_jax.cli import environment
 from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError, of_system
 
 
 def exit_codes() -> str:
-    """The exit codes of every command, as its help lists them."""
+    """The exit codes, as the help of every command lists them."""
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
     return f"exit codes:\n{codes}"
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see --help")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser whose mistakes are ConfigErrors and whose help lists the exit codes."""
+    """Make an argument parser that raises ConfigError, and whose help lists the exit codes."""
     return _Parser(
         description=description,
         epilog=exit_codes(),
@@ -30,7 +32,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
-    """--step, as trained.load takes it."""
+    """Add --step, as trained.load takes it."""
     parser.add_argument(
         "--step", type=_step, metavar="N|best",
         help="the checkpoint; best: of the lowest validation error; default: the newest",
@@ -46,7 +48,7 @@ def _step(text: str) -> int | str:
 
 
 def config_overrides(unknown: list[str]) -> list[str]:
-    """The --config.key=value arguments among those that argparse left over. Raises ConfigError for others."""
+    """The --config.key=value arguments that argparse left over. Raises ConfigError for any others."""
     overrides: list[str] = []
     for argument in unknown:
         if argument.startswith(("--config.", "--noconfig.")):
@@ -58,8 +60,9 @@ def config_overrides(unknown: list[str]) -> list[str]:
     return overrides
 
 
-def table(rows, right: tuple[int, ...] = ()) -> list[str]:
-    """Lines with the cells of `rows` in columns; those numbered in `right` are flush right."""
+def table(rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Format rows of cells as lines with aligned columns; those with an index in `right` are right-aligned."""
+    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -70,8 +73,8 @@ def table(rows, right: tuple[int, ...] = ()) -> list[str]:
     ]
 
 
-def run(main) -> None:
-    """Run `main(arguments)` and exit with its code (None: 0), or with one line and the code of its error."""
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Run `main(arguments)` and exit with the code that it returns (None: 0), or with that of its error."""
     environment.open_streams()
     code = 1
     try:
@@ -81,7 +84,7 @@ def run(main) -> None:
     sys.exit(code)
 
 
-def _run(main, arguments: list[str]) -> int | None:
+def _run(main: Callable[[list[str]], int | None], arguments: list[str]) -> int | None:
     try:
         if not {"-h", "--help"} & set(arguments):
             environment.check()
@@ -89,7 +92,7 @@ def _run(main, arguments: list[str]) -> int | None:
     except SystemExit as end:  # argparse, after --help
         return end.code if isinstance(end.code, int) else 0
     except AlexNetError as error:
-        return _say(error)
+        return _report(error)
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:
@@ -98,14 +101,14 @@ def _run(main, arguments: list[str]) -> int | None:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("alexnet_jax"):
             raise
-        return _say(
+        return _report(
             ConfigError(
                 f"{sys.executable} has no package {error.name}: use .venv/bin/python, which make sets up"
             )
         )
     except Exception as error:
         if known := environment.fault(error) or of_system(error):
-            return _say(known)
+            return _report(known)
         environment.say_error(
             f"{traceback.format_exc()}alexnet: error[E_INTERNAL]: {type(error).__name__}: "
             f"{' '.join(str(error).split())}; this is a fault of the program: please report it with the lines above"
@@ -113,6 +116,6 @@ def _run(main, arguments: list[str]) -> int | None:
         return 1
 
 
-def _say(error: AlexNetError) -> int:
+def _report(error: AlexNetError) -> int:
     environment.say_error(error.line())
     return error.exit_code

@@ -1,4 +1,4 @@
-"""What a shell hands to a command besides its arguments: variables, open streams, a home folder. Imports no JAX."""
+"""The environment of a command: variables, standard streams, home folder. Imports no JAX."""
 
 import contextlib
 import io
@@ -8,21 +8,21 @@ import sys
 
 from alexnet_jax.errors import ConfigError
 
+#: Values with which JAX counts a variable as set.
 _TRUE = ("y", "yes", "t", "true", "on", "1")
-"""What JAX takes for a set variable."""
 _REFUSED = {
     "JAX_ENABLE_X64": "all arithmetic here is in float32 or bfloat16",
     "JAX_DISABLE_JIT": "training and evaluation are compiled programs",
 }
+#: Files of JAX that read variables and look for devices: errors from there are the environment's.
 _JAX_STARTS = ("/jax/_src/xla_bridge.py", "/jax/_src/config.py", "/jax/_src/cloud_tpu_init.py")
-"""Where JAX reads its variables and looks for devices: what is raised there comes from outside."""
 
 
 def open_streams() -> None:
-    """Make standard output and error take any text, and exist.
+    """Open standard streams that are closed, and let output contain any character.
 
-    What their encoding cannot say is written as \\xfc or \\u2588. One that was closed (>&-) becomes /dev/null, so
-    that no file of a run gets its number.
+    Characters that the encoding lacks are written as \\xfc or \\u2588. A closed stream (>&-) becomes /dev/null, so
+    that no other file gets its descriptor.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -33,7 +33,8 @@ def open_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
         if getattr(sys, name) is None:
-            file = open(number, "r" if number == 0 else "w", closefd=False)
+            mode = "r" if number == 0 else "w"
+            file = open(number, mode, closefd=False)  # noqa: SIM115 - open as long as the process
             setattr(sys, name, file)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -41,13 +42,13 @@ def open_streams() -> None:
 
 
 def say_error(text: str) -> None:
-    """Print to standard error, if that can be: no code or state of a run may depend on it."""
+    """Print to standard error; failing to do so must not change an exit code or the state of a run."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr, flush=True)
 
 
 def flush_streams() -> None:
-    """Write what is left to say. What cannot be written is dropped, as an exit would end with code 120 for it."""
+    """Flush the output, and drop what cannot be written, for which Python would exit with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -58,17 +59,17 @@ def flush_streams() -> None:
 
 
 def check() -> None:
-    """Raises ConfigError for variables with which the program cannot work, before JAX is imported."""
+    """Raise ConfigError for unsuitable variables, before JAX is imported."""
     for name, why in _REFUSED.items():
         if os.environ.get(name, "").lower() in _TRUE:
             raise ConfigError(f"{name}={os.environ[name]} is set, but {why}: unset {name}")
     _check_xla_flags()
-    # Figures are drawn to files; another backend, or an unknown one, is of no use to them.
+    # Figures are drawn to files, for which no other backend is needed.
     os.environ["MPLBACKEND"] = "Agg"
 
 
 def _check_xla_flags() -> None:
-    """XLA ends the process that meets an unknown flag, so another process meets it first, in 0.2 s."""
+    """Check XLA_FLAGS in another process, as XLA aborts on an unknown flag; this takes 0.2 s."""
     if not os.environ.get("XLA_FLAGS") or "jax" in sys.modules:
         return
     code = "import jaxlib.xla_client as x; x.CompileOptions(); print('fine')"
@@ -83,7 +84,7 @@ def _check_xla_flags() -> None:
 
 
 def fault(error: BaseException) -> ConfigError | None:
-    """What `error` says of the environment; None where it comes from elsewhere."""
+    """Convert an error that the environment caused; None for any other error."""
     said = " ".join(str(error).split())
     if isinstance(error, RuntimeError) and "determine home directory" in said:
         return ConfigError(
@@ -107,7 +108,7 @@ def fault(error: BaseException) -> ConfigError | None:
 
 
 def _frames(error: BaseException) -> list[str]:
-    """The files that `error` came through, the innermost last."""
+    """The source files of the traceback, the innermost last."""
     found, at = [], error.__traceback__
     while at:
         found.append(at.tb_frame.f_code.co_filename)

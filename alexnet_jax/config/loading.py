@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load(argument: str, arguments: list[str]) -> "ConfigDict":
-    """Execute the config `paper`, `FILE.py` or `FILE.py:VARIANT` and set the keys given as `--config.key=value` arguments.
+    """Execute a config, `paper`, `FILE.py` or `FILE.py:VARIANT`, and set the keys given as `--config.key=value`.
 
     Every key of specs.py can be set, whether the file lists it or not; the others are not added, so that a config
     keeps its digest when a key is introduced.

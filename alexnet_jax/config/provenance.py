@@ -1,14 +1,14 @@
-"""Where values of configs/ come from: a section of the paper, a file of the authors, a choice.
+"""The source of each value in configs/: a section of the paper, a file of the authors' program, or a choice.
 
-`alexnet_jax.analysis.describe --diff` prints these beside the keys in which two configs differ. A note is about the values
-that its config sets; one that is as in the config that it begins from has the note there.
+`alexnet describe --diff` prints it beside the keys in which two configs differ. A note refers to a value that the
+config itself sets; for an inherited value the note is that of the config it begins from.
 """
 
 from fnmatch import fnmatchcase
 
 
 def note(name: str, key: str) -> str:
-    """Where config `name` has the value of `key` ("model.convs.conv1.pad") from that it sets; "" if not known."""
+    """The source of the value that config `name` sets for `key` ("model.convs.conv1.pad"); "" if unknown."""
     variant, _, scale = name.partition(",")
     family = variant.partition(":")[0]
     is_scaled = scale and family not in OF_A_SCALE
@@ -20,7 +20,7 @@ def note(name: str, key: str) -> str:
 
 
 def base(name: str) -> str | None:
-    """The config of configs/ that config `name` begins from; None for the paper's own and for unknown ones.
+    """The config that config `name` begins from; None for the paper's own and for unknown ones.
 
     A variant that is brought to a scale ("ablations:no_lrn,cifar10") begins from the variant.
     """
@@ -34,7 +34,7 @@ def base(name: str) -> str | None:
 
 
 def other_file(name: str) -> str | None:
-    """The first config that config `name` begins from which is of another file."""
+    """The first config among those that config `name` begins from that is in another file."""
     begun = base(name)
     while begun and begun.partition(":")[0] == name.partition(":")[0]:
         begun = base(begun)
@@ -42,17 +42,18 @@ def other_file(name: str) -> str | None:
 
 
 def argument(name: str) -> str:
-    """What --config takes for config `name`, below configs/: "ablations.py:no_lrn,cifar10"."""
+    """The value of --config for config `name`, without configs/: "ablations.py:no_lrn,cifar10"."""
     file, colon, variant = name.partition(":")
     return f"{file}.py{colon}{variant}"
 
 
 def is_known(name: str) -> bool:
-    """Whether config `name` is one of configs/, by its file."""
+    """Whether config `name` is from a file in configs/."""
     family = name.partition(":")[0]
     return family in {entry.partition(":")[0] for entry in SOURCES}
 
 
+#: File or variant -> the config that it begins from.
 BASES = {
     "krizhevsky2012": "paper",
     "ablations": "krizhevsky2012",
@@ -77,16 +78,15 @@ BASES = {
     "cifar10": "paper",
     "figure1": "cifar10",
 }
-"""File, or variant -> the config that it begins from, in configs/."""
+#: Files whose variants begin from a scale: "transfer:finetune,cifar10" from "scales:cifar10".
 OF_A_SCALE = ("transfer",)
-"""Files whose variants begin from a scale: "transfer:finetune,cifar10" from "scales:cifar10"."""
 
 _OURS = "our choice"
 _KNOWN = "from general knowledge"
 _NO_BIAS_DECAY = _OURS + ": none, as in the authors' program"
 _ADAM = "Keras variant, " + _KNOWN
 
-# Patterns are tried in order, the first that fits is taken.
+#: Config -> pattern of keys -> source; the first pattern that matches counts.
 SOURCES: dict[str, dict[str, str]] = {
     "paper": {
         "model.activation": "paper §3.1",

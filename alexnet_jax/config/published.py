@@ -15,21 +15,21 @@ BEGIN, END = (
 
 
 class Result(NamedTuple):
-    """One measured net."""
+    """Measured errors of one network."""
 
+    #: Experiment number in the log, or a name.
     net: str
-    """Experiment number of the log, or a name."""
     change: str
+    #: Test images; "" if not stated.
     data: str
-    """Images of the test; "" where nobody says."""
+    #: "center", "ten" or "" if not stated.
     views: str
-    """center, ten or ""."""
+    #: In nats.
     nll: float | None
-    """Nats."""
     top1: float
     top5: float | None
+    #: Whether data and views are stated; the numbers always are.
     confidence: Confidence = "stated"
-    """Whether data and views are stated; the numbers themselves always are."""
     note: str = ""
 
 
@@ -42,23 +42,24 @@ class Verdict(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What was published of an ablation, in points of error, top-1 / top-5, against its base."""
+    """Published effect of an ablation in points of top-1 / top-5 error."""
 
+    #: According to the paper, with the section; "" if it has nothing.
     paper: str
-    """What the paper says, with its section; "" if nothing."""
+    #: According to the log, with the experiments.
     log: str
-    """What the log says, with the experiments."""
+    #: What else changed there, or why the number cannot be checked.
     caution: str = ""
-    """What else changed there, or why no number can be checked."""
 
 
 VAL12, VAL10, TEST10 = "ILSVRC-2012 validation", "ILSVRC-2010 validation", "ILSVRC-2010 test"
+#: Header of `rows`.
 HEADER = (f"{VAL12}, one net", "center crop", "ten views")
-"""Of what `rows` returns."""
 Y2012 = "ILSVRC-2012"
 IN09 = "ImageNet 2009"
 
 # fmt: off
+#: Runs with numbers, by experiment. From 153 on the files name no year: ILSVRC-2012, to judge by the errors.
 LOG = (
     Result("inet-5layer-conv94-2gpu", "ancestor of June 2012: random sparse channels in conv2 to conv4, LRN window 9",
            TEST10, "ten", None, 0.38107167346938753, 0.17608947619047613, "inferred", "killed 90"),
@@ -154,8 +155,8 @@ LOG = (
     Result("178", "170 with stochastic pools in layer 2 until epoch 31", VAL12, "center",
            1.845021, 0.424038, 0.197017, "inferred", "second run; the first is a verdict"),
 )
-"""The runs with numbers, by experiment. From 153 on the files name no year: 2012 by their level."""
 
+#: Runs without numbers.
 VERDICTS = (
     Verdict("96-16k", "16,649 classes; dropout from epoch 6", "began 98"),
     Verdict("99", "97 with another second normalization, then bounded kernels", "many kernels of conv2 stay random"),
@@ -201,8 +202,8 @@ VERDICTS = (
             "no better than 146; exp bad; 183 has too many parameters"),
     Verdict("flickr-102, 103, 105", "10,003 logistic outputs", "not ImageNet"),
 )
-"""The runs without numbers."""
 
+#: Our reading of the log; inferred.
 LESSONS = (
     "Nets that differ in details span 0.4 points: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07 top-1.",
     "Annealing moves as much as architecture: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
@@ -210,11 +211,10 @@ LESSONS = (
     "Normalization in layer 2 seems needless (167: 40.49 without), all of it is worth 1.4 points (148).",
     "Towers that never meet cost 1.2 points (150); more than two towers bring nothing (129, 130).",
 )
-"""Our reading of the log; inferred."""
 
+#: Test errors in the names and comments of the authors' CIFAR-10 files; the log has no others.
 CIFAR10 = {"18pct": 0.18, "19pct": 0.19, "19pct, translations, no decay": 0.142, "80sec": 0.26,
            "conv-local-13pct": 0.13, "conv-local-12pct": 0.12}  # fmt: skip
-"""Test errors that the names and comments of the authors' CIFAR-10 files state; the log has no more of them."""
 
 PAPER = (
     Result("1 CNN", "Table 1", TEST10, "ten", None, 0.375, 0.170),
@@ -226,9 +226,10 @@ PAPER = (
     Result("1 CNN", "§6, six convolutions, pre-trained or not is not said", IN09, "", None, 0.674, 0.409, "inferred"),
 )
 
+#: As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010.
 TABLE_1 = (("Sparse coding", 0.471, 0.282), ("SIFT + FVs", 0.457, 0.257), ("CNN", 0.375, 0.170))
-"""As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010."""
 
+#: Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images.
 TABLE_2 = (
     ("SIFT + FVs", None, None, 0.262),
     ("1 CNN", 0.407, 0.182, None),
@@ -236,7 +237,6 @@ TABLE_2 = (
     ("1 CNN*", 0.390, 0.166, None),
     ("7 CNNs*", 0.367, 0.154, 0.153),
 )
-"""Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images."""
 
 PEERS = (
     Result("Caffe AlexNet", "bvlc_alexnet: k = 1, LRN over both groups, biases 0.1", VAL12, "center",
@@ -250,6 +250,7 @@ PEERS = (
 )
 # fmt: on
 
+#: By member of a sweep (configs/sweeps.py).
 CLAIMS = {
     "no_lrn": Claim("+1.4 / +1.2 (§3.3)", "+1.37 / +1.15 (#148, #145)",
                     "#148 removes the same-map normalization too; other epochs of its drops"),
@@ -274,11 +275,10 @@ CLAIMS = {
     "linear": Claim("", "#153, abandoned at epoch 18"),
     "plateau": Claim("what the paper says of itself (§5)", "by hand, at given epochs"),
 }  # fmt: skip
-"""By member of a sweep (configs/sweeps.py)."""
 
 
 def result(net: str, data: str, views: str) -> Result:
-    """The one result of the log, the paper or the peers for these. Raises KeyError."""
+    """The result of the log, the peers or the paper for these. Raises KeyError."""
     for found in (*LOG, *PEERS, *PAPER):
         if (found.net, found.data, found.views) == (net, data, views):
             return found
@@ -286,9 +286,9 @@ def result(net: str, data: str, views: str) -> Result:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """(net, center crop, ten views): top-1 / top-5 errors in percent, "" where not recorded.
+    """Rows (net, center crop, ten views) of top-1 / top-5 errors in percent, "" if not recorded.
 
-    Of single nets trained on ILSVRC-2012 alone, on its validation images.
+    They are for single networks trained on ILSVRC-2012 alone, on its validation images.
     """
 
     def one(net: str, views: str) -> str:
@@ -313,7 +313,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 
 def table() -> str:
-    """`rows` as Markdown."""
+    """Format `rows` as Markdown."""
     lines = [f"| {' | '.join(cells)} |\n" for cells in (HEADER, *rows())]
     return lines[0] + "|---|---|---|\n" + "".join(lines[1:])
 

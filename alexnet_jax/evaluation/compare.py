@@ -1,34 +1,37 @@
-"""Whether two nets differ, from their answers to the same images: the statistics of a difference of errors.
+"""Whether two networks, or two groups of seeds, differ in their errors on the same images.
 
 alexnet compare A B [--split test] [--views center]
 alexnet compare --first A1 A2 A3 --second B1 B2 B3
 
-A and B are run folders or .safetensors files; A1, A2, A3 are trained alike but for the seed. In the functions an
-answer is `wrong` (True) or right; `[s n]` are the answers of s nets, trained alike but for the seed, to n images.
+A and B are run folders or .safetensors files; A1, A2 and A3 are trained alike except for the seed. The functions take
+bool arrays `wrong`, with shape [n] for the n images of one network or [s n] for s networks.
 """
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.inference import metrics as errors
+from alexnet_jax.evaluation import target
+from alexnet_jax.inference import metrics
 from alexnet_jax.inference.predictions import Predictions
 
 
 class McNemar(NamedTuple):
-    """Of two nets: the images that only one of them gets wrong."""
+    """McNemar's test of two networks."""
 
+    #: Number of images that only the first gets wrong.
     only_first: int
+    #: Number of images that only the second gets wrong.
     only_second: int
+    #: Exact two-sided p-value of the hypothesis that both are equally likely.
     p: float
-    """Exact, two-sided: under the hypothesis that either is as likely."""
 
 
 class Difference(NamedTuple):
-    """Error of the second group of nets less that of the first, as fractions, with the bounds of its interval."""
+    """The error of the second group of networks minus that of the first, as fractions, with an interval."""
 
     mean: float
     low: float
@@ -36,8 +39,6 @@ class Difference(NamedTuple):
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import target
-
     parser = cli.parser(__doc__ or "")
     parser.add_argument("nets", nargs="*", metavar="NET", help="two nets, A B")
     parser.add_argument(
@@ -48,40 +49,38 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    groups = (
-        (options.nets[:1], options.nets[1:]) if options.nets else (options.first, options.second)
-    )
-    if (
-        not all(groups)
-        or len(options.nets) not in (0, 2)
-        or (options.nets and (options.first or options.second))
-    ):
+    first, second = options.nets[:1], options.nets[1:]
+    if not options.nets:
+        first, second = options.first, options.second
+    mixed = options.nets and (options.first or options.second)
+    if not first or not second or len(options.nets) not in (0, 2) or mixed:
         raise ConfigError("two nets are compared, A B, or two groups, --first A1 A2 --second B1 B2")
-    views, paths = options.views, [*groups[0], *groups[1]]
-    split, found = target.obtain_all(paths, options.split, views, options.data_path)
-    nets = [f"{one.path}, step {one.run.step:,}" for one, _ in found]
-    predictions = [answered for _, answered in found]
-    report = {"split": split, "views": views} | compare(
-        predictions[: len(groups[0])], predictions[len(groups[0]) :]
+    split, found = target.obtain_all(
+        [*first, *second], options.split, options.views, options.data_path
     )
+    nets = [f"{one.path}, step {one.trained.step:,}" for one, _ in found]
+    predictions = [answers for _, answers in found]
+    report = {"split": split, "views": options.views}
+    report |= compare(predictions[: len(first)], predictions[len(first) :])
     print(json.dumps(report | {"nets": nets}, indent=1) if options.json else _text(report, nets))
 
 
-def compare(first: list[Predictions], second: list[Predictions]) -> dict:
-    """{"count", "errors": [{"top1_error", ...} of each net], "top1": {"difference", "low", "high", "p"}, "top5": ...}.
+def compare(first: list[Predictions], second: list[Predictions]) -> dict[str, Any]:
+    """Compare two groups of networks by their predictions of the same images.
 
-    Of two groups of nets' predictions of the same images: the error of the second less that of the first, with the
-    interval of `bootstrap`, and p by McNemar's test, of pairs as in `mcnemar_of_seeds`; it is None between groups
-    of unequal size. One net each adds "only_first" and "only_second", as McNemar has them.
+    Returns:
+        {"count", "errors": [errors of each network], "top1": comparison, "top5": comparison}. A comparison is
+        {"difference", "low", "high"}, as `bootstrap` has them, "p" by `mcnemar_of_seeds`, or None for groups of
+        different size, and for one network each "only_first" and "only_second" by `mcnemar`.
     """
     count, classes = first[0].probabilities.shape
-    report: dict = {"count": count, "errors": [errors.summarize(*one) for one in (*first, *second)]}
+    errors = [metrics.summarize(*one) for one in (*first, *second)]
+    report: dict[str, Any] = {"count": count, "errors": errors}
     for top in (1, 5) if classes > 5 else (1,):
         groups = [np.array([one.wrong(top) for one in group]) for group in (first, second)]
         mean, low, high = bootstrap(*groups)
-        paired = len(first) == len(second)
-        found = {"difference": mean, "low": low, "high": high,
-                 "p": mcnemar_of_seeds(*groups) if paired else None}  # fmt: skip
+        p = mcnemar_of_seeds(*groups) if len(first) == len(second) else None
+        found = {"difference": mean, "low": low, "high": high, "p": p}
         if len(first) == len(second) == 1:
             found |= mcnemar(groups[0][0], groups[1][0])._asdict()
         report[f"top{top}"] = found
@@ -89,9 +88,9 @@ def compare(first: list[Predictions], second: list[Predictions]) -> dict:
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
-    """McNemar's (1947) test of two nets, from their `wrong` [n], by the exact binomial distribution.
+    """McNemar's (1947) exact test of two networks, from their `wrong` [n].
 
-    It says whether these two nets differ. Nets that differ by their seed alone often do.
+    It is about these two networks: two seeds of one configuration often differ significantly.
     """
     from scipy import stats
 
@@ -100,9 +99,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def mcnemar_of_seeds(first: np.ndarray, second: np.ndarray) -> float:
-    """One p-value for the pairs of nets [s n] with the same seed: twice the mean of McNemar's.
+    """One p-value for pairs of networks [s n] with the same seed: twice the mean of McNemar's.
 
-    Twice the mean is valid however the tests depend on each other (Vovk and Wang, 2020); these share their images.
+    Twice the mean is valid for dependent tests (Vovk and Wang, 2020), and these share their images.
     """
     ps = [mcnemar(a, b).p for a, b in zip(first, second, strict=True)]
     return ps[0] if len(ps) == 1 else min(1.0, 2 * float(np.mean(ps)))
@@ -111,34 +110,32 @@ def mcnemar_of_seeds(first: np.ndarray, second: np.ndarray) -> float:
 def bootstrap(
     first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, resamples: int = 2000
 ) -> Difference:
-    """The difference of the errors of two groups of nets, `wrong` [s n] and [t n], with a percentile interval.
+    """The difference of the errors of two groups of networks, `wrong` [s n] and [t n], with a percentile interval.
 
-    Images are drawn anew, the same for all nets, and so are the nets of each group (Owen, 2007, of both ways of a
-    table). With one net in a group the interval says nothing of what another seed would give; with two or three it
-    is somewhat too narrow. One image cannot be drawn anew: the interval is then all of -1 to 1.
+    Images are resampled, the same for all networks, and so are the networks of each group (Owen, 2007). With one
+    network in a group the interval does not cover other seeds; with two or three it is somewhat too narrow. For a
+    single image it is -1 to 1.
     """
     from scipy import stats
 
-    first, second = (
-        np.atleast_2d(first).astype(np.float32),
-        np.atleast_2d(second).astype(np.float32),
-    )
+    first = np.atleast_2d(first).astype(np.float32)
+    second = np.atleast_2d(second).astype(np.float32)
     mean = float(second.mean(dtype=float) - first.mean(dtype=float))
-    several = [nets for nets in (first, second) if len(nets) > 1]
+    resampled = [nets for nets in (first, second) if len(nets) > 1]
     images = first.shape[1]
     if images < 2:
         return Difference(mean, -1.0, 1.0)
 
-    def difference(*drawn):
+    def difference(*drawn: np.ndarray) -> float:
         *seeds, indices = drawn
         seeds = iter(seeds)
-        # How often each image was drawn: a product with a matrix instead of a copy of it.
+        # Multiplying by how often each image was drawn avoids a copy of the matrix.
         weights = np.bincount(indices, minlength=images).astype(np.float32) / images
         errors = [nets @ weights for nets in (first, second)]
         one, other = (e[next(seeds)].mean() if len(e) > 1 else e[0] for e in errors)
         return other - one
 
-    data = [*(np.arange(len(nets)) for nets in several), np.arange(images)]
+    data = [*(np.arange(len(nets)) for nets in resampled), np.arange(images)]
     found = stats.bootstrap(
         data, difference, n_resamples=resamples, vectorized=False, paired=False, method="percentile",
         confidence_level=confidence, rng=np.random.default_rng(0),
@@ -147,7 +144,7 @@ def bootstrap(
 
 
 def holm(ps: list[float]) -> list[float]:
-    """p-values of several comparisons, adjusted by Holm (1979): so that one false alarm among all is as rare."""
+    """Adjust the p-values of several comparisons by Holm's (1979) method, which bounds the familywise error rate."""
     order = np.argsort(ps)
     adjusted, largest = [0.0] * len(ps), 0.0
     for rank, index in enumerate(order):
@@ -156,7 +153,7 @@ def holm(ps: list[float]) -> list[float]:
     return adjusted
 
 
-def _text(report: dict, nets: list[str]) -> str:
+def _text(report: dict[str, Any], nets: list[str]) -> str:
     tops = [top for top in (1, 5) if f"top{top}" in report]
     rows: list[tuple[str, ...]] = [("net", *(f"top-{top} error" for top in tops), "NLL")]
     for net, found in zip(nets, report["errors"], strict=True):

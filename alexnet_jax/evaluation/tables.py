@@ -1,26 +1,26 @@
-"""Tables 1 and 2 of the paper with nets of ours among its rows (§6).
+"""Tables 1 and 2 of the paper with trained networks added to their rows (§6).
 
 alexnet tables --workdir A B C [--split test] [--views ten] [--out DIR]
 
-A, B and C are run folders or .safetensors files of the same classes: seeds of one config, and, as in the paper marked
-with *, of one that was begun with the weights of another net (--init-from). A row of several nets is of the mean of
-their probabilities.
+A, B and C are run folders or .safetensors files of the same classes: seeds of one config. As in the paper, * marks
+networks that were initialized with another network's weights (--init-from). A row for several networks averages their
+probabilities.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax import cli, files, specs
 from alexnet_jax.config import published
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.inference import metrics as errors
+from alexnet_jax.evaluation import target
+from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import metrics
 from alexnet_jax.run import reading, resume
-
-if TYPE_CHECKING:
-    from alexnet_jax.evaluation import target
 
 _COLUMNS = {
     "table1": ("Top-1", "Top-5"),
@@ -29,8 +29,6 @@ _COLUMNS = {
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import target
-
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", nargs="+", required=True, metavar="W", help="one net or more")
     target.add_protocol(parser, views="ten")
@@ -44,67 +42,74 @@ def main(arguments: list[str]) -> None:
     _check_seeds([one for one, _ in found], starred)
     first, (_, labels) = found[0]
     protocol = {
-        "nets": [{"net": str(one.path), "step": one.run.step} for one, _ in found],
+        "nets": [{"net": str(one.path), "step": one.trained.step} for one, _ in found],
         "data": first.data, "split": split, "views": options.views, "count": len(labels),
     }  # fmt: skip
-    every = [answers.probabilities for _, answers in found]
-    made = protocol | tables(list(zip(every, starred, strict=True)), labels)
+    probabilities = [predictions.probabilities for _, predictions in found]
+    made = protocol | tables(list(zip(probabilities, starred, strict=True)), labels)
     text = markdown(made)
     if options.out:
         _write(Path(options.out), made, text)
     print(text)
 
 
-def _check_seeds(nets: list["target.EvalTarget"], starred: list[bool]) -> None:
-    """Raises ConfigError unless those of a row, with * or without, are of one config and differ by their seed."""
-    rows: dict[bool, list[target.EvalTarget]] = {}
+def _check_seeds(nets: list[EvalTarget], starred: list[bool]) -> None:
+    """Raise ConfigError unless the networks of each row (* or not) have one config and different seeds."""
+    groups: dict[bool, list[EvalTarget]] = {}
     for net, star in zip(nets, starred, strict=True):
-        rows.setdefault(star, []).append(net)
-    for first, *others in rows.values():
-        by_seed = {first.run.config.seed: first}
+        groups.setdefault(star, []).append(net)
+    for first, *others in groups.values():
+        by_seed = {first.trained.config.seed: first}
         for other in others:
-            differences = resume.differences(first.run.config_tree, other.run.config_tree)
-            moving = [
-                f"{key}: {old!r} -> {new!r}"
-                for key, (old, new) in differences.items()
-                if key == "train.max_steps" or key not in (*resume.HARMLESS, "seed")
-            ]
-            if moving:
+            if changed := _differences(first, other):
                 raise ConfigError(
-                    f"{first.path} and {other.path} are not seeds of one config ({', '.join(moving[:6])}): a row of "
+                    f"{first.path} and {other.path} are not seeds of one config ({', '.join(changed[:6])}): a row of "
                     "the tables would mix them; give the nets of each config in a call of their own"
                 )
-            same = by_seed.setdefault(other.run.config.seed, other)
+            seed = other.trained.config.seed
+            same = by_seed.setdefault(seed, other)
             if same is not other:
                 raise ConfigError(
-                    f"{same.path} and {other.path} have the same seed {other.run.config.seed}: name each net once"
+                    f"{same.path} and {other.path} have the same seed {seed}: name each net once"
                 )
 
 
-def tables(nets: list[tuple[np.ndarray, bool]], labels: np.ndarray) -> dict:
-    """Rows for the two tables (§6), of (probabilities [n classes], whether begun with other weights) of each net.
+def _differences(first: EvalTarget, other: EvalTarget) -> list[str]:
+    """The keys, and their values, that make two networks more than seeds of one config."""
+    differences = resume.differences(first.trained.config_tree, other.trained.config_tree)
+    return [
+        f"{key}: {old!r} -> {new!r}"
+        for key, (old, new) in differences.items()
+        if key == "train.max_steps" or key not in (*resume.HARMLESS, "seed")
+    ]
 
-    {"table1": rows, "table2": rows}; a row is {"model", "top1", "top5", "sd"}, errors as fractions, and "sd" the
-    standard deviation over single nets of the top-1 error, or None. "1 CNN" is the mean of all single nets;
-    "k CNNs*" takes the nets without * too, as the paper's seven do.
+
+def tables(nets: list[tuple[np.ndarray, bool]], labels: np.ndarray) -> dict[str, Any]:
+    """Rows for Tables 1 and 2 from (probabilities [n classes], whether starred) of each network.
+
+    "1 CNN" averages the errors of single networks. "k CNNs*" includes the networks without *, as the paper's seven do.
+
+    Returns:
+        {"table1": rows, "table2": rows}; a row is {"model", "top1", "top5", "sd"}: errors as fractions, and the
+        standard deviation of the top-1 error over single networks, or None.
     """
-    plain = [one for one, begun in nets if not begun]
-    begun = [one for one, begun in nets if begun]
+    plain = [one for one, star in nets if not star]
+    starred = [one for one, star in nets if star]
     singles = [
-        _row(f"1 CNN{star}", [errors.summarize(one, labels) for one in group])
-        for star, group in (("", plain), ("*", begun))
+        _row(f"1 CNN{star}", [metrics.summarize(one, labels) for one in group])
+        for star, group in (("", plain), ("*", starred))
         if group
     ]
-    together = [
-        _row(f"{len(group)} CNNs{star}", [errors.summarize(np.mean(group, axis=0), labels)])
-        for star, group in (("", plain), ("*", plain + begun if begun else []))
+    ensembles = [
+        _row(f"{len(group)} CNNs{star}", [metrics.summarize(np.mean(group, axis=0), labels)])
+        for star, group in (("", plain), ("*", plain + starred if starred else []))
         if len(group) > 1
     ]
-    rows = sorted(singles + together, key=lambda row: row["model"].endswith("*"))
+    rows = sorted(singles + ensembles, key=lambda row: row["model"].endswith("*"))
     return {"table1": singles, "table2": rows}
 
 
-def _row(model: str, found: list[dict]) -> dict:
+def _row(model: str, found: list[dict[str, Any]]) -> dict[str, Any]:
     top1 = [one["top1_error"] for one in found]
     top5 = [one["top5_error"] for one in found if "top5_error" in one]
     return {
@@ -115,24 +120,29 @@ def _row(model: str, found: list[dict]) -> dict:
     }
 
 
-def markdown(made: dict) -> str:
-    """The paper's rows, then ours, and what ours are of."""
-    said = (
+def markdown(made: dict[str, Any]) -> str:
+    """Both tables with the paper's rows and ours, and a line on the images of each."""
+    ours = (
         f"{made['count']:,} images of {made['split']}, {made['data']}, {specs.seen(made['views'])}"
     )
     parts = [
         _table("Table 1", _COLUMNS["table1"], published.TABLE_1, made["table1"]),
         _table("Table 2", _COLUMNS["table2"], published.TABLE_2, made["table2"]),
-        f"Ours: {said}. The paper's: Table 1 {published.TEST10}, Table 2 "
+        f"Ours: {ours}. The paper's: Table 1 {published.TEST10}, Table 2 "
         f"{published.VAL12}, ten views; errors on other images cannot be compared with them. "
         "*: begun with the weights of a net trained on other images.",
     ]
     return "\n\n".join(parts)
 
 
-def _table(title: str, columns: tuple[str, ...], published, ours: list[dict]) -> str:
+def _table(
+    title: str,
+    columns: tuple[str, ...],
+    paper: Iterable[tuple[Any, ...]],
+    ours: list[dict[str, Any]],
+) -> str:
     lines = [f"| {title}, error in % | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
-    for model, *values in published:
+    for model, *values in paper:
         lines.append(f"| {model}, the paper | {' | '.join(map(_percent, values))} |")
     for row in ours:
         deviation = f" ± {100 * row['sd']:.1f}" if row["sd"] is not None else ""
@@ -146,7 +156,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 
-def _write(folder: Path, made: dict, text: str) -> None:
+def _write(folder: Path, made: dict[str, Any], text: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"schema": 1} | made, indent=1, allow_nan=False)

@@ -21,14 +21,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that atomically becomes `path` when the context ends without an error. Raises OSError.
 
-    Args:
-        temporary: its name until then, in the same folder; several writers of one path need different ones.
-            Default: `path` with ".tmp" added. After an error it is left there.
+    Until then, and after an error, its name is that of `path` with ".tmp" added: for one writer at a time.
     """
-    temporary = temporary or path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         yield file
         file.flush()

@@ -1,35 +1,39 @@
-"""Errors of predictions as the paper counts them: top-1, top-5 and negative log-likelihood."""
+"""Top-1 and top-5 error and negative log-likelihood (NLL) of predictions, as the paper counts them."""
+
+from typing import Any
 
 import numpy as np
 
 
-def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict:
-    """Errors over exactly the images given.
+def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Compute the errors of class probabilities [n classes] against labels [n].
 
-    probabilities [n classes], labels [n]. Errors are fractions, nll is in nats. A tie with another class is not
-    credited. With fewer than 6 classes top-5 says nothing and is absent.
+    A tie with another class counts as an error.
+
+    Returns:
+        "count", "top1_error" and "top5_error" (fractions; the latter only for more than 5 classes), "nll" (nats).
     """
     n, classes = probabilities.shape
     ranks = rank(probabilities, labels)
     summary = {"count": n, "top1_error": float(np.mean(ranks > 1))}
     if classes > 5:
         summary["top5_error"] = float(np.mean(ranks > 5))
-    own = probabilities[np.arange(n), labels].astype(np.float64)
-    summary["nll"] = float(-np.mean(np.log(np.maximum(own, np.finfo(np.float32).tiny))))
+    of_label = probabilities[np.arange(n), labels].astype(np.float64)
+    summary["nll"] = float(-np.mean(np.log(np.maximum(of_label, np.finfo(np.float32).tiny))))
     return summary
 
 
 def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """int [n]: the place of each label among the classes, 1 where it alone is the most probable.
+    """Rank the labels [n] among the classes by probability, 1 being the most probable.
 
-    Classes as probable as the label, and NaN, come before it.
+    Ties, and NaN, rank before the label.
     """
-    own = probabilities[np.arange(len(labels)), labels]
-    return (~(probabilities < own[:, None])).sum(axis=1)
+    of_label = probabilities[np.arange(len(labels)), labels]
+    return (~(probabilities < of_label[:, None])).sum(axis=1)
 
 
-def answers(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """int [n]: the most probable class of each image; of several, one that is not the label."""
+def predicted_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The most probable class of each image [n]; in a tie with the label, the other class."""
     n = np.arange(len(labels))
     others = np.array(probabilities, np.float64)
     others[n, labels] = -np.inf

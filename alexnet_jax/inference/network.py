@@ -1,4 +1,4 @@
-"""A trained network in three lines of a notebook.
+"""A trained network for notebooks and figures.
 
 import alexnet_jax as ax
 net = ax.load("runs/mine")            # a run folder, or a .safetensors file
@@ -20,7 +20,7 @@ import numpy as np
 from alexnet_jax.data.pipeline import images as image_files
 from alexnet_jax.data.pipeline import views
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.inference import trained, weights
+from alexnet_jax.inference import trained
 from alexnet_jax.inference.predict_step import mean_probabilities, resized_statistics
 from alexnet_jax.inference.trained import Step, TrainedModel
 from alexnet_jax.kernels import compiler
@@ -30,37 +30,39 @@ log = logging.getLogger(__name__)
 
 
 def load(path: str | Path, step: Step = None) -> "Network":
-    """The network of a run folder (its newest checkpoint, or that of `step`) or of a .safetensors file.
+    """Load the network of a run folder (by default its newest checkpoint) or of a .safetensors file.
 
-    Warns of a network that claims to be trained and does not look it. Raises StorageError where there is none or it is
-    damaged.
+    Warns if a network that has been trained has first-layer kernels that look random. Raises StorageError.
     """
-    run = trained.load(path, step)
-    if run.step > 0:
-        for name, row in run.config.model.convs[:1]:
-            if row.kind == "conv" and weights.looks_untrained(run.params[name]["kernel"]):
+    model = trained.load(path, step)
+    if model.step > 0:
+        for name, layer in model.config.model.convs[:1]:
+            if layer.kind == "conv" and looks_untrained(model.params[name]["kernel"]):
                 log.warning("%s: %s looks as before training, like random numbers", path, name)
-    return Network(run)
+    return Network(model)
 
 
 class Network:
-    """A trained network that answers on the default device; every method takes what `pixels` takes.
+    """A trained network, applied on the default device to anything that `pixels` accepts.
 
-    run: its configuration, step, parameters as NumPy arrays, input statistics and names of classes.
+    Attributes:
+        trained: its configuration, step, parameters, input statistics and class names.
+        model: the Flax module.
     """
 
-    def __init__(self, run: TrainedModel):
-        self.run = run
-        self.model = alexnet.of_config(run.config)
-        self._statistics = jax.device_get(resized_statistics(run.statistics, run.config))
-        self._jitted: dict[str, Callable] = {}
+    def __init__(self, model: TrainedModel) -> None:
+        self.trained = model
+        self.model = alexnet.of_config(model.config)
+        self._statistics = jax.device_get(resized_statistics(model.statistics, model.config))
+        self._jitted: dict[str, Callable[..., Any]] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self.run.class_names
+        """The names of the classes, by their index."""
+        return self.trained.class_names
 
     def class_number(self, name: str) -> int:
-        """Of the class `name`. Raises ConfigError with the nearest name."""
+        """The index of the class `name`. Raises ConfigError with the nearest name."""
         if name not in self.class_names:
             near = difflib.get_close_matches(name, self.class_names, 1) or self.class_names[:10]
             raise ConfigError(f"the network has no class {name!r}; it has {', '.join(near)} ...")
@@ -68,24 +70,27 @@ class Network:
 
     @cached_property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes, on the default device."""
-        return jax.device_put({"params": self.run.params, "batch_stats": self.run.batch_stats})
+        """The variables for `model.apply`, on the default device."""
+        model = self.trained
+        return jax.device_put({"params": model.params, "batch_stats": model.batch_stats})
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The features by name, in order, with their shapes: {'conv1/linear': (55, 55, 96), ..., 'fc8': (1000,)}."""
-        names: list[str] = []  # jax sorts a dict by its keys
+        """Shapes of the features by name, in order: {'conv1/linear': (55, 55, 96), ..., 'fc8': (1000,)}."""
+        names: list[str] = []  # jax sorts the keys of a dict
 
-        def features(variables, pixels):
-            made = self._all_features(variables, pixels)
-            names.extend(made)
-            return made
+        def features(variables: Any, pixels: Any) -> dict[str, jax.Array]:
+            found = self._all_features(variables, pixels)
+            names.extend(found)
+            return found
 
-        made = jax.eval_shape(features, self.variables, self._example)
-        return {name: made[name].shape[1:] for name in names}
+        size = self.trained.config.data.image_size
+        example = np.zeros((1, size, size, 3), np.uint8)
+        found = jax.eval_shape(features, self.variables, example)
+        return {name: found[name].shape[1:] for name in names}
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of a feature. Raises ConfigError."""
+        """The shape of a feature. Raises ConfigError for an unknown one."""
         if name not in self.shapes:
             raise ConfigError(
                 f"the network has no features {name!r}; it has {', '.join(self.shapes)}"
@@ -93,52 +98,54 @@ class Network:
         return self.shapes[name]
 
     def pixels(self, images: Any) -> np.ndarray:
-        """uint8 [n s s 3] as the network was trained on: the central square, at config.data.image_size.
+        """Decode images, crop their central square and resize it to config.data.image_size: uint8 [n s s 3].
 
-        images: a path, the bytes of a file, a Pillow image or uint8 [h w 3] (or [h w], [h w 1], [h w 4]); a list or
-            another iterable of these; or uint8 [n h w 3]. Files and Pillow images are turned as config.data.exif says.
+        Args:
+            images: one image or an iterable of images, each a path, the bytes of a file, a Pillow image or uint8
+                [h w 3], [h w 1], [h w 4] or [h w]; or all as uint8 [n h w 3].
 
-        Raises DataError.
+        Raises:
+            DataError: an image cannot be decoded, or there is none.
         """
-        data = self.run.config.data
-        made = [
+        data = self.trained.config.data
+        decoded = [
             image_files.decode(image, data.image_size, exif=data.exif, name=name)
-            for name, image in _several(images)
+            for name, image in _named_images(images)
         ]
-        if not made:
+        if not decoded:
             raise DataError("there are no images")
-        return np.stack(made)
+        return np.stack(decoded)
 
-    def inputs(self, pixels, view: str = "center") -> jax.Array:
-        """What the first row sees: float32 [n v c c 3] of uint8 [n s s 3], the v crops of a view of §4.1."""
-        return views.views(pixels, self._statistics, self.run.config.augment, view)
+    def inputs(self, pixels: Any, view: str = "center") -> jax.Array:
+        """The input of the first layer: float32 [n v c c 3], the v crops of a view, from uint8 [n s s 3]."""
+        return views.views(pixels, self._statistics, self.trained.config.augment, view)
 
-    def predict(self, images, view: str = "center") -> np.ndarray:
-        """Probabilities float32 [n classes], the mean over the crops of `view`: center, ten, nine, dense (§4.1)."""
+    def predict(self, images: Any, view: str = "center") -> np.ndarray:
+        """Class probabilities [n classes], averaged over the crops of a view: center, ten, nine or dense (§4.1)."""
         if view not in views.VIEWS:
             raise ConfigError(f"the view is one of {', '.join(views.VIEWS)}, not {view!r}")
 
-        def probabilities(variables, pixels):
+        def probabilities(variables: Any, pixels: Any) -> jax.Array:
             return mean_probabilities(self.model, variables, self.inputs(pixels, view))
 
-        most = views.images_at_once(view, self.run.config)
-        made = self.pixels(images)
-        return self.in_batches(f"predict {view}", probabilities, made, batch_size=most)
+        at_once = views.images_at_once(view, self.trained.config)
+        pixels = self.pixels(images)
+        return self.in_batches(f"predict {view}", probabilities, pixels, batch_size=at_once)
 
-    def features(self, images, name: str) -> np.ndarray:
-        """The outputs [n ...] of a row such as 'fc7', or of a step of one such as 'conv1/linear', for center crops.
+    def features(self, images: Any, name: str) -> np.ndarray:
+        """The output [n ...] of a layer such as 'fc7', or of an operation such as 'conv1/linear', for center crops.
 
-        They are what the network computes at test time, in float32 or in its bfloat16 made float32.
+        In float32, whatever the network computes in.
         """
         self.shape_of(name)
 
-        def features(variables, pixels):
+        def features(variables: Any, pixels: Any) -> jax.Array:
             return self._all_features(variables, pixels)[name].astype(np.float32)
 
         return self.in_batches(f"features {name}", features, self.pixels(images))
 
-    def top(self, images, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
-        """For each image its `k` most probable classes, [(name, probability), ...]."""
+    def top(self, images: Any, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
+        """The `k` most probable classes of each image as (name, probability), the most probable first."""
         probabilities = self.predict(images, view)
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
         return [
@@ -148,18 +155,21 @@ class Network:
 
     def map_batches(
         self,
-        function: Callable,
+        function: Callable[..., Any],
         pixels: Any,
         batch_size: int | None = None,
         others: Sequence[Any] = (),
-    ) -> Iterable[np.ndarray]:
-        """`function(variables, pixels, *others)` of all of uint8 [n s s 3] and of `others` [n ...], part after part.
+    ) -> Iterator[np.ndarray]:
+        """Yield `function(variables, pixels, *others)` batch by batch.
 
-        The parts have one size, for which a jitted function is compiled once: what fills up the last is dropped.
-        `pixels` may be what gives an array for an array of indices, such as the images of a split.
+        All batches have one size, so that a jitted function is compiled once; the results for padding are dropped.
+
+        Args:
+            pixels: uint8 [n s s 3], or anything that returns an array for an array of indices.
+            others: further arrays [n ...].
         """
-        most = batch_size or self.run.config.evaluation.batch_size
-        size = min(most, 1 << (len(pixels) - 1).bit_length())
+        at_most = batch_size or self.trained.config.evaluation.batch_size
+        size = min(at_most, 1 << (len(pixels) - 1).bit_length())
         for start in range(0, len(pixels), size):
             indices = np.arange(start, min(start + size, len(pixels)))
             parts = [np.asarray(array[indices]) for array in (pixels, *others)]
@@ -173,29 +183,24 @@ class Network:
     def in_batches(
         self,
         name: str,
-        function: Callable,
+        function: Callable[..., Any],
         pixels: np.ndarray,
         *others: np.ndarray,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """The parts of `map_batches` as one array; `function` is jitted once and kept under `name`."""
+        """The results of `map_batches` as one array, of `function` jitted under `name`."""
         jitted = self.jitted(name, function)
         return np.concatenate(list(self.map_batches(jitted, pixels, batch_size, others)))
 
-    def jitted(self, name: str, function: Callable) -> Callable:
-        """`function`, jitted; or what was jitted under `name` before."""
+    def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what was jitted under `name`, or jit `function`."""
         if name not in self._jitted:
             self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
         return self._jitted[name]
 
-    def _all_features(self, variables, pixels) -> dict[str, jax.Array]:
+    def _all_features(self, variables: Any, pixels: Any) -> dict[str, jax.Array]:
         outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)
         return outputs[1]
-
-    @property
-    def _example(self) -> np.ndarray:
-        size = self.run.config.data.image_size
-        return np.zeros((1, size, size, 3), np.uint8)
 
 
 def looks_untrained(kernel: np.ndarray) -> bool:
@@ -214,12 +219,12 @@ def looks_untrained(kernel: np.ndarray) -> bool:
     return products <= max(0.1, 4 / number**0.5) * energy
 
 
-def _several(images: Any) -> Iterator[tuple[str, Any]]:
-    """(name for errors, image) of one image or of several. Raises DataError for what is neither."""
+def _named_images(images: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a name for error messages and the image, for one image or several. Raises DataError for anything else."""
     if image_files.is_image(images):
         yield "the image", images
         return
-    # The order of a set means nothing, and a file gives lines.
+    # A set has no order, and iterating over a file gives lines.
     if isinstance(images, Mapping | Set | io.IOBase) or not isinstance(images, Iterable):
         raise DataError(
             f"images are paths, the bytes of files, Pillow images or uint8 [h w 3], one or a list, or uint8 [n h w 3]; "

@@ -1,36 +1,46 @@
-"""Predictions of a split, and how a run folder keeps them: predictions/<split>_<views>_<step>.npz."""
+"""Class probabilities of every image of a split, and their files predictions/<split>_<views>_<step>.npz."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.errors import DataError, StorageError
-from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference import metrics
 from alexnet_jax.specs import Config
+
+if TYPE_CHECKING:
+    import jax
+
+    from alexnet_jax.data.pipeline.splits import Split
+
+#: f(images, indices) -> probabilities [batch_size classes] of images[indices], which may still be computing.
+Predictor = Callable[[Any, np.ndarray], "jax.Array | np.ndarray"]
 
 
 class Predictions(NamedTuple):
-    """Of one net, for every image of a split, in its order."""
+    """Predictions of one network for every image of a split, in its order."""
 
+    #: float32 [n classes], the mean over the views.
     probabilities: np.ndarray
-    """float32 [n classes], the mean over the views."""
+    #: int [n].
     labels: np.ndarray
-    """int [n]"""
 
     def wrong(self, top: int = 1) -> np.ndarray:
-        """bool [n]: the label is not among the `top` most probable classes; a tie is not credited."""
-        return errors.rank(self.probabilities, self.labels) > top
+        """Whether the label is not among the `top` most probable classes: bool [n]. A tie counts as an error."""
+        return metrics.rank(self.probabilities, self.labels) > top
 
 
 def path(folder: str | Path, split: str, views: str, step: int) -> Path:
+    """The file of the predictions of a split."""
     return Path(folder) / "predictions" / f"{split}_{views}_{step}.npz"
 
 
 def save(folder: str | Path, split: str, views: str, step: int, predictions: Predictions) -> Path:
-    """Write them to `path`. Raises StorageError."""
+    """Write predictions to `path`. Raises StorageError."""
     file, content = path(folder, split, views, step), io.BytesIO()
     np.savez_compressed(content, **predictions._asdict())
     try:
@@ -42,7 +52,7 @@ def save(folder: str | Path, split: str, views: str, step: int, predictions: Pre
 
 
 def load(folder: str | Path, split: str, views: str, step: int) -> Predictions:
-    """What `save` wrote there. Raises DataError."""
+    """Read predictions that `save` wrote. Raises DataError."""
     file = path(folder, split, views, step)
     remedy = f"alexnet evaluate --workdir {folder} writes it"
     like: dict[str, tuple[files.Shape, str]] = {
@@ -56,60 +66,71 @@ def load(folder: str | Path, split: str, views: str, step: int) -> Predictions:
     return found
 
 
-def of_split(predict, split, batch_size: int, poll=lambda: None) -> np.ndarray:
+def record(
+    folder: Path, split: str, views: str, step: int, probabilities: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """Save probabilities [n classes] and labels [n], and return their errors (metrics.summarize)."""
+    save(folder, split, views, step, Predictions(probabilities, labels))
+    return metrics.summarize(probabilities, labels)
+
+
+def of_split(
+    predict: Predictor, split: "Split", batch_size: int, poll: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """Class probabilities [n classes] of every image of `split`, in order.
 
-    `predict(images, indices)` returns the probabilities [batch_size classes] of `images[indices]`, which a device
-    may still be computing: they are fetched when the next batch was read and dispatched. The last batch is filled up
-    with copies of its first image, whose predictions are dropped. `poll` is called before each batch and may raise to
-    leave.
+    A batch is fetched from the devices after the next one was read and dispatched. The last batch is filled up with
+    copies of its first image.
+
+    Args:
+        poll: called before each batch; may raise to stop.
     """
     parts, dispatched = [], None
     for start in range(0, len(split.labels), batch_size):
         poll()
         indices = np.arange(start, min(start + batch_size, len(split.labels)))
         padded = np.concatenate([indices, np.full(batch_size - len(indices), start)])
-        before, dispatched = dispatched, predict(split.images, padded)
-        if before is not None:
-            parts.append(np.asarray(before))
+        previous, dispatched = dispatched, predict(split.images, padded)
+        if previous is not None:
+            parts.append(np.asarray(previous))
     parts.append(np.asarray(dispatched))
     return np.concatenate(parts)[: len(split.labels)]
 
 
-def batch_size(spec: Config, view: str, mesh) -> int:
-    """Images in a batch over `mesh`, such that their crops are about `evaluation.batch_size`."""
+def batch_size(spec: Config, view: str, mesh: "jax.sharding.Mesh") -> int:
+    """Images in a batch over `mesh` that have about `evaluation.batch_size` crops together."""
     from alexnet_jax.data.pipeline import views
-    from alexnet_jax.model import mesh as parallel
+    from alexnet_jax.model import mesh as meshes
 
-    return parallel.round_up(views.images_at_once(view, spec), mesh.shape[parallel.DATA])
+    return meshes.round_up(views.images_at_once(view, spec), mesh.shape[meshes.DATA])
 
 
-def predictor(eval_step, params, batch_stats, mesh):
-    """`predict` for `predictions`, from a jitted step of inference.predict_step.make_eval_step; it waits for no device.
+def predictor(
+    eval_step: Callable[..., "jax.Array"], params: Any, batch_stats: Any, mesh: "jax.sharding.Mesh"
+) -> Predictor:
+    """The `predict` of `of_split` from the step that predict_step.make_eval_step made.
 
-    Parameters that are NumPy arrays go to the devices here, once, and not with every batch.
+    Parameters that are NumPy arrays are put on the devices once.
     """
     import jax
 
     from alexnet_jax.data.pipeline import placement
 
-    whole = jax.NamedSharding(mesh, jax.P())
+    replicated = jax.NamedSharding(mesh, jax.P())
     if not isinstance(jax.tree.leaves(params)[0], jax.Array):
-        params, batch_stats = jax.device_put((params, batch_stats), whole)
-    # Several processes: each needs all probabilities, gathered right behind the batch and before the next one.
-    gather = _nothing if whole.is_fully_addressable else jax.jit(_nothing, out_shardings=whole)
+        params, batch_stats = jax.device_put((params, batch_stats), replicated)
+    # With several processes each needs all probabilities: they are gathered before the next batch is dispatched.
+    gather = (
+        _identity
+        if replicated.is_fully_addressable
+        else jax.jit(_identity, out_shardings=replicated)
+    )
 
-    def predict(images, indices):
+    def predict(images: Any, indices: np.ndarray) -> "jax.Array":
         return gather(eval_step(params, batch_stats, placement.sent(images, mesh, indices)))
 
     return predict
 
 
-def _nothing(x):
+def _identity(x: "jax.Array") -> "jax.Array":
     return x
-
-
-def record(workdir: Path, split: str, view: str, step: int, probabilities, labels) -> dict:
-    """Keep probabilities [n classes] and labels [n] as predictions/<split>_<view>_<step>.npz; their errors."""
-    save(workdir, split, view, step, Predictions(probabilities, labels))
-    return errors.summarize(probabilities, labels)

@@ -7,17 +7,16 @@ step, as JSON. Shapes are Flax's: convolution kernels [kh kw in out], dense kern
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
 from alexnet_jax.inference import weights
 from alexnet_jax.run import reading
 from alexnet_jax.specs import MOST_STEPS, Config, Text
-
-if TYPE_CHECKING:
-    from alexnet_jax.data.pipeline.statistics import Statistics
 
 SCHEMA = "1"
 #: Which checkpoint of a run folder: that of a step, the one with the lowest validation error, or the newest.
@@ -35,7 +34,7 @@ class TrainedModel(NamedTuple):
     #: Nested dicts of NumPy arrays, as Flax names them.
     params: dict[str, Any]
     batch_stats: dict[str, Any]
-    statistics: "Statistics"
+    statistics: Statistics
     class_names: tuple[str, ...]
 
 
@@ -74,8 +73,6 @@ def load_file(path: str | Path) -> TrainedModel:
     Raises:
         CheckpointError: it lacks a tensor of its configuration's network, or has another one or another shape.
     """
-    from alexnet_jax.data.pipeline import statistics
-
     tensors, metadata = weights.read(path)
     if metadata.get("format") != "alexnet_jax":
         raise CheckpointError(f"{path} holds weights of another program: alexnet import reads them")
@@ -97,7 +94,7 @@ def load_file(path: str | Path) -> TrainedModel:
     weights.check_shapes(path, tensors, expected)
     found = files.unflatten(tensors)
     return TrainedModel(spec, tree, step, found["params"], found.get("batch_stats", {}),
-                        statistics.Statistics(**found["statistics"]), tuple(names))  # fmt: skip
+                        Statistics(**found["statistics"]), tuple(names))  # fmt: skip
 
 
 def save(path: str | Path, model: TrainedModel) -> Path:

@@ -44,7 +44,7 @@ def release(folder: str | Path, step: int | None, out: Path, data_path: str | No
     from alexnet_jax.inference import trained
 
     target = EvalTarget(folder, step, data_path=data_path)
-    run = target.run
+    run = target.trained
     config = run.config.name.replace(":", "-").replace(",", "-")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def card(target: "EvalTarget", path: Path) -> dict:
     """What a card says of the weights at `path`, which are those of a run folder."""
     import jax
 
-    run, data = target.run, target.run.config.data
+    run, data = target.trained, target.trained.config.data
     environment = reading.read_environment(target.path) or {}
     begun = reading.begun_from(target.path)
     return {

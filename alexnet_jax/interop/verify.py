@@ -38,7 +38,7 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
     card = _card(path)
     if card["sha256"] != files.sha256_of(path):
         raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
-    run = network.load(path).run  # warns of a conv1 that looks untrained
+    run = network.load(path).trained  # warns of a conv1 that looks untrained
     for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")

@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder hold: written with these keys, and refused by files.read_json without them."""
+"""The JSON files of a run folder as types, which files.read_json checks."""
 
 import calendar
 import time
@@ -61,7 +61,7 @@ Time = Annotated[str, _Time()]
 
 
 def seconds(time_text: str) -> float:
-    """Of the epoch of POSIX, of a Time. Raises ValueError, OverflowError."""
+    """Convert a Time to POSIX seconds. Raises ValueError or OverflowError."""
     return calendar.timegm(time.strptime(time_text, TIME))
 
 
@@ -77,12 +77,12 @@ class Status(TypedDict):
     code: NotRequired[int | None]
     reason: NotRequired[str]
     pid: NotRequired[int]
+    #: SLURM job, and how often it was requeued.
     slurm: NotRequired[Annotated[list[int], _Length(2)] | None]
-    """Job, and how often it was put back into the queue."""
 
 
 class Environment(TypedDict):
-    """run.json: what numbers depend on besides the config; `environment.describe` makes it."""
+    """run.json: what a run's numbers depend on besides its config."""
 
     command: list[str]
     commit: NotRequired[str]
@@ -92,7 +92,7 @@ class Environment(TypedDict):
 
 
 class Errors(TypedDict):
-    """Of a split, by one kind of views."""
+    """Errors on a split with one kind of views."""
 
     count: Positive
     top1_error: Fraction
@@ -125,7 +125,7 @@ class Start(TypedDict):
 
 
 class Metrics(TypedDict):
-    """A line of metrics.jsonl; eval_SPLIT_VIEWS_MEASURE are numbers too."""
+    """A line of metrics.jsonl, which also has numbers named eval_SPLIT_VIEWS_MEASURE."""
 
     step: Natural
     epoch: NotRequired[float]
@@ -140,7 +140,7 @@ class Metrics(TypedDict):
 
 
 class Sums(TypedDict):
-    """Of the log line that a checkpoint interrupts."""
+    """Sums for the log line that a checkpoint interrupts."""
 
     loss: Number
     top1_errors: Number
@@ -148,7 +148,7 @@ class Sums(TypedDict):
 
 
 class Meta(TypedDict):
-    """meta.json of a checkpoint, as far as any reader needs it."""
+    """meta.json of a checkpoint: what every reader needs."""
 
     schema: int
     step: Natural
@@ -156,7 +156,7 @@ class Meta(TypedDict):
 
 
 class TrainingMeta(Meta):
-    """The same, as training goes on from it."""
+    """meta.json of a checkpoint: what resuming needs."""
 
     dataset: str
     evaluation_due: bool
@@ -166,6 +166,8 @@ class TrainingMeta(Meta):
 
 
 class File(TypedDict):
+    """A file of a checkpoint."""
+
     size: Natural
     sha256: str
 
@@ -179,7 +181,7 @@ class Commit(TypedDict):
 
 
 class LaunchedStart(TypedDict):
-    """A start of a run of a sweep."""
+    """One start of a run in a sweep."""
 
     time: str
     code: NotRequired[int]

@@ -30,7 +30,7 @@ def net():
 
 @pytest.fixture(scope="session")
 def weights_file(net, tmp_path_factory):
-    return trained.save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", net.run)
+    return trained.save(tmp_path_factory.mktemp("weights") / "tiny.safetensors", net.trained)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def loaded_once(net, monkeypatch):
 
 @pytest.fixture(scope="session")
 def splits(net):
-    return sources.open_dataset(net.run.config.data, 0).splits
+    return sources.open_dataset(net.trained.config.data, 0).splits
 
 
 @pytest.fixture(scope="session")

@@ -70,8 +70,8 @@ def way(net, forward, pixels):
     """inputs, features, some x at conv2, and the two convolutions without biases."""
     inputs = net.inputs(pixels)[:, 0]
     features = forward(inputs)
-    first = convolution(net.run.params["conv1"], 2, (2, 2), 1)
-    second = convolution(net.run.params["conv2"], 1, (1, 1), 2)
+    first = convolution(net.trained.params["conv1"], 2, (2, 2), 1)
+    second = convolution(net.trained.params["conv2"], 1, (1, 1), 2)
     x = np.random.default_rng(4).normal(size=features["conv2"].shape).astype(np.float32)
     return inputs, features, x, first, second
 

@@ -27,7 +27,7 @@ def test_the_gradient_is_the_largest_slope_over_the_colors(net, forward, pixels)
 
 def test_grad_cam_is_equations_1_and_2(net, answers, pixels):
     """fc7(0.5 relu(fc6(A))), with the maps A of conv2, differentiated by hand."""
-    params, classes = net.run.params, np.array([3, 1, 4, 1, 5])
+    params, classes = net.trained.params, np.array([3, 1, 4, 1, 5])
     maps = answers["conv2"][:5]
     hidden = maps.reshape(5, -1) @ params["fc6"]["kernel"] + params["fc6"]["bias"]
     onwards = params["fc7"]["kernel"][:, classes].T * 0.5 * (hidden > 0)

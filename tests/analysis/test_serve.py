@@ -44,7 +44,7 @@ def photo(width=80, height=60) -> bytes:
 def server(net):
     """Of a net whose classes have hostile names, as its title has."""
     names = tuple(f"{HOSTILE} {number}" for number in range(10))
-    named = Network(net.run._replace(class_names=names))
+    named = Network(net.trained._replace(class_names=names))
     with serve.Server(named, HOSTILE) as made:
         made.examples = []
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})
@@ -252,9 +252,9 @@ def turned_photo(orientation: int) -> bytes:
 
 @pytest.mark.parametrize("exif", ["ignore", "apply"])
 def test_the_page_shows_a_photo_as_the_network_saw_it(net, exif):
-    config = net.run.config
+    config = net.trained.config
     data = dataclasses.replace(config.data, exif=exif)
-    chosen = Network(net.run._replace(config=dataclasses.replace(config, data=data)))
+    chosen = Network(net.trained._replace(config=dataclasses.replace(config, data=data)))
     with serve.Server(chosen, "turned") as made:
         made.examples = []
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05})

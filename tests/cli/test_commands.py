@@ -13,10 +13,10 @@ from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBCOMMANDS = set(
-    "train evaluate predict serve describe config prepare doctor report figures ensemble compare tables "
-    "import export release verify sweep bench".split()
-)
+SUBCOMMANDS = {
+    "train", "evaluate", "predict", "serve", "features", "describe", "config", "prepare", "doctor", "report",
+    "figures", "ensemble", "compare", "tables", "import", "export", "release", "verify", "sweep", "bench",
+}  # fmt: skip
 #: Prints for each command whether its --help imported JAX, in one process.
 HELP = """
 import contextlib, io, sys

@@ -19,6 +19,7 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import features, figures, predict
 from alexnet_jax.cli import environment
 from alexnet_jax.data import sources
+from alexnet_jax.data.sources import arrays
 from alexnet_jax.data.pipeline import cache, splits
 from alexnet_jax.errors import ConfigError, DataError, StorageError, of_system
 from alexnet_jax.inference import network, trained, weights
@@ -269,7 +270,7 @@ def test_a_pipe_a_folder_or_a_device_is_no_other_file_either(pipe, two_nets, tmp
         what = f"it is a {kind}, not a file"
         data = types.SimpleNamespace(path=str(path), image_size=16, threads=1)
         with pytest.raises(DataError, match=what):
-            sources.arrays(data)  # type: ignore[arg-type]
+            arrays.load(data)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=what):
             config.load(str(path), [])
         with pytest.raises(StorageError, match=what):

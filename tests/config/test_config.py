@@ -10,7 +10,7 @@ import typing
 
 import pytest
 
-from alexnet_jax import config, specs
+from alexnet_jax import config, files, specs
 from alexnet_jax.errors import ConfigError
 
 PATH = "--config.data.path=images"
@@ -438,21 +438,12 @@ UNLISTED = {
 @pytest.mark.parametrize("key", UNLISTED)
 def test_a_key_with_a_default_that_the_file_does_not_list_can_be_set(key):
     override, value = UNLISTED[key]
-    assert key not in flat(json.loads(config.to_json(load())))
+    assert key not in files.flatten(json.loads(config.to_json(load())), ".")
     loaded = load(*override.split())
     found = functools.reduce(getattr, key.split("."), config.parse(loaded))
     assert found == value and type(found) is type(value)
     assert config.digest(loaded) != config.digest(load())
     assert config.parse(json.loads(config.to_json(loaded))) == config.parse(loaded)
-
-
-def flat(tree: dict, prefix: str = "") -> dict:
-    found = {}
-    for key, value in tree.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found
 
 
 def test_a_config_that_sets_no_new_key_keeps_its_digest():
@@ -481,8 +472,9 @@ def test_completed_lists_every_default_and_changes_nothing_else():
     setting, _ = UNLISTED["augment.min_area"]
     whole = json.loads(config.to_json(load(*setting.split())))
     completed = config.completed(whole)
-    assert flat(whole).items() <= flat(completed).items()
-    added = flat(completed).keys() - flat(whole).keys()
+    old, new = (files.flatten(tree, ".") for tree in (whole, completed))
+    assert old.items() <= new.items()
+    added = new.keys() - old.keys()
     assert set(UNLISTED) - {"augment.min_area"} <= added
     assert config.parse(completed) == config.parse(whole)
 

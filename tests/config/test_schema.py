@@ -1,7 +1,6 @@
-"""A run folder and a weights file of an earlier version (tests/config/schema) are read, resumed and exported by this one.
+"""A run folder and a weights file of an earlier version (tests/config/schema) are read, resumed and exported.
 
-The rule: a key of the specs may be added only with a default that means what was done before there was the key, and the
-default of a key may not change.
+A new key of the specs needs a default under which older configs mean what they did, and no default may change.
 """
 
 import dataclasses

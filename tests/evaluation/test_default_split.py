@@ -79,18 +79,18 @@ def test_train_is_the_last_choice_and_it_is_said(files, tmp_path, caplog):
 
 def test_saved_predictions_are_enough_where_the_images_are_gone(files, tmp_path):
     """Of a run folder, as `compare` reads it on another machine."""
-    subject = EvalTarget(files["val"])
-    subject.path = tmp_path  # as if it were the folder of the run
+    target = EvalTarget(files["val"])
+    target.path = tmp_path  # as if it were the folder of the run
     labels = np.zeros(3, np.int32)
     kept = predictions.Predictions(np.full((3, 10), 0.1, np.float32), labels)
     shutil.copy(files["val"], tmp_path)
-    subject._spec = subject._spec.__class__(**{**vars(subject._spec), "path": "/nowhere.npz"})
+    target._data_spec = target._data_spec.__class__(**{**vars(target._data_spec), "path": "/nowhere.npz"})
     with pytest.raises(DataError, match="nowhere"):
-        subject.split_name(None, "center")
-    predictions.save(tmp_path, "val", "center", subject.run.step, kept)
-    assert subject.split_name(None, "center") == "val"
-    predictions.save(tmp_path, "test", "center", subject.run.step, kept)
-    assert subject.split_name(None, "center") == "test"
+        target.split_name(None, "center")
+    predictions.save(tmp_path, "val", "center", target.trained.step, kept)
+    assert target.split_name(None, "center") == "val"
+    predictions.save(tmp_path, "test", "center", target.trained.step, kept)
+    assert target.split_name(None, "center") == "test"
 
 
 def test_the_served_page_has_examples_of_val(files):

@@ -64,7 +64,7 @@ def test_a_search_reports_the_other_half_alone(answered):
     """What the searched half holds moves the weights, and no other number."""
     probabilities, labels = answered
     found = ensemble.ensemble(probabilities, labels, search=True)
-    kept = held_out(labels, 0.5, np.random.default_rng(ensemble._HALVES))
+    kept = held_out(labels, 0.5, np.random.default_rng(ensemble._HALVES_SEED))
     assert found["count"] == kept.sum() == 400 - found["searched"]
     assert abs(found["count"] - 200) <= 3
     halves = [net[kept] for net in probabilities]

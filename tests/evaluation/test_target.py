@@ -16,7 +16,7 @@ from alexnet_jax.inference import predictions
 
 @pytest.fixture(scope="module")
 def dataset(two_nets):
-    config = alexnet_jax.load(two_nets[0]).run.config
+    config = alexnet_jax.load(two_nets[0]).trained.config
     return sources.open_dataset(config.data, config.seed)
 
 
@@ -91,7 +91,7 @@ def test_each_folder_has_its_own_errors(two_nets, dark_and_bright, tmp_path):
 
 def test_answers_to_other_images_are_not_compared(two_nets, dark_and_bright, monkeypatch):
     found = [
-        dataclasses.replace(alexnet_jax.load(two_nets[0]).run.config.data, source="folder",
+        dataclasses.replace(alexnet_jax.load(two_nets[0]).trained.config.data, source="folder",
                             path=str(folder), validation=0.0)
         for folder in dark_and_bright
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_answers_to_other_images_are_not_compared(two_nets, dark_and_bright, mon
 
     def of_folder(self, path, **options):
         plain(self, path, **options)
-        self._spec = next(specs)
+        self._data_spec = next(specs)
 
     monkeypatch.setattr(EvalTarget, "__init__", of_folder)
     with pytest.raises(DataError, match="the files of their test differ"):
@@ -111,7 +111,7 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
     with pytest.raises(ConfigError, match="--out DIR"):
         evaluate.main(["--workdir", net, "--split", "test"])
     with pytest.raises(DataError, match=r"no folder /none.*; --data-path PATH says where"):
-        run = EvalTarget(net).run
+        run = EvalTarget(net).trained
         gone = dataclasses.replace(run.config.data, source="folder", path="/none")
         run = run._replace(config=dataclasses.replace(run.config, data=gone))
         target.open_dataset(run, gone)
@@ -129,7 +129,7 @@ def test_several_nets_answer_the_same_images(two_nets):
     assert split == "test"
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
-    assert [one.run.config.seed, other.run.config.seed] == [0, 1]
+    assert [one.trained.config.seed, other.trained.config.seed] == [0, 1]
     with pytest.raises(DataError, match="answered other images: the labels of their val differ"):
         obtain_all(two_nets, "val", "center")  # each seed draws its own
 

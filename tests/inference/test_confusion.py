@@ -44,9 +44,9 @@ def test_the_most_confused_classes_are_the_largest_counts(answered):
     matrix = confusion.confusion(*answered)
     found = confusion.most_confused(matrix, 5)
     off = sorted((matrix[a, b] for a in range(7) for b in range(7) if a != b), reverse=True)
-    assert [one.count for one in found] == off[:5]
-    assert all(matrix[one.label, one.answer] == one.count for one in found)
-    assert all(one.label != one.answer for one in found)
+    assert [one.images for one in found] == off[:5]
+    assert all(matrix[one.label, one.predicted] == one.images for one in found)
+    assert all(one.label != one.predicted for one in found)
     assert confusion.most_confused(np.eye(4, dtype=int) * 9) == []
 
 

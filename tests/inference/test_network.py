@@ -54,10 +54,10 @@ def pictures(count, size=16):
 
 
 def test_a_weights_file_holds_the_network_and_is_the_same_bytes_each_time(run, path, net, tmp_path):
-    assert net.class_names == NAMES and net.run.step == 7 and net.run.config == run.config
-    assert jax.tree.all(jax.tree.map(np.array_equal, net.run.params, run.params))
-    assert np.array_equal(net.run.statistics.mean_image, run.statistics.mean_image)
-    again = trained.save(tmp_path / "again.safetensors", net.run)
+    assert net.class_names == NAMES and net.trained.step == 7 and net.trained.config == run.config
+    assert jax.tree.all(jax.tree.map(np.array_equal, net.trained.params, run.params))
+    assert np.array_equal(net.trained.statistics.mean_image, run.statistics.mean_image)
+    again = trained.save(tmp_path / "again.safetensors", net.trained)
     assert again.read_bytes() == path.read_bytes()
     assert safetensors.numpy.load_file(again).keys() == safetensors.numpy.load_file(path).keys()
 

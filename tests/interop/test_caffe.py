@@ -137,7 +137,7 @@ def compare_with_torch(variant, weights, folder, arguments=()):
         str(file), "--format", "caffe", "--config", f"configs/caffe.py:{variant}", "--out", str(out),
         "--mean", str(folder / "mean.binaryproto"), *arguments,
     ])  # fmt: skip
-    run = alexnet_jax.load(out).run
+    run = alexnet_jax.load(out).trained
     pixels = nets.pictures(run)
     blue_first = pixels[..., ::-1].transpose(0, 3, 1, 2) - mean
     crop = run.config.augment.crop_size

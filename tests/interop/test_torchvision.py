@@ -166,8 +166,8 @@ def test_commands_carry_a_net_there_and_back_without_changing_a_bit(run, tmp_pat
     arguments = ["--workdir", str(ours), "--out", str(theirs)]
     export_weights.main([*arguments, "--format", "torchvision"])
     net = imported(theirs, tmp_path / "back.safetensors")
-    assert nets.same(net.run, run) and net.class_names == run.class_names
-    assert np.array_equal(net.run.statistics.channel_mean, run.statistics.channel_mean)
+    assert nets.same(net.trained, run) and net.class_names == run.class_names
+    assert np.array_equal(net.trained.statistics.channel_mean, run.statistics.channel_mean)
     export_weights.main([*arguments, "--format", "safetensors"])
     assert theirs.read_bytes() == ours.read_bytes()
     with pytest.raises(ConfigError, match=r"must end in \.onnx"):
@@ -178,7 +178,7 @@ def test_a_file_without_metadata_has_the_normalization_of_torchvision(file, tmp_
     classes = tmp_path / "classes.txt"
     classes.write_text("".join(f"kind {number}\n" for number in range(10)))
     net = imported(file, tmp_path / "net.safetensors", "--classes", str(classes))
-    mean = net.run.statistics.channel_mean
+    mean = net.trained.statistics.channel_mean
     np.testing.assert_allclose(mean, [123.675, 116.28, 103.53], rtol=1e-6)
     assert net.class_names[9] == "kind 9"
     assert imported(file, tmp_path / "net.safetensors").class_names[9] == "9"
@@ -273,7 +273,7 @@ def test_a_pth_file_is_read_by_pytorch_alone(run, tmp_path):
     torch = pytest.importorskip("torch", minversion="2.10")
     net = alexnet((8, 12, 16, 12, 12), (32, 24), maps=3, classes=10)
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    found = imported(tmp_path / "net.pth", tmp_path / "net.safetensors").run
+    found = imported(tmp_path / "net.pth", tmp_path / "net.safetensors").trained
     weight = net.state_dict()["classifier.6.weight"].numpy()
     assert np.array_equal(found.params["fc8"]["kernel"], weight.T)
     encoded = (tmp_path / "net.pth").read_bytes()

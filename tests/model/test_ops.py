@@ -266,11 +266,11 @@ def test_gradients_of_lrn_and_pool_in_bfloat16_weigh_what_they_do_in_float32(con
     from alexnet_jax.kernels import convolution
 
     net = ax.load(f"docs/weights/{config}.safetensors")
-    row = net.run.config.model.convs[0][1]
+    row = net.trained.config.model.convs[0][1]
     images = np.random.default_rng(0).integers(0, 256, (16, 4, 4, 3)).repeat(16, 1).repeat(16, 2)
-    size = net.run.config.data.image_size
+    size = net.trained.config.data.image_size
     inputs = net.inputs(images[:, :size, :size].astype(np.uint8))[:, 0]
-    params = net.run.params["conv1"]
+    params = net.trained.params["conv1"]
     maps = convolution.convolution(
         inputs, params["kernel"], stride=row.stride, pad=row.pad, forms=CPU
     )

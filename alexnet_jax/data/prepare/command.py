@@ -11,7 +11,6 @@ Train on it: --config.data.source=store --config.data.path=STORE
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import pathlib
@@ -136,11 +135,10 @@ def prepare(options: argparse.Namespace) -> None:
 @contextlib.contextmanager
 def _locked(work: pathlib.Path) -> Iterator[None]:
     """Hold the lock of the folder `work`, and remove that afterwards if nothing in it is of use."""
-    with open(work / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise WorkdirError(f"another process prepares {work} now; wait for it") from None
+    lock = files.lock(work / "lock")
+    if lock is None:
+        raise WorkdirError(f"another process prepares {work} now; wait for it")
+    with lock:
         try:
             yield
         finally:
