@@ -65,7 +65,7 @@ def fetch(state: State) -> State:
 
 def check_finite(state: State) -> None:
     """Raise DivergedError if an array of `state` (on the host) is not finite."""
-    for name, leaf in flatten(state._replace(schedule=None)).items():  # pyright: ignore
+    for name, leaf in flatten(state._replace(schedule=None)).items():  # pyright: ignore[reportArgumentType]
         if not (np.isfinite(leaf.min()) and np.isfinite(leaf.max())):
             raise DivergedError(
                 f"{name} is not finite after step "

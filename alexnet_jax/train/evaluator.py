@@ -1,6 +1,7 @@
 """Evaluation of the held-out images during and after training."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,7 +98,7 @@ class Evaluator:
         self._watchdog.beat(SLOW)
         poll = self._agreement.evaluation_poll()
 
-        def watched(images: np.ndarray, indices: np.ndarray) -> jax.Array:
+        def watched(images: Any, indices: np.ndarray) -> jax.Array | np.ndarray:
             found = predict(images, indices)
             self._watchdog.beat()
             return found

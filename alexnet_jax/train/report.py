@@ -8,6 +8,7 @@ import numpy as np
 
 from alexnet_jax.inference import checkpoints, predictions
 from alexnet_jax.run import processes
+from alexnet_jax.run.watchdog import SLOW
 from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.train.log import summary
 from alexnet_jax.train.loop import Training
@@ -29,6 +30,7 @@ def finish(run: Training, state: State, draw: DrawFigures) -> None:
     if not processes.is_primary():
         return
     run.checkpointer.wait()
+    run.watchdog.beat(SLOW)
     labels = {name: run.evaluator.labels(name) for name in found}
     splits = record_predictions(run.folder, step, found, labels)
     checkpoints.verify(run.folder.checkpoints, step)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
@@ -77,7 +76,7 @@ class Start(NamedTuple):
 def begin(
     prepared: Prepared,
     folder: RunFolder,
-    config_dict: ConfigDict,
+    config_dict: Any,
     status: RunStatus,
     signals: Signals,
     watchdog: Watchdog,
@@ -247,7 +246,7 @@ def _saved_errors(folder: RunFolder, spec: Config) -> list[tuple[int, float]]:
     return [(step, errors[step]) for step in steps if step in errors]
 
 
-def _about(config_dict: ConfigDict, dataset: sources.Dataset) -> dict[str, Any]:
+def _about(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
     """Return the entries of meta.json that all checkpoints of a run have."""
     return {
         "config": json.loads(configs.to_json(config_dict)),
