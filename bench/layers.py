@@ -186,7 +186,7 @@ class _Alone(alexnet._Row):
     prefix: str
 
     @nn.compact
-    def __call__(self, x: Any, keys: Any) -> Any:
+    def __call__(self, x: Any, keys: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.operation == "linear":
             return self._linear(x)
         return self._operate(self.operation, x, True, alexnet._DropoutKeys(keys), self.prefix)
