@@ -73,7 +73,7 @@ class Sum(NamedTuple):
     #: The name of its first kernel on the device.
     kernel: str
     nanoseconds: float
-    count: int
+    events: int
 
 
 def main(arguments: list[str]) -> int:

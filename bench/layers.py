@@ -182,7 +182,7 @@ class _Alone(alexnet.Layer):
     node: operations.Node
 
     @nn.compact
-    def __call__(self, x: Any, keys: Any) -> Any:
+    def __call__(self, x: Any, keys: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         next_key, dtype = alexnet.DropoutKeys(keys).next, jnp.dtype(self.model.compute_dtype)
         call = operations.Call(self.node, True, next_key, dtype, self.model.towers)
         return self.node.operation.apply(self, x, call)

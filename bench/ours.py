@@ -69,6 +69,7 @@ def program(
 
     def run(steps: int) -> float:
         nonlocal current
+        metrics: Any = {"loss": np.nan}
         for _ in range(steps // per_dispatch):
             current, metrics = train_step(current, batch, rates)
         jax.block_until_ready(current)

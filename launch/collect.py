@@ -133,7 +133,9 @@ def read(run: Run) -> Finished | None:
         raise DataError(f"{run.folder / 'results.json'} has no errors of held-out images")
     split, view, errors = last
     saved = predictions.load(run.folder, split, view, results["step"])
-    protocol = f"{errors['count']:,} images of {split} ({specs.views_in_words(view)}, last checkpoint)"
+    protocol = (
+        f"{errors['count']:,} images of {split} ({specs.views_in_words(view)}, last checkpoint)"
+    )
     return Finished(
         run.seed, protocol, errors["top1_error"], errors.get("top5_error"), saved.wrong()
     )

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import time
-from typing import IO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.run.signals import Signals
@@ -95,7 +95,7 @@ def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
       0 if all of `every` are finished, otherwise 1; 75 or 130 after a signal.
     """
     waiting, free = list(todo), slots(jobs)
-    running: dict[subprocess.Popen[bytes], tuple[Run, Slot, IO[str]]] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Run, Slot, BinaryIO]] = {}
     stopping = False
     with Signals() as signals, table.Live(every) as shown:
         while running or (waiting and not stopping):

@@ -230,7 +230,9 @@ def _draw_sheet(images: Any, hardest: Sequence[dict[str, Any]]) -> "Figure":
 
 
 def _title(protocol: dict[str, Any]) -> str:
-    return f"{protocol['split']}, {specs.views_in_words(protocol['views'])}, step {protocol['step']:,}"
+    return (
+        f"{protocol['split']}, {specs.views_in_words(protocol['views'])}, step {protocol['step']:,}"
+    )
 
 
 def _short(name: str) -> str:

@@ -100,7 +100,7 @@ class Server(ThreadingHTTPServer):
         except (DataError, OSError):
             return
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Print the traceback, unless the browser closed the connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             traceback.print_exc()
@@ -196,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the terminal is for errors."""
 
 

@@ -152,7 +152,7 @@ def test_on_a_cpu_what_an_operation_calls_is_not_counted_twice():
         event("ThreadpoolListener::Record", 0, 500),
     ]
     data = trace(**{"/host_CPU": {"tf_XLAEigen/1": thread}, "/host_metadata": {}})
-    found = {row.name: (row.nanoseconds, row.count) for row in kernels.sums(data)}
+    found = {row.name: (row.nanoseconds, row.events) for row in kernels.sums(data)}
     assert found == {"while.1": (40, 1), "add.1": (25, 2), "add.2": (30, 1), "mul.1": (10, 1)}
 
 
