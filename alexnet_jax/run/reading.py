@@ -12,6 +12,8 @@ from alexnet_jax.run.schemas import Environment, Metrics, Results, Start, Status
 from alexnet_jax.specs import Config
 
 log = logging.getLogger(__name__)
+
+_LARGEST = float(2**128)
 #: A line of a .jsonl file: its bytes, and its values or, as a str, its fault.
 Line = tuple[bytes, dict[str, Any] | str]
 
@@ -134,6 +136,10 @@ def _checked_errors(line: dict[str, Any]) -> dict[str, Any] | str:
         measured = key.startswith(("eval_", "train_"))
         if measured and (isinstance(value, bool) or not isinstance(value, int | float)):
             return f"{key} is no number"
+        if measured and key.endswith("_error") and not 0 <= value <= 1:
+            return f"{key} is no fraction"
+        if measured and abs(value) > _LARGEST:
+            return f"{key} is larger than any float32"
         if measured and "epoch" not in line:
             return f"it has {key} and no epoch"
     return line
