@@ -185,7 +185,8 @@ class _Alone(alexnet.Layer):
     def __call__(self, x: Any, keys: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         next_key, dtype = alexnet.DropoutKeys(keys).next, jnp.dtype(self.model.compute_dtype)
         call = operations.Call(self.node, True, next_key, dtype, self.model.towers)
-        return self.node.operation.apply(self, x, call)
+        layer: Any = self
+        return self.node.operation.apply(layer, x, call)
 
 
 def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: bool) -> list[Part]:

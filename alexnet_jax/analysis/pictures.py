@@ -108,10 +108,12 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
 
 def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
     """The center crops of uint8 [n s s 3] as the network sees them, uint8 [n c c 3]."""
+    import jax.numpy as jnp
+
     from alexnet_jax.data.pipeline import augment, views
 
     spec = net.trained.config.augment
-    images = np.asarray(augment.resized(pixels, spec))
+    images = np.asarray(augment.resized(jnp.asarray(pixels), spec))
     [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
     cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]
     return np.clip(np.rint(cropped), 0, 255).astype(np.uint8)

@@ -93,7 +93,7 @@ def make_train_step(
 
 def jit_train_step(
     spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | None = None
-) -> Callable:
+) -> Any:
     """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
     It processes the batch as a whole. The seed and the statistics are arguments, so that runs that differ in them
@@ -218,10 +218,12 @@ def _step(
 
 
 def _sums(
-    spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Batch,
-    rates: Rates, constants, *, parts: int = 1, number=0,
+    spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Any,
+    rates: Any, constants, *, parts: int = 1, number=0,
 ):  # fmt: skip
     """(batch statistics, (gradient, loss, errors)) of one part of this device's share of the batch.
+
+    `batch` is a Batch and `rates` are Rates, of traced arrays.
 
     Part `number` has every `parts`-th example, and so the same examples whatever the number of devices. Loss and
     gradient are sums over the part, divided by the size of the whole batch.
@@ -232,7 +234,7 @@ def _sums(
     device = jax.lax.axis_index(DATA)
     if parts > 1:
         batch = jax.tree.map(lambda x: _every(x, parts, number), batch)
-    labels: Any = batch.labels
+    labels = batch.labels
     positions = device * share + number + parts * jnp.arange(share // parts)
     dropout_key = jax.random.fold_in(dropout_key, step)
     if spec.train.exact:

@@ -333,5 +333,5 @@ def test_cutout_erases_a_square_after_all_else(images, statistics, augment_spec)
 
 
 def test_an_augmentation_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="augment.extra.*one of cutout"):
+    with pytest.raises(ConfigError, match=r"augment.extra.*one of cutout"):
         config.parse(config.load("tests/tiny.py", ["--config.augment.extra=cutuot"]))

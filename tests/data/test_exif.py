@@ -65,7 +65,10 @@ def test_each_orientation_is_the_transpose_that_it_names(tmp_path, orientation, 
     data = encoded(picture(), format, exif=exif(orientation), **CONTAINERS[format])
     (tmp_path / "image").write_bytes(data)
     expected = images.decode(np.ascontiguousarray(UPRIGHT[orientation](pixels)), 12)
-    forms = lambda: (data, tmp_path / "image", Image.open(tmp_path / "image"))
+
+    def forms():
+        return data, tmp_path / "image", Image.open(tmp_path / "image")
+
     for form in forms():
         assert np.array_equal(images.decode(form, 12, exif="apply"), expected)
     for form in forms():

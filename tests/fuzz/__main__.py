@@ -70,7 +70,7 @@ def supervise(name: str, seed: int, count: int, out: Path) -> tuple[Counter, flo
                 [sys.executable, "-m", "tests.fuzz", "--only", name, "--seed", str(seed), "--count", str(count),
                  "--worker", str(first), scratch],
                 env=os.environ | {"ALEXNET_JAX_CACHE": f"{scratch}/cache", "JAX_PLATFORMS": "cpu"},
-                stdout=subprocess.DEVNULL, stderr=open(Path(scratch) / "stderr", "wb"),
+                stdout=subprocess.DEVNULL, stderr=open(Path(scratch) / "stderr", "wb"),  # noqa: SIM115
             )  # fmt: skip
             silent_since, seen = time.monotonic(), -1
             while worker.poll() is None:

@@ -90,11 +90,15 @@ class Layer(Protocol):
     sharding: Any
     forms: Forms
     is_last: bool
-    groups: int
-    features: int
     param: Callable
     variable: Callable
     is_initializing: Callable[[], bool]
+
+    @property
+    def groups(self) -> int: ...
+
+    @property
+    def features(self) -> int: ...
 
     def weights(
         self, kernel: tuple[int, ...], bias: tuple[int, ...], *, copies: int = 0
@@ -192,7 +196,7 @@ class Operation:
     compares: ClassVar[bool] = False
     tensors: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 
-    def apply(self, layer: Layer, x: Float[Array, "b *place c"], call: Call) -> Array:
+    def apply(self, layer: Layer, x: Float[Array, "b *place c"], call: Call) -> Any:
         """The operation on `x`; `layer` is the Flax module that holds parameters and settings."""
         raise NotImplementedError
 
