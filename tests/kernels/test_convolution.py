@@ -10,7 +10,7 @@ import pytest
 
 from alexnet_jax.kernels import convolution, elementwise
 from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, values
-from alexnet_jax.model import geometry
+from alexnet_jax.kernels.windows import conv_size
 
 CLOSE: dict[str, Any] = dict(rtol=1e-5, atol=2e-5)
 
@@ -78,7 +78,7 @@ def test_convolution_and_its_gradients_match_the_loop(size, side, stride, pad, g
         )
 
     assert_matches(operation, lambda x, k: convolution_loop(x, k, stride, pad, groups), x, kernel)
-    outputs = geometry.conv_size(size, side, stride, pad)
+    outputs = conv_size(size, side, stride, pad)
     assert operation(x, kernel).shape == (2, outputs, outputs, 12)
 
 
@@ -103,7 +103,7 @@ def test_groups_equal_the_compiler_s_own_grouped_convolution():
 
 @pytest.mark.parametrize(("stride", "pad"), [(1, (1, 1)), (2, (0, 1))])
 def test_locally_connected_and_its_gradients_match_the_loop(stride, pad):
-    places = geometry.conv_size(5, 3, stride, pad)
+    places = conv_size(5, 3, stride, pad)
     x, kernel = normal(2, 5, 5, 3), normal(places, places, 3, 3, 3, 4, seed=1)
 
     def operation(x, kernel):

@@ -341,7 +341,7 @@ def test_an_operation_needs_no_more_than_a_name_and_its_function():
         def apply(self, layer, x, call):
             return x / 2
 
-    spec = FCSpec(4, groups=1, init_std=0.1, bias=0.0, before=("halve",), then=("halve",))
+    spec = FCSpec(4, groups=1, init_std=0.1, bias=0.0, pre_ops=("halve",), ops=("halve",))
     before = operations.Node("fc6", spec, "before/halve", Halve())
     model: Any = None
     assert (before.feature, before.prefix, before.path) == (
