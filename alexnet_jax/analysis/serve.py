@@ -123,6 +123,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = SECONDS
     server_version, sys_version = "alexnet_jax", ""
 
+    def parse_request(self) -> bool:
+        """Refuse HTTP/0.9 too: its responses have no headers, and so no security policy."""
+        if not super().parse_request():
+            return False
+        if self.request_version != "HTTP/0.9":
+            return True
+        self.request_version = "HTTP/1.0"
+        self.send_error(400)
+        return False
+
     def do_GET(self) -> None:
         if not self._is_local():
             return
