@@ -7,6 +7,8 @@ The log is the comments of layers/layer-params-*.cfg in the authors' release of 
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from alexnet_jax.cli import markdown
+
 Confidence = Literal["stated", "inferred", "not stated"]
 BEGIN, END = (
     "<!-- python -m alexnet_jax.config.published writes from here -->\n",
@@ -314,8 +316,7 @@ def rows() -> list[tuple[str, str, str]]:
 
 def table() -> str:
     """Format `rows` as Markdown."""
-    lines = [f"| {' | '.join(cells)} |\n" for cells in (HEADER, *rows())]
-    return lines[0] + "|---|---|---|\n" + "".join(lines[1:])
+    return "\n".join(markdown.table(HEADER, rows())) + "\n"
 
 
 def main() -> None:

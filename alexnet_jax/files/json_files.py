@@ -94,8 +94,7 @@ def read_json_lines(
 ) -> list[tuple[bytes, T | str]]:
     """Read a .jsonl file: each line's bytes, with its value or, as a str, its fault. [] if there is no file.
 
-    Args:
-        error: what is raised if the file cannot be read.
+    Raises `error` if the file cannot be read.
     """
     found: list[tuple[bytes, T | str]] = []
     try:

@@ -22,7 +22,6 @@ class AlexNet(nn.Module):
     """The network of `spec`, with its switches applied and num_classes filled in.
 
     Attributes:
-        spec: The model section of a config.
         axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
         sharding: Over how many devices the towers of §3.2 are split.
         forms: How operations are written for the device; None: as for the default backend.
@@ -81,14 +80,8 @@ class AlexNet(nn.Module):
 class Layer(nn.Module):
     """One layer: its weights, and the operations before and after the convolution or product.
 
-    Attributes:
-        model: The model section of the config.
-        spec: The section of this layer, a ConvSpec or FCSpec.
-        axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
-        sharding: The part of the layer that is computed on this device.
-        forms: How operations are written for the device.
-        arrays: In how many arrays, one for each group of the next layer, the outputs are wanted.
-        is_last: Whether its outputs are the logits.
+    The attributes are those of `operations.base.Layer`, which operations see, and `arrays`: in how many arrays, one for
+    each group of the next layer, the outputs are wanted.
     """
 
     model: ModelSpec

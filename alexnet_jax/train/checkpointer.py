@@ -28,10 +28,6 @@ class Checkpointer:
     """Saves the checkpoints of a run: the state is copied to the host, and a background thread writes it.
 
     Args:
-        plan: Says at which steps a checkpoint is due.
-        folder: The run folder.
-        status: Is told of each committed checkpoint.
-        watchdog: Watches the background thread.
         statistics: Input statistics, part of each checkpoint.
         about: Entries of meta.json that all checkpoints of the run have.
         errors: Validation errors of the steps that have a checkpoint.
@@ -71,7 +67,6 @@ class Checkpointer:
         """Copy the state to the host and start to write it, after the checkpoint before is committed.
 
         Args:
-            state: The training state.
             meta: Entries of meta.json beside `about`.
             error: The validation error of the state, if it was evaluated.
 
