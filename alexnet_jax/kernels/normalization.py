@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import lrn_reach
@@ -40,8 +41,7 @@ def local_response_normalization(
     Args:
         x: Activations; the last axis holds the maps.
         n: The window of map f runs from f - n//2 to f - n//2 + n - 1 and ends with its part.
-        alpha: Per squared term, as printed and in TensorFlow and MatConvNet; cuda-convnet, Caffe and PyTorch divide
-            theirs by the window.
+        alpha: Per squared term, as printed; `lrn_constants` converts the numbers of other programs.
         dtype: The type of the result, by default that of `x`; sums are float32.
     """
     shape = x.shape
@@ -160,3 +160,33 @@ def _window_sum(x, windows: Windows):
         ]
         x = functools.reduce(jnp.add, shifted)
     return x
+
+
+def lrn_constants(
+    framework: str, *, size: int, alpha: float, beta: float, k: float
+) -> dict[str, Any]:
+    """Another program's numbers as arguments of `local_response_normalization`.
+
+    `size` is the window; for "tensorflow" it is the depth_radius. Raises ConfigError for an unknown framework and for
+    a window that has no equal here.
+    """
+    if framework not in ALPHA_DIVISORS:
+        raise ConfigError(f"lrn_constants: {framework!r} is not one of {', '.join(ALPHA_DIVISORS)}")
+    n = 2 * size + 1 if framework == "tensorflow" else size
+    if n % 2 == 0 and framework in ("caffe", "matconvnet"):
+        # Caffe refuses even windows; MatConvNet puts the odd map above, the 2012 program below.
+        raise ConfigError(
+            f"lrn_constants: {framework} with an even window of {n} has no equal here"
+        )
+    return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
+
+
+# What the alpha of each program is divided by to become ours, as a function of the window.
+ALPHA_DIVISORS = {
+    "paper": lambda n: 1,
+    "cuda-convnet": lambda n: n,  # layer.py: scale /= size
+    "caffe": lambda n: n,
+    "torch": lambda n: n,
+    "tensorflow": lambda n: 1,
+    "matconvnet": lambda n: 1,
+}

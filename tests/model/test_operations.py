@@ -152,6 +152,35 @@ def test_spatial_normalization_and_its_gradient_match_the_loop(size):
     assert_matches(operation, loop, normal(2, 5, 4, 3))
 
 
+def test_lrn_constants_agree_with_torch_in_pytorch_s_own_formula():
+    # nn.LocalResponseNorm(size, alpha, beta, k): alpha / size per term.
+    assert normalization.lrn_constants("torch", size=5, alpha=1e-4, beta=0.75, k=2.0) == dict(
+        k=2.0, n=5, alpha=1e-4 / 5, beta=0.75
+    )
+
+
+@pytest.mark.parametrize(
+    ("framework", "size", "n", "alpha"),
+    [
+        ("paper", 5, 5, 1e-4),
+        ("cuda-convnet", 5, 5, 2e-5),
+        ("caffe", 5, 5, 2e-5),
+        ("torch", 4, 4, 2.5e-5),
+        ("tensorflow", 2, 5, 1e-4),
+        ("matconvnet", 5, 5, 1e-4),
+    ],
+)
+def test_lrn_constants_of_each_framework(framework, size, n, alpha):
+    constants = normalization.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
+    assert constants == dict(k=2.0, n=n, alpha=pytest.approx(alpha), beta=0.75)
+
+
+@pytest.mark.parametrize(("framework", "size"), [("keras", 5), ("caffe", 4), ("matconvnet", 4)])
+def test_lrn_constants_refuse_what_has_no_equal(framework, size):
+    with pytest.raises(ConfigError, match=framework):
+        normalization.lrn_constants(framework, size=size, alpha=1e-4, beta=0.75, k=2.0)
+
+
 def pool_loop(x, window, stride, rounding, reduce):
     height, width = (windows.pool_size(s, window, stride, rounding) for s in x.shape[1:3])
     y = np.zeros((x.shape[0], height, width, x.shape[3]))
