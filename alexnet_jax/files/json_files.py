@@ -94,7 +94,8 @@ def read_json_lines(
 ) -> list[tuple[bytes, T | str]]:
     """Read a .jsonl file: each line's bytes, with its value or, as a str, its fault. [] if there is no file.
 
-    Raises `error` if the file cannot be read.
+    Args:
+        error: what is raised if the file cannot be read.
     """
     found: list[tuple[bytes, T | str]] = []
     try:

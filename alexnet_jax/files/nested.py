@@ -9,7 +9,8 @@ def flatten(
 ) -> dict[str, Any]:
     """Map the joined keys of each leaf, which is whatever is no dict, to the leaf.
 
-    An empty dict counts as a leaf with `keep_empty`; otherwise it leaves no key.
+    Args:
+        keep_empty: whether an empty dict counts as a leaf; otherwise it leaves no key.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():

@@ -53,6 +53,7 @@ def convolution(
         x: Images or maps, or Blocks of them.
         pad: Zeros before and after, the same in both directions.
         groups: The g-th part of the features sees only the g-th part of the input maps: the towers of §3.2.
+        forms: How it is written for the device.
     """
     convolve = functools.partial(_convolve, stride=stride, pad=pad, forms=forms)
     if groups == 1 or isinstance(x, Blocks):

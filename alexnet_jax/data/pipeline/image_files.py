@@ -54,6 +54,7 @@ class ImageFiles:
         read: (name for errors, path or encoded bytes or pixels) of image i; called by many threads.
         identity: A text that changes with the content of any image. If given, the first access decodes all images
             into the cache folder, if they fit and take at most CACHE_LIMIT_BYTES.
+        exif: As of `images.decode`.
         check: Called after that; raises DataError if `identity` no longer describes the sources.
     """
 
