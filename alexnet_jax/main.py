@@ -26,7 +26,7 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.run import environment, failures, processes
 from alexnet_jax.run.schemas import Results
 from alexnet_jax.run.status import RunStatus
-from alexnet_jax.run.workdir import RunFolder, SilentWorkdir, Workdir
+from alexnet_jax.run.workdir import RunFolder, Workdir
 from alexnet_jax.specs import Config
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
             notes = processes.run_on_primary(take)
             if notes is None:
                 return 0
-            folder = workdir if processes.is_primary() else SilentWorkdir(workdir.path)
+            folder = workdir if processes.is_primary() else RunFolder(workdir.path)
             profile = options.profile and processes.is_primary()
             start = Options(init, options.allow_partial, profile)
             return _run(prepared, config_dict, folder, signals, start, notes)

@@ -9,6 +9,7 @@ The type of a number has its range; a plain `float` may be any finite number.
 import math
 import typing
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,14 +53,22 @@ class Length(int):
         return f"at most {int(self):,} values"
 
 
-class _Unicode:
-    """Valid Unicode, for names that are written to files; paths may hold any bytes."""
+@dataclass(frozen=True)
+class Condition:
+    """Any other condition on a value, and its words in error messages."""
 
-    def __contains__(self, text: str) -> bool:
-        return not any(unicodedata.category(letter) == "Cs" for letter in text)
+    words: str
+    holds: Callable[[typing.Any], bool]
+
+    def __contains__(self, value: typing.Any) -> bool:
+        return self.holds(value)
 
     def __str__(self) -> str:
-        return "UTF-8"
+        return self.words
+
+
+def _is_unicode(text: str) -> bool:
+    return not any(unicodedata.category(letter) == "Cs" for letter in text)
 
 
 class Registered(str):
@@ -85,7 +94,8 @@ NotNegative = typing.Annotated[float, Range(0), AtMost(LARGEST)]
 Epochs = typing.Annotated[float, Range(0, ends="()"), AtMost(1e6)]
 Duration = typing.Annotated[float, Range(0, ends="()"), AtMost(1e9)]
 Share = typing.Annotated[float, Range(0, 1)]
-Text = typing.Annotated[str, _Unicode()]
+#: A name that is written to files; paths may hold any bytes.
+Text = typing.Annotated[str, Condition("UTF-8", _is_unicode)]
 MOST_LAYERS = 100
 MOST_CLASSES = 2**20
 #: Operations of one layer.

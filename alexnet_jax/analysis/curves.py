@@ -5,15 +5,17 @@ alexnet figures curves --workdir runs/quickstart
 Writes figures/curves.png and curves.json.
 """
 
-import json
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures
 from alexnet_jax.run.reading import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAIN_KEYS = ("train_loss", "train_top1_error", "learning_rate")
 MEASURES = ("top1_error", "top5_error", "nll")
@@ -23,17 +25,10 @@ EVALUATION = re.compile(rf"eval_(?P<split>.+)_(?P<views>[a-z]+)_(?P<measure>{'|'
 def plot(workdir: Path | str) -> Path:
     """Draw figures/curves.png, write its numbers to curves.json beside it, and return the path of the PNG.
 
-    Raises:
-      WorkdirError: There is no metrics.jsonl.
+    Raises WorkdirError if there is no metrics.jsonl, and StorageError.
     """
-    workdir = Path(workdir)
-    curves = read(workdir)
-    folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
-    (folder / "curves.json").write_text(json.dumps(curves, indent=1, allow_nan=False) + "\n")
-    path = folder / "curves.png"
-    _draw(curves, path)
-    return path
+    curves = read(Path(workdir))
+    return figures.save(_draw(curves), curves, Path(workdir) / "figures" / "curves.png")
 
 
 def read(workdir: Path) -> dict[str, Any]:
@@ -69,7 +64,7 @@ def _finite(value: Any) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _draw(curves: dict[str, Any], path: Path) -> None:
+def _draw(curves: dict[str, Any]) -> "Figure":
     # Without pyplot there is no global state, no window and no backend to choose.
     from matplotlib.figure import Figure
 
@@ -102,7 +97,7 @@ def _draw(curves: dict[str, Any], path: Path) -> None:
     rate.set_xlabel("epoch")
     for axes in (loss, error, rate):
         figures.plain(axes)
-    figure.savefig(path, dpi=figures.DPI)
+    return figure
 
 
 def _numbers(column: list[float | None]) -> list[float]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from alexnet_jax import cli, specs
 from alexnet_jax.analysis import figures
-from alexnet_jax.inference import calibration, confusion, metrics
-from alexnet_jax.inference.calibration import Reliability
+from alexnet_jax.inference import metrics
+from alexnet_jax.inference.metrics import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,12 +64,12 @@ def plot_confusion(
 ) -> Path:
     """Draw the confusion matrix of probabilities [n classes] and labels [n], and the error of each class.
 
-    The JSON beside the PNG has {"class_names", "confusion", "class_error", "most_confused"}, as inference.confusion
+    The JSON beside the PNG has {"class_names", "confusion", "class_error", "most_confused"}, as inference.metrics
     computes them, and `protocol`: "step", "split", "views". Errors of classes without images are null.
     """
-    matrix = confusion.confusion(probabilities, labels)
-    errors = confusion.per_class_errors(probabilities, labels)
-    pairs = confusion.most_confused(matrix, LISTED)
+    matrix = metrics.confusion(probabilities, labels)
+    errors = metrics.per_class_errors(probabilities, labels)
+    pairs = metrics.most_confused(matrix, LISTED)
     small = len(names) <= MAX_MATRIX
     figure = _draw_matrix(matrix, errors, names) if small else _draw_lists(errors, pairs, names)
     error = metrics.summarize(probabilities, labels)["top1_error"]
@@ -90,7 +90,7 @@ def plot_calibration(
 
     {"expected_calibration_error", "bins": [{"low", "high", "count", "confidence", "accuracy"}]}; null in empty bins.
     """
-    found = calibration.reliability(probabilities, labels)
+    found = metrics.reliability(probabilities, labels)
     edges = np.linspace(0, 1, len(found.counts) + 1).tolist()
     means = (_nulls(found.confidence), _nulls(found.accuracy))
     bins = [
@@ -116,7 +116,7 @@ def plot_hardest(
     Args:
       images: `images[int array]` -> uint8 [b s s 3].
     """
-    indices = confusion.hardest(probabilities, labels, count)
+    indices = metrics.hardest(probabilities, labels, count)
     predicted = metrics.predicted_classes(probabilities, labels)
     hardest = [
         {"index": int(i), "label": names[int(labels[i])], "answer": names[int(predicted[i])],
@@ -160,7 +160,7 @@ def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -
 
 
 def _draw_lists(
-    errors: np.ndarray, pairs: Sequence[confusion.Confused], names: Sequence[str]
+    errors: np.ndarray, pairs: Sequence[metrics.Confused], names: Sequence[str]
 ) -> "Figure":
     """The classes with the highest errors, and the pairs confused most often."""
     from matplotlib.figure import Figure

@@ -11,8 +11,7 @@ from markupsafe import Markup
 from alexnet_jax.config import published as reference
 from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import DataError, StorageError
-from alexnet_jax.inference import calibration as reliability
-from alexnet_jax.inference import confusion, metrics
+from alexnet_jax.inference import metrics
 from alexnet_jax.inference import predictions as prediction_files
 from alexnet_jax.inference.predictions import Predictions
 from alexnet_jax.inference.trained import TrainedModel
@@ -129,8 +128,8 @@ def published(spec: Config) -> Markup:
 def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
     """Errors by class, and the classes confused most often. Raises DataError."""
     shown = first(saved)
-    matrix = confusion.confusion(*shown.predictions)
-    errors = confusion.per_class_errors(*shown.predictions)
+    matrix = metrics.confusion(*shown.predictions)
+    errors = metrics.per_class_errors(*shown.predictions)
     names = run.class_names if run else [f"class {i}" for i in range(len(matrix))]
     hardest = np.argsort(-errors, kind="stable")
     hardest = hardest[np.isfinite(errors[hardest])]  # not the classes without images
@@ -142,7 +141,7 @@ def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
         errors=[(names[i], float(errors[i]), False) for i in hardest[: None if few else MAX_CLASSES]],
         pairs=[
             (names[pair.label], names[pair.predicted], pair.images)
-            for pair in confusion.most_confused(matrix, PAIRS)
+            for pair in metrics.most_confused(matrix, PAIRS)
         ],
     )  # fmt: skip
 
@@ -150,7 +149,7 @@ def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
 def calibration(saved: list[SavedPredictions]) -> Markup:
     """The reliability diagram and the expected calibration error. Raises DataError."""
     shown = first(saved)
-    found = reliability.reliability(*shown.predictions)
+    found = metrics.reliability(*shown.predictions)
     return render(
         "calibration.html", source=str(shown), error=100 * found.error, bins=len(found.counts),
         chart=charts.reliability(found.counts, found.confidence, found.accuracy),

@@ -11,7 +11,7 @@ from alexnet_jax.analysis import neighbors as nearest
 from alexnet_jax.analysis.report_evaluation import SavedPredictions, first
 from alexnet_jax.data.pipeline import identity, splits
 from alexnet_jax.errors import ConfigError, DataError
-from alexnet_jax.inference import confusion
+from alexnet_jax.inference import metrics
 from alexnet_jax.inference.network import Network
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.pages.render import data_uri, render
@@ -83,7 +83,7 @@ def predictions(
 
     groups = [
         ("Random images", examples(_random_numbers(len(labels), IMAGES))),
-        ("Most confident mistakes", examples(confusion.hardest(probabilities, labels, IMAGES))),
+        ("Most confident mistakes", examples(metrics.hardest(probabilities, labels, IMAGES))),
     ]
     return render("images.html", source=str(shown), groups=groups)
 

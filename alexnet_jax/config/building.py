@@ -11,8 +11,7 @@ import typing
 from typing import Any
 
 from alexnet_jax.config import checks, keys, switches
-from alexnet_jax.config.canonical import plain
-from alexnet_jax.config.defaults import upgraded
+from alexnet_jax.config.canonical import plain, upgraded
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.specs import MOST_LAYERS, Config
 

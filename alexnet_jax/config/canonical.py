@@ -1,8 +1,11 @@
-"""The canonical form of a config, by which run folders and sweeps identify it."""
+"""The canonical form of a config, by which run folders and sweeps identify it, and older configs in today's form."""
 
 import hashlib
 import json
 from typing import Any
+
+from alexnet_jax.config import keys
+from alexnet_jax.specs import Config
 
 
 def to_json(config: Any) -> str:
@@ -25,3 +28,38 @@ def plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     return value
+
+
+def completed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A config as plain dicts, in today's form, with the default of every key that it does not list."""
+    return _completed(upgraded(tree), Config)
+
+
+def _completed(tree: dict[str, Any], section: Any) -> dict[str, Any]:
+    full = {key: plain(value) for key, value in keys.defaults(section).items()} | tree
+    for key, value in tree.items():
+        below = keys.section_type(section, key)
+        if below and isinstance(value, dict):
+            full[key] = _completed(value, below)
+    return full
+
+
+def upgraded(tree: Any) -> Any:
+    """An older config, as plain dicts, in today's form.
+
+    Before there was adamw, adam with a weight decay meant it. Every other later key has a default with which older
+    configs mean what they did (tests/config/schema).
+    """
+    optimizer = tree.get("optimizer") if isinstance(tree, dict) else None
+    if isinstance(optimizer, dict) and optimizer.get("kind") == "adam" and weight_decays(optimizer):
+        return tree | {"optimizer": optimizer | {"kind": "adamw"}}
+    return tree
+
+
+def weight_decays(optimizer: dict[str, Any]) -> list[str]:
+    """The weight decays of an optimizer section that are not 0, as "key=value"."""
+    layers = optimizer.get("layer_weight_decay")
+    found = {key: optimizer.get(key) for key in ("weight_decay", "bias_weight_decay")}
+    if isinstance(layers, dict):
+        found |= {f"layer_weight_decay.{layer}": decay for layer, decay in layers.items()}
+    return [f"{key}={decay}" for key, decay in found.items() if decay]

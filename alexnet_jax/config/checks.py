@@ -5,7 +5,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from alexnet_jax.config.defaults import weight_decays
+from alexnet_jax.config.canonical import weight_decays
 from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import Config, ModelSpec, RateSpec
 

@@ -13,7 +13,7 @@ from alexnet_jax.config import published
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import target as targets
 from alexnet_jax.evaluation.target import EvalTarget
-from alexnet_jax.inference import calibration, metrics
+from alexnet_jax.inference import metrics
 
 #: Columns of `error_cells`.
 ERROR_COLUMNS = ("top-1 error", "top-5 error", "NLL", "ECE")
@@ -69,7 +69,7 @@ def evaluate(
 
 def errors_of(probabilities: Any, labels: Any) -> dict[str, Any]:
     """The errors of metrics.summarize, and "calibration_error"."""
-    error = calibration.expected_calibration_error(probabilities, labels)
+    error = metrics.expected_calibration_error(probabilities, labels)
     return metrics.summarize(probabilities, labels) | {"calibration_error": error}
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import cli, files, specs
+from alexnet_jax.cli.markdown import table
 from alexnet_jax.config import published
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import target
@@ -141,15 +142,13 @@ def _table(
     paper: Iterable[tuple[Any, ...]],
     ours: list[dict[str, Any]],
 ) -> str:
-    lines = [f"| {title}, error in % | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
-    for model, *values in paper:
-        lines.append(f"| {model}, the paper | {' | '.join(map(_percent, values))} |")
+    rows = [(f"{model}, the paper", *map(_percent, values)) for model, *values in paper]
     for row in ours:
         deviation = f" ± {100 * row['sd']:.1f}" if row["sd"] is not None else ""
         values = [_percent(row["top1"]) + deviation, _percent(row["top5"])]
-        values += [""] * (len(columns) - 2)
-        lines.append(f"| {row['model']}, ours | {' | '.join(values)} |")
-    return "\n".join(lines)
+        rows.append((f"{row['model']}, ours", *values, *[""] * (len(columns) - 2)))
+    header = (f"{title}, error in %", *columns)
+    return "\n".join(table(header, rows, range(1, len(header))))
 
 
 def _percent(share: float | None) -> str:

@@ -1,6 +1,11 @@
-"""Top-1 and top-5 error and negative log-likelihood (NLL) of predictions, as the paper counts them."""
+"""Top-1 and top-5 error and negative log-likelihood (NLL) of predictions, as the paper counts them.
 
-from typing import Any
+Also their confusion matrix and most confident errors, and the expected calibration error (ECE) with its reliability
+diagram, after Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017), section 2. The
+confidence of a prediction is the probability of its most probable class.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,3 +43,85 @@ def predicted_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarr
     others = np.array(probabilities, np.float64)
     others[n, labels] = -np.inf
     return np.where(rank(probabilities, labels) == 1, labels, others.argmax(axis=1))
+
+
+class Confused(NamedTuple):
+    """How many images of one class were predicted to be of another."""
+
+    label: int
+    predicted: int
+    images: int
+
+
+def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Count images by label (row) and predicted class (column): int [classes classes].
+
+    A tie with the label counts as the other class.
+    """
+    classes = probabilities.shape[1]
+    cells = labels.astype(np.int64) * classes + predicted_classes(probabilities, labels)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+
+
+def per_class_errors(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The top-1 error of each class [classes]; NaN for a class without images."""
+    matrix = confusion(probabilities, labels)
+    counts = matrix.sum(axis=1)
+    found = np.full(len(matrix), np.nan)
+    np.divide(counts - np.diag(matrix), counts, out=found, where=counts > 0)
+    return found
+
+
+def most_confused(matrix: np.ndarray, number: int = 10) -> list[Confused]:
+    """The `number` largest counts off the diagonal of a confusion matrix, largest first, without zeros."""
+    errors = matrix - np.diag(np.diag(matrix))
+    largest = np.argsort(-errors, axis=None, kind="stable")[:number]
+    pairs = zip(*np.unravel_index(largest, matrix.shape), strict=True)
+    found = [Confused(int(a), int(b), int(errors[a, b])) for a, b in pairs]
+    return [one for one in found if one.images]
+
+
+def hardest(probabilities: np.ndarray, labels: np.ndarray, number: int = 24) -> np.ndarray:
+    """Indices of at most `number` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(rank(probabilities, labels) > 1)
+    confidence = probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:number]
+
+
+class Reliability(NamedTuple):
+    """Predictions by confidence, in bins of equal width over [0, 1]. Arrays have the shape [bins]."""
+
+    #: Number of images whose confidence is in (m / bins, (m + 1) / bins].
+    counts: np.ndarray
+    #: Their mean confidence; NaN in an empty bin.
+    confidence: np.ndarray
+    #: Their top-1 accuracy; NaN in an empty bin.
+    accuracy: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """The ECE: mean |accuracy - confidence| over the images, in [0, 1]."""
+        full = self.counts > 0
+        gaps = np.abs(self.accuracy[full] - self.confidence[full])
+        return float(np.average(gaps, weights=self.counts[full]))
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
+    """The reliability diagram of probabilities [n classes] and labels [n], n > 0. A tie counts as an error."""
+    confidence = np.asarray(probabilities, np.float64).max(axis=1)
+    correct = rank(probabilities, labels) == 1
+    # Bins are closed above, so a confidence of 1 belongs to the last one.
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
+    means = np.full((2, bins), np.nan)
+    for mean, values in zip(means, (confidence, correct), strict=True):
+        sums = np.bincount(bin_of, weights=values, minlength=bins)
+        np.divide(sums, counts, out=mean, where=counts > 0)
+    return Reliability(counts, means[0], means[1])
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> float:
+    """The ECE of probabilities [n classes] and labels [n], in [0, 1]; biased upwards for small n."""
+    return reliability(probabilities, labels, bins).error

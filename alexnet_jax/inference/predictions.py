@@ -82,8 +82,7 @@ def of_split(
     A batch is fetched from the devices after the next one was read and dispatched. The last batch is filled up with
     copies of its first image.
 
-    Args:
-        poll: called before each batch; may raise to stop.
+    `poll` is called before each batch and may raise to stop.
     """
     parts, dispatched = [], None
     for start in range(0, len(split.labels), batch_size):

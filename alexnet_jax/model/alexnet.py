@@ -13,7 +13,6 @@ from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.model import grouping, operations
-from alexnet_jax.model.init import initializer
 from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.model.towers import LayerSharding, TowerSharding
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
@@ -23,7 +22,6 @@ class AlexNet(nn.Module):
     """The network of `spec`, with its switches applied and num_classes filled in.
 
     Attributes:
-        spec: The model section of a config.
         axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
         sharding: Over how many devices the towers of §3.2 are split.
         forms: How operations are written for the device; None: as for the default backend.
@@ -82,14 +80,8 @@ class AlexNet(nn.Module):
 class Layer(nn.Module):
     """One layer: its weights, and the operations before and after the convolution or product.
 
-    Attributes:
-        model: The model section of the config.
-        spec: The section of this layer, a ConvSpec or FCSpec.
-        axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
-        sharding: The part of the layer that is computed on this device.
-        forms: How operations are written for the device.
-        arrays: In how many arrays, one for each group of the next layer, the outputs are wanted.
-        is_last: Whether its outputs are the logits.
+    The attributes are those of `operations.base.Layer`, which operations see, and `arrays`: in how many arrays, one for
+    each group of the next layer, the outputs are wanted.
     """
 
     model: ModelSpec
@@ -157,6 +149,23 @@ class Layer(nn.Module):
         constant = nn.initializers.constant(self.spec.bias)
         biases = self.param("bias", constant, bias, jnp.float32)
         return kernels.astype(self.model.compute_dtype), biases.astype(self.model.compute_dtype)
+
+
+def initializer(kind: str, std: float, copies: int) -> nn.initializers.Initializer:
+    """Initial weights. §5: a Gaussian of deviation `std`; 'he' and 'glorot' (of Keras) go by the shape.
+
+    copies: leading axes of a kernel that hold one kernel each.
+    """
+    axes = tuple(range(copies))
+    scaling = nn.initializers.variance_scaling
+    match kind:
+        case "gaussian":
+            return nn.initializers.normal(std)
+        case "he":
+            return scaling(2.0, "fan_in", "normal", batch_axis=axes)
+        case "glorot":
+            return scaling(1.0, "fan_avg", "uniform", batch_axis=axes)
+    raise ConfigError(f"model.init {kind!r} is not gaussian, he or glorot")
 
 
 class DropoutKeys:

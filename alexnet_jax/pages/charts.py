@@ -53,7 +53,7 @@ def curves(title: str, lines: Sequence[Line], height: int, log: bool = False) ->
 
 
 def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> Markup:
-    """Draw the bins of inference.calibration.Reliability beside their diagonal."""
+    """Draw the bins of inference.metrics.Reliability beside their diagonal."""
     bins, floor = len(counts), SQUARE - BOTTOM
     side = floor - TOP
 

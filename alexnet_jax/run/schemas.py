@@ -5,64 +5,35 @@ import time
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from alexnet_jax.files import Number
-from alexnet_jax.specs import Range, Views
+from alexnet_jax.specs import Condition, Range, Views
 
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class _Fraction:
-    def __contains__(self, value: Any) -> bool:
-        return 0 <= value <= 1
-
-    def __str__(self) -> str:
-        return "from 0 to 1"
-
-
-class _Length(int):
-    def __contains__(self, value: Any) -> bool:
-        return len(value) == self
-
-    def __str__(self) -> str:
-        return f"{int(self)} values"
-
-
-class _NotEmpty:
-    def __contains__(self, value: Any) -> bool:
-        return len(value) > 0
-
-    def __str__(self) -> str:
-        return "one or more"
-
-
-class _Time:
-    def __contains__(self, value: str) -> bool:
-        try:
-            seconds(value)
-        except (ValueError, OverflowError):
-            return False
-        return True
-
-    def __str__(self) -> str:
-        return "a time such as 2012-09-30T12:00:00Z"
-
-
-class _RelativePath:
-    def __contains__(self, value: str) -> bool:
-        return "\0" not in value and not {"", ".", ".."} & set(value.split("/"))
-
-    def __str__(self) -> str:
-        return "a path within the folder"
-
-
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
-Fraction = Annotated[float, _Fraction()]
-Time = Annotated[str, _Time()]
+Fraction = Annotated[float, Condition("from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 def seconds(time_text: str) -> float:
     """Convert a Time to POSIX seconds. Raises ValueError or OverflowError."""
     return calendar.timegm(time.strptime(time_text, TIME))
+
+
+def _is_time(text: str) -> bool:
+    try:
+        seconds(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _is_relative(path: str) -> bool:
+    return "\0" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
+Time = Annotated[str, Condition("a time such as 2012-09-30T12:00:00Z", _is_time)]
+RelativePath = Annotated[str, Condition("a path within the folder", _is_relative)]
 
 
 class Status(TypedDict):
@@ -78,7 +49,9 @@ class Status(TypedDict):
     reason: NotRequired[str]
     pid: NotRequired[int]
     #: SLURM job, and how often it was requeued.
-    slurm: NotRequired[Annotated[list[int], _Length(2)] | None]
+    slurm: NotRequired[
+        Annotated[list[int], Condition("2 values", lambda pair: len(pair) == 2)] | None
+    ]
 
 
 class Environment(TypedDict):
@@ -152,7 +125,7 @@ class Meta(TypedDict):
 
     schema: int
     step: Natural
-    class_names: Annotated[list[str], _NotEmpty()]
+    class_names: Annotated[list[str], Condition("one or more", lambda names: len(names) > 0)]
 
 
 class TrainingMeta(Meta):
@@ -177,7 +150,7 @@ class Commit(TypedDict):
 
     schema: int
     step: Natural
-    files: dict[Annotated[str, _RelativePath()], File]
+    files: dict[RelativePath, File]
 
 
 class LaunchedStart(TypedDict):

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
@@ -20,28 +20,36 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 
-class RunFolder(Protocol):
-    """What training needs of its run folder: `Workdir` in the primary process, `SilentWorkdir` in the others."""
+class RunFolder:
+    """What training needs of its run folder. This class, for processes other than the primary, writes nothing."""
 
-    path: Path
-    checkpoints: Path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.checkpoints = self.path / "checkpoints"
 
-    def write(self, name: str, content: dict[str, Any]) -> None: ...
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace a JSON file of the folder. Raises StorageError."""
 
-    def write_bytes(self, name: str, content: bytes) -> None: ...
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Replace a file of the folder unless it already has this content. Raises StorageError."""
 
     def write_status(
         self, state: str, step: int, saved_step: int, *, code: int | None = None, reason: str = ""
-    ) -> None: ...
+    ) -> None:
+        """Write status.json: what the run does at `step`, or how it ended. `saved_step` is 0 without a checkpoint."""
 
-    def write_heartbeat(self) -> None: ...
+    def write_heartbeat(self) -> None:
+        """Update the heartbeat of a running status, from any thread; a full disk is left for others to report."""
 
-    def write_traceback(self, error: BaseException) -> None: ...
+    def write_traceback(self, error: BaseException) -> None:
+        """Append the traceback of `error` to log.txt, if possible."""
 
-    def saved_step(self) -> int: ...
+    def saved_step(self) -> int:
+        """Step of the newest checkpoint according to status.json; 0 if there is none."""
+        return reading.saved_step(self.path)
 
 
-class Workdir:
+class Workdir(RunFolder):
     """A run folder; as a context manager, the exclusive use of it.
 
     Args:
@@ -54,8 +62,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, steal: bool = False) -> None:
-        self.path = Path(path).absolute()
-        self.checkpoints = self.path / "checkpoints"
+        super().__init__(path)
         self.overwrites, self._steal = overwrite, steal
         self._lock: BinaryIO | None = None
         self._status: dict[str, Any] = {}
@@ -132,11 +139,9 @@ class Workdir:
         self._append("history.jsonl", json.dumps(entry) + "\n")
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Replace a JSON file of the folder. Raises StorageError."""
         self._replace(name, json.dumps(content, indent=1, sort_keys=True))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Replace a file of the folder unless it already has this content. Raises StorageError."""
         with contextlib.suppress(OSError):
             if (self.path / name).read_bytes() == content:
                 return
@@ -145,7 +150,6 @@ class Workdir:
     def write_status(
         self, state: str, step: int, saved_step: int, *, code: int | None = None, reason: str = ""
     ) -> None:
-        """Write status.json: what the run does at `step`, or how it ended. `saved_step` is 0 without a checkpoint."""
         with self._status_lock:
             self._status = dict(
                 state=state, step=step, saved=0 < saved_step == step, saved_step=saved_step, code=code,
@@ -155,20 +159,14 @@ class Workdir:
             self.write("status.json", self._status)
 
     def write_heartbeat(self) -> None:
-        """Update the heartbeat of a running status, from any thread; a full disk is left for others to report."""
         with self._status_lock:
             if self._status.get("state") == "running":
                 with contextlib.suppress(StorageError):
                     self.write("status.json", self._status | {"heartbeat": _now()})
 
     def write_traceback(self, error: BaseException) -> None:
-        """Append the traceback of `error` to log.txt, if possible."""
         with contextlib.suppress(StorageError):
             self._append("log.txt", "".join(traceback.format_exception(error)))
-
-    def saved_step(self) -> int:
-        """Step of the newest checkpoint according to status.json; 0 if there is none."""
-        return reading.saved_step(self.path)
 
     def environment(self) -> schemas.Environment | None:
         """run.json of the latest start; None before the first. Raises StorageError."""
@@ -190,35 +188,6 @@ class Workdir:
                 file.write(text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
-
-
-class SilentWorkdir:
-    """The run folder in a process that is not the primary one: it writes nothing."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
-        self.checkpoints = self.path / "checkpoints"
-
-    def write(self, name: str, content: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Do nothing."""
-
-    def write_status(
-        self, state: str, step: int, saved_step: int, *, code: int | None = None, reason: str = ""
-    ) -> None:
-        """Do nothing."""
-
-    def write_heartbeat(self) -> None:
-        """Do nothing."""
-
-    def write_traceback(self, error: BaseException) -> None:
-        """Do nothing."""
-
-    def saved_step(self) -> int:
-        """Step of the newest checkpoint according to status.json; 0 if there is none."""
-        return reading.saved_step(self.path)
 
 
 def _now() -> str:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from alexnet_jax.data.pipeline import batches as pipeline
 from alexnet_jax.data.pipeline import placement
 from alexnet_jax.data.pipeline.batches import Batch, Prefetch
 from alexnet_jax.data.pipeline.placement import Pool
@@ -51,4 +50,4 @@ class BatchSource:
     def stream(self, start: int, poll: Callable[[], None]) -> Prefetch:
         """Read the batches of the steps from `start` on, as (dispatch, Read); `poll` may raise to leave."""
         dispatches = self._plan.dispatches(start)
-        return pipeline.prefetch(self.read, dispatches, self._plan.spec.data.prefetch, poll)
+        return Prefetch(self.read, dispatches, self._plan.spec.data.prefetch, poll)

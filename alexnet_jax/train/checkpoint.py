@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline.statistics import Statistics
@@ -143,7 +142,7 @@ def write_state(target: Path, state: State) -> None:
     """Write the arrays with orbax."""
     import orbax.checkpoint as ocp
 
-    tree = traverse_util.unflatten_dict(flatten(state), sep="/")
+    tree = files.unflatten(flatten(state))
     with _quiet_absl(), checkpoints.checkpointer() as checkpointer:
         checkpointer.save(target / "state", args=ocp.args.PyTreeSave(tree))
 

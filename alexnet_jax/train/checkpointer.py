@@ -1,8 +1,9 @@
 """When a run saves, what it keeps, and the background thread that writes it."""
 
 import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,6 @@ from alexnet_jax.run.watchdog import SLOW, Watchdog
 from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.specs import TrainSpec
 from alexnet_jax.train import checkpoint, retention
-from alexnet_jax.train.background import BackgroundWriter
 from alexnet_jax.train.plan import Plan
 from alexnet_jax.train.state import State
 
@@ -28,10 +28,6 @@ class Checkpointer:
     """Saves the checkpoints of a run: the state is copied to the host, and a background thread writes it.
 
     Args:
-        plan: Says at which steps a checkpoint is due.
-        folder: The run folder.
-        status: Is told of each committed checkpoint.
-        watchdog: Watches the background thread.
         statistics: Input statistics, part of each checkpoint.
         about: Entries of meta.json that all checkpoints of the run have.
         errors: Validation errors of the steps that have a checkpoint.
@@ -71,7 +67,6 @@ class Checkpointer:
         """Copy the state to the host and start to write it, after the checkpoint before is committed.
 
         Args:
-            state: The training state.
             meta: Entries of meta.json beside `about`.
             error: The validation error of the state, if it was evaluated.
 
@@ -140,3 +135,44 @@ def delete_old(folder: RunFolder, policy: TrainSpec, errors: Mapping[int, float]
     best = checkpoints.best_step(steps, errors)
     kept = retention.kept_steps(steps, best, policy.keep_every, policy.keep_powers_of_two)
     retention.prune(folder.checkpoints, kept)
+
+
+class BackgroundWriter:
+    """Runs one job at a time in a thread; an error of a job is raised by the next `check`, `start` or `wait`.
+
+    The thread is a daemon: call `wait` before the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is running."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self, job: Callable[[], None]) -> None:
+        """Wait for the previous job, and run `job` in the background."""
+        self.wait()
+        self._thread = threading.Thread(target=self._run, args=(job,), name="writer", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise the error of the last job, if it has ended."""
+        if not self.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until no job is running; raise the error of the last one."""
+        if self._thread:
+            self._thread.join()
+        error, self._thread, self._error = self._error, None, None
+        if error:
+            raise error
+
+    def _run(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # raised in the thread that waits
+            self._error = error

@@ -131,7 +131,6 @@ class PlateauDetector:
         """The message to print after `step`, if any.
 
         Args:
-            step: The number of the step.
             loss: The mean training loss since the last call.
             report: Makes the records of `signal_report`; called only when a plateau is reported.
         """

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from alexnet_jax.errors import StorageError
 from alexnet_jax.run.reading import damaged_lines, metrics_lines
@@ -15,48 +15,33 @@ from alexnet_jax.run.schemas import Results
 from alexnet_jax.train.meter import Meter
 
 
-class RunLog(Protocol):
-    """Where training reports to: `Log` in the primary process, `NullLog` in the others."""
-
-    def say(self, text: str) -> None: ...
-    def train(
-        self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
-    ) -> None: ...
-    def evaluation(
-        self, step: int, epoch: float, split: str, view: str, result: Mapping[str, Any]
-    ) -> None: ...
-    def progress(self, step: int, meter: Meter, batch_size: int) -> None: ...
-    def flush(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class NullLog:
-    """A log that writes nothing."""
+class RunLog:
+    """Where training reports to. This class, for processes other than the primary, writes nothing."""
 
     def say(self, text: str) -> None:
-        pass
+        """Print lines, and write them to log.txt."""
 
     def train(
         self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
     ) -> None:
-        pass
+        """Log the metrics of the steps up to `step` of `last`; printed where there is no progress bar."""
 
     def evaluation(
         self, step: int, epoch: float, split: str, view: str, result: Mapping[str, Any]
     ) -> None:
-        pass
+        """Log the errors of a held-out split."""
 
     def progress(self, step: int, meter: Meter, batch_size: int) -> None:
-        pass
+        """Show the last step on the progress bar, if there is one."""
 
     def flush(self) -> None:
-        pass
+        """Write the metrics so far to the disk, as a checkpoint requires. Raises StorageError."""
 
     def close(self) -> None:
-        pass
+        """Close all sinks and clear the progress bar; metrics that were not flushed are dropped."""
 
 
-class Log:
+class Log(RunLog):
     """Writes the log of a run that begins, or continues, after `first_step`.
 
     A resumed run depends on metrics.jsonl, so an error in writing it is a StorageError. Errors of TensorBoard, log.txt
@@ -79,7 +64,6 @@ class Log:
             self.say(f"warning: {self._metrics.damage}")
 
     def say(self, text: str) -> None:
-        """Print lines, and write them to log.txt."""
         self._write(text)
         if self._bar:
             self._bar.print(text)
@@ -95,20 +79,17 @@ class Log:
         self._board.add(step, values)
 
     def flush(self) -> None:
-        """Write the metrics so far to the disk, as a checkpoint requires. Raises StorageError."""
         if self._metrics.step is not None:
             self._metrics.write_line()
             self._board.flush()
 
     def progress(self, step: int, meter: Meter, batch_size: int) -> None:
-        """Show the last step on the progress bar, if there is one."""
         if self._bar and meter.recent:
             self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size))
 
     def train(
         self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
     ) -> None:
-        """Log the metrics of the steps up to `step` of `last`; printed where there is no progress bar."""
         self.metrics(step, epoch, values)
         left = (last - step) * batch_size / values["images_per_second"]
         line = (
@@ -122,7 +103,6 @@ class Log:
     def evaluation(
         self, step: int, epoch: float, split: str, view: str, result: Mapping[str, Any]
     ) -> None:
-        """Log the errors of a held-out split."""
         named = {f"eval_{split}_{view}_{key}": result[key] for key in result if key != "count"}
         self.metrics(step, epoch, named)
         errors = "  ".join(
@@ -133,7 +113,6 @@ class Log:
         )
 
     def close(self) -> None:
-        """Close all sinks and clear the progress bar; metrics that were not flushed are dropped."""
         if self._bar:
             self._bar.stop()
         for sink in (self._metrics, self._text, self._board):

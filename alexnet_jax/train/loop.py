@@ -24,26 +24,11 @@ TrainStep = Callable[..., tuple[State, dict[str, Any]]]
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The parts of a run, as setup.begin makes them.
-
-    Attributes:
-        plan: What happens at which step.
-        batches: Reads batches and places them on the devices.
-        train_step: The function of step.make_train_step.
-        progress: Metrics of the steps, and the lines of the log about them.
-        evaluator: Evaluates the held-out images.
-        checkpointer: Saves, and decides when to.
-        agreement: Whether to stop or to save on request.
-        profiler: Traces a few steps.
-        watchdog: Ends the run if no step ends in time.
-        log: The log of the run.
-        folder: The run folder.
-        is_new: Whether the run begins, and is not resumed.
-        evaluation_due: Whether an earlier start was stopped in the evaluation of its last step.
-    """
+    """The parts of a run, as setup.begin makes them."""
 
     plan: Plan
     batches: BatchSource
+    #: Made by step.make_train_step.
     train_step: TrainStep
     progress: Progress
     evaluator: Evaluator
@@ -53,7 +38,9 @@ class Training:
     watchdog: Watchdog
     log: RunLog
     folder: RunFolder
+    #: Whether the run begins, and is not resumed.
     is_new: bool
+    #: Whether an earlier start was stopped in the evaluation of its last step.
     evaluation_due: bool
 
 

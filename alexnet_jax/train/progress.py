@@ -39,11 +39,8 @@ class Progress:
     """Follows the steps of one start.
 
     Args:
-        plan: Says after which steps metrics are logged.
         split: The training images, of which only the labels are used.
         meter: Sums of the metrics, restored from a checkpoint in a resumed run.
-        log: Receives the lines.
-        status: Is told of every step.
         signal_report: Makes the report of diagnosis.signal_report.
         detector: Finds a loss that stays at ln(classes); None for a loss without that plateau.
         batch_digest: Digest of all batches before this start.
@@ -86,11 +83,9 @@ class Progress:
         """Add the steps that were just dispatched, and log those of the dispatch before.
 
         Args:
-            dispatch: The steps.
             examples: (labels, indices, epochs) of each step.
             rates: The learning rates that the train step was given.
-            metrics: The metrics that it returned, on the devices.
-            state: The state that it returned.
+            metrics: The metrics that it returned, on the devices; `state` likewise.
             waited: Seconds spent waiting for batches, in total.
 
         Raises:

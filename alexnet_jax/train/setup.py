@@ -34,7 +34,7 @@ from alexnet_jax.train.agreement import Agreement
 from alexnet_jax.train.batch_source import BatchSource
 from alexnet_jax.train.checkpointer import Checkpointer, delete_old
 from alexnet_jax.train.evaluator import Evaluator
-from alexnet_jax.train.log import Log, NullLog, RunLog
+from alexnet_jax.train.log import Log, RunLog
 from alexnet_jax.train.loop import Training
 from alexnet_jax.train.meter import Meter
 from alexnet_jax.train.plan import Plan
@@ -258,7 +258,7 @@ def _about(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
 def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Dataset) -> RunLog:
     """Open the log; before that, check the free disk space and record the images. Raises StorageError."""
     if not processes.is_primary():
-        return NullLog()
+        return RunLog()
     checkpoint.check_room(folder.checkpoints, start.state)
     folder.write_bytes(identity.RECORD, identity.record(dataset))
     step = int(start.state.step)

@@ -42,9 +42,7 @@ def make_train_step(
 
     Args:
         spec: The config; its batch divides over devices and parts.
-        model: The net.
         statistics: Of the training images.
-        mesh: The devices.
         pool: The training images, where they lie on the devices. One call then makes k steps, with the results of k
             calls: `batch` and `rates` of all steps are stacked [k ...], with the numbers of the examples in place of
             their images, and so are the metrics.

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data.pipeline import batches, image_files
-from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.data.sources import folder
 
 positions = functools.partial(
@@ -72,16 +71,6 @@ def test_huge_steps_and_any_seed_are_fine():
         assert sorted(indices) == list(range(10))
 
 
-def test_a_batch_holds_the_examples_of_its_step():
-    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    split = Split(images, np.arange(10, dtype=np.int32) * 2)
-    indices, epochs = positions(2)
-    made = batches.batch(split, indices, epochs)
-    assert np.array_equal(made.indices, indices) and np.array_equal(made.epochs, epochs)
-    assert np.array_equal(made.labels, indices * 2)
-    assert np.array_equal(made.images[:, 0, 0, 0], indices) and made.images.dtype == np.uint8
-
-
 def prefetch_threads():
     return [t for t in threading.enumerate() if t.name == "prefetch"]
 
@@ -89,7 +78,7 @@ def prefetch_threads():
 @pytest.mark.fault("D1")
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_prefetching_gives_the_steps_in_order(depth):
-    with batches.prefetch(lambda step: step * step, range(5, 12), depth) as made:
+    with batches.Prefetch(lambda step: step * step, range(5, 12), depth) as made:
         assert list(made) == [(step, step * step) for step in range(5, 12)]
         assert list(made) == []
     assert not prefetch_threads()
@@ -97,7 +86,7 @@ def test_prefetching_gives_the_steps_in_order(depth):
 
 def test_prefetching_stays_depth_ahead():
     made = []
-    with batches.prefetch(made.append, itertools.count(), 2) as ahead:
+    with batches.Prefetch(made.append, itertools.count(), 2) as ahead:
         next(ahead)
         deadline = time.monotonic() + 5
         while len(made) < 4 and time.monotonic() < deadline:
@@ -114,7 +103,7 @@ def test_an_exception_reaches_the_consumer_after_the_steps_before_it(depth):
             raise KeyError("three")
         return step
 
-    with batches.prefetch(make, itertools.count(), depth) as made:
+    with batches.Prefetch(make, itertools.count(), depth) as made:
         assert [step for step, _ in itertools.islice(made, 3)] == [0, 1, 2]
         with pytest.raises(KeyError, match="three"):
             next(made)
@@ -124,7 +113,7 @@ def test_an_exception_reaches_the_consumer_after_the_steps_before_it(depth):
 
 
 def test_closing_ends_the_thread_and_the_iterator():
-    made = batches.prefetch(lambda step: step, itertools.count(), 2)
+    made = batches.Prefetch(lambda step: step, itertools.count(), 2)
     next(made)
     made.close()
     made.close()
@@ -134,7 +123,7 @@ def test_closing_ends_the_thread_and_the_iterator():
 
 
 def test_dropping_the_iterator_ends_the_thread():
-    made = batches.prefetch(lambda step: np.zeros(10), itertools.count(), 2)
+    made = batches.Prefetch(lambda step: np.zeros(10), itertools.count(), 2)
     next(made)
     del made
     gc.collect()
@@ -156,10 +145,10 @@ def test_the_time_spent_waiting_is_counted(monkeypatch):
         now[0] += 1
 
     monkeypatch.setattr(batches, "time", types.SimpleNamespace(perf_counter=clock))
-    with batches.prefetch(slow, range(3), 1) as made:
+    with batches.Prefetch(slow, range(3), 1) as made:
         list(made)
         assert 1 <= made.wait_seconds <= 3
-    with batches.prefetch(lambda step: step, range(3), 3) as made:
+    with batches.Prefetch(lambda step: step, range(3), 3) as made:
         list(made)
         assert made.wait_seconds == 0
 
@@ -187,9 +176,9 @@ def test_neither_threads_nor_prefetching_nor_the_cache_change_a_byte(jpegs, data
             places = batches.positions(
                 step, batch_size=14, num_examples=len(split.labels), seed=5, shuffle="epoch"
             )
-            return batches.batch(split, *places)
+            return split.images[places[0]], split.labels[places[0]], *places
 
-        with batches.prefetch(make, range(1, 8), depth) as made:
+        with batches.Prefetch(make, range(1, 8), depth) as made:
             return [tuple(part.tobytes() for part in batch) for _, batch in made]
 
     cached = stream(1, 0)

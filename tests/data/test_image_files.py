@@ -93,23 +93,21 @@ def test_an_image_damaged_during_training_ends_it_at_its_step_by_name(paths, dep
     split = Split(open_files(paths), np.zeros(COUNT, np.int32))
 
     def make(step):
-        return batches.batch(
-            split,
-            *batches.positions(
-                step, batch_size=8, num_examples=len(split.labels), seed=0, shuffle="epoch"
-            ),
+        indices, _ = batches.positions(
+            step, batch_size=8, num_examples=len(split.labels), seed=0, shuffle="epoch"
         )
+        return split.images[indices], indices
 
-    broken = int(make(3).indices[5])
+    broken = int(make(3)[1][5])
     whole = paths[broken].read_bytes()
     paths[broken].write_bytes(whole[: len(whole) // 2])
-    with batches.prefetch(make, itertools.count(), depth) as made:
+    with batches.Prefetch(make, itertools.count(), depth) as made:
         assert [next(made)[0] for _ in range(3)] == [0, 1, 2]
         with pytest.raises(DataError, match=f"{paths[broken]}") as caught:
             next(made)
     assert caught.value.exit_code == 3
     paths[broken].write_bytes(whole)
-    assert int(make(3).indices[5]) == broken  # the order of the others never changed
+    assert int(make(3)[1][5]) == broken  # the order of the others never changed
 
 
 @pytest.mark.parametrize("fault", ["full", "a file"])

@@ -86,7 +86,7 @@ def test_devices_gather_in_the_thread_that_takes_the_batch(gathers, depth):
     positions = functools.partial(
         batches.positions, batch_size=8, num_examples=101, seed=1, shuffle="epoch"
     )
-    with batches.prefetch(lambda step: placed.read(*positions(step)), range(30), depth) as made:
+    with batches.Prefetch(lambda step: placed.read(*positions(step)), range(30), depth) as made:
         for step, read in made:
             batch = placed.finish(read)
             indices, epochs = positions(step)

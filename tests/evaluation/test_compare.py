@@ -5,7 +5,7 @@ import pytest
 
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import compare, ensemble, tables
-from alexnet_jax.inference import calibration, confusion, predictions
+from alexnet_jax.inference import metrics, predictions
 
 
 def answers(only_first: int, only_second: int, both: int, neither: int):
@@ -94,13 +94,13 @@ def test_everything_else_that_is_measured_of_few_images_is_finite(wrong):
     one = predicted(wrong)
     alike = ensemble.ensemble([one.probabilities] * 2, one.labels)
     table = tables.tables([(one.probabilities, False), (one.probabilities, True)], one.labels)
-    error = calibration.expected_calibration_error(*one)
-    matrix = confusion.confusion(*one)
+    error = metrics.expected_calibration_error(*one)
+    matrix = metrics.confusion(*one)
     json.dumps([alike, table, error, matrix.tolist()], allow_nan=False)
     assert error == np.mean(wrong)
-    assert np.isnan(confusion.per_class_errors(*one)[1:]).all()
-    assert len(confusion.most_confused(matrix)) == any(wrong)
-    assert len(confusion.hardest(*one)) == sum(wrong)
+    assert np.isnan(metrics.per_class_errors(*one)[1:]).all()
+    assert len(metrics.most_confused(matrix)) == any(wrong)
+    assert len(metrics.hardest(*one)) == sum(wrong)
     if len(wrong) == 1:
         with pytest.raises(DataError, match="two images or more"):
             ensemble.ensemble([one.probabilities] * 2, one.labels, search=True)

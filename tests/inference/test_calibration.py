@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from alexnet_jax.inference import calibration
+from alexnet_jax.inference import metrics
 
 
 def literal(probabilities, labels, bins):
@@ -33,18 +33,18 @@ def test_bins_and_error_are_those_of_the_article(bins):
     labels = rng.integers(0, 5, 500)
     labels[:3] = 0
     rows, error = literal(probabilities.astype(float), labels, bins)
-    found = calibration.reliability(probabilities, labels, bins)
+    found = metrics.reliability(probabilities, labels, bins)
     assert found.counts.tolist() == [count for count, _, _ in rows]
     np.testing.assert_allclose(found.confidence, [c for _, c, _ in rows])
     np.testing.assert_allclose(found.accuracy, [a for _, _, a in rows])
     assert found.error == pytest.approx(error)
-    assert calibration.expected_calibration_error(probabilities, labels, bins) == found.error
+    assert metrics.expected_calibration_error(probabilities, labels, bins) == found.error
 
 
 def test_a_net_that_is_right_as_often_as_it_says_has_no_error():
     probabilities = np.repeat([[0.7, 0.3]], 10, axis=0)
-    assert calibration.expected_calibration_error(
+    assert metrics.expected_calibration_error(
         probabilities, np.array([0] * 7 + [1] * 3)
     ) == pytest.approx(0, abs=1e-12)
     sure_and_wrong = np.repeat([[1.0, 0.0]], 10, axis=0)
-    assert calibration.expected_calibration_error(sure_and_wrong, np.ones(10, int)) == 1.0
+    assert metrics.expected_calibration_error(sure_and_wrong, np.ones(10, int)) == 1.0

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from alexnet_jax.inference import confusion
-from alexnet_jax.inference import metrics as errors
+from alexnet_jax.inference import metrics
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +23,15 @@ def test_confusion_is_a_literal_count(answered):
     expected = np.zeros((7, 7), int)
     for row, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
         expected[label, literal_answer(row, label)] += 1
-    matrix = confusion.confusion(probabilities, labels)
+    matrix = metrics.confusion(probabilities, labels)
     assert np.array_equal(matrix, expected) and matrix.sum() == 400
-    error = errors.summarize(probabilities, labels)["top1_error"]
+    error = metrics.summarize(probabilities, labels)["top1_error"]
     assert np.trace(matrix) == round(400 * (1 - error))
 
 
 def test_errors_of_each_class(answered):
     probabilities, labels = answered
-    found = confusion.per_class_errors(probabilities, labels)
+    found = metrics.per_class_errors(probabilities, labels)
     for label in range(6):
         rows = probabilities[labels == label].tolist()
         wrong = [literal_answer(row, label) != label for row in rows]
@@ -41,21 +40,21 @@ def test_errors_of_each_class(answered):
 
 
 def test_the_most_confused_classes_are_the_largest_counts(answered):
-    matrix = confusion.confusion(*answered)
-    found = confusion.most_confused(matrix, 5)
+    matrix = metrics.confusion(*answered)
+    found = metrics.most_confused(matrix, 5)
     off = sorted((matrix[a, b] for a in range(7) for b in range(7) if a != b), reverse=True)
     assert [one.images for one in found] == off[:5]
     assert all(matrix[one.label, one.predicted] == one.images for one in found)
     assert all(one.label != one.predicted for one in found)
-    assert confusion.most_confused(np.eye(4, dtype=int) * 9) == []
+    assert metrics.most_confused(np.eye(4, dtype=int) * 9) == []
 
 
 def test_the_hardest_are_the_most_confident_mistakes(answered):
     probabilities, labels = answered
-    found = confusion.hardest(probabilities, labels, 12)
+    found = metrics.hardest(probabilities, labels, 12)
     mistakes = []
     for i, (row, label) in enumerate(zip(probabilities.tolist(), labels.tolist(), strict=True)):
         if literal_answer(row, label) != label:
             mistakes.append((-max(row), i))
     assert found.tolist() == [i for _, i in sorted(mistakes)[:12]]
-    assert len(confusion.hardest(np.eye(7)[labels], labels)) == 0
+    assert len(metrics.hardest(np.eye(7)[labels], labels)) == 0

@@ -4,11 +4,11 @@ import inspect
 import json
 
 from alexnet_jax.run import reading, resume
-from alexnet_jax.run.workdir import SilentWorkdir, Workdir
+from alexnet_jax.run.workdir import RunFolder, Workdir
 
 
 def test_other_processes_write_nothing(tmp_path):
-    silent = SilentWorkdir(tmp_path / "run")
+    silent = RunFolder(tmp_path / "run")
     silent.write("a.json", {})
     silent.write_bytes("b", b"1")
     silent.write_status("running", 3, 2)
@@ -22,7 +22,7 @@ def test_other_processes_have_every_method_that_writes():
         found = {name: f for name, f in vars(kind).items() if name.startswith("write")}
         return {name: inspect.signature(function) for name, function in found.items()}
 
-    assert writers(SilentWorkdir) == writers(Workdir)
+    assert writers(RunFolder) == writers(Workdir)
 
 
 def test_a_status_is_read_back(tmp_path):

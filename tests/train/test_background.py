@@ -11,7 +11,7 @@ import pytest
 from alexnet_jax.errors import DivergedError, StorageError
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.train import checkpoint, schedule
-from alexnet_jax.train.background import BackgroundWriter
+from alexnet_jax.train.checkpointer import BackgroundWriter
 from alexnet_jax.train.state import State
 from tests.reliability import faults
 

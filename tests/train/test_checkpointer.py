@@ -11,7 +11,7 @@ from alexnet_jax.errors import DivergedError, StorageError
 from alexnet_jax.run import processes
 from alexnet_jax.run.signals import Stop
 from alexnet_jax.run.status import RunStatus
-from alexnet_jax.run.workdir import SilentWorkdir
+from alexnet_jax.run.workdir import RunFolder
 from alexnet_jax.train import checkpoint, checkpointer, retention, schedule
 from alexnet_jax.train.checkpointer import Checkpointer
 from alexnet_jax.train.plan import Plan
@@ -43,7 +43,7 @@ def saver(tmp_path, monkeypatch):
         watchdog = SimpleNamespace(
             beat=lambda *_: None, watching=lambda _: contextlib.nullcontext()
         )
-        folder = SilentWorkdir(tmp_path)
+        folder = RunFolder(tmp_path)
         made = Checkpointer(
             Plan(config.parse(found), 382), folder, Status(folder), watchdog,  # type: ignore
             None, {"class_names": ["a"]}, errors or {},  # type: ignore
@@ -111,7 +111,7 @@ def test_an_error_of_the_last_write_counts_where_a_run_is_merely_stopped(
 
 
 def test_old_checkpoints_are_deleted_by_the_policy_of_the_config(tmp_path, monkeypatch):
-    folder = SilentWorkdir(tmp_path)
+    folder = RunFolder(tmp_path)
     for step in range(0, 54, 6):
         (folder.checkpoints / str(step)).mkdir(parents=True)
     policy = config.parse(config.load("tests/tiny.py", ["--config.train.keep_every=24"])).train

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.errors import DataError
 
 _POLL_SECONDS = 0.2
@@ -31,11 +30,6 @@ class Batch(NamedTuple):
     labels: Int32[np.ndarray, " b"]
     indices: Int32[np.ndarray, " b"]
     epochs: Int32[np.ndarray, " b"]
-
-
-def batch(split: Split, indices: np.ndarray, epochs: np.ndarray) -> Batch:
-    """Read the examples `indices` of `split`, in that order."""
-    return Batch(split.images[indices], split.labels[indices], indices, epochs)
 
 
 def update_batch_digest(before: str, *batch: np.ndarray) -> str:
@@ -76,8 +70,9 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 class Prefetch(Iterator[tuple[Any, Any]]):
-    """Iterator of (item, make(item)) over `items`, which works `depth` items ahead in a thread.
+    """Iterator of (item, make(item)) over `items`, `depth` items ahead in a thread, or at depth 0 in this one.
 
+    What `make` raises is raised by the iterator, after the items made before. Use it as a context, or close() it.
     `poll` is called before each item, and repeatedly while waiting for one; it may raise to stop.
 
     Attributes:
@@ -143,19 +138,6 @@ class Prefetch(Iterator[tuple[Any, Any]]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def prefetch(
-    make: Callable[[Any], Any],
-    items: Iterable[Any],
-    depth: int,
-    poll: Callable[[], None] = lambda: None,
-) -> Prefetch:
-    """Iterate over (item, make(item)); `make` runs in a background thread, or at depth 0 in this one.
-
-    What `make` raises is raised by the iterator, after the items made before. Use it as a context, or close() it.
-    """
-    return Prefetch(make, items, depth, poll)
 
 
 def _produce(

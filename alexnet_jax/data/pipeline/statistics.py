@@ -1,6 +1,5 @@
 """The mean image (§2) and the principal components of RGB values (§4.1) of the training images."""
 
-import logging
 import pathlib
 from typing import NamedTuple
 
@@ -17,8 +16,6 @@ VERSION = 2
 #: Larger splits are represented by an even sample: a mean of 20,000 is good to half a gray level.
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
 _CHUNK_BYTES = 4 * 2**20
-
-log = logging.getLogger(__name__)
 
 
 class Statistics(NamedTuple):

@@ -189,7 +189,7 @@ def _build(
     """Write everything in work/store, its index last."""
     options = Options(asked["format"], asked["size"], arguments.quality, asked["exif"])
     if options.format == "jpeg":
-        store.check_jpeg()
+        store.array_record()  # fails early
     folder, done = work / "store", work / "done"
     folder.mkdir(exist_ok=True)
     done.mkdir(exist_ok=True)

@@ -1,22 +1,23 @@
 """Images in tar and zip archives, read in place: nothing is ever extracted.
 
-The members are found by `archive_headers`; an image is then read from its place in the file, by any process. An archive
+`tarfile` and `zipfile` find the members; an image is then read from its place in the file, by any process. An archive
 with anything but plain files of plain names is refused, and so is one that exceeds the limits below.
 """
 
+import errno
 import gzip
+import io
 import itertools
 import os
 import re
+import struct
 import tarfile
 import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
-from alexnet_jax.data.sources import archive_headers
-from alexnet_jax.data.sources.archive_headers import Refused
 from alexnet_jax.errors import DataError, printable
 
 MAX_ENTRIES = 2_000_000
@@ -28,7 +29,17 @@ MAX_RATIO = 200
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 SUFFIXES = (".tar", *GZIP_SUFFIXES, ".zip")
 
+#: Largest long name or pax header of a tar, and largest directory of a zip.
+_MAX_HEADER_BYTES, _MAX_DIRECTORY_BYTES = 64 * 2**10, 256 * 2**20
 _CHUNK = 2**20
+_HEADER_KINDS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+#: Octal digits, or 8 bytes of a binary number below 2^63; int() alone would take signs and underscores.
+_TAR_SIZE = re.compile(rb"[ \0]*[0-7]*[ \0]*|\x80\0\0\0[\0-\x7f].{7}", re.DOTALL)
+_ZIP_ENCRYPTED, _ZIP_SIZES_FOLLOW, _ZIP_UTF8 = 0x1, 0x8, 0x800
+_AGAIN = "download or pack it again"
+_CUT_OFF = "is cut off: download or pack the archive again"
 _TAR_KINDS = {
     tarfile.LNKTYPE: "a hard link",
     tarfile.SYMTYPE: "a symbolic link",
@@ -68,7 +79,14 @@ class Member(NamedTuple):
 
     def read(self) -> bytes:
         """The content. Raises DataError where it is not what the archive states."""
-        content = _read_at(self.archive, self.offset, self.packed, self.title)
+        try:
+            with open(self.archive, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.packed)
+        except OSError as error:
+            raise DataError(f"cannot read {self.archive}: {error.strerror}") from None
+        if len(content) < self.packed:
+            raise DataError(f"{self.title} {_CUT_OFF}")
         if self.deflated:
             inflater = zlib.decompressobj(-zlib.MAX_WBITS)
             try:
@@ -112,13 +130,12 @@ def members(
     archive = os.fspath(path)
     reader = _Reader(archive, suffixes, shown or archive)
     try:
-        with open(archive, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with _File(archive) as file:
             if not archive.lower().endswith(".zip"):
-                return list(reader.tar(file.fileno(), 0, size, "", nested))
+                return list(reader.tar(file, 0, "", nested))
             if nested:
                 raise DataError(f"{reader.shown}: a zip of archives is not read; pack a tar")
-            return list(reader.zip(file.fileno(), size))
+            return list(reader.zip(file))
     except OSError as error:
         raise DataError(f"cannot read {reader.shown}: {error.strerror}") from None
 
@@ -162,12 +179,10 @@ class _Reader:
         self._seen: set[str] = set()
         self._entries = self._total = 0
 
-    def tar(self, file: int, start: int, stop: int, prefix: str, nested: bool) -> Iterator[Member]:
-        """The members of the tar at [start, stop) of the archive."""
-        title = prefix.rstrip("/") or "it"
-        headers = archive_headers.tar_headers(file, start, stop)
-        while (found := self._next(headers, title)) is not None:
-            header, data = found
+    def tar(self, file: IO[bytes], start: int, prefix: str, nested: bool) -> Iterator[Member]:
+        """The members of the tar `file`, which begins at byte `start` of the archive."""
+        stop = file.seek(0, os.SEEK_END)
+        for tar, header in self._tar_headers(file, start, stop, prefix.rstrip("/") or "it"):
             name = self._checked_name(header.name + "/" * header.isdir(), prefix)
             if any(key.startswith("GNU.sparse") for key in header.pax_headers):
                 raise self._fault(name, "is a sparse file; only plain files are read")
@@ -179,49 +194,64 @@ class _Reader:
                 kind = f"an entry of the unknown kind {header.type!r}"
                 what = _TAR_KINDS.get(header.type, kind)
                 raise self._fault(name, f"is {what}; only plain files are read")
-            size = header.size
-            if data + size > stop:
-                raise self._fault(name, "is cut off: download or pack the archive again")
+            data, size = start + header.offset_data, header.size
+            if header.offset_data + size > stop:
+                raise self._fault(name, _CUT_OFF)
             self._once(name)
             if nested:
                 if not name.lower().endswith(".tar"):
                     raise self._fault(name, "is no .tar, as all files of this archive should be")
-                yield from self.tar(file, data, data + size, name + "/", False)
+                yield from self.tar(tar.extractfile(header), data, name + "/", False)
             elif self._admit(name, size):
                 yield Member(name, self._archive, data, size, size, False, None, self.shown)
 
-    def _next(
-        self, headers: Iterator[tuple[tarfile.TarInfo, int]], title: str
-    ) -> tuple[tarfile.TarInfo, int] | None:
-        """The next header of a tar, None at its end. Raises DataError."""
-        self._entries += 1
-        try:
-            found = next(headers, None)
-        except Refused as error:
-            raise self._fault(title, str(error)) from None
-        if found and self._entries > MAX_ENTRIES:
-            raise self._fault(title, f"is entry {MAX_ENTRIES + 1:,}; no more are read")
-        return found
+    def _tar_headers(
+        self, file: IO[bytes], start: int, stop: int, title: str
+    ) -> Iterator[tuple[Any, tarfile.TarInfo]]:
+        """Yield (TarFile, header) for each member.
 
-    def zip(self, file: int, size: int) -> Iterator[Member]:
-        """The members that the central directory lists, each compared with its local header."""
+        Raises DataError for damage, for what tarfile would ignore, and for anything behind the end mark.
+        """
+        file.seek(0)
+        end = -1
         try:
-            infos, end = archive_headers.zip_directory(file, size)
-        except Refused as error:
-            raise self._fault("it", str(error)) from None
-        if len(infos) > MAX_ENTRIES:
-            what = f"has {len(infos):,} entries; more than {MAX_ENTRIES:,} are not read"
-            raise self._fault("it", what)
+            tar: Any = tarfile.TarFile(
+                fileobj=file, tarinfo=_TarHeader, encoding="utf-8", errors="surrogateescape"
+            )
+            while (header := tar.next()) is not None:
+                tar.members.clear()  # which would keep all headers
+                self._entries += 1
+                if self._entries > MAX_ENTRIES:
+                    raise _Refused(f"is entry {MAX_ENTRIES + 1:,}; no more are read")
+                size = header.pax_headers.get("size", "0")
+                if header.size < 0 or tar.offset <= end or not re.fullmatch("[0-9]{1,15}", size):
+                    raise _Refused("has a member with an impossible size")
+                if {"path", "size"} & tar.pax_headers.keys():
+                    raise _Refused("has one name or size for all of its members")
+                end = tar.offset
+                yield tar, header
+            _check_tar_end(file, start, tar.offset, stop)
+        except OSError:
+            raise
+        except _Refused as error:
+            raise self._fault(title, str(error)) from None
+        except Exception as error:  # what tarfile raises of a damaged archive is listed nowhere
+            what = f"is damaged behind byte {start + end} ({error})"
+            if end < 0:
+                cut = "is cut off, or " if stop < tarfile.BLOCKSIZE else "is "
+                what = f"{cut}no tar archive"
+            raise self._fault(title, f"{what}: {_AGAIN}") from None
+
+    def zip(self, file: IO[bytes]) -> Iterator[Member]:
+        """The members that the central directory lists, each compared with its local header."""
+        infos, end = self._zip_directory(file)
         found = []
         for info in infos:
             name = self._checked_name(info.orig_filename)
             if not self._is_zip_file(name, info):
                 continue
             self._once(name)
-            try:
-                data = archive_headers.zip_content(file, info, end)
-            except Refused as error:
-                raise self._fault(name, str(error)) from None
+            data = self._zip_content(file, name, info, end)
             packed, size = info.compress_size, info.file_size
             found.append((info.header_offset, data + packed, name))
             if self._admit(name, size):
@@ -234,16 +264,60 @@ class _Reader:
             if start < stop:
                 raise self._fault(other, f"overlaps {printable(one)[:200]}: refused")
 
+    def _zip_directory(self, file: IO[bytes]) -> tuple[list[zipfile.ZipInfo], int]:
+        """(entries of the central directory, where it begins and the members end). Raises DataError."""
+        damaged = self._fault("it", f"is cut off, or no zip archive: {_AGAIN}")
+        try:
+            with zipfile.ZipFile(file, metadata_encoding="utf-8") as archive:
+                infos, first = archive.infolist(), archive.start_dir
+                file.seek(-22 - len(archive.comment), os.SEEK_END)
+                record = struct.unpack("<4s4H2LH", file.read(22))
+        except UnicodeDecodeError as error:
+            raise self._fault("it", f"has a name that is not UTF-8: {error.object!r}") from None
+        except Exception as error:  # what zipfile raises of a damaged archive is listed nowhere
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset
+                raise
+            raise damaged from None
+        signature, disk, start_disk, _, count, _, stated, _ = record
+        if (disk or start_disk) and (disk, start_disk) != (0xFFFF, 0xFFFF):
+            raise self._fault("it", "is a part of a split zip archive: join the parts")
+        if signature != b"PK\5\6" or stated not in (first, 0xFFFFFFFF):
+            raise damaged
+        if count not in (len(infos), 0xFFFF):
+            raise self._fault("it", "has a directory of another length than it states")
+        if len(infos) > MAX_ENTRIES:
+            what = f"has {len(infos):,} entries; more than {MAX_ENTRIES:,} are not read"
+            raise self._fault("it", what)
+        return infos, first
+
+    def _zip_content(self, file: IO[bytes], name: str, info: zipfile.ZipInfo, end: int) -> int:
+        """First byte of a member's content. Raises DataError if its own header disagrees with the directory."""
+        at, raw, header = info.header_offset, info.orig_filename.encode(), b""
+        if 0 <= at < end:
+            file.seek(at)
+            header = file.read(30 + len(raw))
+        if len(header) < 30 + len(raw) or header[:4] != b"PK\3\4":
+            raise self._fault(name, f"is not where the directory says: {_AGAIN}")
+        fields = struct.unpack("<4H3L2H", header[6:30])
+        flags, method, _, _, *sizes, name_length, extra_length = fields
+        same = header[30:] == raw and name_length == len(raw) and method == info.compress_type
+        same &= not (flags ^ info.flag_bits) & (_ZIP_ENCRYPTED | _ZIP_UTF8 | _ZIP_SIZES_FOLLOW)
+        if not flags & _ZIP_SIZES_FOLLOW and 0xFFFFFFFF not in sizes[1:]:
+            same &= sizes == [info.CRC, info.compress_size, info.file_size]
+        if not same:
+            raise self._fault(name, "has a header of its own that contradicts the directory")
+        data = at + 30 + name_length + extra_length
+        if data + info.compress_size > end:
+            raise self._fault(name, _CUT_OFF)
+        return data
+
     def _is_zip_file(self, name: str, info: zipfile.ZipInfo) -> bool:
         """Whether an entry is a file, not a folder. Raises DataError for one that is not to be read."""
-        mode, packed, unpacked = (
-            info.external_attr >> 16 & 0o170000,
-            info.compress_size,
-            info.file_size,
-        )
+        mode = info.external_attr >> 16 & 0o170000
+        packed, unpacked = info.compress_size, info.file_size
         if info.create_system == 3 and mode not in (0, 0o100000, 0o040000):
             raise self._fault(name, f"is no plain file (mode {mode:o}); only those are read")
-        if info.flag_bits & archive_headers.ENCRYPTED:
+        if info.flag_bits & _ZIP_ENCRYPTED:
             raise self._fault(name, "is encrypted: pack the archive without a password")
         if info.orig_filename.endswith("/") or mode == 0o040000:
             if unpacked:
@@ -299,16 +373,48 @@ class _Reader:
         return True
 
 
-def _read_at(path: str, offset: int, size: int, title: str) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            pieces, left = [], size
-            while left:
-                piece = os.pread(file.fileno(), left, offset + size - left)
-                if not piece:
-                    raise DataError(f"{title} is cut off: download or pack the archive again")
-                pieces.append(piece)
-                left -= len(piece)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+class _Refused(Exception):
+    """What is wrong with a tar, without its name."""
+
+
+class _TarHeader(tarfile.TarInfo):
+    """A tar header whose size is checked as it stands in the file."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_TarHeader":
+        lib: Any = tarfile  # whose stubs lack these two functions
+        is_whole = len(buf) == tarfile.BLOCKSIZE
+        is_header = is_whole and lib.nti(buf[148:156]) in lib.calc_chksums(buf)
+        if is_header and not _TAR_SIZE.fullmatch(buf[124:136]):
+            is_negative = buf[124] & 0x80
+            shown = "an impossible size" if is_negative else f"the size {buf[124:136]!r}"
+            raise _Refused(f"has a member with {shown}")
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in _HEADER_KINDS and header.size > _MAX_HEADER_BYTES:
+            raise _Refused(f"has a header of {header.size:,} bytes")
+        if buf[257:263] != b"ustar\0":  # GNU's own format keeps times where POSIX has a prefix
+            name = buf[:100].split(b"\0", 1)[0].decode(encoding, errors)
+            header.name = name.rstrip("/") if header.isdir() else name
+        return header
+
+
+def _check_tar_end(file: IO[bytes], start: int, at: int, stop: int) -> None:
+    """Check that all from `at` to `stop` is zero: tarfile ends silently at damage."""
+    if at + tarfile.BLOCKSIZE > stop:
+        raise _Refused(f"is cut off, or no tar archive: {_AGAIN}")
+    file.seek(at)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise _Refused(f"is damaged at byte {start + at}: {_AGAIN}")
+    while (at := file.tell()) < stop:
+        piece = file.read(min(_CHUNK, stop - at))
+        if not piece or any(piece):
+            raise _Refused(f"goes on behind its end mark, at byte {start + at}: pack it again")
+
+
+class _File(io.FileIO):
+    """A file that reads no more at once than a directory may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_DIRECTORY_BYTES:
+            raise ValueError(f"a directory of {size:,} bytes")
+        return super().read(size)

@@ -33,7 +33,7 @@ def load(spec: DataSpec) -> Dataset:
         for name, shards in index.splits.items()
     }
     if index.format == "jpeg":
-        check_jpeg()
+        array_record()  # fails early
     seen = check_content(folder, index, spec.threads)
     splits = {}
     for name in index.splits:
@@ -254,8 +254,3 @@ def array_record() -> Any:
             f"a store of JPEG records needs array_record: {INSTALL} (one of format raw does not)"
         ) from None
     return array_record_module
-
-
-def check_jpeg() -> None:
-    """Raise DataError if stores of JPEG records cannot be read or written."""
-    array_record()

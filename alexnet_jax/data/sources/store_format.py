@@ -24,7 +24,7 @@ from alexnet_jax import files
 from alexnet_jax.data.pipeline import digests, statistics
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import DataError
-from alexnet_jax.specs import Pixels, Range
+from alexnet_jax.specs import Condition, Pixels, Range
 
 SCHEMA = 1
 INDEX = "index.json"
@@ -41,27 +41,16 @@ class Shard:
     count: int
 
 
-class _FileName:
-    """Type annotation: the name of a file, without a folder."""
-
-    def __contains__(self, value: str) -> bool:
-        return value == os.path.basename(value) and value.isprintable() and value.strip(".") != ""
-
-    def __str__(self) -> str:
-        return "the name of a file"
+def _is_file_name(name: str) -> bool:
+    return name == os.path.basename(name) and name.isprintable() and name.strip(".") != ""
 
 
-class _Hexadecimal(int):
-    """Type annotation: text of so many hexadecimal digits."""
-
-    def __contains__(self, value: str) -> bool:
-        return re.fullmatch(f"[0-9a-f]{{{int(self)}}}", value) is not None
-
-    def __str__(self) -> str:
-        return f"{int(self)} hexadecimal digits"
+def _hexadecimal(digits: int) -> Condition:
+    pattern = re.compile(f"[0-9a-f]{{{digits}}}")
+    return Condition(f"{digits} hexadecimal digits", lambda text: bool(pattern.fullmatch(text)))
 
 
-_Name = Annotated[str, _FileName()]
+_Name = Annotated[str, Condition("the name of a file", _is_file_name)]
 
 
 class _Shard(TypedDict):
@@ -75,8 +64,8 @@ class _Split(TypedDict):
 
 class _File(TypedDict):
     size: Annotated[int, Range(0)]
-    sha256: Annotated[str, _Hexadecimal(64)]
-    sample: NotRequired[Annotated[str, _Hexadecimal(16)]]
+    sha256: Annotated[str, _hexadecimal(64)]
+    sample: NotRequired[Annotated[str, _hexadecimal(16)]]
 
 
 class _Found(TypedDict):

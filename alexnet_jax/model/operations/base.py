@@ -43,7 +43,6 @@ class Node:
         layer: The name of the layer, such as "fc6".
         spec: Its section of the config, a ConvSpec or FCSpec.
         key: "linear", the name of the operation, or "before/dropout" for one that precedes the linear one.
-        operation: The operation.
     """
 
     layer: str
@@ -111,8 +110,6 @@ class Call(NamedTuple):
     """How an operation is applied.
 
     Attributes:
-        node: The operation at its place.
-        train: Whether this is a training step.
         next_key: Makes the random keys of one dropout.
         dtype: The type of a normalized or pooled result.
         towers: How many towers the maps of the input belong to.
@@ -129,8 +126,6 @@ class Inversion(NamedTuple):
     """What a deconvnet knows of an operation that it inverts.
 
     Attributes:
-        node: The operation at its place.
-        model: The net.
         params: Parameters of its layer.
         batch_stats: Running averages of its layer.
         inputs: What the operation was applied to.
