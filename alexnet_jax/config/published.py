@@ -35,6 +35,14 @@ class Result(NamedTuple):
     note: str = ""
 
 
+class Verdict(NamedTuple):
+    """An experiment of the log without a number."""
+
+    net: str
+    change: str
+    outcome: str
+
+
 class Claim(NamedTuple):
     """Published effect of an ablation in points of top-1 / top-5 error."""
 
@@ -148,6 +156,62 @@ LOG = (
     Result("177", "the same", VAL12, "ten", 1.744414, 0.406900, 0.183040),
     Result("178", "170 with stochastic pools in layer 2 until epoch 31", VAL12, "center",
            1.845021, 0.424038, 0.197017, "inferred", "second run; the first is a verdict"),
+)
+
+#: Runs without numbers.
+VERDICTS = (
+    Verdict("96-16k", "16,649 classes; dropout from epoch 6", "began 98"),
+    Verdict("99", "97 with another second normalization, then bounded kernels", "many kernels of conv2 stay random"),
+    Verdict("100", "97 with LRN scale 0.001, power 0.25", "slightly worse, killed 43"),
+    Verdict("106a, 107", "contrast normalization; constraint on the weights of conv1 and conv2",
+            "106a killed at 31 for the constraint, later the other way round"),
+    Verdict("109", "three hidden layers of 1536+1536", "overfits"),
+    Verdict("110", "101 without normalization", "about a point worse than 101, killed 75"),
+    Verdict("111", "three hidden layers of 2048+2048, dropout in each", "underfits, clearly worse"),
+    Verdict("113, 116, 117", "conv3 sees conv1 too; four GPUs", "no outcome"),
+    Verdict("114", "three hidden layers of 3072+3072, 140,523,240 parameters", "worse than 115 with two"),
+    Verdict("115-jpeg", "two hidden layers of 3072+3072, window 9, JPEG", "killed 58"),
+    Verdict("120-2012-full", "120 on whole pictures", "ran to 94, no number"),
+    Verdict("120-4gpu", "four towers, 99.7 million parameters", "overfits, killed 56"),
+    Verdict("121", "120 with contrast normalization in layer 1 too", "worse than 120"),
+    Verdict("126", "one tower sees mirror images", "no good, killed 19"),
+    Verdict("127", "no communication at conv3, 256+256 maps", "significantly worse, killed 36"),
+    Verdict("128", "conv4 communicates too, 128+128 maps", "on hold"),
+    Verdict("129, 130", "four towers, conv5 64 each; 130 with twice the conv2",
+            "129 lost; 130 hardly better than two GPUs"),
+    Verdict("132, 133", "communication at conv4, not conv3; 133 with LRN before the pool", "both worse than 131"),
+    Verdict("134", "k = 0.25 in LRN", "stopped at 13"),
+    Verdict("135-2009-2012", "135 pre-trained on 2009", "2.00 nats, the net with conv6 1.97 at that time"),
+    Verdict("136", "one mean for all pixels", "no better"),
+    Verdict("137, batch 1024", "8 batches of 128 accumulated", "not good, killed 34"),
+    Verdict("137, brightness", "noise along the first component alone, late", "failure"),
+    Verdict("137-tree, 146-2009-tree", "output weights tied along the hierarchy", "2.17 nats, some 2.06 expected"),
+    Verdict("139", "constraint on the contrast of conv2's weights", "0.01 nats worse than 137"),
+    Verdict("141", "137 with a sixth convolution, from scratch", "seems to overfit, killed 60; began others"),
+    Verdict("141-2009-half", "141 with 10,184 outputs on half of 2009",
+            "test error a little above 131's; the paper's ImageNet 2009 net, but no number"),
+    Verdict("146-2009, 146-2011", "pre-training; 2011 with a narrow layer below 21,843 outputs", "stopped at 6.6, 8.1"),
+    Verdict("149", "LRN after conv5 too", "no outcome, the file ends at 66"),
+    Verdict("153", "linear rates", "abandoned at 18"),
+    Verdict("154", "exp[1000] from 0.01", "the run was spoiled"),
+    Verdict("161, 180", "jdexp[1000,4], jdexp[250,4]", "no outcome"),
+    Verdict("170-256, 170-256-0.015", "batches of 256, rates as before or times 1.5", "no outcome"),
+    Verdict("170-contfade", "170 with mixed images and rates reset by hand, epochs 96 to 137 and on", "no number"),
+    Verdict("170-gpu-1-2", "170 on GPUs without direct access, to compare 170-quant with", "no number"),
+    Verdict("178, first run", "stochastic pools until epoch 69", "1.85 nats, disappointing"),
+    Verdict("172", "jdexp[1000,4], jumps to the rate before", "1.898 nats when killed at 84"),
+    Verdict("170-4gpu, 170-4gpu-exp, 183, 184", "four GPUs, 10,184 outputs",
+            "no better than 146; exp bad; 183 has too many parameters"),
+    Verdict("flickr-102, 103, 105", "10,003 logistic outputs", "not ImageNet"),
+)
+
+#: Our reading of the log; inferred.
+LESSONS = (
+    "Nets that differ in details span 0.4 points: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07 top-1.",
+    "Annealing moves as much as architecture: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
+    "Rates that end at 2e-5 to 4e-5 (169 to 171, 174) beat those that end at 1e-5 or below (155 to 163, 166).",
+    "Normalization in layer 2 seems needless (167: 40.49 without), all of it is worth 1.4 points (148).",
+    "Towers that never meet cost 1.2 points (150); more than two towers bring nothing (129, 130).",
 )
 
 #: Test errors in the names and comments of the authors' CIFAR-10 files; the log has no others.

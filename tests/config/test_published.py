@@ -53,6 +53,7 @@ def test_every_number_says_on_what_it_was_measured():
         assert (found.data and found.views) or found.confidence != "stated"
     keys = [(r.net, r.data, r.views) for r in published.LOG]
     assert len(set(keys)) == len(keys) > 60
+    assert len(published.VERDICTS) > 35
 
 
 def test_every_ablation_has_its_published_effect():
