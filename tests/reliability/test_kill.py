@@ -25,9 +25,9 @@ RANDOM_TIMES = 60 - len(POINTS)
 # One run that is killed at each of these, one after the other; the counts begin anew with each start.
 IN_TURN = (
     "save.state:1",
-    "save.hashed:2",
     "evaluate.batch:3",
     "save.committed:2",
+    "prune.trash:1",
     "finish.results:1",
 )
 
