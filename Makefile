@@ -43,9 +43,11 @@ quickstart: $(VENV)/core.stamp
 	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
 
 # XLA compiles with little optimization here: tests compile much and compute little. `make reliability` has all of it.
+# Every program is kept, since most are small ones that many tests and processes compile.
 test: export XLA_FLAGS := --xla_backend_optimization_level=1
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/dev.stamp
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # A table of what became of COUNT inputs for each reader; what was found is kept in runs/fuzz/.
 COUNT ?= 2000

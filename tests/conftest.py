@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+import gc
 import os
 import shutil
 import signal
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Files that take long, beside tests/reliability.
+LONG = (
+    "test_main.py", "test_loop.py", "test_step.py", "test_release.py", "test_extending.py", "test_linear.py",
+)  # fmt: skip
 
 
 def _wants_gpu() -> bool:
@@ -41,9 +46,12 @@ else:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_NUM_CPU_DEVICES"] = "4"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax-cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Every program is kept: tests and the processes that they start compile many small ones, most of them more than once.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["ALEXNET_JAX_CACHE"] = tempfile.mkdtemp(prefix="alexnet-jax-tests-")
+# Tracing makes many objects and little garbage, and with the default thresholds Python looks for it all the time.
+gc.set_threshold(50_000, 20, 50)
 # Started in the background of a shell, tests would hand on to what they start that Ctrl-C is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["ALEXNET_JAX_CACHE"], ignore_errors=True)
@@ -58,15 +66,28 @@ def pytest_configure(config):
     config.scoreboard = {"faults": {}, "figures": collections.Counter()}
 
 
+def _group(path: Path) -> str:
+    """The tests that one worker has: a file's, which share what they compiled, or those of a half of reliability/.
+
+    Each half has a starter and an undisturbed run.
+    """
+    if path.parent.name != "reliability":
+        return str(path)
+    of_faults = ("test_background.py", "test_numbers.py", "test_signals.py")
+    return "starts of faults" if path.name in of_faults else "starts"
+
+
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
         long = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    # Tests of a file share what they compiled, those of reliability/ a starter: one worker has them.
     for item in items:
-        group = "starts" if "reliability" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+    # Workers take groups in the order of collection, and the longest must not be the last.
+    items.sort(
+        key=lambda item: item.path.parent.name != "reliability" and item.path.name not in LONG
+    )
     if config.getoption("--record"):
         items[:] = [item for item in items if item.get_closest_marker("fault")]
 
@@ -94,6 +115,14 @@ def pytest_sessionfinish(session):
 def figures(request) -> collections.Counter:
     """Figures that go to the record of `make reliability`, by name."""
     return request.config.scoreboard["figures"]
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Runs in this process draw no figures, which take a fifth of the time of a short one."""
+    from alexnet_jax import main
+
+    monkeypatch.setattr(main, "_draw_figures", lambda *_: [])
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ def net(chosen):
     """(model, parameters, images) of a tiny net with both normalizations, a max-pool, groups and dropout."""
     spec = config.parse(config.load("tests/tiny.py", list(SETTINGS)))
     model = alexnet.of_config(spec, chosen)
-    params = alexnet.init(model, jax.random.key(0), spec.augment.crop_size)["params"]
     size = spec.augment.crop_size
+    params = jax.jit(lambda key: alexnet.init(model, key, size))(jax.random.key(0))["params"]
     return model, params, 50 * jax.random.normal(jax.random.key(1), (2, size, size, 3))
 
 
@@ -128,21 +128,27 @@ CASES = [
 def test_an_operation_has_one_derivative_in_both_modes_alone_and_in_batches(name):
     operation, arguments = OPERATIONS[name]
     tangents = like(arguments)
-    y, slope = jax.jvp(operation, arguments, tangents)
-    _, pull = jax.vjp(operation, *arguments)
+    y = jax.eval_shape(operation, *arguments)
     cotangent = jax.random.normal(jax.random.key(6), y.shape)
-    received = sum(map(jnp.vdot, pull(cotangent), tangents))
-    np.testing.assert_allclose(jnp.vdot(slope, cotangent), received, rtol=1e-4)
-    # Reverse of forward mode: the derived transpose of what forward mode computes.
-    _, pull_of_push = jax.vjp(lambda *t: jax.jvp(operation, arguments, t)[1], *tangents)
-    for one, other in zip(pull_of_push(cotangent), pull(cotangent), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    cotangents = jnp.stack([cotangent, 2 * cotangent])
-    for one, many in zip(pull(cotangent), jax.vmap(pull)(cotangents), strict=True):
-        np.testing.assert_allclose(many, [one, 2 * one], rtol=1e-5, atol=1e-6)
-    push = functools.partial(jax.jvp, operation, arguments)
-    _, many = jax.vmap(push)(jax.tree.map(lambda t: jnp.stack([t, -t]), tangents))
-    np.testing.assert_allclose(many, [slope, -slope], rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def derivatives(arguments, tangents, cotangent):
+        push = functools.partial(jax.jvp, operation, arguments)
+        _, slope = push(tangents)
+        _, slopes = jax.vmap(push)(jax.tree.map(lambda t: jnp.stack([t, -t]), tangents))
+        _, pull = jax.vjp(operation, *arguments)
+        # Reverse of forward mode: the derived transpose of what forward mode computes.
+        _, pull_of_push = jax.vjp(lambda *t: push(t)[1], *tangents)
+        pulled_twice = jax.vmap(pull)(jnp.stack([cotangent, 2 * cotangent]))
+        return slope, slopes, pull(cotangent), pull_of_push(cotangent), pulled_twice
+
+    slope, slopes, pulled, derived, pulled_twice = derivatives(arguments, tangents, cotangent)
+    received = sum(map(np.vdot, pulled, tangents))
+    np.testing.assert_allclose(np.vdot(slope, cotangent), received, rtol=1e-4)
+    np.testing.assert_allclose(slopes, np.stack([slope, -slope]), rtol=1e-5, atol=1e-6)
+    for one, other, many in zip(pulled, derived, pulled_twice, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(many, np.stack([one, 2 * one]), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -150,7 +156,8 @@ def test_gradients_of_examples_are_those_of_each_alone(name):
     """vmap over the residuals, too."""
     operation, (x, *others) = OPERATIONS[name]
     gradient = jax.grad(lambda x: (operation(x[None], *others) ** 2).sum())
-    np.testing.assert_allclose(jax.vmap(gradient)(x), jnp.stack([*map(gradient, x)]), rtol=1e-4, atol=1e-5)  # fmt: skip
+    together, alone = jax.jit(lambda x: (jax.vmap(gradient)(x), [*map(gradient, x)]))(x)
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_a_residual_may_move_and_the_own_transpose_is_taken():

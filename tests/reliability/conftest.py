@@ -1,14 +1,15 @@
 import json
 import os
+import signal
 
 import pytest
 
 from tests.reliability.compare import snapshot
-from tests.reliability.starter import Starter
+from tests.reliability.starter import Starter, killed_once_saved
 
 
 @pytest.fixture(scope="session")
-def starter(tmp_path_factory):
+def starter():
     # Every program is kept, so that a start costs no compilation.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     with Starter() as starter:
@@ -27,6 +28,14 @@ def golden_folder(starter, tmp_path_factory):
 @pytest.fixture(scope="session")
 def golden(golden_folder):
     return snapshot(golden_folder)
+
+
+@pytest.fixture(scope="session")
+def killed(starter, tmp_path_factory):
+    """A run that was killed after step 14, with a checkpoint of step 12; tests go on with a copy."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    assert starter.run(folder, fault=killed_once_saved("train.step:15")).code == -signal.SIGKILL
+    return folder
 
 
 @pytest.fixture

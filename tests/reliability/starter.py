@@ -5,6 +5,7 @@ After its imports a start does what `python -m alexnet_jax.main` does; this save
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -122,6 +123,9 @@ class Start:
 def _serve() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    # Nothing of the imports is garbage, and no start needs to look through it (as in tests/conftest.py).
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         order = json.loads(line)

@@ -18,23 +18,14 @@ from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import ownership, reading, resume, workdir
 from tests.reliability.compare import differences, snapshot
-from tests.reliability.starter import killed_once_saved
 
 
 def stamp(seconds_ago: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago))
 
 
-@pytest.fixture(scope="module")
-def killed(starter, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("killed") / "run"
-    assert starter.run(folder, fault=killed_once_saved("train.step:15")).code == -9
-    return folder
-
-
 @pytest.fixture
 def run(killed, tmp_path):
-    """A run that was killed after step 14, with a checkpoint of step 12."""
     return shutil.copytree(killed, tmp_path / "run")
 
 

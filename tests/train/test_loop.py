@@ -14,10 +14,12 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints, metrics, trained
 from alexnet_jax.train import checkpoint, setup
-from alexnet_jax.train.checkpointer import Checkpointer
 from alexnet_jax.train.evaluator import Evaluator
 from alexnet_jax.train.log import Log
 from alexnet_jax.train.meter import Meter
+
+pytestmark = pytest.mark.usefixtures("without_figures")
+SHORT = ("--config", "tests/tiny.py", "--config.evaluation.final_views=('center',)")
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def events(monkeypatch):
 
 
 def train(folder, *more: str) -> None:
-    command = ["--config", "tests/tiny.py", "--workdir", str(folder), *more]
+    command = [*SHORT, "--workdir", str(folder), *more]
     assert main.main([*command, "--config.train.max_steps=14"]) == 0
 
 
@@ -96,11 +98,16 @@ def test_the_evaluation_of_a_step_comes_before_its_checkpoint_is_fetched(events,
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkeypatch):
-    """The write of step 6 ends only once step 11 was dispatched; the one of step 12 waits for it."""
-    save, threads = checkpoint.save, []
+    """The write of step 6 ends only once step 11 was dispatched; the one of step 12 waits for it.
+
+    The writer is given nothing of the devices: several wait for each other for ever where two threads begin what they
+    do together.
+    """
+    save, threads, kinds = checkpoint.save, [], set()
 
     def slow(folder, state, *more):
         threads.append(threading.current_thread().name)
+        kinds.update(map(type, jax.tree.leaves(state)))
         while int(state.step) == 6 and ("dispatch", 11) not in events:
             time.sleep(0.001)
         return save(folder, state, *more)
@@ -109,25 +116,12 @@ def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkey
     train(tmp_path / "run")
     assert events.index(("committed", 6)) > events.index(("dispatch", 11))
     assert events.index(("committed", 6)) < events.index(("fetch", 12))
-    assert set(threads) == {"writer"}
+    assert set(threads) == {"writer"} and kinds == {np.ndarray}
     saved = [step for name, step in events if name in ("fetch", "committed")]
     assert saved == [6, 6, 12, 12, 14, 14]
 
 
-def test_the_writer_is_given_nothing_of_the_devices(tmp_path, monkeypatch):
-    """Several devices wait for each other for ever where two threads begin what they do together."""
-    commit, seen = Checkpointer.commit, set()
-
-    def committed(self, state, *more):
-        seen.update(map(type, jax.tree.leaves(state)))
-        return commit(self, state, *more)
-
-    monkeypatch.setattr(Checkpointer, "commit", committed)
-    train(tmp_path / "run")
-    assert seen == {np.ndarray}
-
-
-@pytest.mark.parametrize("minutes", ["0", "10", "1e-9"])
+@pytest.mark.parametrize("minutes", ["0", "10", pytest.param("1e-9", marks=pytest.mark.full)])
 def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, minutes):
     train(
         tmp_path / "run", "--config.train.checkpoint_every=1000",
@@ -243,7 +237,7 @@ def given_errors(monkeypatch):
 def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, given_errors):
     """With a checkpoint of every step: 6 stays to the end."""
     folder, often = tmp_path / "run", (*OFTEN[1:], "--config.train.checkpoint_every=1")
-    command = ["--config", "tests/tiny.py", "--workdir", str(folder), *often]
+    command = [*SHORT, "--workdir", str(folder), *often]
     assert main.main([*command, "--config.train.max_steps=8"]) == 0
     assert checkpoints.committed_steps(folder / "checkpoints") == [6, 7, 8]
     train(folder, *often)

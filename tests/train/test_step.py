@@ -274,7 +274,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
 
 
 def test_frozen_rows_do_not_move_and_the_others_do():
-    before, after, _ = train(2, rates=make_rates(conv1=0.0))
+    before, after, _ = train(1, rates=make_rates(conv1=0.0))
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(before.params["conv1"][name], after.params["conv1"][name])
     assert np.abs(before.params["conv2"]["kernel"] - after.params["conv2"]["kernel"]).max() > 0
@@ -362,7 +362,7 @@ def test_the_precision_of_products_is_in_the_program_forward_and_backward(precis
 
 
 def test_schedule_stays_on_the_host():
-    train_step = compiled((("batch_norm", False),), 2)
+    train_step = compiled((("batch_norm", False),), 1)
     before = first_state()
     assert train_step(before, make_batch(0), make_rates())[0].schedule is before.schedule
 
@@ -384,7 +384,7 @@ def test_mean_squared_error_is_of_probabilities_over_classes():
     probabilities = np.exp(logits) / np.exp(logits).sum()
     expected = np.mean((probabilities - np.array([[1.0, 0, 0]])) ** 2)
     np.testing.assert_allclose(step.LOSSES["mse"](logits, labels, 0.0), [expected], rtol=1e-6)
-    _, _, metrics = train(2, 1, train={"loss": "mse"})
+    _, _, metrics = train(1, 1, train={"loss": "mse"})
     assert 0 < metrics[0]["loss"] < 0.5
 
 
