@@ -159,7 +159,7 @@ def _run(
             state = loop.train(run, state)
             report.finish(run, state, functools.partial(_draw_figures, spec))
     except Stop:
-        status.ended("interrupted", signals.exit_code, "signal")
+        status.write_ended("interrupted", signals.exit_code, "signal")
         where = (
             f"saved step {status.saved_step:,}"
             if status.saved_step
@@ -171,9 +171,9 @@ def _run(
         known = failures.explain(error, spec)
         code = known.exit_code if known else 1
         folder.write_traceback(error)
-        status.ended("diverged" if code == 4 else "failed", code, str(known or repr(error)))
+        status.write_ended("diverged" if code == 4 else "failed", code, str(known or repr(error)))
         raise
-    status.finished()
+    status.write_finished()
     return 0
 
 

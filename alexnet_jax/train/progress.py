@@ -163,7 +163,7 @@ class Progress:
         values = {"learning_rate": notes.learning_rate, **self._meter.summary(plan.batch_size)}
         values["batch_hash"] = notes.batch_digest
         self._log.train(done, plan.last_step, plan.batch_size, plan.epoch(done), values)
-        self._status.running()
+        self._status.write_running()
         self._meter.reset()
         if self._detector:
             report = partial(self._signal_report, state)
