@@ -103,16 +103,18 @@ def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
                 run = waiting.pop(0)
                 lock = runs.take_lock(run)
                 if lock is None:
-                    shown.say(f"{run.member} seed {run.seed}: another launcher has it")
+                    shown.print_line(f"{run.member} seed {run.seed}: another launcher has it")
                     continue
                 runs.begin(run)
                 slot = free.pop()
                 child = process.start(run, cores=slot.cores, **slot.environment)
                 running[child] = run, slot, lock
-                shown.started(run)
+                shown.report_start(run)
             if signals.received and not stopping:
                 stopping = True
-                shown.say("stopping: runs save their state and end; a second signal does not wait")
+                shown.print_line(
+                    "stopping: runs save their state and end; a second signal does not wait"
+                )
                 for child in running:
                     process.stop(child)
             for child in [child for child in running if child.poll() is not None]:
@@ -120,7 +122,7 @@ def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
                 runs.end(run, child.returncode)
                 lock.close()
                 free.append(slot)
-                shown.ended(run)
+                shown.report_end(run)
             shown.refresh()
             time.sleep(_POLL_SECONDS)
         if signals.received:
