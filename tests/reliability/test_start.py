@@ -205,7 +205,7 @@ def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
                 with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}") as refused:
                     resume.check_same(new, told, "W")
                 kept = ".".join((*section, key))
-                assert f"keep what the run has with --config.{kept}={default}" in str(refused.value)
+                assert f"keep the run's values with --config.{kept}={default}" in str(refused.value)
 
 
 def fitted(tree: dict) -> dict:
