@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class BackgroundWriter:
-    """Runs one job at a time in a thread; an error of a job is raised by the next `check`, `start` or `wait`.
+    """Runs one job at a time in a thread. The next `check`, `start` or `wait` raises the error of a failed job.
 
     The thread is a daemon: call `wait` before the process ends.
     """
@@ -20,7 +20,7 @@ class BackgroundWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, job: Callable[[], None]) -> None:
-        """Wait for the previous job, and run `job` in the background."""
+        """Wait for the previous job, and then run `job` in the background."""
         self.wait()
         self._thread = threading.Thread(target=self._run, args=(job,), name="writer", daemon=True)
         self._thread.start()
@@ -41,5 +41,5 @@ class BackgroundWriter:
     def _run(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException as error:  # raised in the thread that waits
+        except BaseException as error:  # raised again by wait()
             self._error = error
