@@ -12,28 +12,28 @@ from alexnet_jax.inference import metrics
 
 
 class Reliability(NamedTuple):
-    """Predictions by confidence, in bins of equal width over [0, 1]. Arrays have the shape [bins]."""
+    """Predictions grouped by confidence into bins of equal width over [0, 1]. Arrays have shape [bins]."""
 
-    #: Number of images whose confidence is in (m / bins, (m + 1) / bins].
+    #: Number of images in each bin; bin m covers the confidences in (m / bins, (m + 1) / bins].
     counts: np.ndarray
-    #: Their mean confidence; NaN in an empty bin.
+    #: Mean confidence of the images in each bin; NaN in an empty bin.
     confidence: np.ndarray
-    #: Their top-1 accuracy; NaN in an empty bin.
+    #: Top-1 accuracy of the images in each bin; NaN in an empty bin.
     accuracy: np.ndarray
 
     @property
     def error(self) -> float:
-        """The ECE: mean |accuracy - confidence| over the images, in [0, 1]."""
+        """The ECE: |accuracy - confidence| of the bins, averaged over the images; in [0, 1]."""
         full = self.counts > 0
         gaps = np.abs(self.accuracy[full] - self.confidence[full])
         return float(np.average(gaps, weights=self.counts[full]))
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
-    """The reliability diagram of probabilities [n classes] and labels [n], n > 0. A tie counts as an error."""
+    """Compute the reliability diagram of probabilities [n classes] and labels [n], n > 0. Ties count as errors."""
     confidence = np.asarray(probabilities, np.float64).max(axis=1)
     correct = metrics.rank(probabilities, labels) == 1
-    # Bins are closed above, so a confidence of 1 belongs to the last one.
+    # A bin includes its upper limit, so a confidence of 1 is in the last bin.
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
     means = np.full((2, bins), np.nan)
@@ -46,5 +46,5 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
 ) -> float:
-    """The ECE of probabilities [n classes] and labels [n], in [0, 1]; biased upwards for small n."""
+    """Compute the ECE of probabilities [n classes] and labels [n], in [0, 1]; it is biased upwards for small n."""
     return reliability(probabilities, labels, bins).error

@@ -155,7 +155,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
         (stored / "index.json").write_text(damaged)
         assert message in fault() and "prepare it again" in fault()
     (stored / "index.json").unlink()
-    assert "is no store" in fault() and "alexnet prepare" in fault()
+    assert "is not a store" in fault() and "alexnet prepare" in fault()
 
 
 def test_without_array_record_a_line_says_how_to_install_it(
