@@ -206,7 +206,7 @@ VERDICTS = (
 
 #: Conclusions from the log, inferred by this project.
 LESSONS = (
-    "Nets that differ in details only span 0.4 points of top-1: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07.",
+    "Nets that differ only in details span 0.4 points of top-1: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07.",
     "The schedule matters as much as the net: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
     "Rates that end at 2e-5 to 4e-5 (169 to 171, 174) beat those that end at 1e-5 or below (155 to 163, 166).",
     "Normalization in layer 2 seems unnecessary (167: 40.49 without); removing all of it costs 1.4 points (148).",

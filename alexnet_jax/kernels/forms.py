@@ -1,7 +1,7 @@
 """Choose, for each device, the form (implementation) of each part of a training step.
 
-This is the only module that depends on the platform. All forms of a part compute the same values and gradients up to
-rounding (tests/kernels). XLA compiles them to code of different speed, so the choice is by measurement:
+This is the only place that chooses an implementation by platform. All forms of a part compute the same values and
+gradients up to rounding (tests/kernels). XLA compiles them to code of different speed, so the choice is by measurement:
 
 CPU: two cores of an AMD EPYC (AVX2), `configs/paper.py`, batch 32, float32, jax 0.10.2.
 GPU: one H200, batch 512, bfloat16, jax 0.11.2, 2026-11-26.

@@ -137,7 +137,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
     kept = np.load(labels)
     kept[5] = 3
     np.save(labels, kept)
-    assert "labels 0 to 3, but there are 3 classes" in fault()
+    assert "labels from 0 to 3, but there are 3 classes" in fault()
     for damaged, message in (
         ("{", "index.json: it is not JSON: Expecting"),
         ("[]", "index.json: it is [], not an object"),

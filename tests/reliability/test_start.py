@@ -109,7 +109,7 @@ def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, 
 def test_a_heartbeat_still_to_come_holds_a_folder_until_it_is_taken_over(tmp_path):
     said = {"state": "running", "host": "elsewhere", "pid": 7, "heartbeat": "9999-01-01T00:00:00Z"}
     (tmp_path / "status.json").write_text(json.dumps(said))
-    with pytest.raises(WorkdirError, match="is still to come; set the clocks right, or --steal"):
+    with pytest.raises(WorkdirError, match="is in the future; set the clocks right, or --steal"):
         workdir.Workdir(tmp_path).__enter__()
     with workdir.Workdir(tmp_path, steal=True):
         pass
