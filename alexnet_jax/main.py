@@ -2,15 +2,15 @@
 
 python -m alexnet_jax.main --config configs/paper.py --workdir runs/paper [--config.section.key=value ...]
 
-The same command continues a run that was stopped. A config file is Python code and is executed.
-Every value of the config can be set on the command line, and those of alexnet_jax/specs.py that a file leaves at their
-default, such as --config.train.checkpoint_minutes=5; the three switches of the paper's ablations are
+The same command resumes a run that was stopped. A config file is Python code and is executed.
+Any value of the config can be set on the command line, including those of alexnet_jax/specs.py that the file leaves at
+their default, such as --config.train.checkpoint_minutes=5. The three switches of the paper's ablations are
   --config.model.activation=tanh   --config.model.lrn=False   --config.model.overlapping_pooling=False
 Your own pictures: --config configs/folder.py --config.data.path=FOLDER   (FOLDER/train/<class>/*.jpg, FOLDER/val/...)
 """
-# How a run goes through the code: `main` loads and checks the config (config/); `_train` imports JAX, opens the data
-# (train/prepare.py) and takes the run folder (run/workdir.py); `_run` restores or initializes the state of the model
-# (train/setup.py), makes all steps (train/loop.py, train/step.py), and reports (train/report.py).
+# The path of a run through the code: `main` loads and checks the config (config/); `_train` imports JAX, opens the data
+# (train/prepare.py) and takes ownership of the run folder (run/workdir.py); `_run` restores or initializes the training
+# state (train/setup.py), runs all steps (train/loop.py, train/step.py), and reports (train/report.py).
 
 import argparse
 import contextlib
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     """Run the command and return its exit code. Errors are raised."""
     options, rest = _parser().parse_known_args(arguments)
     if options.allow_partial and not options.init_from:
-        raise ConfigError("--allow-partial belongs to --init-from")
+        raise ConfigError("--allow-partial needs --init-from")
     config_dict = config.load(options.config, cli.config_overrides(rest))
     spec = config.parse(config_dict)
     workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
@@ -58,25 +58,25 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="one of configs/")
-    parser.add_argument("--workdir", required=True, help="the run folder; made if it is not there")
+    parser.add_argument("--workdir", required=True, help="the run folder; created if needed")
     parser.add_argument(
         "--init-from",
         metavar="WORKDIR",
-        help="begin a new run with the parameters of that run folder's net",
+        help="start a new run from the parameters of another run folder",
     )
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="with --init-from: take the arrays that fit, and list the others",
+        help="with --init-from: take the arrays with the right shapes, and list the others",
     )
     parser.add_argument(
         "--override-resume", metavar="KEY", action="append", default=[],
-        help="let this key of the config differ from the run in the folder, such as train.epochs; can be repeated",
+        help="accept a different value for this config key when resuming, such as train.epochs; can be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="rename a run folder that is there to NAME.old-TIME and begin anew",
+        help="rename an existing run folder to NAME.old-TIME and start a new run",
     )
     parser.add_argument(
         "--steal",
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir: Workdir) -> int:
-    # Usage errors are reported before this point: importing JAX takes a second.
+    # Usage errors are reported before this point, because importing JAX takes a second.
     from alexnet_jax.inference import trained
     from alexnet_jax.kernels import compiler
     from alexnet_jax.run.signals import Signals, Stop
@@ -114,7 +114,9 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
             with signals.at_once():
                 prepared = prepare.prepare(spec)
                 init = None
-                if options.init_from and not processes.run_on_primary(lambda: _is_begun(workdir)):
+                if options.init_from and not processes.run_on_primary(
+                    lambda: _has_checkpoint(workdir)
+                ):
                     init = trained.load(options.init_from)
         except Stop:
             streams.say_error("stopped before the first step: there is nothing to save")
@@ -139,7 +141,7 @@ def _run(
     prepared: "Prepared", config_dict: Any, folder: RunFolder, signals: "Signals", options: "Options",
     notes: list[str],
 ) -> int:  # fmt: skip
-    """Train to the end and report, or record in status.json why not."""
+    """Train to the end and report; record in status.json how the run ended."""
     from alexnet_jax.run import watchdog
     from alexnet_jax.run.signals import Stop
     from alexnet_jax.train import loop, report, setup
@@ -159,7 +161,7 @@ def _run(
             state = loop.train(run, state)
             report.finish(run, state, functools.partial(_draw_figures, spec))
     except Stop:
-        status.ended("interrupted", signals.exit_code, "signal")
+        status.write_ended("interrupted", signals.exit_code, "signal")
         where = (
             f"saved step {status.saved_step:,}"
             if status.saved_step
@@ -171,14 +173,14 @@ def _run(
         known = failures.explain(error, spec)
         code = known.exit_code if known else 1
         folder.write_traceback(error)
-        status.ended("diverged" if code == 4 else "failed", code, str(known or repr(error)))
+        status.write_ended("diverged" if code == 4 else "failed", code, str(known or repr(error)))
         raise
-    status.finished()
+    status.write_finished()
     return 0
 
 
 def _draw_figures(spec: Config, folder: Path, kernels: Any) -> list[Path]:
-    """Draw the learning curves and, of a net that begins with a convolution, its first kernels."""
+    """Draw the learning curves and, if the first layer is a convolution, its kernels."""
     from alexnet_jax.analysis import curves, filters
 
     figures = [curves.plot(folder)]
@@ -189,8 +191,8 @@ def _draw_figures(spec: Config, folder: Path, kernels: Any) -> list[Path]:
     return figures
 
 
-def _is_begun(workdir: Workdir) -> bool:
-    """Whether the run has a checkpoint to go on from, and so does not need the net it was begun with."""
+def _has_checkpoint(workdir: Workdir) -> bool:
+    """Whether the run resumes from a checkpoint, and so does not need the parameters of --init-from."""
     from alexnet_jax.inference import checkpoints
 
     return not workdir.overwrites and bool(checkpoints.committed_steps(workdir.checkpoints))
@@ -199,7 +201,7 @@ def _is_begun(workdir: Workdir) -> bool:
 def _take_folder(
     options: argparse.Namespace, config_dict: Any, prepared: "Prepared", workdir: Workdir, last_step: int
 ) -> list[str] | None:  # fmt: skip
-    """Check the run folder and record this start in it; return lines for the log, or None for a finished run."""
+    """Check the run folder and record this start in it; return notes for the log, or None if the run is finished."""
     from alexnet_jax.data.pipeline import splits
     from alexnet_jax.train import prepare
     from alexnet_jax.train.log import summary
@@ -207,16 +209,16 @@ def _take_folder(
     workdir.begin()
     changes = workdir.changes(config_dict, options.override_resume)
     if finished := _finished(workdir, last_step):
-        with contextlib.suppress(OSError):  # the reader of a pipe may be gone
+        with contextlib.suppress(OSError):  # stdout may be a closed pipe
             print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
-    # Before anything is written: a start that is refused leaves the folder as it is.
+    # Checked before anything is written, so that a rejected start leaves the folder unchanged.
     spec, dataset, _ = prepared
     prepare.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
-    before, now = workdir.environment(), environment.describe(spec)
+    earlier, current = workdir.environment(), environment.describe(spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", now | {"data": splits.summary(dataset)})
-    return environment.changes(before, now)
+    workdir.write("run.json", current | {"data": splits.summary(dataset)})
+    return environment.changes(earlier, current)
 
 
 def _finished(workdir: Workdir, last_step: int) -> Results | None:
@@ -233,7 +235,7 @@ def _finished(workdir: Workdir, last_step: int) -> Results | None:
 def _dry_run(
     options: argparse.Namespace, config_dict: Any, prepared: "Prepared", workdir: Workdir
 ) -> int:
-    """Raise the errors that a start would raise before its first step, or print a summary."""
+    """Print a summary of the run. Raises the errors that a start would raise before its first step."""
     from alexnet_jax.train import prepare
 
     if not workdir.overwrites:

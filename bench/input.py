@@ -1,17 +1,18 @@
-"""Measure the images per second of the input pipeline, beside common loaders, on one core or a few.
+"""Compare the images per second of the input pipeline with those of common loaders, on one or a few cores.
 
-    alexnet bench input --from PICTURES
-    alexnet bench input --from PICTURES --threads 2 --json input.json
+    alexnet bench input --from IMAGES
+    alexnet bench input --from IMAGES --threads 2 --json input.json
 
-PICTURES is the input of `alexnet prepare`; a JPEG and a raw store are made from it in a temporary folder, and read in
-shuffled batches. The programs alternate on the same cores:
+IMAGES is any input of `alexnet prepare`. A JPEG store and a raw store are made from it in a temporary folder and read
+in shuffled batches. The programs are measured in turn, on the same cores:
 
-  store jpeg, raw     as in training: order, hash, records, decoding, batch
-  simplejpeg          only decoding the same JPEG records
-  pil                 torch.utils.data.DataLoader over files of the same JPEGs, decoded by Pillow
+  store jpeg, raw     read batches as in training: order, digest, records, decoding
+  simplejpeg          only decode the same JPEG records
+  pil                 torch.utils.data.DataLoader over files with the same JPEGs, decoded by Pillow
   pil originals       the same over the original files, resized and cropped as by torchvision's transforms
   tf.data             decode_jpeg over the same JPEGs, if TensorFlow is installed
-  prepare             originals to a JPEG store; pil prepare: the same with Pillow alone
+  prepare             convert the originals to a JPEG store
+  pil prepare         the same with Pillow only
 """
 
 import argparse
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BATCH = 128
-#: Programs that each of ours is compared with.
+#: Program of this project -> the programs that it is compared with.
 RATIOS = {
     "store jpeg": ("simplejpeg", "pil", "pil originals", "tf.data"),
     "store raw": ("pil", "pil originals"),
@@ -53,9 +54,12 @@ RATIOS = {
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--from", required=True, dest="source", metavar="PICTURES")
+    parser.add_argument("--from", required=True, dest="source", metavar="IMAGES")
     parser.add_argument(
-        "--threads", type=int, default=1, help="threads, cores, and processes of the other loaders"
+        "--threads",
+        type=int,
+        default=1,
+        help="number of cores, threads, and processes of the other loaders",
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
     parser.add_argument("--images", type=int, default=1024, help="images per measurement")
@@ -74,7 +78,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure the images per second of every program and round."""
+    """Measure the images per second of every program in every round."""
     for kind in ("jpeg", "raw"):
         _prepare(options, folder / kind, kind)
     programs = _programs(options, folder)
@@ -97,7 +101,7 @@ def _prepare(options: argparse.Namespace, out: Path, kind: str) -> None:
 def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
     index = store_format.read_index(folder / "jpeg")
     total = sum(shard.count for shard in index.splits["train"])
-    everything = sum(shard.count for shards in index.splits.values() for shard in shards)
+    total_of_all_splits = sum(shard.count for shards in index.splits.values() for shard in shards)
     encoded = store.JpegShards(
         [folder / "jpeg" / s.file for s in index.splits["train"]],
         [s.count for s in index.splits["train"]],
@@ -117,19 +121,19 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
         labels = store_format.read_labels(folder / kind, opened, "train", total)
         return lambda: _read(images, labels, options.images)
 
-    def bare() -> int:
+    def decode_only() -> int:
         import simplejpeg
 
         for i in range(options.images):
             simplejpeg.decode_jpeg(jpegs[i % total], colorspace="RGB")
         return options.images
 
-    def again() -> int:
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            _prepare(options, Path(place) / "store", "jpeg")
-        return everything
+    def prepare_again() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            _prepare(options, Path(temporary) / "store", "jpeg")
+        return total_of_all_splits
 
-    def with_pillow() -> int:
+    def prepare_with_pillow() -> int:
         for image in originals:
             square = _resized_and_cropped(image.read())
             square.save(io.BytesIO(), "JPEG", quality=95)
@@ -137,7 +141,7 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
 
     programs = {"store jpeg": ours("jpeg"), "store raw": ours("raw")}
     if options.threads == 1:
-        programs["simplejpeg"] = bare
+        programs["simplejpeg"] = decode_only
     if util.find_spec("torch") is not None:
         programs["pil"] = _torch_loader([path.read_bytes for path in paths], _decoded, options)
         programs["pil originals"] = _torch_loader(
@@ -145,9 +149,9 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
         )
     if util.find_spec("tensorflow") is not None:
         programs["tf.data"] = _tf_data([str(path) for path in paths], options)
-    programs["prepare"] = again
+    programs["prepare"] = prepare_again
     if options.threads == 1:
-        programs["pil prepare"] = with_pillow
+        programs["pil prepare"] = prepare_with_pillow
     return programs
 
 
@@ -164,7 +168,7 @@ def _read(images: Any, labels: np.ndarray, count: int) -> int:
 
 
 def _order_and_hash() -> float:
-    """Seconds per batch for the order and its hash, over an epoch of ImageNet's 1,281,167 images."""
+    """Measure the seconds per batch for the order of the examples and its digest, over an epoch of ImageNet."""
     labels, steps = np.zeros(1_281_167, np.int32), 10_009
     begin = time.perf_counter()
     hashed = ""
@@ -183,7 +187,7 @@ def _decoded(content: bytes) -> "Image.Image":
 
 
 def _resized_and_cropped(content: bytes) -> "Image.Image":
-    """Apply torchvision's Resize(256) and CenterCrop(256) to an image of Pillow."""
+    """Decode with Pillow, and apply Resize(256) and CenterCrop(256) as torchvision defines them."""
     from PIL import Image
 
     image = _decoded(content)
@@ -202,7 +206,7 @@ def _torch_loader(
 ) -> Callable[[], int]:
     import torch  # pyright: ignore[reportMissingImports]
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self) -> int:
             return options.images // BATCH * BATCH
 
@@ -213,7 +217,7 @@ def _torch_loader(
     def run() -> int:
         workers = options.threads if options.threads > 1 else 0
         torch.set_num_threads(options.threads)
-        loader = torch.utils.data.DataLoader(Pictures(), batch_size=BATCH, num_workers=workers)
+        loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=workers)
         return sum(len(numbers) for _, numbers in loader)
 
     return run
@@ -237,17 +241,17 @@ def _tf_data(paths: list[str], options: argparse.Namespace) -> Callable[[], int]
 
 
 def table(report: dict[str, Any]) -> str:
-    """Format the median and range of each program, and the median ratios of the stores to it."""
+    """Format the median and range of each program, and how many times faster this project's programs are."""
     rates, threads = report["rates"], report["threads"]
     rounds = len(next(iter(rates.values())))
-    title = f"Images a second on {threads} core(s) of {report['machine']}, {rounds} rounds"
+    title = f"Images per second on {threads} core(s) of {report['machine']}, {rounds} rounds"
     header = (
         "program",
         "images/s, median",
         "min to max",
         "store jpeg is faster by",
-        "store raw",
-        "prepare",
+        "store raw by",
+        "prepare by",
     )
     rows = []
     for name, values in rates.items():
@@ -259,8 +263,8 @@ def table(report: dict[str, Any]) -> str:
         rows.append((name, f"{statistics.median(values):,.0f}", spread, *cells))
     share = report["order_and_hash_seconds"] * statistics.median(rates["store jpeg"]) / BATCH
     fastest = report["order_and_hash_seconds"] * statistics.median(rates["store raw"]) / BATCH
-    last = (f"Order and hash of ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us a batch of {BATCH}, "
-            f"{share:.1%} of the time from the JPEG store, {fastest:.1%} from the raw one")  # fmt: skip
+    last = (f"Order and digest for ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us per batch of {BATCH}, "
+            f"{share:.1%} of the time with the JPEG store, {fastest:.1%} with the raw store")  # fmt: skip
     return "\n".join([title, "", *markdown.table(header, rows, right=range(1, 6)), "", last])
 
 

@@ -1,15 +1,15 @@
-"""Trace the compiled step, and sum its time by layer and direction, beside a lower bound for each.
+"""Trace the compiled train step, and compare its time by layer and direction with a lower bound.
 
     alexnet bench kernels --batch 512 --dtype bfloat16 --json kernels.json
     alexnet bench kernels --config configs/cifar10.py:80sec --batch 128 --peak 790 --bandwidth 4300
 
-Times are those of the device: the kernels of a few steps, summed by operation of the compiled program. The op_name of
-an operation determines its layer; that of a fusion comes from its last operation, so a fusion across two layers counts
-for one of them. An operation without a usable op_name belongs where its neighbors do. The bounds are those of
-bench/roofline.py, where everything is fused that can be. 'update' includes the norm of the gradient.
+Times are device times: the kernels of a few steps, summed by operation of the compiled program. The op_name of an
+operation determines its layer. A fusion has the op_name of its last operation, so a fusion across two layers is counted
+for one of them. An operation without a usable op_name is counted for the layer of its neighbors. The bounds are those
+of bench/roofline.py, which assume that everything is fused that can be. 'update' includes the norm of the gradient.
 
-CUDA graphs are off here, since a trace may not say which operation a kernel in a graph belongs to; --graphs leaves
-them on. On a CPU the time is that of the thread that executes an operation, though others may help it.
+CUDA graphs are disabled, because a trace may lack the operation of a kernel in a graph; --graphs leaves them enabled.
+On a CPU, the time is that of the thread that executes an operation, without the threads that help it.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from alexnet_jax.errors import AlexNetError, ConfigError
 
 from . import hardware
 
-#: Places beside the layers, and names of scopes and functions that belong to them; the first match counts.
+#: Parts of the step that are not layers, with the names of their scopes and functions; the first match counts.
 PLACES = {
     "images": {"images", "train_images", "augment", "augmentation"},
     "loss": {"loss", "_cross_entropy", "_mean_squared_error", "top1_errors",
              "softmax_cross_entropy_with_integer_labels"},
     "update": {"update", "_update", "_norm", "grad_norm", "sum_of_squares", "_sum_of_squares"},
 }  # fmt: skip
-#: Kernels listed by `table`.
+#: Number of kernels that `table` lists.
 LARGEST = 25
 
 
@@ -58,7 +58,7 @@ class Operation(NamedTuple):
     op_name: str
     #: Python functions in which it was traced, innermost first.
     functions: tuple[str, ...]
-    #: The computation that it calls, such as that of a fusion.
+    #: The computation that it calls, such as the body of a fusion.
     called: str
     #: The computation that contains it.
     within: str
@@ -81,13 +81,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], help="default: that of the config"
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        help="compute type; default: that of the config",
     )
-    parser.add_argument("--forms", metavar="NAME=VALUE,...", help="changes to those of the device")
-    parser.add_argument("--steps", type=int, default=10, help="traced steps")
+    parser.add_argument(
+        "--forms", metavar="NAME=VALUE,...", help="changes to the forms of the device"
+    )
+    parser.add_argument("--steps", type=int, default=10, help="number of traced steps")
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="default: measured")
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="default: measured")
-    parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs on")
+    parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs enabled")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.steps) < 1:
@@ -160,11 +164,15 @@ def summed(
     bounds: dict[Place, float],
     steps: int,
 ) -> dict[str, Any]:
-    """Sum a trace: `layers` has microseconds per step, kernels and bound of each place; `kernels` each operation.
+    """Sum the times of a trace by place and by operation.
 
     Args:
       layers: Names of the layers of the network.
       bounds: Seconds per step by place, in the order of the result; other places come last.
+
+    Returns:
+      "layers", with the microseconds per step, kernels per step and bound of each place; "kernels", with the times of
+      each operation; and "known_share", the fraction of the time in operations of the compiled program.
     """
     by_name = {_plain(name): name for name in operations}
     places = _places(operations, set(layers))
@@ -191,42 +199,44 @@ def summed(
          "kernels": spent[1], "bound": 1e6 * bounds[where] if where in bounds else None}
         for where, spent in total.items()
     ]  # fmt: skip
-    everything = sum(row["microseconds"] for row in rows)
-    return {"layers": rows, "kernels": kernels, "known_share": known / everything}
+    all_microseconds = sum(row["microseconds"] for row in rows)
+    return {"layers": rows, "kernels": kernels, "known_share": known / all_microseconds}
 
 
 def _places(operations: dict[str, Operation], layers: set[str]) -> dict[str, Place]:
-    """Find the place of each operation: by its op_name, or else from what it calls, or else from its neighbors."""
+    """Find the place of each operation: by its op_name, else by the operations it calls, else by its neighbors."""
     within: dict[str, list[Operation]] = collections.defaultdict(list)
     for operation in operations.values():
         within[operation.within].append(operation)
     found: dict[str, Place] = {}
     for name, operation in operations.items():
-        inside = (_stated(inner, layers) for inner in within[operation.called] if operation.called)
-        where = _stated(operation, layers) or _most(inside)
+        inside = (_named(inner, layers) for inner in within[operation.called] if operation.called)
+        where = _named(operation, layers) or _most_common(inside)
         if where:
             found[name] = where
     users: dict[str, list[str]] = collections.defaultdict(list)
     for name, operation in operations.items():
         for operand in operation.operands:
             users[operand].append(name)
-    # In two passes each: layers of the network first, then all places.
+    # Two passes that spread layers of the network, then two that spread all places.
     all_places = layers | PLACES.keys()
     for known in (layers, layers, all_places, all_places):
         known_places = {name: where for name, where in found.items() if where.layer in known}
         for name, operation in operations.items():
-            where = _most(known_places.get(other) for other in (*users[name], *operation.operands))
+            neighbors = (*users[name], *operation.operands)
+            where = _most_common(known_places.get(other) for other in neighbors)
             if where:
                 found.setdefault(name, where)
     return found
 
 
-def _most(places: Iterable[Place | None]) -> Place | None:
+def _most_common(places: Iterable[Place | None]) -> Place | None:
     counted = collections.Counter(where for where in places if where)
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _stated(operation: Operation, layers: set[str]) -> Place | None:
+def _named(operation: Operation, layers: set[str]) -> Place | None:
+    """Return the place that the op_name or the functions of an operation name."""
     words = re.findall(r"\w+", operation.op_name)
     for word in words:
         if word in layers:
@@ -237,7 +247,7 @@ def _stated(operation: Operation, layers: set[str]) -> Place | None:
 
 
 def instructions(text: str) -> dict[str, Operation]:
-    """Read the instructions of all computations of an HLO module, `compiled.as_text()`, by name."""
+    """Parse the instructions of all computations of an HLO module, `compiled.as_text()`, by name."""
     found, computation, functions = {}, "", _functions(text)
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -261,7 +271,7 @@ _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
 
 
 def _functions(text: str) -> dict[str, tuple[str, ...]]:
-    """The functions of each stack frame, by its number, from the tables before the first computation."""
+    """Parse the functions of each stack frame, by its number, from the tables before the first computation."""
     tables: dict[str, dict[str, str]] = collections.defaultdict(dict)
     table = ""
     for line in text.partition("ENTRY ")[0].splitlines():
@@ -269,7 +279,7 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
             table = line
         elif match := re.match(r"(\d+) (.*)", line):
             tables[table][match[1]] = match[2]
-    # XLA prints 0 if there is no parent; newer versions print all numbers of parents one too large.
+    # A frame without a parent has parent 0; newer versions of XLA print the numbers of parents one too large.
     shift = (
         0
         if any(row.endswith("parent_frame_id=0}") for row in tables["StackFrames"].values())
@@ -291,11 +301,11 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
-    """Trace the device during `run(steps)`, which must be compiled already."""
+    """Trace the device during `run(steps)`; the program must be compiled already."""
     import jax
 
     settings = jax.profiler.ProfileOptions()
-    settings.python_tracer_level = 0  # it slows down the host, and is not needed
+    settings.python_tracer_level = 0  # not needed, and slow on the host
     with tempfile.TemporaryDirectory() as folder:
         jax.profiler.start_trace(folder, profiler_options=settings)
         try:
@@ -303,13 +313,13 @@ def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
         finally:
             jax.profiler.stop_trace()
         (path,) = Path(folder).glob("**/*.xplane.pb")
-        with warnings.catch_warnings():  # Python 3.12 warns about types of jaxlib
+        with warnings.catch_warnings():  # Python 3.12 warns about types in jaxlib
             warnings.simplefilter("ignore", DeprecationWarning)
             return sums(jax.profiler.ProfileData.from_file(str(path)))
 
 
 def sums(data: Any) -> list[Sum]:
-    """Sum the events of a ProfileData by operation: of the streams of a GPU, or of the threads of a CPU."""
+    """Sum the events of a ProfileData by operation, over the streams of a GPU or the threads of a CPU."""
     planes = [plane for plane in data.planes if plane.name.startswith("/device:GPU")]
     on_gpu = bool(planes)
     planes = planes or [plane for plane in data.planes if plane.name == "/host:CPU"]
@@ -345,7 +355,7 @@ def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
 
 
 def _plain(name: str) -> str:
-    """The name of a kernel for an instruction."""
+    """Return the name that the kernel of an instruction has."""
     return re.sub(r"\W", "_", name)
 
 

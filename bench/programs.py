@@ -1,9 +1,9 @@
-"""The programs that peers.py compares, each in its own process.
+"""Run one of the training programs that bench/peers.py compares: a worker process of bench/alternate.py.
 
     python -m bench.programs NAME --batch 32 --threads 2 --device cpu --dtype float32
 
-is a worker of alternate.py. All programs train the paper's network (§3.5) as §5 describes: groups, response
-normalization within towers, dropout, cross-entropy, momentum and weight decay, on random images, with float32 weights.
+All programs train the paper's network (§3.5) as in §5: groups, response normalization within towers, dropout,
+cross-entropy, momentum and weight decay, on random images, with float32 weights.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import Any
 
 from . import alternate, workload
 
+#: A function that runs a number of steps, and facts about the program for the report.
 Built = tuple[Callable[[int], float], dict[str, Any]]
 
 
@@ -30,7 +31,7 @@ def main() -> None:
 
 
 def _ours(options: argparse.Namespace) -> Built:
-    """alexnet_jax as `main` runs it, but without crops: images have the input size of the network."""
+    """Build the train step of alexnet_jax, without crops: the images have the input size of the network."""
     from . import ours
 
     overrides = [
@@ -59,7 +60,7 @@ def _torch(options: argparse.Namespace, *, mode: str | None, written: bool) -> B
     return torch_step.build(options, *examples, mode=mode, written=written)
 
 
-#: Modes of torch.compile by program; None is eager.
+#: Name of a program -> mode of torch.compile; None for eager mode.
 MODES = {"eager": None, "compile": "default", "graph": "reduce-overhead", "max": "max-autotune"}
 PROGRAMS: dict[str, Callable[[argparse.Namespace], Built]] = {"ours": _ours, "plain": _plain}
 for name, mode in MODES.items():

@@ -1,16 +1,17 @@
-"""Predict the speed of several devices from that of one and of their links: a model, not a measurement.
+"""Predict the training speed on several devices from that of one device and of the links between them.
 
     alexnet bench scaling --measured layers.json
     alexnet bench scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
     alexnet bench scaling --check
 
-The model covers two ways to use n devices: the batch split over all (data parallel), or over pairs, each device with
-a tower of the network (§3.2). --check traces the actual step on 1, 2 and 4 virtual CPU devices and compares the bytes
-of its collectives with those of the model; if they differ, the exit code is 1.
+The result is a calculation, not a measurement. It covers two ways to split the work: the batch over all devices (data
+parallel), or the batch over pairs of devices and the two towers over the devices of a pair (§3.2). --check traces the
+train step on 1, 2 and 4 virtual CPU devices and compares the bytes of its collectives with the calculated ones; the
+exit code is 1 if they differ.
 
-Defaults of the links: NVLink of an H200, 900 GB/s in both directions together (NVIDIA's data sheet); one 400 Gb/s
-InfiniBand port a device between nodes (PCIe 5.0 x16 would be 63 GB/s, 5.7 us); latencies of a step of a ring from
-NCCL's own model (src/graph/tuning.cc, ring, Simple).
+Default links: NVLink of an H200, 900 GB/s for both directions together (NVIDIA's data sheet); between nodes, one
+400 Gb/s InfiniBand port per device (PCIe 5.0 x16 would be 63 GB/s, 5.7 us); latencies of a ring step from NCCL's own
+model (src/graph/tuning.cc, ring, Simple).
 """
 
 import argparse
@@ -28,47 +29,48 @@ from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config
 
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
-#: Primitives of JAX that are collectives, and their names in XLA.
+#: JAX primitive of a collective -> its name in XLA.
 COLLECTIVES = {
     "psum": "all-reduce", "psum_invariant": "all-reduce", "pmax": "all-reduce", "pmin": "all-reduce",
     "all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter",
     "all_to_all": "all-to-all", "ppermute": "collective-permute",
 }  # fmt: skip
-#: Primitives over named axes that send nothing.
+#: Primitives over named axes that do not communicate.
 LOCAL = {"axis_index", "pvary", "pcast"}
 ASSUMPTIONS = """\
 - One device takes {fixed:.3g} s per step + {per_image:.3g} s per image ({source}). Devices do not slow each other down,
   and small batches are as fast per image as large ones: optimistic, and more so with more devices.
-- With towers, a device has half of each layer but the last, and so half of the time per image and the share of the
-  update of its parameters; cropping, which both devices do, is counted as halved too.
+- With towers, a device computes half of each layer but the last, so it takes half of the time per image, and of the
+  fixed time the fraction of the parameters that it has. Cropping is counted as halved too, though both devices crop.
 - Ring all-reduce: each device sends 2 (n - 1) / n of 4 bytes per parameter, at {inside:g} GB/s each way in a node of
   {node} devices; between nodes, with a ring through the port of each device, at {between:g} GB/s per device in a node,
   if that is slower. Each of 2 (n - 1) steps has a latency of {inside_us:g} us, or {between_us:g} us between nodes.
 - Exchanges between towers, {element} bytes per value, are never overlapped; the pairs are within a node.
-- Overlap "none": nothing is sent while computing, as this program does now. "full": the whole all-reduce overlaps with
-  computation, an upper bound, since the forward pass has no gradients to send.
-- Reading images and memory are no limits."""
+- Overlap "none": devices do not send while they compute, as in this program. "full": the whole all-reduce overlaps with
+  computation; an upper bound, since the forward pass has no gradients to send.
+- Neither reading images nor memory is a limit."""
 
 
 class Transfer(NamedTuple):
-    """A collective operation of a step."""
+    """A collective operation of a train step."""
 
+    #: Name in XLA, such as "all-reduce".
     kind: str
-    #: Size of its results on one device: all of an all-gather, one part of a reduce-scatter.
+    #: Size of its result on one device: the whole array of an all-gather, one part of a reduce-scatter.
     bytes: int
     #: Number of devices that participate.
     group: int
 
     @property
     def sent(self) -> float:
-        """Bytes that one device sends in a ring."""
+        """Bytes that each device sends, with a ring algorithm."""
         n = self.group
         share = {"all-reduce": 2 * (n - 1) / n, "all-gather": (n - 1) / n, "reduce-scatter": n - 1}
         return self.bytes * share.get(self.kind, 1.0)
 
 
 class Seconds(NamedTuple):
-    """The time of one device: per step, and per image."""
+    """The time of a step on one device: `fixed` plus `per_image` for each image."""
 
     fixed: float
     per_image: float
@@ -90,7 +92,7 @@ def main(arguments: list[str]) -> int:
         "--update-seconds",
         type=float,
         default=0.0,
-        help="the part of it that does not depend on the batch",
+        help="the part of --step-seconds that does not depend on the batch size",
     )
     add(
         "--batch",
@@ -107,7 +109,7 @@ def main(arguments: list[str]) -> int:
     add(
         "--check",
         action="store_true",
-        help="compare the bytes of the model with those of the traced step",
+        help="compare the calculated bytes with those of the traced step",
     )
     add("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
@@ -127,12 +129,12 @@ def main(arguments: list[str]) -> int:
 
 
 def data_parallel(spec: Config, devices: int) -> list[Transfer]:
-    """The collectives of a step with the batch split over `devices`: one all-reduce of all gradients."""
+    """List the collectives of a step with the batch split over `devices`: one all-reduce of all gradients."""
     return _all_reduce(_parameters(spec), devices)
 
 
 def two_towers(spec: Config, devices: int, images: float) -> list[Transfer]:
-    """The collectives of a step with a tower on each device of a pair, for `images` per pair."""
+    """List the collectives of a step with one tower on each device of a pair, and `images` images per pair."""
     towers, size = spec.model.towers, _element(spec)
     found = []
     for crossing in _crossings(spec):
@@ -201,8 +203,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def check(spec: Config) -> int:
-    """Compare the bytes of the model with those of the traced step. Raises AlexNetError if they differ."""
-    # Before JAX is imported.
+    """Compare the calculated bytes with those of the traced step. Raises AlexNetError if they differ."""
+    # Must be set before JAX is imported.
     os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
     import jax
 
@@ -221,15 +223,15 @@ def check(spec: Config) -> int:
         title = f"{devices} device(s), {towers} tower(s) apart"
         wrong += compare(title, collectives(jaxpr, dict(mesh.shape)), model)
     if wrong:
-        raise AlexNetError("the model is wrong about " + "; ".join(wrong))
+        raise AlexNetError("the model and the traced step differ in " + "; ".join(wrong))
     return 0
 
 
 def collectives(jaxpr: Any, axis_sizes: dict[str, int]) -> list[Transfer]:
-    """List the collectives of arrays in a jaxpr, without those of single numbers and over one device.
+    """List the collectives in a jaxpr, except those of scalars and those over a single device.
 
     Raises:
-      AlexNetError: There is one of an unknown kind.
+      AlexNetError: A collective is not in COLLECTIVES.
     """
     found = []
     for equation in jaxpr.eqns:
@@ -254,7 +256,7 @@ def collectives(jaxpr: Any, axis_sizes: dict[str, int]) -> list[Transfer]:
 
 
 def compare(title: str, traced: list[Transfer], model: list[Transfer]) -> list[str]:
-    """Print the bytes of the model and of the program by kind and group, and list where they differ."""
+    """Print the calculated and traced bytes for each kind and group size, and list those that differ."""
     counts: dict[tuple[str, int], list[int]] = {}
     for number, transfers in enumerate((model, traced)):
         for transfer in transfers:
@@ -285,21 +287,21 @@ def _parameters(spec: Config) -> int:
 
 
 def _tower_parameters(spec: Config) -> int:
-    """Parameters of one device: half of all, but all of a layer that both devices have."""
+    """Return the parameters on one device: its tower's share of each layer, and all of a replicated layer."""
     layers = _layers(spec)
-    whole = sum(x.parameters for x in layers if geometry.is_replicated(spec.model, x.name))
-    return (_parameters(spec) - whole) // spec.model.towers + whole
+    replicated = sum(x.parameters for x in layers if geometry.is_replicated(spec.model, x.name))
+    return (_parameters(spec) - replicated) // spec.model.towers + replicated
 
 
 def _element(spec: Config) -> int:
-    """Bytes per activation."""
+    """Return the bytes per activation."""
     return {"float32": 4, "bfloat16": 2}[spec.model.compute_dtype]
 
 
 def _time(transfer: Transfer, devices: int, options: argparse.Namespace) -> float:
-    """Seconds of a transfer; pairs of towers are within a node, so only an all-reduce leaves it."""
+    """Return the seconds of a transfer. The towers of a pair share a node, so only all-reduces go between nodes."""
     steps = transfer.group - 1
-    nodes, rate, far = -(-devices // options.node), options.inside, 0
+    nodes, rate, far = math.ceil(devices / options.node), options.inside, 0
     if transfer.kind == "all-reduce":
         steps *= 2
         if nodes > 1:
@@ -309,7 +311,7 @@ def _time(transfer: Transfer, devices: int, options: argparse.Namespace) -> floa
 
 
 def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
-    """The time of one device and its source; a linear regression if several batches were measured."""
+    """Return the time of one device and its source; fit a line if several batch sizes were measured."""
     if options.step_seconds is not None:
         points, fixed = {options.at_batch: options.step_seconds}, options.update_seconds
         source = f"{options.step_seconds:g} s at batch {options.at_batch}"
@@ -319,12 +321,12 @@ def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
             points, fixed = _points(report)
         except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise ConfigError(
-                f"--measured {options.measured}: no measurement of bench layers, step or peers ({error})"
+                f"--measured {options.measured}: not a measurement of bench layers, step or peers ({error})"
             ) from error
         source = f"measured on {report.get('device') or report['machine']}: {options.measured.name}"
     else:
         raise ConfigError(
-            "the speed of one device is missing: --measured FILE, or --step-seconds S"
+            "the speed of one device is missing: add --measured FILE or --step-seconds S"
         )
     if len(points) > 1:
         slope, fixed = statistics.linear_regression(list(points), list(points.values()))
@@ -333,13 +335,13 @@ def _seconds(options: argparse.Namespace) -> tuple[Seconds, str]:
     ((batch, step),) = points.items()
     if batch < 1 or not 0 <= fixed < step:
         raise ConfigError(
-            "--at-batch and --step-seconds must be above 0, --update-seconds less than that"
+            "--at-batch and --step-seconds must be above 0, and --update-seconds below --step-seconds"
         )
     return Seconds(fixed, (step - fixed) / batch), source
 
 
 def _points(report: dict[str, Any]) -> tuple[dict[int, float], float]:
-    """Seconds of a step by batch size, and the seconds that do not depend on it."""
+    """Return the seconds of a step by batch size, and the part that does not depend on the batch size."""
     if "layers" in report:
         update = sum(row["seconds"] for row in report["layers"] if row["layer"] == "update")
         return {report["batch"]: report["step_seconds"]}, update

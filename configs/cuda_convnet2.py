@@ -1,12 +1,12 @@
-"""The one-GPU ImageNet net of cuda-convnet2 (2014), the shape of "One weird trick".
+"""The one-GPU ImageNet net of cuda-convnet2 (2014), with the layer sizes of "One weird trick".
 
 Command: alexnet train --config cuda_convnet2 --workdir runs/cuda_convnet2 \
              --config.data.path=/data/imagenet
 Cost:    90 epochs of 1,281,167 images: 900,800 steps of 128.
-Expect:  42.55 % top-1, 19.81 % top-5 error and 1.864 nats on the validation images of 2012, centre
-         crop; 40.42 %, 18.15 % and 1.734 nats with ten views (its wiki page TrainingExample).
+Expect:  42.55 % top-1, 19.81 % top-5 error and 1.864 nats on the validation images of 2012, center
+         crop; 40.42 %, 18.15 % and 1.734 nats with ten views (wiki of cuda-convnet2, TrainingExample).
 
-Values are those of layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg, unless marked.
+Values are from layers-imagenet-1gpu.cfg and layer-params-imagenet-1gpu.cfg, unless a comment says otherwise.
 """
 
 from . import krizhevsky2012
@@ -25,9 +25,9 @@ def get_config():
     model.convs.conv2.then = ("act", "lrn", "pool")  # no spatial normalization
     model.fcs.fc8.bias = -7.0
 
-    # Differs from 2012: data.py of 2014 cuts each image on its own (from general knowledge).
+    # Unlike 2012, data.py of 2014 draws a crop for each image (not checked against its source).
     config.augment.crop_chunk = 1
-    config.augment.color_off_epoch = None  # noise 0.1 to the end
+    config.augment.color_off_epoch = None  # color noise of 0.1 to the end
 
     schedule = config.schedule
     schedule.weights = dict(kind="dexp", learning_rate=0.01, target=250.0, plateaus=4)

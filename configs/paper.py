@@ -5,7 +5,8 @@ Command: python -m alexnet_jax.main --config configs/paper.py --workdir runs/pap
 Cost:    90 epochs of 1,281,167 images: 900,000 steps of 4.1 GFLOP per image.
 Expect:  40.7 % top-1 and 18.2 % top-5 error on the validation images, ten views (Table 2).
 
-Every number is the paper's, with its section; configs/krizhevsky2012.py has those of the authors' program.
+Every number is the paper's, with its section. configs/krizhevsky2012.py has the numbers of the
+authors' program.
 """
 
 from typing import Any
@@ -26,15 +27,15 @@ def get_config() -> Any:
     model = config.model = ConfigDict()
     model.num_classes = 1000
     model.activation = "relu"  # §3.1
-    model.lrn = True  # §3.3; False removes every response normalization
+    model.lrn = True  # §3.3; False removes all response normalizations
     model.overlapping_pooling = True  # §3.4; False: window = stride, padding as in experiment #147
     model.towers = 2  # §3.2: two GPUs; normalization and groups stay within a tower
-    model.init = "gaussian"  # §5: zero mean, the standard deviation of each layer
+    model.init = "gaussian"  # §5: zero mean; each layer has its standard deviation, init_std
     model.compute_dtype = "float32"
-    # §3.3, alpha per squared term. The sum of the paper runs over the N kernels of a layer. But in §3.2 and
-    # Figure 2 the GPUs communicate only in certain layers, and the kernels of layer 2 take the maps of their own GPU
-    # alone; an LRN of layer 1 over all maps would mix in those of the other. So a window ends at the border of its
-    # tower. The other reading is --config.model.lrn_constants.within_towers=False.
+    # §3.3; alpha is per squared term. The paper's sum runs over the N kernels of a layer. But in §3.2 and
+    # Figure 2 the GPUs communicate in certain layers only, and the kernels of layer 2 take only the maps on
+    # their own GPU; normalizing layer 1 over all maps would mix in maps of the other GPU. So LRN windows
+    # end at the border of a tower. --config.model.lrn_constants.within_towers=False is the other reading.
     model.lrn_constants = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)
     model.spatial_norm = dict(
         size=5, alpha=4e-5, beta=0.75
@@ -42,7 +43,7 @@ def get_config() -> Any:
     model.batch_norm = dict(momentum=0.99, epsilon=1e-3)  # used by layers with 'batch_norm' only
     model.dropout = dict(rate=0.5, scale_at="test")  # §4.2: outputs times 0.5 at test time
     # §3.5 and Figure 2. groups=2: the kernels take only the maps on their own GPU.
-    # 224 -> 55 needs 3 zeros on the right and at the bottom (the authors' code rounds up).
+    # 224 -> 55 needs 3 zeros on the right and at the bottom (the authors' program rounds up).
     # §5: bias 1 in conv2, conv4, conv5 and the hidden fully-connected layers.
     model.convs = dict(
         conv1=dict(
@@ -81,13 +82,13 @@ def get_config() -> Any:
     data.source = "folder"  # train/ and val/, with a folder per class
     data.path = config_dict.placeholder(str)
     data.name = config_dict.placeholder(str)  # the name of a tensorflow-datasets set
-    data.image_size = 256  # §2: shorter side to 256, centre 256x256
-    data.classes = ()  # empty: all of them
-    data.validation = 0.0  # share of the training images held out as 'val'
-    data.shuffle = "epoch"  # 'once': the same order in every epoch, as the authors' program
+    data.image_size = 256  # §2: shorter side to 256, then the central 256x256
+    data.classes = ()  # empty: all classes
+    data.validation = 0.0  # fraction of the training images held out as 'val'
+    data.shuffle = "epoch"  # 'once': the same order in every epoch, as in the authors' program
     data.threads = 4  # threads that decode images
-    data.prefetch = 2  # batches made ahead
-    data.placement = "auto"  # "device": all images are copied there at once; "host": batch by batch
+    data.prefetch = 2  # batches read ahead
+    data.placement = "auto"  # 'device': copy all images there at the start; 'host': copy each batch
 
     augment = config.augment = ConfigDict()
     augment.resize = config_dict.placeholder(int)  # on the device, before cropping
@@ -98,16 +99,16 @@ def get_config() -> Any:
     augment.mean = "pixel"  # §2: the mean image, subtracted before the crop
     augment.scale = 1.0  # §2: raw RGB values, 0 to 255
     augment.color_std = 0.1  # §4.1
-    augment.color_basis = "eigenvalue"  # §4.1 as printed, of pixel values in [0, 1]
+    augment.color_basis = "eigenvalue"  # §4.1 as printed, for pixel values in [0, 1]
     augment.color_rescale = False
-    augment.color_off_epoch = config_dict.placeholder(float)  # never switched off
+    augment.color_off_epoch = config_dict.placeholder(float)  # None: never switched off
 
     optimizer = config.optimizer = ConfigDict()  # §5
     optimizer.kind = "momentum"
     optimizer.momentum = 0.9
     optimizer.weight_decay = 5e-4
     optimizer.bias_weight_decay = 5e-4  # the update rule as printed applies to all parameters
-    optimizer.layer_weight_decay = ConfigDict()  # layer -> decay, where it differs
+    optimizer.layer_weight_decay = ConfigDict()  # layer -> weight decay, if different
 
     schedule = config.schedule = ConfigDict()  # §5: divided by 10 when the validation error stalls
     schedule.weights = dict(
@@ -118,27 +119,24 @@ def get_config() -> Any:
         patience=5,
         min_improvement=0.001,
     )
-    schedule.biases = None  # None: as the weights, times bias_factor
+    schedule.biases = None  # None: the rate of the weights, times bias_factor
     schedule.bias_factor = 1.0
     schedule.layer_factors = ConfigDict()  # layer -> ((from epoch, factor), ...)
 
     train = config.train = ConfigDict()
     train.epochs = 90.0  # §5: roughly 90 cycles
-    train.max_steps = config_dict.placeholder(int)  # stop earlier
-    train.batch_size = 128  # §5; of all devices together
-    train.accumulate = (
-        1  # parts of a batch that are processed one after the other: 2 take half the memory
-    )
-    train.split_towers = False  # §3.2: True puts each tower on a device of its own
+    train.max_steps = config_dict.placeholder(int)  # end after this many steps, if that is sooner
+    train.batch_size = 128  # §5; over all devices
+    train.accumulate = 1  # parts of a batch that are processed in turn; 2 need half of the memory
+    train.split_towers = False  # §3.2: True puts each tower on a separate device
     train.loss = "cross_entropy"
-    train.label_smoothing = 0.0  # share of each label that is spread over all classes
+    train.label_smoothing = 0.0  # fraction of each label that is spread over all classes
     train.log_every = 100  # steps
     train.checkpoint_every = 2000  # steps
-    train.keep_every = config_dict.placeholder(int)  # keep each checkpoint whose step this divides
-    train.keep_powers_of_two = False  # save and keep those of steps 0, 1, 2, 4, 8 ...
-    train.stall_seconds = (
-        300.0  # if no step ends for so long (or for the time of 20 steps), the run ends with code 8
-    )
+    train.keep_every = config_dict.placeholder(int)  # keep checkpoints at multiples of this step
+    train.keep_powers_of_two = False  # save and keep the checkpoints of steps 0, 1, 2, 4, 8 ...
+    # The run ends with exit code 8 if no step completes for this long and for the time of 20 steps.
+    train.stall_seconds = 300.0
 
     evaluation = config.evaluation = ConfigDict()
     evaluation.every_epochs = 1.0

@@ -1,9 +1,9 @@
-"""Sweeps: the members that are trained, at a scale of configs/scales.py, to answer one question.
+"""Sweeps: sets of configurations (members), at a scale of configs/scales.py, that answer one question.
 
 Command: alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10
          The sweeps are the functions below. The command prints the commands of all members;
          --local and --slurm run them, --collect makes the tables.
-Cost:    that of the scale, times the members, times their seeds.
+Cost:    the cost of the scale, times the number of members and seeds.
 Expect:  tables with the paper's and the authors' results beside each member (alexnet_jax/config/published.py).
 
 Not a config itself. The first member of a sweep is the base of all comparisons; a member that two
@@ -19,28 +19,30 @@ class Member(NamedTuple):
     """A configuration that a sweep trains."""
 
     name: str
-    #: As --config takes it.
+    #: Argument of --config.
     config: str
-    #: Key of the config -> value.
+    #: Config key -> value.
     overrides: dict
     seeds: int = 3
 
 
-def members(sweep, scale):
-    """Return the members of SWEEPS[sweep] at a scale, the base first. Raises ValueError."""
+def members(sweep: str, scale: str) -> list[Member]:
+    """Return the members of a sweep at a scale, the base first. Raises ValueError."""
     for kind, name, known in (("sweep", sweep, SWEEPS), ("scale", scale, scales.SCALES)):
         if name not in known:
-            raise ValueError(f"the {kind} is one of {', '.join(known)}, not {name!r}")
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
     return SWEEPS[sweep](scale)
 
 
 def figure1(scale):
-    """§3.1, Figure 1: ReLU and tanh, each at several rates, of which the fastest counts.
+    """§3.1, Figure 1: ReLU against tanh, each at several learning rates; compare the fastest run of each.
 
-    At cifar10 224 epochs of 50,000 images in all, with 12 million multiply-adds each.
+    At scale cifar10, all runs together take 224 epochs of 50,000 images, 12 million multiply-adds per image.
     """
     if scale not in ("cifar10", "digits"):
-        raise ValueError("the sweep figure1 is of a net for CIFAR-10: --scale cifar10, or digits")
+        raise ValueError(
+            "the sweep figure1 trains a net for CIFAR-10: use --scale cifar10 or digits"
+        )
     epochs, settings = dict(relu=16.0, tanh=40.0), {"evaluation.every_epochs": 8.0}
     if scale == "digits":
         epochs = dict(relu=10.0, tanh=20.0)
@@ -58,12 +60,12 @@ def figure1(scale):
 
 
 def ablations_of_the_paper(scale):
-    """Everything of configs/ablations.py."""
+    """All ablations of configs/ablations.py."""
     return [_base(scale), *(_ablation(name, scale) for name in ablations.ABLATIONS)]
 
 
 def normalisation(scale):
-    """§3.3: which of the normalizations does it, with which constants, in which order?"""
+    """§3.3: which response normalizations help, with which constants, in which order of operations."""
     return [
         _base(scale),
         _ablation("no_lrn", scale),
@@ -90,8 +92,8 @@ def normalisation(scale):
 
 
 def init(scale):
-    """§5: standard deviations of 0.01, of 0.03 in conv3 to conv5, or of He, by biases of 1, 0.1, 0."""
-    rows = ("convs.conv2", "convs.conv4", "convs.conv5", "fcs.fc6", "fcs.fc7")
+    """§5: initial weights (0.03 in conv3 to conv5, 0.01 everywhere, or He's) with biases of 1, 0.1 and 0."""
+    layers = ("convs.conv2", "convs.conv4", "convs.conv5", "fcs.fc6", "fcs.fc7")
     found = []
     for name, config, overrides in (
         ("003", f"configs/scales.py:{scale}", {}),
@@ -99,7 +101,7 @@ def init(scale):
         ("he", f"configs/scales.py:{scale}", {"model.init": "he"}),
     ):
         for bias in (1.0, 0.1, 0.0):
-            biases = {f"model.{row}.bias": bias for row in rows} if bias < 1 else {}
+            biases = {f"model.{layer}.bias": bias for layer in layers} if bias < 1 else {}
             found.append(Member(f"std_{name}_bias_{bias:g}", config, overrides | biases))
     return found
 
@@ -130,11 +132,11 @@ def towers(scale):
 
 
 def schedule(scale):
-    """§5: rates lowered at given epochs, on a plateau, or by a formula of the 2012 program."""
+    """§5: learning rates lowered at given epochs, at a plateau of the error, or by a formula of the 2012 program."""
     epochs = scales.get_config(scale).train.epochs
     kind, weights = "schedule.weights.kind", "schedule.weights."
     plateau = {kind: "plateau", "evaluation.every_epochs": epochs / 30}
-    if scale != "imagenet":  # as the authors, who looked at the validation images there
+    if scale != "imagenet":  # on ImageNet, the authors watched the error on the validation images
         plateau["data.validation"] = 0.1
     dexp = {kind: "dexp", weights + "target": 250.0, weights + "plateaus": 4}  # experiment #170
     biases = {"schedule.biases.kind": "dexp", "schedule.biases.target": 10.0,
@@ -152,7 +154,7 @@ def schedule(scale):
 
 
 def from_2012_to_today(scale):
-    """Everything of configs/ladder.py, each step on top of those before."""
+    """All steps of configs/ladder.py, each added to those before it."""
     steps = [Member(name, f"configs/ladder.py:{name},{scale}", {}) for name in ladder.STEPS]
     return [_base(scale), *steps]
 
@@ -166,7 +168,7 @@ def _ablation(name, scale):
 
 
 def _changed(name, scale, overrides):
-    """The base with values below config.model changed."""
+    """Return a member that is the base with other values for keys of config.model."""
     changes = {f"model.{key}": value for key, value in overrides.items()}
     return Member(name, f"configs/scales.py:{scale}", changes)
 

@@ -26,11 +26,12 @@ NOTES = """\
 Error: top-1 / top-5 in percent of {protocol}, mean over seeds, with the
 standard deviation where there are two seeds or more.
 Difference: top-1 error minus that of the first row, in points. Its 95 % interval is a bootstrap over test images (the
-same for both nets) and over seeds: how far another set of images and other seeds could move the difference. With one
-seed it does not cover seeds; with two or three it is somewhat too narrow. p: McNemar's exact test on the images, nets
-of the same seed paired (for several seeds twice the mean of their p, valid under any dependence), then adjusted by
-Holm for the {count} comparisons of this table. A small p means that these particular nets differ, as nets that differ
-only by their seed often do; whether the change is the cause, the interval shows.
+same for both nets) and over seeds: how much the difference could vary with other images and other seeds. With one
+seed it does not include the variation between seeds; with two or three it is somewhat too narrow. p: McNemar's exact
+test on the images, for pairs of nets with the same seed (for several seeds twice the mean of their p, valid under any
+dependence), then adjusted by Holm's method for the {count} comparisons of this table. A small p means that these
+particular nets differ, as nets that differ only in their seed often do; the interval shows whether the change is the
+cause.
 """
 
 
@@ -38,14 +39,15 @@ class Row(NamedTuple):
     """A member with all its finished seeds."""
 
     member: str
-    #: Number of seeds of the sweep.
+    #: Number of seeds in the sweep.
     seeds: int
-    #: Fractions, by finished seed.
+    #: Top-1 error of each finished seed, as a fraction.
     top1: tuple[float, ...]
-    #: Empty with fewer than six classes.
+    #: Top-5 error of each finished seed; empty with fewer than six classes.
     top5: tuple[float, ...]
+    #: Difference from the base; None for the base.
     difference: compare.Difference | None
-    #: Adjusted for multiple comparisons.
+    #: p-value, adjusted for multiple comparisons.
     p: float | None
     #: The published effect of this change.
     claim: Claim | None
@@ -57,7 +59,7 @@ class Finished(NamedTuple):
     """The results of a finished run."""
 
     seed: int
-    #: The images and their views.
+    #: The images and views on which the errors were measured.
     protocol: str
     top1: float
     top5: float | None
@@ -142,14 +144,14 @@ def read(run: Run) -> Finished | None:
 
 
 def protocol(found: list[Row]) -> str:
-    """The images and views of all errors of the table."""
+    """Describe the images and views on which the errors of the table were measured."""
     return (
         " or ".join(dict.fromkeys(one for row in found for one in row.protocols)) or "nothing yet"
     )
 
 
 def markdown(found: list[Row], title: str) -> str:
-    """The table and its explanation."""
+    """Format the table and its explanation."""
     header = (
         "member", "seeds", "error", "difference", "95 % interval", "p", "paper", "2012 log", "caution",
     )  # fmt: skip
@@ -167,7 +169,7 @@ def markdown(found: list[Row], title: str) -> str:
 
 
 def _errors(row: Row) -> str:
-    """'32.10 ± 0.21 / 2.80'."""
+    """Format the errors of a member, such as '32.10 ± 0.21 / 2.80'."""
     if not row.top1:
         return ""
     text = f"{100 * statistics.mean(row.top1):.2f}"
@@ -177,7 +179,7 @@ def _errors(row: Row) -> str:
 
 
 def as_csv(found: list[Row]) -> str:
-    """A line for each member; errors and differences are fractions."""
+    """Format the table as CSV, with a line per member; errors and differences are fractions."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("member", "seeds", "top1_error", "top1_sd", "top5_error", "difference", "low", "high",
@@ -194,7 +196,7 @@ def as_csv(found: list[Row]) -> str:
 
 
 def draw(found: list[Row], title: str, path: Path) -> None:
-    """Draw the differences from the base with their intervals."""
+    """Plot the differences from the base with their intervals."""
     from matplotlib.figure import Figure
 
     shown = [(row.member, row.difference) for row in found if row.difference]

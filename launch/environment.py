@@ -1,4 +1,4 @@
-"""The environment of a run on this machine: memory settings and a shared compilation cache."""
+"""Environment variables of a run: memory settings, and a compilation cache that all runs share."""
 
 import functools
 import os
@@ -10,7 +10,7 @@ from .runs import IMPORT_ROOT, ROOT
 
 @functools.cache
 def memory_settings(platforms: str) -> dict[str, str]:
-    """The variables of malloc.env for `platforms`, as JAX_PLATFORMS names them; '' for those of this machine."""
+    """Return the variables of malloc.env for `platforms`, a value of JAX_PLATFORMS; '' selects this machine's."""
     done = subprocess.run(
         ["bash", str(Path(__file__).parent / "memory.sh")], env=os.environ | {"JAX_PLATFORMS": platforms},
         capture_output=True, text=True, check=True,
@@ -19,7 +19,10 @@ def memory_settings(platforms: str) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """This environment with memory settings, a compilation cache unless one is set, and the package on the path."""
+    """Return this process's environment plus memory settings, a compilation cache and the package on PYTHONPATH.
+
+    Variables for the compilation cache that are already set are kept.
+    """
     cache = ROOT / ".jax-cache" if ROOT == IMPORT_ROOT else Path.home() / ".cache/alexnet_jax/jax"
     defaults = {
         "JAX_COMPILATION_CACHE_DIR": str(cache),

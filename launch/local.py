@@ -16,41 +16,41 @@ from .runs import Run
 
 _POLL_SECONDS = 0.25
 _FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION"
-#: The share of the memory of a GPU that JAX preallocates by default.
+#: Fraction of a GPU's memory that JAX preallocates by default.
 _GPU_SHARE = 0.75
 
 
 class Slot(NamedTuple):
-    """The cores and the device of one run at a time."""
+    """The cores and the environment (GPU and memory settings) for one run at a time."""
 
     cores: tuple[int, ...]
     environment: dict[str, str]
 
 
 def slots(jobs: int | None) -> list[Slot]:
-    """Divide cores and GPUs into `jobs` slots, by default one per GPU, or one per core without GPUs.
+    """Divide cores and GPUs into `jobs` slots; by default one per GPU, or one per core without GPUs.
 
     Each slot has one GPU; slots that share a GPU divide its memory.
 
     Raises:
-      ConfigError: XLA_PYTHON_CLIENT_MEM_FRACTION is set and leaves no room for all.
+      ConfigError: XLA_PYTHON_CLIENT_MEM_FRACTION is set too high for the slots that share a GPU.
     """
     gpus, cores = _gpus(), sorted(os.sched_getaffinity(0))
     count = jobs or len(gpus) or len(cores)
     per_slot = max(1, len(cores) // count)
     found = []
     for i in range(count):
-        own = tuple(cores[(i * per_slot + j) % len(cores)] for j in range(per_slot))
+        slot_cores = tuple(cores[(i * per_slot + j) % len(cores)] for j in range(per_slot))
         device: dict[str, str] = {}
         if gpus:
             sharing = len(range(i % len(gpus), count, len(gpus)))
             device = {"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)], **_memory_share(sharing)}
-        found.append(Slot(own, device))
+        found.append(Slot(slot_cores, device))
     return found
 
 
 def _memory_share(sharing: int) -> dict[str, str]:
-    """The memory setting of each of `sharing` processes; by default the first would preallocate _GPU_SHARE."""
+    """Return the memory setting for `sharing` processes on a GPU: by default, the first would take _GPU_SHARE."""
     if sharing == 1:
         return {}
     if os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "").lower() in ("false", "0"):
@@ -64,13 +64,13 @@ def _memory_share(sharing: int) -> dict[str, str]:
         fits = False
     if not fits:
         raise ConfigError(
-            f"{_FRACTION}={given} is set, and {sharing} runs at a time share a GPU: unset it, or give fewer --jobs"
+            f"{_FRACTION}={given} is too much for {sharing} runs on one GPU: unset it, or use fewer --jobs"
         )
     return {}
 
 
 def _gpus() -> list[str]:
-    """The GPUs visible to this process, as CUDA_VISIBLE_DEVICES names them."""
+    """List the GPUs visible to this process, in the form of CUDA_VISIBLE_DEVICES."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -85,34 +85,36 @@ def _gpus() -> list[str]:
     ]
 
 
-def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
-    """Execute the runs of `todo`, showing a table of `every`.
+def execute(all_runs: list[Run], todo: list[Run], jobs: int | None) -> int:
+    """Execute the runs in `todo`, showing a table of `all_runs`.
 
-    A run that fails does not stop the others. After a signal no more are started, and running ones save and end; a
-    second signal ends them at once, as does the end of this process.
+    A run that fails does not stop the others. After a signal no more runs are started, and running ones save and exit.
+    A second signal, or the end of this process, kills them.
 
     Returns:
-      0 if all of `every` are finished, otherwise 1; 75 or 130 after a signal.
+      0 if all of `all_runs` are finished, otherwise 1; 75 or 130 after a signal.
     """
     waiting, free = list(todo), slots(jobs)
     running: dict[subprocess.Popen[bytes], tuple[Run, Slot, BinaryIO]] = {}
     stopping = False
-    with Signals() as signals, table.Live(every) as shown:
+    with Signals() as signals, table.Live(all_runs) as shown:
         while running or (waiting and not stopping):
             while waiting and free and not signals.received:
                 run = waiting.pop(0)
                 lock = runs.take_lock(run)
                 if lock is None:
-                    shown.say(f"{run.member} seed {run.seed}: another launcher has it")
+                    shown.print_line(f"{run.member} seed {run.seed}: in use by another launcher")
                     continue
                 runs.begin(run)
                 slot = free.pop()
                 child = process.start(run, cores=slot.cores, **slot.environment)
                 running[child] = run, slot, lock
-                shown.started(run)
+                shown.report_start(run)
             if signals.received and not stopping:
                 stopping = True
-                shown.say("stopping: runs save their state and end; a second signal does not wait")
+                shown.print_line(
+                    "stopping: runs save their state and exit; a second signal kills them"
+                )
                 for child in running:
                     process.stop(child)
             for child in [child for child in running if child.poll() is not None]:
@@ -120,9 +122,9 @@ def execute(every: list[Run], todo: list[Run], jobs: int | None) -> int:
                 runs.end(run, child.returncode)
                 lock.close()
                 free.append(slot)
-                shown.ended(run)
+                shown.report_end(run)
             shown.refresh()
             time.sleep(_POLL_SECONDS)
         if signals.received:
             return signals.exit_code
-    return 0 if all(runs.state(run).name == "finished" for run in every) else 1
+    return 0 if all(runs.state(run).name == "finished" for run in all_runs) else 1

@@ -2,8 +2,8 @@
 
 python -m launch.member DIR HASH [--srun]
 
-SIGTERM, SIGUSR1 and SIGUSR2 make the run save and end. The exit code is that of the run. If the run was stopped,
-stalled or killed, the job is requeued first (at most three times without a new checkpoint).
+SIGTERM, SIGUSR1 and SIGUSR2 make the run save and exit. The exit code is that of the run. If the run was stopped,
+stalled or killed, the job is requeued before (at most three times without a new checkpoint).
 """
 
 import contextlib
@@ -28,13 +28,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("dir", metavar="DIR")
     parser.add_argument("identity", metavar="HASH", help="as in DIR/members/HASH.json")
     parser.add_argument(
-        "--srun", action="store_true", help="start the processes of the job by srun"
+        "--srun", action="store_true", help="start the processes of the job with srun"
     )
     options = parser.parse_args(arguments)
     run = runs.from_record(Path(options.dir).absolute(), options.identity)
     with runs.locked(run) as acquired:
         if not acquired:
-            raise WorkdirError(f"{run.folder} is run by another job or launcher")
+            raise WorkdirError(f"{run.folder} is in use by another job or launcher")
         runs.begin(run)
         before = run.output.stat().st_size if run.output.exists() else 0
         with forwarded_signals() as forward_to:
@@ -58,8 +58,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _srun() -> list[str]:
-    """The srun command, which starts the processes of the job and exits with the largest of their codes."""
-    # When one process ends, srun must not kill the others: they notice by themselves, and may still be saving.
+    """Return the srun command, which starts the processes of the job and exits with the largest of their codes."""
+    # When a process ends, srun must not kill the others: they detect it themselves, and may still be saving.
     wait = processes.HEARTBEAT_SECONDS + 30
     # Since SLURM 22.05 srun does not inherit this from the job.
     cpus = os.environ.get("SLURM_CPUS_PER_TASK")
@@ -68,9 +68,9 @@ def _srun() -> list[str]:
 
 
 def exit_code(code: int, output: str) -> int:
-    """The code of the process that failed first, from the output of srun.
+    """Return the exit code of the process that failed first, from the output of srun.
 
-    The processes that lost it end with StalledError, whose code is larger than those of all causes.
+    The other processes then exit with the code of StalledError, which is larger than the codes of all causes.
     """
     found = re.findall(r"^srun: error: .*: Exited with exit code (\d+)$", output, re.MULTILINE)
     return min((int(one) for one in found if int(one) < StalledError.exit_code), default=code)
@@ -78,9 +78,9 @@ def exit_code(code: int, output: str) -> int:
 
 @contextlib.contextmanager
 def forwarded_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
-    """A context that forwards stop signals to a process; yields the function that sets the process.
+    """Context that forwards stop signals to a process; it yields the function that sets the process.
 
-    Signals are forwarded at once: where SLURM signals all processes of a job, the run treats both as one request.
+    Signals are forwarded at once. If SLURM signals the run too, the run treats both signals as one request.
     """
     children: list[subprocess.Popen[bytes]] = []
     received: list[int] = []
@@ -104,7 +104,7 @@ def forwarded_signals() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
 
 
 def _job() -> str | None:
-    """The id of this job, as scontrol takes it; None outside SLURM."""
+    """Return the id of this job, in the form of scontrol; None outside SLURM."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 

@@ -1,4 +1,4 @@
-"""Training processes that do not outlive their launcher."""
+"""Start and stop training processes, which the kernel kills when the launcher dies."""
 
 import contextlib
 import ctypes
@@ -16,13 +16,13 @@ _PR_SET_PDEATHSIG = 1
 def start(
     run: Run, prefix: Sequence[str] = (), cores: Sequence[int] = (), **variables: str
 ) -> subprocess.Popen[bytes]:
-    """Start a run in its own process group; its output goes to members/HASH.out.
+    """Start a run in its own process group, and append its output to members/HASH.out.
 
-    The kernel kills it when the calling thread ends, so call this from the main thread.
+    The kernel kills the process when the calling thread ends, so call this from the main thread.
 
     Args:
-      prefix: A command that starts the run, such as srun.
-      cores: The cores to use; default: all.
+      prefix: Words to put before the run's command, such as srun and its options.
+      cores: CPU cores to run on; empty for all.
       variables: Additional environment variables.
     """
     libc = ctypes.CDLL(None)
@@ -30,7 +30,7 @@ def start(
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before prctl
+        if os.getppid() != parent:  # the launcher died before prctl
             os.kill(os.getpid(), signal.SIGKILL)
         if cores:
             os.sched_setaffinity(0, cores)
@@ -49,10 +49,10 @@ def start(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a run to save and end, by SIGUSR1.
+    """Send SIGUSR1, which asks a run to save a checkpoint and exit.
 
-    srun forwards SIGUSR1, but kills its processes at SIGTERM. And where a scheduler sends SIGTERM to every process of
-    a job, a second SIGTERM would end the run at once.
+    Not SIGTERM, for two reasons: srun forwards SIGUSR1 but kills its processes on SIGTERM, and a scheduler may have
+    sent SIGTERM to every process of the job already; a second one ends the run without a checkpoint.
     """
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGUSR1)

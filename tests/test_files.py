@@ -188,7 +188,7 @@ def test_a_tree_is_flattened_and_built_again():
 
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")])
 def test_a_leaf_with_leaves_below_it_is_refused(names):
-    with pytest.raises(ValueError, match="below"):
+    with pytest.raises(ValueError, match="leaf"):
         files.unflatten(dict.fromkeys(names, 0))
 
 

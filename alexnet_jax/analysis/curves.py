@@ -1,8 +1,8 @@
-"""Draw the learning curves of a run: loss, error and learning rate against epochs (metrics.jsonl).
+"""Plot the learning curves of a run: loss, error and learning rate by epoch, from metrics.jsonl.
 
 alexnet figures curves --workdir runs/quickstart
 
-Writes figures/curves.png and curves.json.
+Writes figures/curves.png and figures/curves.json.
 """
 
 import math
@@ -23,21 +23,23 @@ EVALUATION = re.compile(rf"eval_(?P<split>.+)_(?P<views>[a-z]+)_(?P<measure>{'|'
 
 
 def plot(workdir: Path | str) -> Path:
-    """Draw figures/curves.png, write its numbers to curves.json beside it, and return the path of the PNG.
+    """Write figures/curves.png and its numbers, figures/curves.json; return the path of the PNG.
 
-    Raises WorkdirError if there is no metrics.jsonl, and StorageError.
+    Raises:
+      WorkdirError: `workdir` has no metrics.jsonl.
     """
     curves = read(Path(workdir))
     return figures.save(_draw(curves), curves, Path(workdir) / "figures" / "curves.png")
 
 
 def read(workdir: Path) -> dict[str, Any]:
-    """Read metrics.jsonl as {"schema", "train": columns, "evaluations": {"val_center": columns, ...}}.
+    """Read metrics.jsonl into columns: {"schema", "train": columns, "evaluations": {"val_center": columns, ...}}.
 
-    A column is a list over the lines of the file. Errors are fractions; values that are not finite become None.
+    A column maps a key to the list of its values, one per logged step. Errors are fractions; NaN and infinity become
+    None.
     """
     train: dict[str, list[Any]] = {key: [] for key in ("step", "epoch", *TRAIN_KEYS)}
-    evaluations: dict[str, dict[str, list]] = {}
+    evaluations: dict[str, dict[str, list[Any]]] = {}
     for row in read_metrics(workdir):
         if "train_loss" in row:
             for key, column in train.items():
@@ -65,13 +67,13 @@ def _finite(value: Any) -> float | None:
 
 
 def _draw(curves: dict[str, Any]) -> "Figure":
-    # Without pyplot there is no global state, no window and no backend to choose.
+    # Not pyplot: it keeps global state and needs a backend.
     from matplotlib.figure import Figure
 
     train, evaluations = curves["train"], curves["evaluations"]
     figure = Figure(figsize=(7, 8), layout="constrained")
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 1))
-    # A line of one point is invisible without a marker.
+    # Markers, because a curve of a single point has no visible line.
     few: dict[str, Any] = {"marker": "."} if len(train["epoch"]) < 30 else {}
 
     loss.plot(train["epoch"], _numbers(train["train_loss"]), color="C0", **few)
@@ -101,7 +103,7 @@ def _draw(curves: dict[str, Any]) -> "Figure":
 
 
 def _numbers(column: list[float | None]) -> list[float]:
-    """Replace None by NaN, which matplotlib leaves out."""
+    """Replace None with NaN, which matplotlib skips."""
     return [math.nan if value is None else value for value in column]
 
 

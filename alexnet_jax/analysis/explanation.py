@@ -1,6 +1,6 @@
 """Explain the prediction of one image as JSON: classes, input, feature maps, saliency and Grad-CAM.
 
-These are the numbers behind the page of `alexnet predict --serve`.
+The page of `alexnet predict --serve` shows these numbers.
 """
 
 import base64
@@ -14,20 +14,21 @@ from alexnet_jax.inference.network import Network
 from alexnet_jax.pages.render import data_uri
 
 TOP = 5
-#: Saliency is clipped at this quantile, as a few pixels are much larger than all others.
+#: Saliency is clipped at this quantile, because a few values are much larger than all others.
 CLIP_QUANTILE = 0.99
 
 
 def explain(net: Network, pixels: np.ndarray, class_number: int | None = None) -> dict[str, Any]:
-    """Explain an image, uint8 [s s 3] as from `net.pixels`; the first call compiles.
+    """Explain the prediction for an image, uint8 [s s 3] as from `net.pixels`. The first call compiles.
 
     Args:
       class_number: The class that saliency and Grad-CAM explain; default: the most probable.
 
     Returns:
-      "top": [{number, class, probability}]; "input": the center crop, a PNG in a data URI; "size": its side in
-      pixels; "crop": its side as a fraction of that of the image; "layers": the feature maps of each convolutional
-      layer; "towers"; "saliency"; "grad_cam". Maps are uint8 [n h w] in base64, scaled from "lowest" to "highest".
+      A dict with "top": [{number, class, probability}]; "input", the center crop as a data URI of a PNG; "size", the
+      side of the crop in pixels; "crop", the side of the crop as a fraction of the image's; "layers", the feature maps
+      of each convolutional layer; "towers", their number; "saliency" and "grad_cam". Maps are uint8 [n h w] in base64,
+      scaled from "lowest" to "highest".
     """
     names = [name for name, _ in net.trained.config.model.convs]
 
@@ -60,7 +61,7 @@ def explain(net: Network, pixels: np.ndarray, class_number: int | None = None) -
 
 
 def _encoded(maps: np.ndarray) -> dict[str, Any]:
-    """Encode float [n h w] with one scale, which includes zero, for all maps."""
+    """Encode maps, float [n h w], with one scale for all that includes zero."""
     lowest, highest = min(0.0, float(maps.min())), max(0.0, float(maps.max()))
     span = highest - lowest or 1.0
     levels = np.rint(255 * (maps - lowest) / span).clip(0, 255).astype(np.uint8)

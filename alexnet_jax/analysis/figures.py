@@ -1,4 +1,4 @@
-"""Helpers that all figures share: options, drawing, and writing a PNG and its numbers."""
+"""Helpers shared by all figures: options, drawing, and writing a PNG with its numbers."""
 
 import argparse
 import json
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
-#: Colors of captions of correct and wrong predictions.
+#: Caption colors of correct and wrong predictions.
 RIGHT, WRONG = "#1a7f37", "#b42318"
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """An argument parser with the options that every figure of one network has."""
-    made = cli.parser(description)
-    made.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
-    cli.add_step(made)
-    made.add_argument("--out", metavar="DIR", help="folder of the figure; default: WORKDIR/figures")
-    return made
+    """Return an argument parser with the options of every figure of one network."""
+    built = cli.parser(description)
+    built.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
+    cli.add_step(built)
+    built.add_argument(
+        "--out", metavar="DIR", help="folder for the figure; default: WORKDIR/figures"
+    )
+    return built
 
 
 def folder(options: argparse.Namespace) -> Path:
-    """The folder of the figure, created if needed. Raises ConfigError, StorageError."""
+    """Return the folder for the figure, created if needed. Raises ConfigError and StorageError."""
     workdir = Path(options.workdir)
     if options.out is None and workdir.suffix == ".safetensors":
         raise ConfigError(f"{workdir} is a file: --out DIR says which folder the figure goes to")
@@ -42,12 +44,12 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make the folder {path}: {error.strerror}") from None
+        raise StorageError(f"cannot create the folder {path}: {error.strerror}") from None
     return path
 
 
 def show(axes: "Axes", image: Any, caption: str = "", color: str = "black", **options: Any) -> None:
-    """Show an image or map with sharp pixels and no ticks, under its caption."""
+    """Show an image or map with a caption, without interpolation and ticks."""
     options = {"interpolation": "nearest"} | options
     axes.imshow(image, **options)
     axes.set_xticks([])
@@ -57,7 +59,7 @@ def show(axes: "Axes", image: Any, caption: str = "", color: str = "black", **op
 
 
 def plain(axes: "Axes") -> None:
-    """Draw a pale grid behind the data, and no frame at the top and right."""
+    """Draw a pale grid behind the data, and no frame lines at the top and right."""
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -72,12 +74,12 @@ def short(name: str, width: int = 20) -> str:
 
 
 def literal(text: str) -> str:
-    """Escape dollar signs, between which matplotlib would look for a formula."""
+    """Escape dollar signs, which mark formulas in matplotlib."""
     return printable(text).replace("$", r"\$")
 
 
 def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
-    """Write a figure as PNG, and its numbers as JSON beside it. Raises StorageError."""
+    """Write a figure as PNG, and its numbers to a JSON file of the same name. Raises StorageError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)

@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
-    """Add --split and --data-path; with `count`, the default of --count, also what `select` reads."""
+    """Add --split and --data-path and, if `count` is given, the other options of `select` (`count` is a default)."""
     parser.add_argument("--split", help=target.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
@@ -44,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> 
         "--images", nargs="+", metavar="PATH", help="image files or folders of them, instead of --split"
     )  # fmt: skip
     parser.add_argument(
-        "--count", type=int, default=count, help=f"images of the split; default: {count}"
+        "--count", type=int, default=count, help=f"number of images of the split; default: {count}"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random choice; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the selection; default: 0")
 
 
 def select(net: "Network", options: argparse.Namespace) -> Pictures:
-    """Load the images that the command line asks for. Raises ConfigError, DataError."""
+    """Load the images selected on the command line. Raises ConfigError and DataError."""
     if options.images:
         paths = list_files(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
@@ -62,7 +62,7 @@ def sample(split: "Split", name: str, count: int, seed: int) -> Pictures:
     """Choose `count` random images of a split, in its order. Raises ConfigError."""
     if not 0 < count <= len(split.labels) or seed < 0:
         raise ConfigError(
-            f"--count is from 1 to the {len(split.labels)} images of {name}, and --seed not below 0"
+            f"--count must be from 1 to {len(split.labels)}, the images of {name}, and --seed at least 0"
         )
     numbers = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
     names = [f"{name} {number}" for number in numbers]
@@ -70,7 +70,7 @@ def sample(split: "Split", name: str, count: int, seed: int) -> Pictures:
 
 
 def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
-    """Open the data that a network was trained on, at `data_path` if they have moved. Raises DataError."""
+    """Open the training data of a network, at `data_path` if it has moved. Raises DataError."""
     data = run.config.data
     return target.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
 
@@ -78,7 +78,7 @@ def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
 def load_split(
     run: "TrainedModel", data_path: str | None, name: str | None
 ) -> "tuple[str, Dataset]":
-    """Open the same data, and return the name of the split to use: `name`, or splits.default. Raises DataError."""
+    """Open the training data; return the split to use (`name`, or splits.default) and the data. Raises DataError."""
     from alexnet_jax.data.pipeline import splits
 
     dataset = load_dataset(run, data_path)
@@ -89,7 +89,7 @@ def load_split(
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """List the files among `paths`, and the image files in its folders, sorted. Raises DataError."""
+    """List the files in `paths`, and the image files in the folders in `paths`, sorted. Raises DataError."""
     from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
@@ -107,7 +107,7 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
-    """The center crops of uint8 [n s s 3] as the network sees them, uint8 [n c c 3]."""
+    """Cut the center crops of images [n s s 3] as for the network, but return them as uint8 [n c c 3]."""
     import jax.numpy as jnp
 
     from alexnet_jax.data.pipeline import augment, views

@@ -1,10 +1,11 @@
-"""Draw images with their labels and five most probable classes (Figure 4 left, §6.1).
+"""Draw images with their labels and their five most probable classes (Figure 4 left, §6.1).
 
 alexnet figures predictions --workdir runs/mine [--images tulip.jpg rose.jpg]
 
-Writes figures/predictions.png and predictions.json.
+Writes figures/predictions.png and figures/predictions.json.
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,9 @@ def main(arguments: list[str]) -> None:
 
 
 def plot(net: "Network", shown: Pictures, path: Path) -> Path:
-    """Draw a PNG and write its numbers as JSON beside it; the bar of the label is red.
+    """Write a PNG of images above bars of their five most probable classes, and a JSON file with its numbers.
 
-    Images are drawn in full, though the probabilities are those of their center crops.
+    The bar of the true label is red. Images are drawn whole, but the probabilities are those of the center crops.
     """
     rows: list[dict[str, Any]] = []
     for i, top in enumerate(net.top(shown.pixels, 5)):
@@ -50,7 +51,7 @@ def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     columns = min(PER_ROW, len(rows))
-    lines = -(-len(rows) // columns)
+    lines = math.ceil(len(rows) / columns)
     figure = Figure(figsize=(2.1 * columns, 3.5 * lines), layout="constrained")
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=(2.0, 1.2) * lines)
     for axes in grid.flat:
@@ -60,10 +61,10 @@ def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":
         image, bars = grid[2 * line, column], grid[2 * line + 1, column]
         image.set_axis_on()
         figures.show(image, pixels[i], figures.short(row["label"] or Path(row["image"]).name))
-        for place, (name, probability) in enumerate(row["top"]):
+        for rank, (name, probability) in enumerate(row["top"]):
             color = "#e5746b" if name == row["label"] else "#9fc3e6"
-            bars.barh(place, probability, height=0.86, color=color)
-            bars.text(0.02, place, figures.short(name, 24), va="center", fontsize=8)
+            bars.barh(rank, probability, height=0.86, color=color)
+            bars.text(0.02, rank, figures.short(name, 24), va="center", fontsize=8)
         bars.set_xlim(0, 1)
         bars.set_ylim(4.6, -0.6)
     return figure

@@ -1,4 +1,4 @@
-"""Write a page about a run: WORKDIR/report.html, a single file to keep and to send.
+"""Write WORKDIR/report.html: the results, curves, kernels and example images of a run in one self-contained file.
 
 alexnet report --workdir runs/mine [--data-path PATH] [--step N]
 """
@@ -35,10 +35,10 @@ def main(arguments: list[str]) -> None:
 
 
 def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path:
-    """Write report.html into a run folder; a section that cannot be made says why.
+    """Write report.html into a run folder. A section that cannot be made gives the reason instead.
 
     Raises:
-      StorageError: It is not a run folder, or cannot be written.
+      StorageError: `folder` is not a run folder, or cannot be written.
     """
     tree = reading.read_config(folder)
     spec = config.parse(tree)
@@ -52,28 +52,28 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
             raise
         run, reason = None, str(error)
     if run is not None:
-        spec = run.config  # with the number of classes, counted from the data
+        spec = run.config  # has the number of classes, which was counted in the data
     saved = report_evaluation.find_predictions(folder, run.step if run else None)
 
-    def loaded() -> TrainedModel:
+    def model() -> TrainedModel:
         if run is None:
             raise StorageError(reason)
         return run
 
     @functools.cache
     def dataset() -> "Dataset":
-        return pictures.load_dataset(loaded(), data_path)
+        return pictures.load_dataset(model(), data_path)
 
     sections: list[tuple[str, Callable[[], Markup]]] = [
         ("Results", lambda: report_evaluation.results(folder, saved)),
         ("Published numbers", lambda: report_evaluation.published(spec)),
         ("Learning curves", lambda: report_training.learning_curves(folder)),
         ("The network", lambda: report_training.network(spec, tree)),
-        ("First-layer kernels", lambda: report_images.kernels(loaded())),
+        ("First-layer kernels", lambda: report_images.kernels(model())),
         ("Classes", lambda: report_evaluation.classes(saved, run)),
         ("Calibration", lambda: report_evaluation.calibration(saved)),
-        ("Images", lambda: report_images.predictions(saved, loaded(), dataset)),
-        ("Nearest images", lambda: report_images.neighbors(loaded(), dataset())),
+        ("Images", lambda: report_images.predictions(saved, model(), dataset)),
+        ("Nearest images", lambda: report_images.neighbors(model(), dataset())),
         ("Figures", lambda: report_training.other_figures(folder)),
         ("Reproduction", lambda: report_training.reproduction(folder)),
     ]
@@ -92,7 +92,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
 
 
 def _body(make: Callable[[], Markup]) -> Markup:
-    """The body of a section, or the reason why it is missing."""
+    """Make the body of a section, or a note on why it cannot be made."""
     try:
         return make()
     except AlexNetError as error:
@@ -101,7 +101,7 @@ def _body(make: Callable[[], Markup]) -> Markup:
 
 def _facts(folder: Path, spec: Config, run: TrainedModel | None) -> str:
     status = reading.read_status(folder)
-    state = status["state"] if status else "of unknown state"
+    state = status["state"] if status else "state unknown"
     step = run.step if run else status.get("step", 0) if status else 0
     return f"{spec.name}, seed {spec.seed}, {state}, step {step:,}"
 

@@ -1,7 +1,7 @@
-"""Keys that have no effect in a config, because of the values of other keys.
+"""Find keys that have no effect in a config because of the values of other keys.
 
-A config file may have such keys: ablations switch a part of the network off and leave its constants. A key on the
-command line is meant to change something, and is refused if it does not.
+A config file may have such keys: ablations switch off a part of the network and leave its constants. A key on the
+command line is rejected if it has no effect.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,16 +14,16 @@ from alexnet_jax.specs import Config, RateSpec
 class Effect(NamedTuple):
     """A condition under which some keys have an effect."""
 
-    #: The keys, as for fnmatch.
+    #: Pattern of the keys, for fnmatch.
     pattern: str
-    #: Whether the key has an effect in a config whose switches are not applied yet.
+    #: Whether a key has an effect in a config, before the switches are applied.
     holds: Callable[[Config, str], bool]
-    #: Why it has none otherwise, to end a message.
+    #: The reason for a key without effect, as the end of an error message.
     needs: str
 
 
 def faults(config: Config, given: Iterable[str]) -> list[str]:
-    """Describe the keys among `given` that have no effect in `config`, one sentence for each reason."""
+    """Describe the keys in `given` that have no effect in `config`, with one sentence per reason."""
     idle: dict[str, list[str]] = {}
     for key in given:
         for effect in EFFECTS:
@@ -37,7 +37,7 @@ def faults(config: Config, given: Iterable[str]) -> list[str]:
 
 
 def _rate(config: Config, key: str) -> RateSpec:
-    """The learning-rate schedule that a key such as "schedule.biases.factor" belongs to."""
+    """Return the learning-rate schedule to which a key such as "schedule.biases.factor" applies."""
     found = getattr(config.schedule, key.split(".")[1])
     return found or config.schedule.weights
 
@@ -71,7 +71,7 @@ def _needs_path(config: Config, key: str) -> bool:
     return config.data.source not in ("digits", "synthetic")
 
 
-#: Tried in order until one does not hold for a key.
+#: Checked in order, up to the first that does not hold for a key.
 EFFECTS = (
     Effect("model.activation", _has_op("act"), "no layer has 'act'"),
     Effect("model.lrn_constants.within_towers",
@@ -91,7 +91,7 @@ EFFECTS = (
     Effect("augment.min_area", lambda config, _: config.augment.crop == "random_resized",
            "it is for augment.crop=random_resized"),
     Effect("augment.crop_chunk", lambda config, _: config.augment.crop != "center" or config.augment.flip,
-           "nothing is drawn for a crop (augment.crop=center, augment.flip=False)"),
+           "crops have no random numbers (augment.crop=center, augment.flip=False)"),
     Effect("augment.color_[bro]*", lambda config, _: config.augment.color_std > 0,
            "there is no color noise (augment.color_std=0)"),
     Effect("optimizer.momentum", lambda config, _: config.optimizer.kind == "momentum",
@@ -99,7 +99,7 @@ EFFECTS = (
     Effect("optimizer.b[12]", _adam, "it is for optimizer.kind=adam and adamw"),
     Effect("optimizer.epsilon", _adam, "it is for optimizer.kind=adam and adamw"),
     Effect("schedule.bias_factor", lambda config, _: config.schedule.biases is None,
-           "schedule.biases gives the rate of biases"),
+           "biases have their own schedule, schedule.biases"),
     Effect("schedule.*.factor", _kind("plateau", "epochs"), "it is for the kinds plateau and epochs"),
     Effect("schedule.*.max_drops", _kind("plateau"), "it is for the kind plateau"),
     Effect("schedule.*.patience", _kind("plateau"), "it is for the kind plateau"),
@@ -107,5 +107,5 @@ EFFECTS = (
     Effect("schedule.*.drops", _kind("epochs"), "it is for the kind epochs"),
     Effect("schedule.*.target", _kind("exp", "dexp", "linear"), "it is for the kinds exp, dexp and linear"),
     Effect("schedule.*.plateaus", _kind("dexp"), "it is for the kind dexp"),
-    Effect("train.exact", _dropout, "no layer has 'dropout' with a rate above 0, which alone it is about"),
+    Effect("train.exact", _dropout, "it is for dropout, and no layer has 'dropout' with a rate above 0"),
 )  # fmt: skip

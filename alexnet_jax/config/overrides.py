@@ -1,4 +1,4 @@
-"""Setting keys of a config from the command line: --config.section.key=VALUE, parsed by the key's type in specs.py."""
+"""Set keys of a config from the command line: --config.section.key=VALUE, parsed by the key's type in specs.py."""
 
 import ast
 import dataclasses
@@ -18,25 +18,25 @@ _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": F
 
 
 def set_value(config: "ConfigDict", key: str, arguments: list[str]) -> str | None:
-    """Set `key` ("a.b.c") of a ConfigDict; return the fault of the arguments, if any.
+    """Set `key` ("a.b.c") of a ConfigDict; return a description of the fault if that is not possible.
 
-    Sections that the config does not list, or has as None, are made; building the specs finds keys that they miss.
+    Sections that are missing or None are created; keys missing in them are reported when the specs are built.
 
     Args:
-        arguments: "--config.a.b.c=VALUE", for a tuple also one for each element; for a bool also "--config.a.b.c" and
-            "--noconfig.a.b.c".
+        arguments: "--config.a.b.c=VALUE"; for a tuple, also one argument per element; for a bool, also
+            "--config.a.b.c" or "--noconfig.a.b.c".
     """
     section: Any = config
     kind: Any = Config
     path = "config"
-    *above, last = key.split(".")
-    for depth, part in enumerate((*above, last)):
+    *parents, last = key.split(".")
+    for depth, part in enumerate((*parents, last)):
         known = _keys(kind, section)
         if part not in known and typing.get_origin(required(kind)) is not dict:
             return _unknown(path, part, known)
         kind = known.get(part) if part in known else typing.get_args(required(kind))[1]
         path = f"{path}.{part}"
-        if depth < len(above):
+        if depth < len(parents):
             if section.get(part) is None and is_section(kind):
                 _assign(section, part, {})
             section = section.get(part)
@@ -50,7 +50,7 @@ def set_value(config: "ConfigDict", key: str, arguments: list[str]) -> str | Non
 
 
 def convert(kind: Any, value: Any) -> Any:
-    """Convert integers to floats, and lists to tuples, where the type `kind` has these."""
+    """Convert integers to floats and lists to tuples if the type `kind` asks for it."""
     kind = required(kind)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
@@ -63,7 +63,7 @@ def convert(kind: Any, value: Any) -> Any:
 
 
 def _keys(kind: Any, section: Any) -> dict[str, Any]:
-    """The keys that can be set in a section of type `kind`, with their types; None for one that specs.py lacks."""
+    """Map the keys that can be set in a section of type `kind` to their types, or None for keys not in specs.py."""
     if not hasattr(section, "keys"):
         return {}
     listed = dict.fromkeys(section.keys())
@@ -78,7 +78,7 @@ def _keys(kind: Any, section: Any) -> dict[str, Any]:
 
 
 def _elements(kind: Any, count: int) -> list[Any]:
-    """The types of `count` elements of a tuple; None for those beyond its length."""
+    """List the types of the first `count` elements of a tuple type; None beyond its length."""
     arguments = typing.get_args(kind)
     if arguments[-1] is Ellipsis:
         return [arguments[0]] * count
@@ -98,13 +98,13 @@ def _unknown(path: str, part: str, known: dict[str, Any]) -> str:
 
 
 def _text(kind: Any, argument: str) -> str:
-    """The text of the value in an argument. Raises ValueError if it has none."""
+    """Return the text of the value in an argument. Raises ValueError if there is none."""
     name, equals, text = argument.partition("=")
     negated = name.startswith("--no")
     if required(kind) is bool and not equals:
         return str(not negated)
     if negated:
-        raise ValueError(f"only a switch takes --no; write --{name[4:]}=VALUE")
+        raise ValueError(f"only a switch can have --no; write --{name[4:]}=VALUE")
     if not equals:
         raise ValueError(f"needs a value: {name}=VALUE")
     return text
@@ -115,7 +115,7 @@ def _value(kind: Any, texts: list[str]) -> Any:
     base = required(kind)
     is_tuple = typing.get_origin(base) is tuple and not layer_type(base)
     if texts[-1] == "None" and base is not str and typing.get_origin(base) is not tuple:
-        return None  # building the specs finds a None where a value is needed
+        return None  # if a value is needed, building the specs reports the None
     if texts[-1] == "None" and allows_none(kind):
         return None
     if is_tuple:
@@ -139,7 +139,7 @@ def _scalar(kind: Any, text: str) -> bool | int | float | str:
             return float(text)
         except ValueError:
             raise ValueError("must be a number, such as 0.5 or 1e-4") from None
-    return text  # a str, or a Literal, whose values building the specs checks
+    return text  # a str, or a Literal, which is checked when the specs are built
 
 
 def _int(text: str) -> int:
@@ -156,7 +156,7 @@ def _int(text: str) -> int:
 
 
 def _tuple(kind: Any, texts: Sequence[str]) -> tuple[Any, ...]:
-    """Parse one text in brackets, or one text for each element. Raises ValueError."""
+    """Parse one text in brackets, or one text per element. Raises ValueError."""
     if len(texts) == 1 and texts[0][:1] in ("(", "["):
         found = _literal(texts[0], "a tuple, such as (1, 2) or ('a', 'b')")
         return convert(kind, found if isinstance(found, tuple | list) else (found,))
@@ -177,12 +177,12 @@ def _section(kind: Any, text: str) -> Any:
         raise ValueError("is a section: set one of its keys, or give a dict, such as {'key': 1}")
     found = _literal(text, "a dict, such as {'key': 1}")
     if not isinstance(found, dict):
-        raise ValueError("is a section, and this is no dict")
+        raise ValueError("is a section, but the value is not a dict")
     return convert(kind, found)
 
 
 def _unknown_value(text: str) -> Any:
-    """Parse the value of a key that specs.py lacks; building the specs refuses it by its name."""
+    """Parse the value of a key that is not in specs.py, which is rejected when the specs are built."""
     try:
         return _literal(text, "")
     except ValueError:

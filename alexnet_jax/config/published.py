@@ -1,7 +1,7 @@
 """Published numbers as data: the paper (§6, Tables 1 and 2), the authors' log, Caffe, torchvision, cuda-convnet2.
 
-The log is the comments of layers/layer-params-*.cfg in the authors' release of 2025. Errors are fractions, as logged.
-`table` prints the numbers that belong side by side; `python -m alexnet_jax.config.published` writes it into the README.
+The log is the comments in layers/layer-params-*.cfg of the authors' release of 2025. Errors are fractions, as logged.
+`python -m alexnet_jax.config.published` writes `table`, the comparable results, into the README.
 """
 
 from pathlib import Path
@@ -21,22 +21,23 @@ class Result(NamedTuple):
 
     #: Experiment number in the log, or a name.
     net: str
+    #: What differs from an earlier experiment.
     change: str
-    #: Test images; "" if not stated.
+    #: The images on which the errors were measured; "" if not stated.
     data: str
     #: "center", "ten" or "" if not stated.
     views: str
-    #: In nats.
+    #: Negative log-likelihood in nats.
     nll: float | None
     top1: float
     top5: float | None
-    #: Whether data and views are stated; the numbers always are.
+    #: How certain `data` and `views` are; the numbers are always stated.
     confidence: Confidence = "stated"
     note: str = ""
 
 
 class Verdict(NamedTuple):
-    """An experiment of the log without a number."""
+    """An experiment of the log whose outcome is described in words only."""
 
     net: str
     change: str
@@ -44,13 +45,13 @@ class Verdict(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Published effect of an ablation in points of top-1 / top-5 error."""
+    """Published effect of an ablation, in percentage points of top-1 / top-5 error."""
 
-    #: According to the paper, with the section; "" if it has nothing.
+    #: According to the paper, with the section; "" if the paper has no number.
     paper: str
-    #: According to the log, with the experiments.
+    #: According to the log, with the experiments compared.
     log: str
-    #: What else changed there, or why the number cannot be checked.
+    #: What else differed between those experiments, or why the number cannot be checked.
     caution: str = ""
 
 
@@ -61,7 +62,7 @@ Y2012 = "ILSVRC-2012"
 IN09 = "ImageNet 2009"
 
 # fmt: off
-#: Runs with numbers, by experiment. From 153 on the files name no year: ILSVRC-2012, to judge by the errors.
+#: Runs with numbers, by experiment. From 153 on the files name no year; the errors indicate ILSVRC-2012.
 LOG = (
     Result("inet-5layer-conv94-2gpu", "ancestor of June 2012: random sparse channels in conv2 to conv4, LRN window 9",
            TEST10, "ten", None, 0.38107167346938753, 0.17608947619047613, "inferred", "killed 90"),
@@ -78,7 +79,7 @@ LOG = (
     Result("120", "106 with window 5; JPEG", "", "", 1.634692, 0.378533, 0.172360, "not stated", "killed 106"),
     Result("120-2012", "120", VAL12, "ten", 1.765247, 0.410440, 0.187140, note="killed 95"),
     Result("131", "120 with the first LRN before the pool, on what conv1 gives", VAL12, "ten",
-           1.755725, 0.409340, 0.185740, note="kept ever after; killed 100"),
+           1.755725, 0.409340, 0.185740, note="kept in all later nets; killed 100"),
     Result("131-2009", "131; 10,184 classes", IN09, "", 3.466260, 0.694209, 0.437308, "not stated", "killed 36"),
     Result("135", "131 with k = 2 in LRN", VAL12, "ten", 1.757653, 0.410700, 0.184160, "inferred", "killed 96"),
     Result("137", "135 with same-map response normalization, not contrast normalization", Y2012, "",
@@ -168,13 +169,13 @@ VERDICTS = (
     Verdict("109", "three hidden layers of 1536+1536", "overfits"),
     Verdict("110", "101 without normalization", "about a point worse than 101, killed 75"),
     Verdict("111", "three hidden layers of 2048+2048, dropout in each", "underfits, clearly worse"),
-    Verdict("113, 116, 117", "conv3 sees conv1 too; four GPUs", "no outcome"),
+    Verdict("113, 116, 117", "conv3 takes conv1's maps too; four GPUs", "no outcome"),
     Verdict("114", "three hidden layers of 3072+3072, 140,523,240 parameters", "worse than 115 with two"),
     Verdict("115-jpeg", "two hidden layers of 3072+3072, window 9, JPEG", "killed 58"),
     Verdict("120-2012-full", "120 on whole pictures", "ran to 94, no number"),
     Verdict("120-4gpu", "four towers, 99.7 million parameters", "overfits, killed 56"),
     Verdict("121", "120 with contrast normalization in layer 1 too", "worse than 120"),
-    Verdict("126", "one tower sees mirror images", "no good, killed 19"),
+    Verdict("126", "one tower is trained on mirror images", "no good, killed 19"),
     Verdict("127", "no communication at conv3, 256+256 maps", "significantly worse, killed 36"),
     Verdict("128", "conv4 communicates too, 128+128 maps", "on hold"),
     Verdict("129, 130", "four towers, conv5 64 each; 130 with twice the conv2",
@@ -205,13 +206,13 @@ VERDICTS = (
     Verdict("flickr-102, 103, 105", "10,003 logistic outputs", "not ImageNet"),
 )
 
-#: Our reading of the log; inferred.
+#: Conclusions from the log, inferred by this project.
 LESSONS = (
-    "Nets that differ in details span 0.4 points: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07 top-1.",
-    "Annealing moves as much as architecture: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
+    "Nets that differ only in details span 0.4 points of top-1: 145 40.66, 137 40.78, 131 40.93, 120 41.04, 135 41.07.",
+    "The schedule matters as much as the net: by hand 40.66, rewarmed 40.25, dexp[250] 40.53, dexp[2000] 41.37.",
     "Rates that end at 2e-5 to 4e-5 (169 to 171, 174) beat those that end at 1e-5 or below (155 to 163, 166).",
-    "Normalization in layer 2 seems needless (167: 40.49 without), all of it is worth 1.4 points (148).",
-    "Towers that never meet cost 1.2 points (150); more than two towers bring nothing (129, 130).",
+    "Normalization in layer 2 seems unnecessary (167: 40.49 without); removing all of it costs 1.4 points (148).",
+    "Towers without connections cost 1.2 points (150); more than two towers do not help (129, 130).",
 )
 
 #: Test errors in the names and comments of the authors' CIFAR-10 files; the log has no others.
@@ -225,13 +226,13 @@ PAPER = (
     Result("5 CNNs", "Table 2, averaged", VAL12, "ten", None, 0.381, 0.164, note="test 16.4; members not recorded"),
     Result("1 CNN*", "Table 2, six convolutions, pre-trained", VAL12, "ten", None, 0.390, 0.166),
     Result("7 CNNs*", "Table 2, averaged, two of them pre-trained", VAL12, "ten", None, 0.367, 0.154, note="test 15.3"),
-    Result("1 CNN", "§6, six convolutions, pre-trained or not is not said", IN09, "", None, 0.674, 0.409, "inferred"),
+    Result("1 CNN", "§6, six convolutions, pre-training not stated", IN09, "", None, 0.674, 0.409, "inferred"),
 )
 
-#: As the paper prints it: model, top-1 and top-5 error on the test images of ILSVRC-2010.
+#: Model, top-1 and top-5 error on the test images of ILSVRC-2010, as printed.
 TABLE_1 = (("Sparse coding", 0.471, 0.282), ("SIFT + FVs", 0.457, 0.257), ("CNN", 0.375, 0.170))
 
-#: Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images.
+#: Model, top-1 and top-5 error on the validation images of ILSVRC-2012, top-5 error on its test images, as printed.
 TABLE_2 = (
     ("SIFT + FVs", None, None, 0.262),
     ("1 CNN", 0.407, 0.182, None),
@@ -252,7 +253,7 @@ PEERS = (
 )
 # fmt: on
 
-#: By member of a sweep (configs/sweeps.py).
+#: Member of a sweep (configs/sweeps.py) -> published effect.
 CLAIMS = {
     "no_lrn": Claim("+1.4 / +1.2 (§3.3)", "+1.37 / +1.15 (#148, #145)",
                     "#148 removes the same-map normalization too; other epochs of its drops"),
@@ -261,7 +262,7 @@ CLAIMS = {
                        "conv5 is not halved"),
     "no_communication": Claim("", "+1.16 / +1.12 (#150, #145)", "conv2 and the hidden layers are wider"),
     "lrn_layer1_only": Claim("", "-0.18 / -0.09 (#167, #145)", "another schedule; against #170: -0.04 / +0.07"),
-    "no_color": Claim("over +1 top-1 (§4.1)", "no run", "nothing to trace it to"),
+    "no_color": Claim("over +1 top-1 (§4.1)", "no run", "not traceable to a run"),
     "no_dropout": Claim("substantial overfitting (§4.2)", "no run"),
     "no_augmentation": Claim("substantial overfitting (§4.1)", "no run"),
     "no_conv3": Claim("about +2 top-1 (§7)", "no run"),
@@ -275,12 +276,12 @@ CLAIMS = {
     "dexp": Claim("", "-0.14 / -0.16 (#170, #145)"),
     "exp": Claim("", "+0.08 / +0.31 (#155, #145)", "exp[4000] from 0.02"),
     "linear": Claim("", "#153, abandoned at epoch 18"),
-    "plateau": Claim("what the paper says of itself (§5)", "by hand, at given epochs"),
+    "plateau": Claim("the schedule as the paper describes it (§5)", "by hand, at given epochs"),
 }  # fmt: skip
 
 
 def result(net: str, data: str, views: str) -> Result:
-    """The result of the log, the peers or the paper for these. Raises KeyError."""
+    """Return the first result in LOG, PEERS or PAPER for a net, test images and views. Raises KeyError."""
     for found in (*LOG, *PEERS, *PAPER):
         if (found.net, found.data, found.views) == (net, data, views):
             return found
@@ -288,12 +289,12 @@ def result(net: str, data: str, views: str) -> Result:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Rows (net, center crop, ten views) of top-1 / top-5 errors in percent, "" if not recorded.
+    """Return rows (net, center crop, ten views) of top-1 / top-5 errors in percent, "" if not recorded.
 
-    They are for single networks trained on ILSVRC-2012 alone, on its validation images.
+    All are single networks trained on ILSVRC-2012 only, and evaluated on its validation images.
     """
 
-    def one(net: str, views: str) -> str:
+    def errors(net: str, views: str) -> str:
         try:
             found = result(net, VAL12, views)
         except KeyError:  # not recorded
@@ -311,7 +312,7 @@ def rows() -> list[tuple[str, str, str]]:
         "Caffe, AlexNet": "Caffe AlexNet",
         "torchvision": "torchvision",
     }
-    return [(name, one(net, "center"), one(net, "ten")) for name, net in nets.items()]
+    return [(name, errors(net, "center"), errors(net, "ten")) for name, net in nets.items()]
 
 
 def table() -> str:

@@ -1,10 +1,10 @@
-"""Whether two networks, or two groups of seeds, differ in their errors on the same images.
+"""Test whether two networks, or two groups of seeds, differ in their errors on the same images.
 
 alexnet compare A B [--split test] [--views center]
 alexnet compare --first A1 A2 A3 --second B1 B2 B3
 
-A and B are run folders or .safetensors files; A1, A2 and A3 are trained alike except for the seed. The functions take
-bool arrays `wrong`, with shape [n] for the n images of one network or [s n] for s networks.
+A and B are run folders or .safetensors files; A1, A2 and A3 differ only in their seed. The functions take bool arrays
+`wrong`, of shape [n] for one network and n images, or [s n] for s networks.
 """
 
 import json
@@ -22,16 +22,16 @@ from alexnet_jax.inference.predictions import Predictions
 class McNemar(NamedTuple):
     """McNemar's test of two networks."""
 
-    #: Number of images that only the first gets wrong.
+    #: Number of images that only the first network classifies wrongly.
     only_first: int
-    #: Number of images that only the second gets wrong.
+    #: Number of images that only the second network classifies wrongly.
     only_second: int
-    #: Exact two-sided p-value of the hypothesis that both are equally likely.
+    #: Exact two-sided p-value of the hypothesis that both numbers have the same expectation.
     p: float
 
 
 class Difference(NamedTuple):
-    """The error of the second group of networks minus that of the first, as fractions, with an interval."""
+    """The error of the second group of networks minus that of the first, as a fraction, with its interval."""
 
     mean: float
     low: float
@@ -42,9 +42,9 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("nets", nargs="*", metavar="NET", help="two nets, A B")
     parser.add_argument(
-        "--first", nargs="+", metavar="NET", help="or several, alike but for the seed"
+        "--first", nargs="+", metavar="NET", help="or the first group: nets that differ in the seed"
     )
-    parser.add_argument("--second", nargs="+", metavar="NET", help="and the others")
+    parser.add_argument("--second", nargs="+", metavar="NET", help="the second group")
     target.add_protocol(parser)
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -54,12 +54,12 @@ def main(arguments: list[str]) -> None:
         first, second = options.first, options.second
     mixed = options.nets and (options.first or options.second)
     if not first or not second or len(options.nets) not in (0, 2) or mixed:
-        raise ConfigError("two nets are compared, A B, or two groups, --first A1 A2 --second B1 B2")
+        raise ConfigError("give two nets, A B, or two groups, --first A1 A2 --second B1 B2")
     split, found = target.obtain_all(
         [*first, *second], options.split, options.views, options.data_path
     )
     nets = [f"{one.path}, step {one.trained.step:,}" for one, _ in found]
-    predictions = [answers for _, answers in found]
+    predictions = [one for _, one in found]
     report = {"split": split, "views": options.views}
     report |= compare(predictions[: len(first)], predictions[len(first) :])
     print(json.dumps(report | {"nets": nets}, indent=1) if options.json else _text(report, nets))
@@ -70,8 +70,8 @@ def compare(first: list[Predictions], second: list[Predictions]) -> dict[str, An
 
     Returns:
         {"count", "errors": [errors of each network], "top1": comparison, "top5": comparison}. A comparison is
-        {"difference", "low", "high"}, as `bootstrap` has them, "p" by `mcnemar_of_seeds`, or None for groups of
-        different size, and for one network each "only_first" and "only_second" by `mcnemar`.
+        {"difference", "low", "high"} from `bootstrap`; "p" from `mcnemar_of_seeds`, or None if the groups have
+        different sizes; and, for two single networks, "only_first" and "only_second" from `mcnemar`.
     """
     count, classes = first[0].probabilities.shape
     errors = [metrics.summarize(*one) for one in (*first, *second)]
@@ -88,9 +88,9 @@ def compare(first: list[Predictions], second: list[Predictions]) -> dict[str, An
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
-    """McNemar's (1947) exact test of two networks, from their `wrong` [n].
+    """Compute McNemar's (1947) exact test of two networks.
 
-    It is about these two networks: two seeds of one configuration often differ significantly.
+    The result applies to these two networks only: two seeds of one configuration often differ significantly.
     """
     from scipy import stats
 
@@ -99,9 +99,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def mcnemar_of_seeds(first: np.ndarray, second: np.ndarray) -> float:
-    """One p-value for pairs of networks [s n] with the same seed: twice the mean of McNemar's.
+    """Compute one p-value for pairs of networks [s n] with the same seed: twice the mean of McNemar's p-values.
 
-    Twice the mean is valid for dependent tests (Vovk and Wang, 2020), and these share their images.
+    Twice the mean is valid for dependent tests (Vovk and Wang, 2020), and these are dependent: they share images.
     """
     ps = [mcnemar(a, b).p for a, b in zip(first, second, strict=True)]
     return ps[0] if len(ps) == 1 else min(1.0, 2 * float(np.mean(ps)))
@@ -110,11 +110,11 @@ def mcnemar_of_seeds(first: np.ndarray, second: np.ndarray) -> float:
 def bootstrap(
     first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, resamples: int = 2000
 ) -> Difference:
-    """The difference of the errors of two groups of networks, `wrong` [s n] and [t n], with a percentile interval.
+    """Compute the difference of the errors of two groups of networks [s n] and [t n], with a percentile interval.
 
-    Images are resampled, the same for all networks, and so are the networks of each group (Owen, 2007). With one
-    network in a group the interval does not cover other seeds; with two or three it is somewhat too narrow. For a
-    single image it is -1 to 1.
+    The images (the same for all networks) and the networks of each group are resampled (Owen, 2007). With one network
+    in a group, the interval does not include the variation between seeds; with two or three it is somewhat too narrow.
+    With a single image it is -1 to 1.
     """
     from scipy import stats
 
@@ -129,11 +129,11 @@ def bootstrap(
     def difference(*drawn: np.ndarray) -> float:
         *seeds, indices = drawn
         seeds = iter(seeds)
-        # Multiplying by how often each image was drawn avoids a copy of the matrix.
+        # Weighting each image by how often it was drawn avoids copying the matrix.
         weights = np.bincount(indices, minlength=images).astype(np.float32) / images
         errors = [nets @ weights for nets in (first, second)]
-        one, other = (e[next(seeds)].mean() if len(e) > 1 else e[0] for e in errors)
-        return other - one
+        means = [e[next(seeds)].mean() if len(e) > 1 else e[0] for e in errors]
+        return means[1] - means[0]
 
     data = [*(np.arange(len(nets)) for nets in resampled), np.arange(images)]
     found = stats.bootstrap(
@@ -166,17 +166,17 @@ def _text(report: dict[str, Any], nets: list[str]) -> str:
         found = report[f"top{top}"]
         low, mean, high = (f"{100 * found[key]:+.2f}" for key in ("low", "difference", "high"))
         lines.append(
-            f"top-{top}: the second less the first {mean} points, 95 % interval {low} to {high}"
+            f"top-{top} error, second minus first: {mean} points, 95 % interval {low} to {high}"
         )
         if "only_first" in found:
-            lines.append(f"  wrong only in the first {found['only_first']:,}, only in the second "
+            lines.append(f"  images that only the first gets wrong {found['only_first']:,}, only the second "
                          f"{found['only_second']:,}: McNemar p = {found['p']:.2g}")  # fmt: skip
         elif found["p"] is not None:
             lines.append(f"  McNemar, twice the mean p of the pairs: {found['p']:.2g}")
     if len(nets) == 2:
         lines += [
             "",
-            "The interval and p are of these two nets: nets that differ by their seed alone often differ so.",
+            "The interval and p apply to these two nets: nets that differ only in their seed often differ as much.",
         ]
     return "\n".join(lines)
 

@@ -1,9 +1,9 @@
-"""Errors of an ensemble: several networks whose class probabilities are averaged (§6, Table 2).
+"""Evaluate an ensemble: average the class probabilities of several networks (§6, Table 2).
 
 alexnet ensemble --workdir A B C [--split test] [--views ten] [--search]
 
-A, B and C are run folders or .safetensors files of the same classes. Saved predictions are used if there are any.
---search fits the weights of the networks on one half of the images and reports the errors on the other half.
+A, B and C are run folders or .safetensors files with the same classes. Saved predictions are reused.
+--search fits a weight for each network on half of the images and reports the errors on the other half.
 """
 
 import json
@@ -30,14 +30,14 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", nargs="+", required=True, metavar="W", help="two nets or more")
     parser.add_argument(
-        "--search", action="store_true", help="weights, found on half of the images"
+        "--search", action="store_true", help="fit the weights of the nets on half of the images"
     )
     target.add_protocol(parser)
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if len(options.workdir) < 2:
-        raise ConfigError("an ensemble has two nets or more: --workdir A B")
+        raise ConfigError("an ensemble needs two nets or more: --workdir A B")
     split, found = target.obtain_all(
         options.workdir, options.split, options.views, options.data_path
     )
@@ -53,21 +53,23 @@ def main(arguments: list[str]) -> None:
 def ensemble(
     probabilities: list[np.ndarray], labels: np.ndarray, *, search: bool = False
 ) -> dict[str, Any]:
-    """Compute the errors of each network's probabilities [n classes] and of their mean.
+    """Compute the errors of each network and of the mean of their probabilities.
 
     Args:
-        search: also fit a weighted mean (`best_weights`) on half of the images of each class, drawn by a fixed seed.
-            All errors are then those on the other half.
+        probabilities: An array [n classes] for each network.
+        search: Also fit a weighted mean (`best_weights`) on half of the images of each class, drawn with a fixed
+            seed. All errors are then measured on the other half.
 
     Returns:
-        {"count", "searched", "each": [errors], "mean": errors} with the errors of evaluate.errors_of, and with
-        `search` also {"weighted": errors, "weights": [...]}; "searched" counts the images of the search.
+        {"count", "searched", "each": [errors], "mean": errors} and, with `search`, {"weighted": errors,
+        "weights": [...]}. Errors are dicts as `errors_of` returns; "count" images were evaluated and "searched"
+        were used to fit the weights.
     """
     kept, report = np.ones(len(labels), bool), {}
     if search:
         kept = held_out(labels, 0.5, np.random.default_rng(_HALVES_SEED))
         if kept.all() or not kept.any():
-            raise DataError("--search needs two images or more of a class")
+            raise DataError("--search needs a class with two images or more")
         of_label = np.array([one[~kept, labels[~kept]] for one in probabilities])
         report["weights"] = best_weights(of_label).tolist()
     labels = labels[kept]
@@ -85,14 +87,18 @@ def ensemble(
 
 
 def best_weights(of_label: np.ndarray, tolerance: float = 1e-6, rounds: int = 20_000) -> np.ndarray:
-    """Weights [k] >= 0 with sum 1 of the mixture of k networks that has the least negative log-likelihood (NLL).
+    """Fit the mixture weights [k] of k networks that minimize the negative log-likelihood (NLL).
 
     This is expectation maximization for the proportions of a mixture (Dempster, Laird and Rubin, 1977). The NLL is
-    convex in the weights, and the largest gain minus 1 bounds how much lower it can get.
+    convex in the weights, and its distance from the minimum is at most the largest gain minus 1.
 
     Args:
-        of_label: [k n], the probability that each network gives to the label of each image.
-        tolerance: the distance from the minimum, in nats, at which to stop.
+        of_label: [k n], the probability that each network assigns to the true label of each image.
+        tolerance: Distance from the minimum, in nats, at which to stop.
+        rounds: Largest number of iterations.
+
+    Returns:
+        Nonnegative weights that sum to 1.
     """
     of_label = np.maximum(np.asarray(of_label, np.float64), np.finfo(np.float32).tiny)
     weights = np.full(len(of_label), 1 / len(of_label))
@@ -115,8 +121,8 @@ def _text(report: dict[str, Any]) -> str:
     if weights:
         rows.append(("weighted mean", "", "", *error_cells(report["weighted"])))
         images = (
-            f"{report['count']:,} images; the weights were found on the other {report['searched']:,}, "
-            "which count nowhere below"
+            f"{report['count']:,} images; the weights were fitted on the other {report['searched']:,}, "
+            "which are in no error below"
         )
     paper = [("the paper's ensembles: Table 2, ten views", "top-1 / top-5, %")]
     for model, top1, top5, _ in published.TABLE_2:

@@ -1,4 +1,4 @@
-"""Atomic replacement of files, locks between processes, and what a path refers to."""
+"""Replace files atomically, lock files between processes, and check paths."""
 
 import contextlib
 import errno
@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path` so that a reader, or a crash, sees either the old content or the new. Raises OSError."""
+    """Replace the content of `path` atomically: it is either old or new, even after a crash. Raises OSError."""
     with replacing(path) as file:
-        # Texts hold file names, which need not be UTF-8.
+        # Text may contain file names that are not valid UTF-8.
         file.write(
             content.encode(errors="backslashreplace") if isinstance(content, str) else content
         )
@@ -22,9 +22,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that atomically becomes `path` when the context ends without an error. Raises OSError.
+    """Open a temporary file, which replaces `path` atomically if the context ends without an error. Raises OSError.
 
-    Until then, and after an error, its name is that of `path` with ".tmp" added: for one writer at a time.
+    The temporary file is `path` with the suffix ".tmp", so there may be only one writer at a time. It remains after an
+    error.
     """
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
@@ -36,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power. Raises OSError."""
+    """Flush the entries of a folder to the disk, so that new names survive a power failure. Raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,12 +46,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def lock(path: Path) -> BinaryIO | None:
-    """Lock the file `path`, made if needed, until the returned file is closed; None if another process holds it.
+    """Lock a file until the returned file is closed or the process ends; return None if another process has the lock.
 
-    The lock also ends with the process, however that ends. The content of the file does not change.
+    The file is created if needed. Its content does not change.
 
     Raises:
-        OSError: the file cannot be opened for writing.
+        OSError: The file cannot be opened for writing.
     """
     file = open(path, "ab")  # noqa: SIM115 - the caller closes it
     try:
@@ -62,7 +63,7 @@ def lock(path: Path) -> BinaryIO | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the `lock` of `path`."""
+    """Whether another process has the `lock` of `path`."""
     if not path.exists():
         return False
     with open(path, "rb") as file:
@@ -74,11 +75,11 @@ def is_locked(path: Path) -> bool:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading. Raises OSError at once for a pipe or a device, where `open` or `read` may hang."""
+    """Open a regular file for reading. Raises OSError for a pipe or a device, where `open` or `read` could block."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if other := _kind(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, other, os.fspath(path))
+        if fault := _not_regular(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, fault, os.fspath(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -86,14 +87,14 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def not_regular(path: str | os.PathLike[str]) -> str:
-    """Describe what `path` is instead of a regular file; empty for a file and for a missing one."""
+    """Say what `path` is instead of a regular file; return "" for a regular file or a missing one."""
     try:
-        return _kind(os.stat(path).st_mode)
+        return _not_regular(os.stat(path).st_mode)
     except (OSError, ValueError):
         return ""
 
 
-def _kind(mode: int) -> str:
+def _not_regular(mode: int) -> str:
     if stat.S_ISREG(mode):
         return ""
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
@@ -101,13 +102,13 @@ def _kind(mode: int) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    """Return the SHA-256 of a file, in hexadecimal. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:
-    """Whether the name is valid UTF-8, which orbax and TensorBoard need."""
+    """Whether a path is valid UTF-8, as Orbax and TensorBoard require."""
     try:
         os.fsdecode(path).encode()
     except UnicodeEncodeError:
@@ -116,5 +117,5 @@ def is_utf8(path: str | os.PathLike[str]) -> bool:
 
 
 def existing_parent(path: Path) -> Path:
-    """`path` if it exists, else its nearest parent folder that does."""
+    """Return `path` if it exists, otherwise its nearest existing parent folder."""
     return next(p for p in (path, *path.parents) if p.exists())

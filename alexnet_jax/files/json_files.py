@@ -1,4 +1,4 @@
-"""JSON and JSON Lines files, checked against a Python type such as a TypedDict."""
+"""Read JSON and JSON Lines files, checked against a Python type such as a TypedDict."""
 
 import functools
 import json
@@ -11,17 +11,19 @@ from typing import Any, TypeVar
 
 from alexnet_jax.errors import AlexNetError, StorageError
 
+#: Largest size of a JSON file.
 MOST_JSON_BYTES = 64 * 2**20
-#: Length of a line of a .jsonl file.
+#: Largest size of a line of a .jsonl file.
 MOST_LINE_BYTES = 2**20
-#: Depth of nested objects and lists.
+#: Largest depth of nested objects and lists.
 MOST_LEVELS = 64
+#: Largest size of an integer.
 MOST_BITS = 63
 T = TypeVar("T")
 
 
 class _AnyNumber:
-    """Mark an Annotated float that may be NaN or infinite."""
+    """Marks an Annotated float that may be NaN or infinite."""
 
     def __contains__(self, _: object) -> bool:
         return True
@@ -35,12 +37,12 @@ Number = typing.Annotated[float, _ANY_NUMBER]
 def read_json(
     path: Path, kind: type[T], *, error: type[AlexNetError] = StorageError, remedy: str = ""
 ) -> T | None:
-    """Read a JSON file and check it against the type `kind`; None if there is no file.
+    """Read a JSON file and check it against the type `kind`; return None if the file does not exist.
 
     Args:
-        kind: a TypedDict, or a dict, list, Literal, int, ... of these. Keys that a TypedDict lacks are allowed.
-        error: what is raised if the file cannot be read or has another type.
-        remedy: ends the message of that error.
+        kind: A TypedDict, list, dict, Literal, int, and so on. Keys that a TypedDict does not list are allowed.
+        error: The exception to raise if the file cannot be read or has another type.
+        remedy: Advice to append to the message of the exception.
     """
     try:
         if not path.exists():
@@ -68,7 +70,7 @@ def parse_json(content: bytes | str, kind: type[T]) -> T:
         raise ValueError(f"it is not JSON: {fault}") from None
     except RecursionError:
         raise ValueError(f"it is nested more than {MOST_LEVELS} levels deep") from None
-    fault = _unsound(value) or _fault(value, kind, "it")
+    fault = _invalid_for_any_type(value) or _fault(value, kind, "it")
     if fault:
         raise ValueError(fault)
     return value
@@ -82,7 +84,7 @@ def check(
     error: type[AlexNetError] = StorageError,
     remedy: str = "",
 ) -> T:
-    """Return `value`, read from `path`, if it has the type `kind`. Raises `error` otherwise."""
+    """Return `value`, which was read from `path`, if it has the type `kind`; raise `error` otherwise."""
     fault = _fault(value, kind, "it")
     if fault:
         raise unreadable(path, fault, error, remedy)
@@ -92,10 +94,12 @@ def check(
 def read_json_lines(
     path: Path, kind: type[T], *, error: type[AlexNetError] = StorageError
 ) -> list[tuple[bytes, T | str]]:
-    """Read a .jsonl file: each line's bytes, with its value or, as a str, its fault. [] if there is no file.
+    """Read a .jsonl file as pairs of a line's bytes and its value, or a str with the fault of the line.
+
+    Returns [] if the file does not exist.
 
     Args:
-        error: what is raised if the file cannot be read.
+        error: The exception to raise if the file cannot be read.
     """
     found: list[tuple[bytes, T | str]] = []
     try:
@@ -117,22 +121,22 @@ def read_json_lines(
 
 
 def unreadable(
-    path: Path, why: object, error: type[AlexNetError], remedy: str = ""
+    path: Path, reason: object, error: type[AlexNetError], remedy: str = ""
 ) -> AlexNetError:
-    """The `error` that a file cannot be read."""
-    return error(f"cannot read {path}: {why}" + (f"; {remedy}" if remedy else ""))
+    """Return the `error` for a file that cannot be read."""
+    return error(f"cannot read {path}: {reason}" + (f"; {remedy}" if remedy else ""))
 
 
-def _unsound(value: Any) -> str | None:
-    """The first fault that no type allows: deep nesting, strings that are not Unicode, integers beyond int64."""
+def _invalid_for_any_type(value: Any) -> str | None:
+    """Describe the first fault that no type allows: deep nesting, invalid Unicode, integers beyond int64."""
     level = [value]
     for _ in range(MOST_LEVELS):
-        below: list[Any] = []
+        children: list[Any] = []
         for item in level:
             if isinstance(item, dict):
-                below += [*item.keys(), *item.values()]
+                children += [*item.keys(), *item.values()]
             elif isinstance(item, list):
-                below += item
+                children += item
             elif isinstance(item, str):
                 try:
                     item.encode(errors="surrogateescape")  # as in a path that is not UTF-8
@@ -140,14 +144,14 @@ def _unsound(value: Any) -> str | None:
                     return f"{reprlib.repr(item)} is not Unicode"
             elif isinstance(item, int) and item.bit_length() > MOST_BITS:
                 return f"it has a number of more than {MOST_BITS} bits"
-        if not below:
+        if not children:
             return None
-        level = below
+        level = children
     return f"it is nested more than {MOST_LEVELS} levels deep"
 
 
 def _fault(value: Any, kind: Any, where: str) -> str | None:
-    """Why `value`, found at `where`, is not of the type `kind`; None if it is."""
+    """Describe why the value at `where` does not have the type `kind`; return None if it has."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
         return None
@@ -178,7 +182,7 @@ def _fault(value: Any, kind: Any, where: str) -> str | None:
     if origin is dict and isinstance(value, dict):
         for key, item in value.items():
             fault = _fault(key, arguments[0], f"a key of {where}") or _fault(
-                item, arguments[1], _below(where, key)
+                item, arguments[1], _path(where, key)
             )
             if fault:
                 return fault
@@ -207,7 +211,7 @@ def _fault_of_object(value: Any, kind: Any, where: str) -> str | None:
         return f"{where} has no {', '.join(sorted(missing))}"
     hints = _hints(kind)
     shared = sorted(hints.keys() & value.keys())
-    found = (_fault(value[key], hints[key], _below(where, key)) for key in shared)
+    found = (_fault(value[key], hints[key], _path(where, key)) for key in shared)
     return next(filter(None, found), None)
 
 
@@ -216,6 +220,7 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
-def _below(where: str, key: str) -> str:
+def _path(where: str, key: str) -> str:
+    """Return the path of the value of `key` in the object at `where`."""
     key = key if key.isprintable() and len(key) < 60 else reprlib.repr(key)
     return key if where == "it" else f"{where}.{key}"

@@ -1,4 +1,4 @@
-"""Nested dicts and their flat form, with keys such as "params/conv1/kernel"."""
+"""Convert nested dicts to flat ones with keys such as "params/conv1/kernel", and back."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from typing import Any
 def flatten(
     tree: Mapping[str, Any], separator: str = "/", *, keep_empty: bool = False
 ) -> dict[str, Any]:
-    """Map the joined keys of each leaf, which is whatever is no dict, to the leaf.
+    """Return a flat dict from the joined keys of each leaf to the leaf. Any value but a mapping is a leaf.
 
     Args:
-        keep_empty: whether an empty dict counts as a leaf; otherwise it leaves no key.
+        keep_empty: Whether an empty dict is a leaf; otherwise it is dropped.
     """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -23,16 +23,16 @@ def flatten(
 
 
 def unflatten(flat: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """Invert `flatten`. Raises ValueError where one key is both a leaf and a prefix of another."""
+    """Invert `flatten`. Raises ValueError if a key is both a leaf and a prefix of another key."""
     tree: dict[str, Any] = {}
     for key, leaf in flat.items():
-        *above, last = key.split(separator)
+        *parents, last = key.split(separator)
         node = tree
-        for part in above:
-            node = node.setdefault(part, {})
+        for parent in parents:
+            node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{key} lies below a leaf")
+                raise ValueError(f"a prefix of the key {key} is a leaf")
         if last in node:
-            raise ValueError(f"{key} is a leaf and has others below it")
+            raise ValueError(f"{key} is both a leaf and a prefix of another key")
         node[last] = leaf
     return tree

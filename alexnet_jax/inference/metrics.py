@@ -1,4 +1,4 @@
-"""Top-1 and top-5 error and negative log-likelihood (NLL) of predictions, as the paper counts them.
+"""Top-1 and top-5 error (as in the paper) and negative log-likelihood (NLL) of predictions.
 
 Also their confusion matrix and most confident errors, and the expected calibration error (ECE) with its reliability
 diagram, after Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017), section 2. The
@@ -29,16 +29,16 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Rank the labels [n] among the classes by probability, 1 being the most probable.
+    """Return the rank of each label [n] by probability; 1 is the most probable class.
 
-    Ties, and NaN, rank before the label.
+    Classes with the same probability as the label, or with NaN, rank before the label.
     """
     of_label = probabilities[np.arange(len(labels)), labels]
     return (~(probabilities < of_label[:, None])).sum(axis=1)
 
 
 def predicted_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The most probable class of each image [n]; in a tie with the label, the other class."""
+    """Return the most probable class of each image [n]; if the label ties with another class, the other class."""
     n = np.arange(len(labels))
     others = np.array(probabilities, np.float64)
     others[n, labels] = -np.inf

@@ -1,8 +1,8 @@
-"""A trained network with all that is needed to apply it, from a run folder or a .safetensors file.
+"""Load a trained network, with its config and input statistics, from a run folder or a .safetensors file.
 
-A weights file holds nothing of training and executes nothing when it is read. Its tensors are named
-params/conv1/kernel, batch_stats/..., statistics/mean_image; its metadata hold the config, the class names and the
-step, as JSON. Shapes are Flax's: convolution kernels [kh kw in out], dense kernels [in out].
+A weights file has no optimizer state, and reading it executes no code. Its tensors are named params/conv1/kernel,
+batch_stats/..., statistics/mean_image; its metadata are the config, the class names and the step, as JSON. Shapes are
+Flax's: convolution kernels [kh kw in out], dense kernels [in out].
 """
 
 import json
@@ -19,7 +19,7 @@ from alexnet_jax.run import reading
 from alexnet_jax.specs import MOST_STEPS, Config, Text
 
 SCHEMA = "1"
-#: Which checkpoint of a run folder: that of a step, the one with the lowest validation error, or the newest.
+#: Which checkpoint of a run folder: the one of a step, the one with the lowest validation error, or the newest (None).
 Step = int | Literal["best"] | None
 
 
@@ -27,27 +27,28 @@ class TrainedModel(NamedTuple):
     """A trained network: configuration, parameters, input statistics and class names."""
 
     config: Config
-    #: The same configuration as config.json has it.
+    #: The same configuration as in config.json.
     config_tree: dict[str, Any]
-    #: Training step of the parameters; 0 for imported ones.
+    #: Training step of the parameters; 0 if they were imported.
     step: int
-    #: Nested dicts of NumPy arrays, as Flax names them.
+    #: Flax's collection "params", as nested dicts of NumPy arrays.
     params: dict[str, Any]
+    #: Flax's collection "batch_stats"; {} without batch normalization.
     batch_stats: dict[str, Any]
     statistics: Statistics
     class_names: tuple[str, ...]
 
 
 def load(path: str | Path, step: Step = None) -> TrainedModel:
-    """Load a run folder's checkpoint, or a .safetensors file.
+    """Load a checkpoint of a run folder, or a .safetensors file.
 
     Raises:
-        StorageError: there is no network at `path`, or it is damaged.
-        ConfigError: `step` is "best" and no checkpoint has a validation error.
+        StorageError: `path` has no network or a damaged one.
+        ConfigError: `step` is "best" and no checkpoint has a validation error, or a `step` is given for a file.
     """
     if Path(path).suffix == ".safetensors":
         if step is not None:
-            raise ConfigError(f"{path} is one set of weights: it has no other steps")
+            raise ConfigError(f"{path} is a single set of weights and has no other steps")
         return load_file(path)
     tree = reading.read_config(Path(path))
     if not files.is_utf8(Path(path).absolute()):
@@ -71,11 +72,13 @@ def load_file(path: str | Path) -> TrainedModel:
     """Load a .safetensors file that `save` wrote.
 
     Raises:
-        CheckpointError: it lacks a tensor of its configuration's network, or has another one or another shape.
+        CheckpointError: The file is damaged, or its tensors are not those of the network in its config.
     """
     tensors, metadata = weights.read(path)
     if metadata.get("format") != "alexnet_jax":
-        raise CheckpointError(f"{path} holds weights of another program: alexnet import reads them")
+        raise CheckpointError(
+            f"{path} has weights of another program: convert it with alexnet import"
+        )
     if metadata.get("schema") != SCHEMA:
         raise CheckpointError(
             f"{path} has schema {metadata.get('schema')!r}; this version reads {SCHEMA!r}"
@@ -90,7 +93,7 @@ def load_file(path: str | Path) -> TrainedModel:
     except (KeyError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
     means = statistics.shapes(spec.data.image_size)
-    expected = weights.shapes(spec) | {f"statistics/{name}": one for name, one in means.items()}
+    expected = weights.shapes(spec) | {f"statistics/{name}": shape for name, shape in means.items()}
     weights.check_shapes(path, tensors, expected)
     found = files.unflatten(tensors)
     return TrainedModel(spec, tree, step, found["params"], found.get("batch_stats", {}),
@@ -98,10 +101,12 @@ def load_file(path: str | Path) -> TrainedModel:
 
 
 def save(path: str | Path, model: TrainedModel) -> Path:
-    """Write `model` to a .safetensors file, the same bytes for the same network. Raises StorageError."""
+    """Write `model` to a .safetensors file; equal networks give equal bytes. Raises StorageError."""
     tree = model.config_tree
-    if where := tree["data"]["path"]:  # only its last part: the rest is specific to one machine
-        tree = tree | {"data": tree["data"] | {"path": Path(where).name}}
+    if data_path := tree["data"][
+        "path"
+    ]:  # keep the last part only: the rest is specific to one machine
+        tree = tree | {"data": tree["data"] | {"path": Path(data_path).name}}
     metadata = {
         "format": "alexnet_jax",
         "schema": SCHEMA,
@@ -119,7 +124,7 @@ def save(path: str | Path, model: TrainedModel) -> Path:
 
 
 def load_config(path: str | Path) -> Config:
-    """Load the config of a run folder, with the number of classes found in its data. Raises StorageError."""
+    """Load the config of a run folder, with the number of classes of its data. Raises StorageError."""
     spec = configs.parse(reading.read_config(Path(path)))
     if spec.model.num_classes is None:
         from alexnet_jax.inference import checkpoints
@@ -130,13 +135,13 @@ def load_config(path: str | Path) -> Config:
 
 
 def _best_step(path: str | Path, spec: Config) -> int:
-    """Step of the checkpoint with the lowest validation error. Raises ConfigError."""
+    """Return the step of the checkpoint with the lowest validation error. Raises ConfigError."""
     from alexnet_jax.inference import checkpoints
 
     steps = checkpoints.committed_steps(Path(path) / "checkpoints")
     best = checkpoints.best_step(steps, reading.validation_errors(path, spec))
     if best is None:
         raise ConfigError(
-            f"no checkpoint of {path} has a validation error, so none is the best: leave --step out for the newest"
+            f"no checkpoint of {path} has a validation error to choose the best by: leave --step out for the newest"
         )
     return best

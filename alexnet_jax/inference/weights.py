@@ -1,4 +1,4 @@
-"""Tensors in .safetensors files, which other programs read too: their names, shapes and metadata."""
+"""Read, write and check the tensors and metadata of .safetensors files."""
 
 import functools
 import json
@@ -10,15 +10,15 @@ from alexnet_jax import files
 from alexnet_jax.errors import CheckpointError, StorageError
 from alexnet_jax.specs import Config, ModelSpec
 
-#: Dtypes that NumPy has; a file with another one is refused before its tensors are read.
+#: Types that NumPy supports; a file with another type is rejected before its tensors are read.
 _READABLE = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    """Write a .safetensors file, the same bytes for the same tensors and metadata. Raises StorageError."""
+    """Write a .safetensors file; equal tensors and metadata give equal bytes. Raises StorageError."""
     import safetensors.numpy
 
-    # safetensors writes an array's memory as it lies, so the array must be contiguous.
+    # safetensors writes the memory of an array as it is, so the array must be contiguous.
     tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     encoded = _with_sorted_metadata(safetensors.numpy.save(tensors), metadata)
     try:
@@ -28,11 +28,11 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read all tensors of a .safetensors file, and its metadata. Raises CheckpointError."""
+    """Read all tensors and the metadata of a .safetensors file. Raises CheckpointError."""
     import safetensors
 
-    if other := files.not_regular(path):
-        raise CheckpointError(f"cannot read {path}: {other}")
+    if fault := files.not_regular(path):
+        raise CheckpointError(f"cannot read {path}: {fault}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             names = list(file.keys())
@@ -67,7 +67,7 @@ def check_shapes(
 
 
 def shapes(spec: Config) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters and running averages of a network, by names such as 'params/conv1/kernel'."""
+    """Map the names of a network's parameters and running averages, such as 'params/conv1/kernel', to their shapes."""
     return dict(_shapes(spec.model, spec.augment.crop_size))
 
 
@@ -83,9 +83,9 @@ def _shapes(model: ModelSpec, input_size: int) -> dict[str, tuple[int, ...]]:
 
 
 def _with_sorted_metadata(encoded: bytes, metadata: dict[str, str]) -> bytes:
-    """Add metadata to a safetensors file in sorted order; the library's own order changes from run to run."""
+    """Add metadata in sorted order to a safetensors file, because the library's order changes between runs."""
     size = int.from_bytes(encoded[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(encoded[8 : 8 + size])}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8 bytes
     return len(text).to_bytes(8, "little") + text + encoded[8 + size :]

@@ -1,9 +1,10 @@
-"""Export a trained network to one file: ours, PyTorch's or ONNX's.
+"""Export a trained network to a file in this project's format, PyTorch's or ONNX's.
 
 alexnet export --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
 
-safetensors: for alexnet_jax.load, with the config. torchvision: .safetensors with PyTorch's names and layouts.
-onnx: a graph from pixels (float32 [n 3 c c], R, G, B, 0 to 255, center crops) to logits and probabilities.
+safetensors: weights and config, read by alexnet_jax.load.
+torchvision: .safetensors with PyTorch's parameter names and layouts.
+onnx: a graph from center crops (float32 [n 3 c c], RGB, 0 to 255) to logits and probabilities.
 """
 
 import importlib.util

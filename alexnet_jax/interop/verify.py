@@ -2,8 +2,8 @@
 
 alexnet verify NET.safetensors ... [--evaluate [--data-path PATH]]
 
-Checks the SHA-256 of each file, the other entries of its card and whether conv1 looks trained; with --evaluate also the
-errors, which are measured again.
+Checks the SHA-256 of each file, the other entries of its card, and whether conv1 looks trained. With --evaluate, the
+errors are measured again and compared with those of the card.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from alexnet_jax import cli, files
 from alexnet_jax.errors import CheckpointError
 from alexnet_jax.run.schemas import Card
 
-#: Of an error rate: other processors round differently, which changes the predictions of undecided images.
+#: Accepted difference of an error rate: processors round differently, which changes predictions that are nearly tied.
 TOLERANCE = 0.002
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> str:
-    """A sentence with the result. Raises CheckpointError where weights and card differ."""
+    """Return a sentence with the result. Raises CheckpointError if the weights differ from their card."""
     from alexnet_jax.evaluation.target import EvalTarget
     from alexnet_jax.inference import network
     from alexnet_jax.interop import release
@@ -38,7 +38,7 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
     card = _card(path)
     if card["sha256"] != files.sha256_of(path):
         raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
-    run = network.load(path).trained  # warns of a conv1 that looks untrained
+    run = network.load(path).trained  # warns if conv1 looks untrained
     for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
@@ -46,16 +46,16 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
         return f"the weights of its card, which says {_errors(card['splits'])}"
     results = release.errors_of(EvalTarget(path, data_path=data_path))
     for split, views in card["splits"].items():
-        for view, said in views.items():
+        for view, expected in views.items():
             found = results.get(split, {}).get(view)
-            if found is None or found["count"] != said["count"]:
+            if found is None or found["count"] != expected["count"]:
                 raise CheckpointError(
-                    f"{path}: its card was written for {said['count']:,} images of {split}, not these"
+                    f"{path}: its card was written for {expected['count']:,} images of {split}, not these"
                 )
-            if abs(found["top1_error"] - said["top1_error"]) > TOLERANCE:
+            if abs(found["top1_error"] - expected["top1_error"]) > TOLERANCE:
                 raise CheckpointError(
                     f"{path}: {found['top1_error']:.2%} top-1 error on {split}, but its card says "
-                    f"{said['top1_error']:.2%}"
+                    f"{expected['top1_error']:.2%}"
                 )
     return f"the weights of its card, and again {_errors(results)}"
 
@@ -72,7 +72,7 @@ def _card(path: Path) -> Card:
 
 
 def _errors(splits: Mapping) -> str:
-    """'39.60 % top-1 error (test, 10,000 images, center crop)'."""
+    """Format errors, such as '39.60% top-1 error (test, 10,000 images, center)'."""
     return "; ".join(
         f"{result['top1_error']:.2%} top-1 error ({split}, {result['count']:,} images, {view})"
         for split, views in splits.items()

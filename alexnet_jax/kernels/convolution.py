@@ -1,9 +1,10 @@
-"""The linear operations: convolutions with groups (§3.2, §3.5), unshared kernels, dense layers."""
+"""Linear operations: grouped convolutions (§3.2, §3.5), locally-connected layers and dense layers."""
 
 import dataclasses
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -12,18 +13,19 @@ from jaxtyping import Array, Float
 from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.kernels.windows import conv_size
 
-#: With fewer input maps, tensor cores cannot load aligned rows; blocks of pixels have stride^2 times as many.
+#: Convolutions over fewer input maps use blocks of pixels, which have stride^2 times as many maps, because tensor cores
+#: need aligned rows.
 FEW_CHANNELS = 8
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Images padded and cut into blocks of stride x stride pixels, which `convolution` takes in place of images.
+    """Padded images cut into blocks of stride x stride pixels; `convolution` accepts them instead of images.
 
     Attributes:
         values: The pixels of each block, row by row.
-        channels: Of the images.
-        side: Of a block, the stride of the convolution.
+        channels: Channels of the images.
+        side: Side of a block in pixels: the stride of the convolution.
     """
 
     values: Float[Array, "b h/s w/s s*s*c"]
@@ -31,10 +33,10 @@ class Blocks:
     side: int
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
         return self.values.dtype
 
-    def astype(self, dtype) -> "Blocks":
+    def astype(self, dtype: Any) -> "Blocks":
         return dataclasses.replace(self, values=self.values.astype(dtype))
 
 
@@ -47,13 +49,13 @@ def convolution(
     groups: int = 1,
     forms: Forms = PLAIN,
 ) -> Float[Array, "b oh ow f"]:
-    """Convolve; sizes are rounded down (§3.5).
+    """Convolve images or maps; a last window that does not fit is dropped (§3.5).
 
     Args:
         x: Images or maps, or Blocks of them.
-        pad: Zeros before and after, the same in both directions.
-        groups: The g-th part of the features sees only the g-th part of the input maps: the towers of §3.2.
-        forms: How it is written for the device.
+        pad: Zeros before and after, the same for height and width.
+        groups: Group g of the features takes only group g of the input maps, as the towers of §3.2.
+        forms: The forms for the device.
     """
     convolve = functools.partial(_convolve, stride=stride, pad=pad, forms=forms)
     if groups == 1 or isinstance(x, Blocks):
@@ -84,15 +86,16 @@ def _plain(x, kernel, stride, pad, groups=1):
 
 
 def in_blocks(forms: Forms, channels: int, stride: int) -> bool:
-    """Whether a convolution over this many input maps works on blocks of pixels (Forms.strided)."""
+    """Whether a convolution over this many input maps uses blocks of pixels (Forms.strided)."""
     return forms.strided == "blocks" and stride > 1 and channels < FEW_CHANNELS
 
 
 def to_blocks(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: tuple[int, int]) -> Blocks:
-    """Pad `x` and cut it into blocks for kernels of side `kernel`: space to depth.
+    """Pad `x` and cut it into blocks (space to depth) for kernels of side `kernel`.
 
-    A kernel that moves by s pixels moves by one block; zeros make its side a multiple of s. The 11x11 kernels of §3.5
-    at stride 4 over 3 channels become 3x3 kernels over 48 channels: 1.19 times the products, all aligned.
+    A stride of s pixels becomes a stride of one block, and the kernel is padded with zeros to a multiple of s. The
+    11x11 kernels of §3.5 with stride 4 over 3 channels become 3x3 kernels over 48 channels, which takes 1.19 times the
+    multiply-adds, but on aligned rows.
     """
     b, *sides, channels = x.shape
     padding = [(0, 0, 0)]
@@ -117,7 +120,7 @@ def _of_blocks(blocks: Blocks, kernel):
 
 
 def _cut(x, stride):
-    """[b h w c] -> [b h/s w/s s s c]."""
+    """Cut maps [b h w c] into blocks [b h/s w/s s s c]."""
     b, height, width, channels = x.shape
     cut = x.reshape(b, height // stride, stride, width // stride, stride, channels)
     return cut.transpose(0, 1, 3, 2, 4, 5)
@@ -130,10 +133,10 @@ def locally_connected(
     stride: int,
     pad: tuple[int, int],
 ) -> Float[Array, "b oh ow f"]:
-    """Convolve with kernels that differ from place to place."""
+    """Convolve with a separate kernel for each output position."""
     height, width, kernel_height, kernel_width = kernel.shape[:4]
     x = jnp.pad(x, ((0, 0), pad, pad, (0, 0)))
-    # [b oh ow kh*kw c]: the patch under the kernels at each place.
+    # [b oh ow kh*kw c]: the input patch of each output position.
     patches = jnp.stack(
         [
             x[
@@ -153,13 +156,14 @@ def locally_connected(
 def dense(
     x: Float[Array, "b n"],
     kernel: Float[Array, "n f"] | Float[Array, "groups n/groups f/groups"],
-    result=None,
+    dtype: Any = None,
 ) -> Float[Array, "b f"]:
-    """Multiply by `kernel`; with groups, each part of the outputs sees its part of the inputs.
+    """Multiply by `kernel`; with groups, group g of the outputs takes only group g of the inputs.
 
-    result: the type of the outputs, by default that of `x`; sums are float32.
+    Args:
+        dtype: The type of the outputs, by default that of `x`. Sums are float32.
     """
-    multiply = functools.partial(jnp.matmul, preferred_element_type=result)
+    multiply = functools.partial(jnp.matmul, preferred_element_type=dtype)
     if kernel.ndim == 2:
         return multiply(x, kernel)
     parts = zip(split(x, len(kernel)), kernel, strict=True)
@@ -167,7 +171,7 @@ def dense(
 
 
 def flatten(x: Float[Array, "b h w c"], groups: int = 1) -> Float[Array, "b h*w*c"]:
-    """Flatten maps group after group, so that each part holds the maps of one tower."""
+    """Flatten maps group by group, so that the units of a tower are contiguous."""
     return jnp.concatenate([m.reshape(m.shape[0], -1) for m in split(x, groups)], axis=-1)
 
 
@@ -177,7 +181,7 @@ def split(x: Float[Array, "*place c"], groups: int) -> list[Float[Array, "*place
 
 
 def channels(x: Float[Array, "b *place c"] | tuple[Array, ...] | Blocks) -> int:
-    """The number of maps or units of an array, of the arrays of several groups, or of blocks."""
+    """Return the number of maps or units in an array, in the arrays of several groups, or in the images of blocks."""
     if isinstance(x, Blocks):
         return x.channels
     return sum(part.shape[-1] for part in x) if isinstance(x, tuple) else x.shape[-1]

@@ -1,4 +1,7 @@
-"""x / (k + alpha * window sum of x^2)^beta, and its gradient in several forms (Forms.lrn_gradient, lrn_power)."""
+"""Response normalization, x / (k + alpha * window sum of x^2)^beta.
+
+Its gradient has several forms (Forms.lrn_gradient, lrn_power).
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,7 +16,7 @@ from alexnet_jax.kernels.forms import Forms, of_backend
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import lrn_reach
 
-#: (axis, places before, places after) of each axis that a window spans; places outside count as zero.
+#: (axis, elements before, elements after) for each axis of a window; elements outside the array count as zero.
 Windows = tuple[tuple[int, int, int], ...]
 
 
@@ -36,13 +39,14 @@ def local_response_normalization(
     forms: Forms | None = None,
     dtype=None,
 ) -> Float[Array, "*place c"]:
-    """§3.3: b_f = a_f / (k + alpha * sum of a_g^2 over n adjacent maps)^beta, within each of `towers` parts of `x`.
+    """Normalize over adjacent maps (§3.3): b_f = a_f / (k + alpha * sum of a_g^2 over n maps)^beta.
 
     Args:
-        x: Activations; the last axis holds the maps.
-        n: The window of map f runs from f - n//2 to f - n//2 + n - 1 and ends with its part.
-        alpha: Per squared term, as printed; `lrn_constants` converts the numbers of other programs.
-        dtype: The type of the result, by default that of `x`; sums are float32.
+        x: Activations; the last axis is that of the maps.
+        n: The window of map f is from f - n//2 to f - n//2 + n - 1, within its tower.
+        alpha: Per squared term, as in the paper; `lrn_constants` converts the numbers of other programs.
+        towers: Number of equal parts of the maps that are normalized separately.
+        dtype: The type of the result, by default that of `x`. Sums are float32.
     """
     shape = x.shape
     x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
@@ -62,7 +66,7 @@ def spatial_response_normalization(
     forms: Forms | None = None,
     dtype=None,
 ) -> Float[Array, "b h w c"]:
-    """The form of the 2012 program within a map: squares over size x size places; k is 1."""
+    """Normalize within each map, as the 2012 program: the sum is over size x size elements, and k is 1."""
     before, after = size // 2, size - 1 - size // 2
     windows = ((1, before, after), (2, before, after))
     return response_normalization(
@@ -80,7 +84,7 @@ def response_normalization(
     forms: Forms,
     dtype=None,
 ) -> Float[Array, "..."]:
-    """x / (k + alpha * sum of x^2 over `windows`)^beta; sums are float32, the result has `dtype` (None: that of x)."""
+    """Compute x / (k + alpha * sum of x^2 over `windows`)^beta in float32; the result has `dtype` (None: x's)."""
     how = _How(k, alpha, beta, windows, forms)
     normalize: Any = _value if forms.lrn_gradient == "derived" else _normalized
     wide = normalize(x, how)
@@ -88,7 +92,7 @@ def response_normalization(
 
 
 def _value(x, how: _How):
-    """The normalized values, float32."""
+    """Return the normalized values, in float32."""
     wide = x.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     return wide * _inverse_power(bracket, how)
@@ -107,7 +111,7 @@ def _derivative(how: _How, primals, tangents):
 
 
 def _forward(how: _How, residuals, tangent):
-    """The derivative in the direction of `tangent`."""
+    """Return the derivative in the direction of `tangent`."""
     wide, tangent = (array.astype(jnp.float32) for array in (*residuals, tangent))
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     inverse = _inverse_power(bracket, how)
@@ -118,17 +122,15 @@ def _forward(how: _How, residuals, tangent):
 def _backward(how: _How, residuals, gradient):
     [x] = residuals
     form = how.forms.lrn_gradient
-    if form in (
-        "recomputed",
-        "ratio",
-    ):  # a new value for XLA, which then keeps no float32 bracket of the forward pass
+    if form in ("recomputed", "ratio"):
+        # The barrier makes this a new value, so that XLA does not keep the float32 bracket of the forward pass.
         x = lax.optimization_barrier(x)
     wide, gradient = x.astype(jnp.float32), gradient.astype(jnp.float32)
     bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
     scaled = gradient * _inverse_power(bracket, how)
     ratio = scaled * wide / bracket
     if form in ("two_pass", "recomputed"):
-        # Written to memory once: fused, each term of the second sum would compute the first sum again.
+        # The barrier writes these to memory; fused, each term of the second sum would compute the first sum again.
         parts = lax.optimization_barrier((scaled.astype(x.dtype), ratio.astype(x.dtype)))
         scaled, ratio = (part.astype(jnp.float32) for part in parts)
     if form == "ratio":
@@ -136,14 +138,14 @@ def _backward(how: _How, residuals, gradient):
         wide, ratio = x.astype(jnp.float32), ratio.astype(jnp.float32)
         bracket = how.k + how.alpha * _window_sum(wide * wide, how.windows)
         scaled = gradient * _inverse_power(bracket, how)
-    # Map f receives from every map whose window contains f: the same windows, mirrored.
+    # Map f receives a gradient from every map with f in its window: the same windows, mirrored.
     mirrored = tuple((axis, after, before) for axis, before, after in how.windows)
     received = _window_sum(ratio, mirrored)
     return ((scaled - 2 * how.alpha * how.beta * wide * received).astype(x.dtype),)
 
 
 def _inverse_power(x, how: _How):
-    """x^-beta; for the usual 0.75 without logarithm and exponential."""
+    """Return x^-beta; for the usual 0.75, two square roots avoid logarithm and exponential."""
     if how.beta == 0.75 and how.forms.lrn_power == "roots":
         root = lax.rsqrt(x)
         return root * lax.sqrt(root)
@@ -165,23 +167,23 @@ def _window_sum(x, windows: Windows):
 def lrn_constants(
     framework: str, *, size: int, alpha: float, beta: float, k: float
 ) -> dict[str, Any]:
-    """Another program's numbers as arguments of `local_response_normalization`.
+    """Convert another program's numbers to arguments of `local_response_normalization`.
 
-    `size` is the window; for "tensorflow" it is the depth_radius. Raises ConfigError for an unknown framework and for
-    a window that has no equal here.
+    `size` is the window; for "tensorflow", the depth_radius. Raises ConfigError for an unknown framework, and for a
+    window that has no equivalent here.
     """
     if framework not in ALPHA_DIVISORS:
         raise ConfigError(f"lrn_constants: {framework!r} is not one of {', '.join(ALPHA_DIVISORS)}")
     n = 2 * size + 1 if framework == "tensorflow" else size
     if n % 2 == 0 and framework in ("caffe", "matconvnet"):
-        # Caffe refuses even windows; MatConvNet puts the odd map above, the 2012 program below.
+        # Caffe rejects even windows; MatConvNet puts the extra map after the center, the 2012 program before it.
         raise ConfigError(
             f"lrn_constants: {framework} with an even window of {n} has no equal here"
         )
     return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
 
 
-# What the alpha of each program is divided by to become ours, as a function of the window.
+#: Program -> the divisor that converts its alpha to ours, as a function of the window.
 ALPHA_DIVISORS = {
     "paper": lambda n: 1,
     "cuda-convnet": lambda n: n,  # layer.py: scale /= size

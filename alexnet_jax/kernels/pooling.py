@@ -1,9 +1,9 @@
-"""Maxima over windows of [b h w c], and their gradient in several forms (Forms.pool).
+"""Max pooling of [b h w c], with its gradient in several forms (Forms.pool), and average pooling.
 
-Every place that equals the maximum of its window receives its full gradient, as in the 2012 program. bfloat16 values
-often tie by rounding, which would inflate gradients (LRN and pool of conv1: 8 % of the norm). So a normalization before
-the pool passes unrounded float32, and the pool rounds its maxima (`dtype`); of tied bfloat16 values only the first
-receives the gradient.
+Every element that equals the maximum of its window receives the full gradient of the window, as in the 2012 program.
+bfloat16 values are often equal by rounding, which would inflate gradients (LRN and pool of conv1: 8 % of the norm). So
+a normalization before the pool returns unrounded float32, and the pool rounds its maxima (`dtype`); if the inputs are
+bfloat16, only the first of equal elements receives the gradient.
 """
 
 import functools
@@ -41,9 +41,10 @@ def max_pool(
     forms: Forms | None = None,
     dtype=None,
 ) -> Float[Array, "b oh ow c"]:
-    """§3.4: maxima over window x window places, `stride` apart, of type `dtype` (None: that of `x`).
+    """Max pooling (§3.4) over window x window elements, with results of type `dtype` (None: that of `x`).
 
-    'ceil' keeps a last window that hangs over the border, 'floor' drops it.
+    Args:
+        rounding: 'ceil' keeps a last window that extends over the border, 'floor' drops it.
     """
     forms = of_backend(forms)
     height, width = (_outputs(size, window, stride, rounding) for size in x.shape[1:3])
@@ -69,16 +70,16 @@ def max_pool(
 def average_pool(
     x: Float[Array, "b h w c"], *, window: int, stride: int, rounding: str, dtype=None
 ) -> Float[Array, "b oh ow c"]:
-    """Means over the windows of `max_pool`; a clipped window counts only the places that it has."""
+    """Average pooling over the windows of `max_pool`; the mean of a clipped window is over its elements only."""
     dtype, x = dtype or x.dtype, x.astype(jnp.float32)
     for axis in (1, 2):
         count = _outputs(x.shape[axis], window, stride, rounding)
         starts = np.arange(count) * stride
-        places = np.minimum(starts + window, x.shape[axis]) - starts
+        lengths = np.minimum(starts + window, x.shape[axis]) - starts
         shape = [1] * x.ndim
         shape[axis] = count
         taps = windows_along(x, axis, window, stride, count, 0)
-        x = functools.reduce(jnp.add, taps) / jnp.asarray(places.reshape(shape), jnp.float32)
+        x = functools.reduce(jnp.add, taps) / jnp.asarray(lengths.reshape(shape), jnp.float32)
     return x.astype(dtype)
 
 
@@ -86,8 +87,8 @@ def _outputs(size: int, window: int, stride: int, rounding: str) -> int:
     count = pool_size(size, window, stride, rounding)
     if (count - 1) * stride >= size:
         raise ConfigError(
-            f"a {window}x{window} pool with stride {stride} has an empty last window on {size} "
-            f"places; use rounding='floor'"
+            f"a {window}x{window} pool with stride {stride} has an empty last window on maps of side {size}; "
+            "use rounding='floor'"
         )
     return count
 
@@ -95,7 +96,7 @@ def _outputs(size: int, window: int, stride: int, rounding: str) -> int:
 def windows_along(
     x: Float[Array, "..."], axis: int, window: int, stride: int, count: int, fill: float
 ) -> list[Float[Array, "..."]]:
-    """For each offset within a window, the elements at that offset of all `count` windows along `axis`."""
+    """List, for each offset within a window, the elements at that offset of all `count` windows along `axis`."""
     end = (count - 1) * stride + window
     if end > x.shape[axis]:
         padding = [(0, 0, 0)] * x.ndim
@@ -108,7 +109,7 @@ def windows_along(
 
 
 def _taps(x, how: _How, fill=-jnp.inf):
-    """For each offset within a window, row by row, the places there of all windows: each [b *sizes c]."""
+    """Yield, for each offset within a window, row by row, the elements at it of all windows: [b *sizes c]."""
     for rows in windows_along(x, 1, how.window, how.stride, how.sizes[0], fill):
         yield from windows_along(rows, 2, how.window, how.stride, how.sizes[1], fill)
 
@@ -145,17 +146,17 @@ def _compared_derivative(how: _How, primals, tangents):
 
 
 def _compared_forward(how: _How, residuals, tangent):
-    """Sum, in each window, the tangents of the places that equal its maximum."""
+    """Sum, in each window, the tangents of the elements that equal its maximum."""
     x, y = residuals
     pairs = zip(_taps(x, how), _taps(tangent, how, 0), strict=True)
     return sum(jnp.where(place == y, part, jnp.zeros_like(part)) for place, part in pairs)
 
 
 def _compared_backward(how: _How, residuals, gradient):
-    """Sum, at each place, the gradients of the windows whose maximum it equals.
+    """Sum, for each element, the gradients of the windows of which it is the maximum.
 
-    On CPU (conv1's pool, 3x3) 13 ms, against 149 for the select-and-scatter that XLA derives from
-    reduce_window. On GPU one loop without atomic additions.
+    On CPU this takes 13 ms for conv1's 3x3 pool, and the select-and-scatter that XLA derives from reduce_window 149.
+    On GPU it is one loop without atomic additions.
     """
     x, y = residuals
     (height, width), total = x.shape[1:3], None
@@ -173,7 +174,7 @@ def _compared_backward(how: _How, residuals, gradient):
 
 
 def _back(offset, size, stride, count):
-    """The padding that puts `count` elements, `stride` apart, into `size` places from `offset` on."""
+    """Return the padding that spreads `count` elements `stride` apart over `size` elements, from `offset` on."""
     return (offset, size - offset - (count - 1) * stride - 1, stride - 1)
 
 
@@ -192,12 +193,12 @@ def _marked_derivative(how: _How, gather, dtype, primals, tangents):
 
 
 def _marks(x, how: _How, dtype):
-    """Maxima, and for each window an integer that has a bit for each place that equals the maximum."""
-    if x.dtype != dtype:  # otherwise each of the taps would compute the unrounded value again
+    """Return the maxima, and for each window an integer with a bit for each element that equals the maximum."""
+    if x.dtype != dtype:  # without a barrier, each tap would compute the unrounded value again
         x = how.forms.barrier(x)
     bits = np.uint8 if how.window**2 <= 8 else np.uint16 if how.window**2 <= 16 else np.uint32
     if how.window**2 > 32:
-        raise ValueError(f"windows of {how.window}x{how.window} have more than 32 places")
+        raise ValueError(f"windows of {how.window}x{how.window} have more than 32 elements")
     best: Any = None
     marks: Any = None
     for number, tap in enumerate(_taps(x, how)):
@@ -208,12 +209,12 @@ def _marks(x, how: _How, dtype):
         tied = marks if how.first else marks | bit
         marks = jnp.where(tap > best, bit, jnp.where(tap == best, tied, marks))
         best = jnp.maximum(best, tap)
-    # The empty array keeps the type of x, which the gradient has.
+    # The empty array records the type of x, which is also that of the gradient.
     return best, (marks, jnp.zeros((0,), x.dtype))
 
 
 def _marked_forward(how: _How, residuals, tangent):
-    """Sum, in each window, the tangents of the places that its marks name."""
+    """Sum, in each window, the tangents of the marked elements."""
     marks, _ = residuals
     total = 0
     for number, part in enumerate(_taps(tangent, how, 0)):
@@ -224,13 +225,13 @@ def _marked_forward(how: _How, residuals, tangent):
 
 def _marked_backward(how: _How, gather, dtype, residuals, gradient):
     marks, like = residuals
-    # Sums of a few terms in the compute type, which halves the bytes in bfloat16.
+    # The sums have few terms, so they are in the compute type, which halves the bytes in bfloat16.
     total = how.forms.barrier(gather(marks, gradient.astype(dtype), how))
     return (total.astype(like.dtype),)
 
 
 def _by_parity(marks, gradient, how: _How):
-    """Treat places by their remainder modulo the stride: their windows have the same index or a few less."""
+    """Gather the gradient separately for elements with equal position modulo the stride, which share window offsets."""
     rows = [
         jnp.stack([_of_parity(marks, gradient, how, i, j) for j in range(how.stride)], axis=3)
         for i in range(how.stride)
@@ -242,7 +243,7 @@ def _by_parity(marks, gradient, how: _How):
 
 
 def _of_parity(marks, gradient, how: _How, i: int, j: int):
-    """The gradient of the places with remainders i, j: [b h/s w/s c]."""
+    """Return the gradient [b h/s w/s c] of the elements at positions i, j modulo the stride."""
     outputs = [math.ceil(size / how.stride) for size in how.shape[1:3]]
     total = jnp.zeros((marks.shape[0], *outputs, marks.shape[3]), gradient.dtype)
     for row in range(i, how.window, how.stride):
@@ -259,7 +260,7 @@ def _of_parity(marks, gradient, how: _How, i: int, j: int):
 
 
 def _by_repeating(marks, gradient, how: _How):
-    """Repeat each window's marks and gradient over a stride of places; a place looks at the few that contain it."""
+    """Repeat the marks and gradient of each window `stride` times, and add those of the windows over each element."""
     (height, width), reach = how.shape[1:3], math.ceil(how.window / how.stride)
     rows, columns = np.arange(height) % how.stride, np.arange(width) % how.stride
     total = None
@@ -269,15 +270,15 @@ def _by_repeating(marks, gradient, how: _How):
             inside = (row < how.window)[:, None] & (column < how.window)
             number = row[:, None] * how.window + column
             bit = np.where(inside, 1 << number, 0).astype(marks.dtype)[..., None]
-            there = _repeated(marks, how, down, right) & bit != 0
+            is_marked = _repeated(marks, how, down, right) & bit != 0
             part = _repeated(gradient, how, down, right)
-            part = jnp.where(there, part, jnp.zeros_like(part))
+            part = jnp.where(is_marked, part, jnp.zeros_like(part))
             total = part if total is None else total + part
     return total
 
 
 def _repeated(x, how: _How, down: int, right: int):
-    """For each place, the element of the window `down` rows and `right` columns before its own: [b h w c]."""
+    """Return, for each element, the value of the window `down` rows and `right` columns before its own: [b h w c]."""
     for axis, shift in ((1, down), (2, right)):
         size = how.shape[axis]
         padding = [(0, 0, 0)] * 4

@@ -1,20 +1,26 @@
-"""How many outputs windows have and how far they reach. Imports no JAX, so that a config is checked without it."""
+"""Output sizes of convolutions and pools, and the extent of LRN windows.
+
+Imports no JAX, so that a config can be checked without it.
+"""
 
 import math
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Outputs per side of a convolution, rounded down: the padding decides what the border sees."""
+    """Return the outputs per side of a convolution, without a last window that does not fit."""
     return (size + sum(pad) - kernel) // stride + 1
 
 
 def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
-    """Outputs per side of a pool; 'ceil' (layer.py of the 2012 release) keeps a last, clipped window."""
+    """Return the outputs per side of a pool; 'ceil' (layer.py of the 2012 release) keeps a clipped last window."""
     if rounding == "floor":
         return (size - window) // stride + 1
     return max(math.ceil((size - window) / stride), 0) + 1
 
 
 def lrn_reach(n: int) -> tuple[int, int]:
-    """Maps before and after its own in a window of §3.3 over n maps; for an even n, one more before."""
+    """Return the number of maps before and after map f in its LRN window of n maps (§3.3).
+
+    For an even n there is one more before than after.
+    """
     return n // 2, n - 1 - n // 2

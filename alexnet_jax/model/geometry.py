@@ -1,4 +1,4 @@
-"""Sizes, parameters, multiply-adds and receptive fields of a network, from its specs alone (no JAX)."""
+"""Compute sizes, parameters, multiply-adds and receptive fields of a network from its config, without JAX."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from alexnet_jax.specs import FCSpec, ModelSpec
 
 
 class Applied(NamedTuple):
-    """An operation of a net, with what goes into it and comes out of it for one image."""
+    """An operation of a net, with the sizes of its inputs and outputs for one image."""
 
     node: Node
     inputs: Maps
@@ -18,15 +18,15 @@ class Applied(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One layer of a network, or the pool of one.
+    """A layer of a network, or the pool of a layer.
 
     Attributes:
-        name: Of a pool "conv1/pool".
+        name: The name of the layer; "conv1/pool" for its pool.
         height: Side of its maps.
         channels: Number of its maps or units.
-        parameters: All of the layer.
-        multiply_adds: For one image, forward.
-        receptive_field: Side, in input pixels, of the patch that one output sees.
+        parameters: Number of parameters; 0 for a pool.
+        multiply_adds: For one image, in the forward pass; 0 for a pool.
+        receptive_field: Side, in input pixels, of the patch on which an output depends.
         step: Distance, in input pixels, between the patches of neighboring outputs.
     """
 
@@ -42,13 +42,13 @@ class Layer(NamedTuple):
 def walk(
     model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
 ) -> Iterator[Applied]:
-    """The operations of `model`, its switches applied, in order.
+    """Iterate over the operations of `model`, in order. The config's switches must be applied already.
 
-    Raises ConfigError where a layer has nothing left to look at, or where groups do not divide.
+    Raises ConfigError if a layer has no outputs, or if a number of groups does not divide its channels.
     """
     model, maps = dataclasses.replace(model, num_classes=num_classes), Maps(input_size, channels)
     for name, spec in model.layers:
-        if isinstance(spec, FCSpec):  # sees its inputs as one row of units
+        if isinstance(spec, FCSpec):  # its inputs are flattened
             maps = Maps(1, maps.channels * maps.size**2)
         for node in nodes(name, spec):
             outputs = node.operation.output(node, model, maps)
@@ -57,7 +57,7 @@ def walk(
 
 
 def layers(model: ModelSpec, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
-    """The layers of `model` in order, each pool on a line of its own. Raises ConfigError as `walk` does."""
+    """List the layers of `model` in order, each pool as an entry of its own. Raises ConfigError as `walk`."""
     model = dataclasses.replace(model, num_classes=num_classes)
     found, field, step = [], 1, 1
     walked = walk(model, input_size, num_classes, channels)
@@ -78,12 +78,13 @@ def layers(model: ModelSpec, input_size: int, num_classes: int, channels: int = 
 
 
 class Crossing(NamedTuple):
-    """Values of one image that towers on devices of their own send each other (§3.2), in all.
+    """The values that towers on separate devices exchange for one image at one layer (§3.2).
 
     Attributes:
-        name: The layer that needs the maps or units of all towers, or "conv1/lrn", whose windows cross borders.
-        forward: Values sent in the forward pass.
-        backward: Values sent in the backward pass.
+        name: The layer that takes the maps or units of all towers, or "conv1/lrn" if LRN windows extend into the
+            neighboring tower.
+        forward: Number of values sent by all towers in the forward pass.
+        backward: The same in the backward pass.
     """
 
     name: str
@@ -92,31 +93,33 @@ class Crossing(NamedTuple):
 
 
 def is_replicated(model: ModelSpec, name: str) -> bool:
-    """Whether towers on devices of their own each compute all of a layer: the last, if it joins them (§3.2)."""
+    """Whether towers on separate devices each compute all of a layer: the last one, if it joins the towers (§3.2)."""
     return any(name == last and layer.groups == 1 for last, layer in model.fcs[-1:])
 
 
 def crossings(
     model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
 ) -> list[Crossing]:
-    """Where the towers of `model`, its switches applied, meet: in the paper at conv3, fc6, fc7 and fc8.
+    """List where the towers of `model` communicate: in the paper at conv3, fc6, fc7 and fc8.
 
-    Forward each value goes to the other towers. Backward each tower sends its part of the gradient of their values,
-    except from the last layer, which all compute. An LRN whose windows do not end with their tower needs the maps
-    beside each border, and their gradient goes back.
+    In the forward pass each value is sent to the other towers. In the backward pass each tower returns its part of
+    the gradient of the values that it received, except for a replicated last layer. LRN windows that extend into the
+    neighboring tower need its maps next to the border, whose gradient is sent back.
     """
     found: list[Crossing] = []
-    others, before = model.towers - 1, None
+    others, previous = model.towers - 1, None
     for node, inputs, outputs in walk(model, input_size, num_classes, channels):
-        if before and node.layer != before.node.layer and node.spec.groups == 1:
-            size, maps = before.outputs
+        if previous and node.layer != previous.node.layer and node.spec.groups == 1:
+            size, maps = previous.outputs
             values = others * size**2 * maps
             backward = 0 if is_replicated(model, node.layer) else values
             found.append(Crossing(node.layer, values, backward))
         if border := sum(node.operation.border(model)):
             values = others * outputs.size**2 * border
             found.append(Crossing(node.feature, values, values))
-        before = Applied(node, inputs, outputs)
-    if model.layers[-1][1].groups > 1:  # towers that meet in the softmax only
+        previous = Applied(node, inputs, outputs)
+    if (
+        model.layers[-1][1].groups > 1
+    ):  # the last layer does not join the towers, so the softmax does
         found.append(Crossing("softmax", others * num_classes, 0))
     return found

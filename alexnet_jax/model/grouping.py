@@ -1,7 +1,7 @@
-"""The maps of each group as an array of their own, between layers with groups (Forms.towers = 'apart').
+"""Keep the maps of each group in a separate array between grouped layers (Forms.towers = 'apart').
 
-Nothing is split and joined then where grouped convolutions follow one another. Such outputs are a tuple of arrays; this
-module and `Conv.apply` alone handle tuples.
+This avoids splitting and joining arrays between consecutive grouped convolutions. The outputs of a layer are then a
+tuple of arrays; only this module and `Conv.apply` handle tuples.
 """
 
 from typing import Any, cast
@@ -19,7 +19,7 @@ Grouped = Array | tuple[Array, ...]
 
 
 def arrays_after(name: str, model: ModelSpec, forms: Forms, sharding: LayerSharding) -> int:
-    """In how many arrays the outputs of layer `name` go to the layer after it."""
+    """Return the number of arrays in which layer `name` passes its outputs to the next layer."""
     names = [layer for layer, _ in model.layers]
     following = dict(zip(names, [layer for _, layer in model.layers[1:]], strict=False)).get(name)
     if forms.towers == "joined" or sharding.devices > 1 or not isinstance(following, ConvSpec):
@@ -27,8 +27,8 @@ def arrays_after(name: str, model: ModelSpec, forms: Forms, sharding: LayerShard
     return following.groups if following.groups == model.towers else 1
 
 
-def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) -> Grouped:
-    """`operation` of `layer` on `x`; with `arrays` above 1 the result is in that many."""
+def apply(operation: Operation, layer: Any, x: Grouped, call: Call, arrays: int = 1) -> Grouped:
+    """Apply an operation of `layer` to `x`, and split the result into `arrays` arrays if that is above 1."""
     if operation.takes_groups:
         return operation.apply(layer, cast(Any, x), call)
     if arrays > 1 and not isinstance(x, tuple):
@@ -42,12 +42,12 @@ def apply(operation: Operation, layer, x: Grouped, call: Call, arrays: int = 1) 
 
 
 def joined(x: Grouped, *, unless: int = 1) -> Any:
-    """One array of the arrays of several groups; as they are if there are `unless` of them."""
+    """Concatenate the arrays of several groups, unless there are exactly `unless` of them."""
     return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) and len(x) != unless else x
 
 
-def perturb(layer, name: str, x: Grouped) -> Grouped:
-    """`x`, to which a caller may add something under this name (flax's `perturb`)."""
+def perturb(layer: Any, name: str, x: Grouped) -> Grouped:
+    """Add the perturbation `name` to `x`, as flax.linen.Module.perturb."""
     if not isinstance(x, tuple):
         return layer.perturb(name, x)
     if not layer.has_variable("perturbations", name):

@@ -1,12 +1,13 @@
-"""§3.2: each tower on a device of its own, and what crosses between them.
+"""Towers on separate devices (§3.2), and the communication between them.
 
-The net calls the methods of `TowerSharding` and `LayerSharding`, which do nothing by default. With towers on devices
-of their own, it runs inside `jax.shard_map`, where maps or units are split over the mesh axis of the towers.
+The net calls the methods of `TowerSharding` and `LayerSharding`, which do nothing by default. With towers on separate
+devices, the net runs inside `jax.shard_map`, and maps or units are split over the mesh axis of the towers.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,12 @@ from alexnet_jax.specs import ConvSpec, FCSpec, ModelSpec
 
 @dataclass(frozen=True)
 class LayerSharding:
-    """The part of one layer that is computed on a device: all of it by default.
+    """The part of a layer that is computed on one device; by default the whole layer.
 
     Attributes:
-        devices: Over how many devices its outputs are split.
-        input_devices: Over how many its inputs are split, when they come from the layer before.
-        gathers: Whether it needs the inputs of all devices.
+        devices: Number of devices over which the outputs of the layer are split.
+        input_devices: Number of devices over which the outputs of the previous layer are split.
+        gathers: Whether the layer needs the inputs from all devices.
     """
 
     devices: int = 1
@@ -34,21 +35,23 @@ class LayerSharding:
     gathers: bool = False
 
     def inputs(self, x: Float[Array, "b *place c"]) -> Float[Array, "b *place c2"]:
-        """The outputs of the layer before, as this layer needs them."""
+        """Return the inputs of this layer, given the outputs of the previous layer on this device."""
         if not self.gathers:
             return x
         return all_gather_replicated(x) if self.devices == 1 else all_gather(x)
 
     def groups(self, layer: ConvSpec | FCSpec) -> int:
-        """The groups of the layer that are computed here."""
+        """Return the number of groups of the layer on this device."""
         return max(layer.groups // self.devices, 1)
 
     def local(
         self, make: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...], *, of_inputs: bool
     ) -> Array:
-        """This device's part, of `shape`, of an array that `make` computes for all maps or units.
+        """Return this device's part, of shape `shape`, of an array over the maps or units of all devices.
 
-        of_inputs: for the inputs of the layer, not for its outputs.
+        Args:
+            make: Computes the whole array, given its shape.
+            of_inputs: Whether the array is over the inputs of the layer, not its outputs.
         """
         is_split = self.devices > 1 and not (
             of_inputs and (self.gathers or self.input_devices == 1)
@@ -64,7 +67,7 @@ class LayerSharding:
         before: int,
         after: int,
     ) -> Float[Array, "*place c"]:
-        """`function`, whose windows reach `before` and `after` maps, over the maps of all devices."""
+        """Apply `function`, whose windows extend over `before` and `after` maps, across the borders of the towers."""
         if self.devices == 1:
             return function(x)
         y = function(exchange_borders(x, before, after))
@@ -73,11 +76,16 @@ class LayerSharding:
 
 @dataclass(frozen=True)
 class TowerSharding:
-    """Over how many devices the towers of a net are split."""
+    """How the towers of a net are split over devices.
+
+    Attributes:
+        devices: Number of devices over which the towers are split.
+    """
 
     devices: int = 1
 
     def of_layer(self, model: ModelSpec, name: str) -> LayerSharding:
+        """Return the sharding of a layer."""
         if self.devices == 1:
             return LayerSharding()
         names = [layer for layer, _ in model.layers]
@@ -92,23 +100,26 @@ class TowerSharding:
         )
 
     def logits(self, model: ModelSpec, x: Float[Array, "b c"]) -> Float[Array, "b classes"]:
-        """The outputs of the last layer, of all devices: those of towers that never met are still apart."""
+        """Return the logits of all devices; if the last layer does not join the towers, they are gathered here."""
         last, _ = model.layers[-1]
         is_split = self.of_layer(model, last).devices > 1
         return all_gather_replicated(x) if is_split else x
 
 
 def all_gather(x: Float[Array, "*place c"]) -> Float[Array, "*place all"]:
-    """Local maps -> those of all towers, for a layer of which each tower computes a part.
+    """Gather the maps of all towers, for a layer of which each tower computes a part.
 
-    Backward, each tower receives the sum of the gradients by its maps.
+    In the backward pass, each tower receives the sum of the gradients of its maps.
     """
     return lax.all_gather(x, TOWER, axis=x.ndim - 1, tiled=True)
 
 
 @jax.custom_jvp
 def all_gather_replicated(x: Float[Array, "*place c"]) -> Float[Array, "*place all"]:
-    """`all_gather` for what every tower computes whole: all have the same gradient, and nothing crosses back."""
+    """Gather the maps of all towers, for a replicated layer.
+
+    All towers compute the same gradient, so the backward pass takes the local part and does not communicate.
+    """
     return all_gather(x)
 
 
@@ -119,7 +130,7 @@ def _all_gather_derivative(primals, tangents):
 
 
 def local_shard(x: Float[Array, "*place all"]) -> Float[Array, "*place c"]:
-    """This tower's part of the last axis."""
+    """Return this tower's part of the last axis."""
     part = x.shape[-1] // lax.axis_size(TOWER)
     return lax.dynamic_slice_in_dim(x, lax.axis_index(TOWER) * part, part, axis=x.ndim - 1)
 
@@ -127,9 +138,9 @@ def local_shard(x: Float[Array, "*place all"]) -> Float[Array, "*place c"]:
 def exchange_borders(
     x: Float[Array, "*place c"], before: int, after: int
 ) -> Float[Array, "*place c2"]:
-    """Local maps [... c] -> [... before + c + after]: with those of the neighboring towers, zeros at the ends.
+    """Add maps of the neighboring towers before and after the local maps, and zeros at both ends.
 
-    Backward, each tower receives the gradient by the maps that it sent. Both counts are at most c.
+    `before` and `after` are at most c. In the backward pass, each tower receives the gradient of the maps that it sent.
     """
     last = lax.axis_size(TOWER) - 1
     up = [(tower, tower + 1) for tower in range(last)]
@@ -142,18 +153,17 @@ def exchange_borders(
     return jnp.concatenate(parts, axis=-1)
 
 
-def partition(model: ModelSpec, tree):
-    """A PartitionSpec for every array of `tree`: parameters, or a tree with the same layers and names.
+def partition(model: ModelSpec, tree: Any) -> Any:
+    """Return a PartitionSpec for every array in `tree`: parameters, or a tree with the same layers and names.
 
-    Maps and units, the last axis, are split over the towers. The last layer is replicated, as both towers see all
-    inputs of fc8, unless its towers do not meet.
+    Maps and units, the last axis, are split over the towers. The last layer is replicated if it joins the towers.
     """
     return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
 
 
 def _partition(model: ModelSpec, path, array) -> jax.P:
     names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-    if not names or array.ndim == 0:  # a count of the optimizer
+    if not names or array.ndim == 0:  # a step count of the optimizer
         return jax.P()
     if is_replicated(model, names[0]):
         return jax.P()

@@ -1,4 +1,4 @@
-"""run.json: what the numbers of a run depend on besides its config."""
+"""The environment of a run, as run.json records it: what its numbers depend on besides the config."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from typing import Any
 
 from alexnet_jax.specs import Config
 
-#: Keys of run.json that decide whether a resumed run can be bit for bit the same.
+#: Keys of run.json that must not change for a resumed run to be bit for bit the same.
 _DECISIVE = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit",
              "numerics")  # fmt: skip
 
@@ -42,7 +42,7 @@ def describe(spec: Config) -> dict[str, Any]:
 
 
 def numerics(spec: Config, device: Any) -> dict[str, Any]:
-    """Return the arithmetic used on `device`: types, precision of float32 products, determinism, kernel forms."""
+    """Describe the arithmetic on `device`: compute type, precision of float32 products, determinism, kernel forms."""
     from alexnet_jax.kernels import forms
 
     highest = spec.train.matmul_precision == "highest"
@@ -56,18 +56,16 @@ def numerics(spec: Config, device: Any) -> dict[str, Any]:
     }
 
 
-def changes(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """Return a note if the environment of an earlier start differs, so that results are equal only up to rounding."""
+def changes(earlier: Mapping[str, Any] | None, current: Mapping[str, Any]) -> list[str]:
+    """Return a note on what changed since an earlier start and limits equality to rounding; [] if nothing did."""
     changed = [
-        f"{key}: {before[key]} -> {now[key]}"
+        f"{key}: {earlier[key]} -> {current[key]}"
         for key in _DECISIVE
-        if before and before.get(key, now[key]) != now[key]
+        if earlier and earlier.get(key, current[key]) != current[key]
     ]
     if not changed:
         return []
-    return [
-        "not bit for bit the run that was begun, but equal up to rounding: " + "; ".join(changed)
-    ]
+    return ["not bit for bit the same run, but equal up to rounding: " + "; ".join(changed)]
 
 
 def _git(*arguments: str) -> str:

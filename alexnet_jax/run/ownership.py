@@ -1,4 +1,4 @@
-"""Exclusive use of a run folder: a file lock, and across hosts the heartbeat in status.json."""
+"""Exclusive use of a run folder, by a file lock and, between hosts, by the heartbeat in status.json."""
 
 import os
 import socket
@@ -11,21 +11,21 @@ from alexnet_jax.errors import StorageError, WorkdirError
 from alexnet_jax.run import reading, schemas
 from alexnet_jax.run.schemas import Status
 
-#: Age of the heartbeat above which a run on another host counts as dead.
+#: A run on another host is considered dead if its heartbeat is older than this.
 ALIVE_SECONDS = 300
 #: The same for an earlier start of the same SLURM job, which SLURM should have ended already.
 _SILENT_SECONDS = 100
 
 
 def acquire(folder: Path, *, steal: bool = False) -> BinaryIO:
-    """Make and lock the run folder until the returned file is closed.
+    """Create the run folder if needed, and lock it until the returned file is closed.
 
     Args:
-        steal: take over a folder whose owner on another host has sent no heartbeat for ALIVE_SECONDS.
+        steal: Take over a folder whose owner on another host has sent no heartbeat for ALIVE_SECONDS.
 
     Raises:
-        WorkdirError: another process uses the folder.
-        StorageError: it cannot be written.
+        WorkdirError: Another process uses the folder.
+        StorageError: The folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,13 @@ def acquire(folder: Path, *, steal: bool = False) -> BinaryIO:
 
 
 def slurm_start() -> list[int] | None:
-    """The SLURM job and how often it was requeued; None outside SLURM."""
+    """Return the SLURM job ID and how often the job was requeued; None outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     return [int(job), int(os.environ.get("SLURM_RESTART_COUNT", 0))] if job else None
 
 
 def _refuse_other_host(folder: Path, steal: bool) -> None:
-    """Raise WorkdirError if a process on another host uses the folder; file locks may not reach other hosts."""
+    """Raise WorkdirError if a process on another host uses the folder: file locks may not work between hosts."""
     status = reading.read_status(folder)
     if status is None or status["state"] != "running" or status["host"] == socket.gethostname():
         return
@@ -61,16 +61,16 @@ def _refuse_other_host(folder: Path, steal: bool) -> None:
     if age < -ALIVE_SECONDS and not steal:
         raise WorkdirError(
             f"{folder} is in use by {_owner(folder)}, or its status.json is damaged: the heartbeat "
-            f"{status['heartbeat']} is still to come; set the clocks right, or --steal takes it over"
+            f"{status['heartbeat']} is in the future; set the clocks right, or --steal takes it over"
         )
     if abs(age) < ALIVE_SECONDS:
         raise WorkdirError(
             f"{folder} is in use by {_owner(folder)}, alive {max(age, 0):.0f} s ago; "
-            f"wait for it or stop it (a killed one counts as dead after {ALIVE_SECONDS} s)"
+            f"wait for it or stop it (a killed run counts as dead after {ALIVE_SECONDS} s)"
         )
     if not steal:
         raise WorkdirError(
-            f"{folder} was in use by {_owner(folder)}, which has shown no life for {age:.0f} s; "
+            f"{folder} was in use by {_owner(folder)}, which has sent no heartbeat for {age:.0f} s; "
             "--steal takes it over"
         )
 
@@ -86,5 +86,5 @@ def _is_earlier_start(one: list[int] | None, now: list[int] | None) -> bool:
 
 
 def _age(status: Status) -> float:
-    """Seconds since the heartbeat."""
+    """Return the seconds since the heartbeat."""
     return time.time() - schemas.seconds(status["heartbeat"])

@@ -31,11 +31,11 @@ _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """This process: its index among the `count` of the run."""
+    """This process: its index, and the number of processes of the run."""
 
     index: int
     count: int
-    #: HOST:PORT, or None where SLURM provides it.
+    #: HOST:PORT, or None if SLURM provides it.
     coordinator: str | None = None
 
 
@@ -71,7 +71,7 @@ def is_distributed() -> bool:
 
 
 def connect() -> None:
-    """Connect to the other processes; call it before JAX is asked for its devices. Raises ConfigError."""
+    """Connect to the other processes. Call it before JAX initializes its devices. Raises ConfigError."""
     if not is_distributed():
         return
     import jax
@@ -91,15 +91,15 @@ def connect() -> None:
     except (RuntimeError, ValueError) as error:
         where = here.coordinator or "the coordinator that SLURM names"
         raise ConfigError(
-            f"process {here.index} of {here.count} did not meet the others at {where}: {_line(error)}"
+            f"process {here.index} of {here.count} cannot connect to the others at {where}: {_line(error)}"
         ) from error
     _exit_where_jax_aborts()
 
 
 def _local_device_ids() -> list[int] | None:
-    """Return [] (all devices) where this process is alone on its node, else None, which leaves the choice to JAX.
+    """Return [] (all devices) if this process is alone on its node, else None, which leaves the choice to JAX.
 
-    Under SLURM, JAX takes only the device numbered SLURM_LOCALID, even where no other process uses the rest.
+    Under SLURM, JAX takes only the device numbered SLURM_LOCALID, even if no other process uses the rest.
     """
     nodes = os.environ.get("SLURM_STEP_NUM_NODES")
     return [] if nodes and nodes == os.environ.get("SLURM_STEP_NUM_TASKS") else None
@@ -112,13 +112,13 @@ def _exit_where_jax_aborts() -> None:
         os.write(2, _LOST)
         os._exit(StalledError.exit_code)
 
-    global _handler  # the C library has its address
+    global _handler  # must not be freed, because the C library has its address
     _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
     ctypes.CDLL(None).signal(signal.SIGABRT, _handler)
 
 
 def leave_soon(code: int) -> None:
-    """Exit with `code` after a few seconds at the latest: JAX may wait for processes that wait for this one."""
+    """Exit with `code` after at most a few seconds: JAX may wait for processes that wait for this one."""
     if is_distributed():
         timer = threading.Timer(_LEAVE_SECONDS, _leave, [code])
         timer.daemon = True
@@ -140,29 +140,29 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def run_on_primary(function: Callable[[], Any]) -> Any:
-    """Call `function` in the primary process and return its result, sent as JSON, in all of them.
+    """Call `function` in the primary process, and return its result, sent as JSON, in all processes.
 
     An AlexNetError of `function` is raised in all processes.
     """
     if not is_distributed():
         return function()
-    answer: dict[str, Any] = {}
+    message: dict[str, Any] = {}
     if is_primary():
         try:
-            answer = {"result": function()}
+            message = {"result": function()}
         except AlexNetError as error:
             _broadcast(json.dumps({"error": type(error).__name__, "text": str(error)}).encode())
             raise
-    answer = json.loads(_broadcast(json.dumps(answer).encode()))
-    if "error" in answer:
-        raise getattr(errors, answer["error"])(answer["text"])
-    return answer["result"]
+    message = json.loads(_broadcast(json.dumps(message).encode()))
+    if "error" in message:
+        raise getattr(errors, message["error"])(message["text"])
+    return message["result"]
 
 
 def arrays_from_primary(function: Callable[[], Any], like: Any) -> Any:
-    """Call `function` in the primary process and return its tree of NumPy arrays in all of them.
+    """Call `function` in the primary process, and return its tree of NumPy arrays in all processes.
 
-    `like` has the shapes and types of the tree.
+    `like` is a tree with the shapes and types of the result.
     """
     if not is_distributed():
         return function()
@@ -170,7 +170,7 @@ def arrays_from_primary(function: Callable[[], Any], like: Any) -> Any:
     from jax.experimental import multihost_utils
 
     tree = function() if is_primary() else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
-    # As bytes: JAX would round float64.
+    # Sent as bytes, because JAX would round float64.
     as_bytes = jax.tree.map(lambda x: np.frombuffer(np.asarray(x).tobytes(), np.uint8), tree)
     sent = multihost_utils.broadcast_one_to_all(as_bytes)
     return jax.tree.map(
@@ -179,7 +179,7 @@ def arrays_from_primary(function: Callable[[], Any], like: Any) -> Any:
 
 
 def check_same(what: str, fact: str) -> None:
-    """Raise ConfigError in all processes unless each has the same `fact`, a text of up to 256 bytes."""
+    """Raise ConfigError in all processes unless `fact`, up to 256 bytes of text, is the same in each."""
     if not is_distributed():
         return
     from jax.experimental import multihost_utils
@@ -194,7 +194,7 @@ def check_same(what: str, fact: str) -> None:
 
 
 def to_host(tree: Any) -> Any:
-    """Return a tree of device arrays, which may be sharded over processes, as NumPy arrays; all must call it."""
+    """Fetch a tree of device arrays, which may be sharded over processes. All processes must call it."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -207,7 +207,7 @@ def to_host(tree: Any) -> Any:
 
 
 def to_devices(tree: Any, sharding: Any) -> Any:
-    """Place a tree of NumPy arrays, of which every process has the whole, on the devices of `sharding`."""
+    """Place a tree of NumPy arrays on the devices of `sharding`. Every process has the whole arrays."""
     import jax
 
     if sharding.is_fully_addressable:
@@ -220,7 +220,7 @@ def to_devices(tree: Any, sharding: Any) -> Any:
 
 
 def _broadcast(content: bytes) -> bytes:
-    """Return the `content` of the primary process in all of them."""
+    """Return the `content` of the primary process in all processes."""
     from jax.experimental import multihost_utils
 
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))

@@ -1,4 +1,4 @@
-"""Which keys of a config may change between two starts of one run."""
+"""Compare the configs of two starts of a run: some keys may change, others may not."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ from alexnet_jax.errors import ConfigError
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-#: Keys that may change between two starts of one run: no parameter depends on them.
+#: Keys that may change between two starts of a run: the trained parameters do not depend on them.
 HARMLESS = (
     "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
@@ -22,7 +22,7 @@ HARMLESS = (
 
 
 def identity(config: "ConfigDict") -> str:
-    """SHA-256 of everything in a config that a run's numbers depend on, its length included."""
+    """Return the SHA-256 of all keys on which the results of a run depend, including its length."""
     tree = json.loads(configs.to_json(config))
     for key in set(HARMLESS) - {"train.max_steps"}:
         section, _, name = key.rpartition(".")
@@ -31,7 +31,7 @@ def identity(config: "ConfigDict") -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[Any]]:
-    """Map each key in which two configs differ to [old, new]; a key that one does not list has its default there."""
+    """Map each key that differs between two configs to [old, new]; a missing key has its default."""
     a, b = (flat(configs.completed(tree)) for tree in (old, new))
     return {k: [a.get(k), b.get(k)] for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
 
@@ -42,23 +42,25 @@ def check_same(
     """Return the `differences` between the config of the run in `folder` and a new one.
 
     Raises:
-        ConfigError: a key changed that the run's numbers depend on, and it is not among `allowed`.
+        ConfigError: A key changed that is neither in HARMLESS nor in `allowed`.
     """
     changes, allowed = differences(old, new), set(allowed)
     refused = [k for k in changes if k not in HARMLESS and k not in allowed]
     if refused:
         shown = ", ".join("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused[:6])
         more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
-        plain = all(isinstance(changes[k][0], bool | int | float | str) for k in refused[:6])
-        kept = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
-        keep = f"keep what the run has with {kept}, " if plain else ""
+        fits_command_line = all(
+            isinstance(changes[k][0], bool | int | float | str) for k in refused[:6]
+        )
+        old_values = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
+        keep = f"keep the run's values with {old_values}, " if fits_command_line else ""
         raise ConfigError(
-            f"{folder} holds a run with another config ({shown}{more}); choose another --workdir, {keep}or "
+            f"{folder} has a run with another config ({shown}{more}); choose another --workdir, {keep}or "
             f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
     return changes
 
 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """The values of a config by keys such as "train.epochs"; an empty section is a value."""
+    """Flatten a config to keys such as "train.epochs"; an empty section counts as a value."""
     return files.flatten(tree, ".", keep_empty=True)

@@ -1,4 +1,4 @@
-"""The JSON files of a run folder as types, which files.read_json checks."""
+"""Types of the JSON files of a run folder; files.read_json checks a file against its type."""
 
 import calendar
 import time
@@ -48,14 +48,14 @@ class Status(TypedDict):
     code: NotRequired[int | None]
     reason: NotRequired[str]
     pid: NotRequired[int]
-    #: SLURM job, and how often it was requeued.
+    #: SLURM job ID, and how often the job was requeued.
     slurm: NotRequired[
         Annotated[list[int], Condition("2 values", lambda pair: len(pair) == 2)] | None
     ]
 
 
 class Environment(TypedDict):
-    """run.json: what a run's numbers depend on besides its config (run/environment.py)."""
+    """run.json: the environment of the latest start (run/environment.py)."""
 
     command: list[str]
     commit: NotRequired[str]
@@ -65,7 +65,7 @@ class Environment(TypedDict):
 
 
 class Errors(TypedDict):
-    """Errors on a split with one kind of views."""
+    """Errors on a split, with center crops or with ten views."""
 
     count: Positive
     top1_error: Fraction
@@ -113,7 +113,7 @@ class Metrics(TypedDict):
 
 
 class Sums(TypedDict):
-    """Sums for the log line that a checkpoint interrupts."""
+    """Sums of the metrics since the last logged line, in the meta.json of a checkpoint."""
 
     loss: Number
     top1_errors: Number
@@ -121,7 +121,7 @@ class Sums(TypedDict):
 
 
 class Meta(TypedDict):
-    """meta.json of a checkpoint: what every reader needs."""
+    """meta.json of a checkpoint: the keys for loading the network."""
 
     schema: int
     step: Natural
@@ -129,7 +129,7 @@ class Meta(TypedDict):
 
 
 class TrainingMeta(Meta):
-    """meta.json of a checkpoint: what resuming needs."""
+    """meta.json of a checkpoint: all keys, for resuming a run."""
 
     dataset: str
     evaluation_due: bool
@@ -173,7 +173,7 @@ class Launched(TypedDict):
 
 
 class Card(TypedDict):
-    """The .json file beside released weights."""
+    """The .json file that is released with weights."""
 
     sha256: str
     config: str

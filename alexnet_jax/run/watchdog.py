@@ -133,7 +133,7 @@ def exit_stalled(folder: RunFolder, status: RunStatus, seconds: float) -> None:
         if is_primary:
             with open(folder.path / "log.txt", "a") as file:
                 faulthandler.dump_traceback(file)
-            status.ended("failed", error.exit_code, str(error))
+            status.write_ended("failed", error.exit_code, str(error))
 
     # Either may hang: standard error if its reader does, the record if the disk does.
     threads = [threading.Thread(target=work, daemon=True) for work in (say, record)]

@@ -85,14 +85,14 @@ class Checkpointer:
             content = {**self._about, **meta}
             self._writer.start(partial(self.commit, fetched, content, dict(self._errors)))
         else:
-            self._status.saved(step)
+            self._status.write_saved(step)
         self._watchdog.beat()
 
     def commit(self, state: State, meta: Mapping[str, Any], errors: Mapping[int, float]) -> None:
         """Write and commit a checkpoint, update status.json, and then delete old ones; runs in the writer's thread."""
         with self._watchdog.watching(WRITE_SECONDS):
             checkpoint.save(self._folder.checkpoints, state, self._statistics, meta)
-            self._status.saved(int(state.step))
+            self._status.write_saved(int(state.step))
             delete_old(self._folder, self._plan.spec.train, errors)
 
     def record(self, step: int, error: float) -> None:

@@ -24,7 +24,7 @@ from alexnet_jax.train.state import State
 class Evaluator:
     """Evaluates states on the held-out splits.
 
-    Decisions (the plateau schedule, the best checkpoint) depend on 'val' only; 'test' is merely reported.
+    Only 'val' decides on the plateau schedule and the best checkpoint; the errors on 'test' are only reported.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Evaluator:
 
     @property
     def held_out(self) -> list[str]:
-        """The splits that are evaluated."""
+        """Names of the splits that are evaluated."""
         return [name for name in ("val", "test") if name in self._dataset.splits]
 
     def labels(self, name: str) -> np.ndarray:
@@ -70,7 +70,7 @@ class Evaluator:
         if name != "val":
             return state, None
         error, count = result["top1_error"], result["count"]
-        # Not at the end of a run between two evaluations: a longer run is not evaluated there.
+        # Not at a last step between two evaluations: a run of more epochs would not update the schedule there.
         if step % self._plan.evaluate_every == 0:
             updated = schedule.update(
                 spec.schedule.weights, state.schedule, round(error * count), count
@@ -79,7 +79,7 @@ class Evaluator:
         return state, error
 
     def final(self, state: State, step: int) -> dict[str, dict[str, np.ndarray]]:
-        """Return the class probabilities of every held-out split, by split and view. Raises Stop and DataError."""
+        """Compute the class probabilities of all held-out splits, by split and views. Raises Stop and DataError."""
         views = self._plan.spec.evaluation.final_views
         return {
             name: {view: self.probabilities(state, step, name, view) for view in views}
@@ -87,7 +87,7 @@ class Evaluator:
         }
 
     def probabilities(self, state: State, step: int, name: str, view: str) -> np.ndarray:
-        """Return the class probabilities [n classes] of a split; the last ones are not computed again."""
+        """Return the class probabilities [n classes] of a split. The last result is cached."""
         key = (step, name, view)
         if self._last and self._last[0] == key:
             return self._last[1]
@@ -99,18 +99,18 @@ class Evaluator:
         poll = self._agreement.evaluation_poll()
 
         def watched(images: Any, indices: np.ndarray) -> jax.Array | np.ndarray:
-            found = predict(images, indices)
+            batch = predict(images, indices)
             self._watchdog.beat()
-            return found
+            return batch
 
-        found = predictions.of_split(
+        probabilities = predictions.of_split(
             watched, self._dataset.splits[name], size, lambda: self.before_batch(poll)
         )
-        self._last = key, found
-        return found
+        self._last = key, probabilities
+        return probabilities
 
     def before_batch(self, poll: Callable[[], None]) -> None:
-        """Leave before the next batch, after a signal or an error of the checkpoint that is being written."""
+        """Raise the error of a checkpoint being written, or Stop after a signal."""
         self._checkpointer.check()
         poll()
 

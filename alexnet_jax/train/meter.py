@@ -1,4 +1,4 @@
-"""Running metrics of training: loss, errors, speed, and a check that they are finite."""
+"""Running metrics of training: loss, errors and speed, with a check that they are finite."""
 
 import logging
 import math
@@ -14,30 +14,30 @@ import numpy as np
 
 from alexnet_jax.errors import DivergedError
 
-#: A gradient norm of this many medians is worth a warning.
+#: A gradient norm above this multiple of the median is logged as a warning.
 _SPIKE = 10
 
 log = logging.getLogger(__name__)
 
 
-class Read(NamedTuple):
-    """A step whose metrics were read from the device."""
+class CompletedStep(NamedTuple):
+    """A step whose metrics were fetched from the device."""
 
-    #: Number of steps made, this one included.
+    #: Number of completed steps, including this one.
     done: int
-    #: The notes that `add` was given for the step.
+    #: The notes that were passed to `add` for the step.
     notes: Any
 
 
 class Meter:
-    """Sums of the metrics of steps, which are read one step late so that the host never waits for the device.
+    """Sums the metrics of steps, fetched one dispatch late so that the host does not wait for the device.
 
-    A checkpoint keeps the sums (`saved`), so that a resumed run logs what an uninterrupted one does.
+    Checkpoints include the sums (`saved`), so that a resumed run logs the same values as an uninterrupted one.
 
     Attributes:
         recent: Loss and gradient norm of the last steps.
-        stop: Whether a process of the run asked to stop, in a step that was read.
-        save: Whether one asked to save, since `clear_save`.
+        stop: Whether any process of the run requested a stop in a fetched step.
+        save: Whether any process requested a checkpoint in a step fetched since `clear_save`.
     """
 
     def __init__(self, saved: Mapping | None = None) -> None:
@@ -56,28 +56,30 @@ class Meter:
         metrics: Mapping[str, Any],
         notes: Sequence[Any] = (None,),
         waited: float = 0.0,
-    ) -> list[Read]:
-        """Add the steps that were just dispatched; read and return those of the dispatch before.
+    ) -> list[CompletedStep]:
+        """Add the steps that were just dispatched; fetch and return those of the previous dispatch.
 
         Args:
             step: The first of the steps.
             metrics: Device arrays of the train step: scalars of one step, or stacked [k] of several.
-            notes: One value for each step, which comes back with the Read of the step.
-            waited: Seconds spent waiting for batches, in total.
+            notes: A value for each step, returned in its CompletedStep.
+            waited: Total seconds spent waiting for batches so far.
 
         Raises:
-            DivergedError: The metrics of a step that was read are not finite.
+            DivergedError: The metrics of a fetched step are not finite.
         """
         self._waited_total = waited
         previous, self._pending = self._pending, (step, metrics, notes)
-        return self._read(*previous) if previous else []
+        return self._fetch(*previous) if previous else []
 
-    def flush(self) -> list[Read]:
-        """Wait for the last dispatch and read it, unless it was read before. Raises DivergedError."""
+    def flush(self) -> list[CompletedStep]:
+        """Wait for the last dispatch and fetch its metrics, if not done yet. Raises DivergedError."""
         pending, self._pending = self._pending, None
-        return self._read(*pending) if pending else []
+        return self._fetch(*pending) if pending else []
 
-    def _read(self, step: int, metrics: Mapping[str, Any], notes: Sequence[Any]) -> list[Read]:
+    def _fetch(
+        self, step: int, metrics: Mapping[str, Any], notes: Sequence[Any]
+    ) -> list[CompletedStep]:
         fetched = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         self._read_at = self._now()
         return [
@@ -85,15 +87,15 @@ class Meter:
             for i, note in enumerate(notes)
         ]
 
-    def _count(self, step: int, values: dict, notes: Any) -> Read:
+    def _count(self, step: int, values: dict[str, Any], notes: Any) -> CompletedStep:
         loss, grad_norm = float(values["loss"]), float(values["grad_norm"])
         self.stop |= bool(values["stop"])
         self.save |= bool(values["save"])
         self.recent.append({"step": step, "loss": loss, "grad_norm": grad_norm})
         if not values["finite"]:
-            what = "loss" if not math.isfinite(loss) else "gradient"
+            quantity = "loss" if not math.isfinite(loss) else "gradient"
             raise DivergedError(
-                f"the {what} of step {step} is not finite; the update was not made. Lower "
+                f"the {quantity} of step {step} is not finite; the update was not applied. Lower "
                 "config.schedule.weights.learning_rate, or see diverged.json in the run folder"
             )
         if len(self._norms) >= 16:
@@ -106,15 +108,15 @@ class Meter:
         self._sums["top1_errors"] += int(values["top1_errors"])
         self._sums["steps"] += 1
         self._timed += 1
-        return Read(step + 1, notes)
+        return CompletedStep(step + 1, notes)
 
     @property
     def saved(self) -> dict:
-        """The sums since the last line of the log, for a checkpoint."""
+        """The sums since the last logged line, for a checkpoint."""
         return dict(self._sums)
 
     def speed(self, batch_size: int) -> dict:
-        """Return images_per_second and data_wait_fraction of the steps that were read since the last reset."""
+        """Return images_per_second and data_wait_fraction over the steps fetched since the last reset."""
         seconds = max(self._read_at - self._clock, 1e-9)
         return {
             "images_per_second": self._timed * batch_size / seconds,
@@ -132,25 +134,25 @@ class Meter:
         }
 
     def reset(self) -> None:
-        """Start the sums of the next line of the log, after the step that was read last."""
+        """Start new sums, for the next logged line."""
         self._sums = {"loss": 0.0, "top1_errors": 0, "steps": 0}
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Measure speed from the end of the step that was read last."""
+        """Measure speed from the end of the last fetched step on."""
         self._clock, self._timed, self._waited = self._read_at, 0, self._waited_total
 
     def clear_save(self) -> None:
-        """Forget that a process asked to save."""
+        """Clear the request to save."""
         self.save = False
 
     def _now(self) -> float:
-        """Seconds of training time."""
+        """Return the training time in seconds, without pauses."""
         return time.monotonic() - self._paused
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the time spent inside as training time; call `flush` first, so that no step is running."""
+        """Exclude the time inside the context from the training time. Call `flush` first: no step may be running."""
         begin = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Checks before a run begins: devices, data, memory and disk. Nothing in the run folder is written here."""
+"""Check devices, data, memory and disk before a run begins, without writing to the run folder."""
 
 from typing import NamedTuple
 
@@ -25,18 +25,18 @@ from alexnet_jax.train.state import State
 class Prepared(NamedTuple):
     """A config and its data, checked against each other."""
 
-    #: With the number of classes.
+    #: The config, with the number of classes found in the data.
     spec: Config
     dataset: sources.Dataset
-    #: Of the training images.
+    #: Statistics of the training images.
     statistics: Statistics
 
 
 def prepare(spec: Config) -> Prepared:
-    """Open the data, and check it and the devices against the config.
+    """Open the data, and check the data and the devices against the config.
 
-    Images that fit into the cache are all decoded here, so that an unreadable one is found now. Raises ConfigError and
-    DataError.
+    If all images fit into the cache they are decoded now, so that an unreadable image is found before the first step.
+    Raises ConfigError and DataError.
     """
     check_devices(spec)
     dataset = sources.open_dataset(spec.data, spec.seed)
@@ -65,7 +65,7 @@ def check_devices(spec: Config) -> None:
     devices, towers = len(jax.devices()), _sharded_towers(spec)
     if devices % towers:
         raise ConfigError(
-            f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, and there are {devices}"
+            f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, but there are {devices}"
         )
     batch_size, parts, shares = spec.train.batch_size, spec.train.accumulate, devices // towers
     if batch_size % (parts * shares):
@@ -76,17 +76,21 @@ def check_devices(spec: Config) -> None:
 
 
 def device_mesh(spec: Config) -> Mesh:
-    """Return the mesh of all devices on which `spec` is trained."""
+    """Return the mesh of all devices for training with `spec`."""
     return parallel.device_mesh(towers=_sharded_towers(spec))
 
 
 def check_resume(
     workdir: Workdir, spec: Config, dataset: sources.Dataset, *, changed: bool
 ) -> None:
-    """Raise the error that resuming from the newest intact checkpoint of `workdir` would raise.
+    """Check that a run can resume from the newest intact checkpoint of `workdir`.
 
-    ConfigError if it was trained on other images; CheckpointError if it does not fit the model of `spec`, which is
-    checked only for a `changed` config.
+    Args:
+        changed: Whether the config has changed, so that the shapes of the checkpoint must be checked.
+
+    Raises:
+        ConfigError: The checkpoint was trained on other images.
+        CheckpointError: The checkpoint does not fit the model of `spec`.
     """
     folder = workdir.checkpoints
     for step in reversed(checkpoints.committed_steps(folder)):
@@ -102,28 +106,28 @@ def check_resume(
             try:
                 checkpoints.verify(folder, step)
             except CheckpointError:
-                continue  # damaged: the run will use an older one
+                continue  # damaged: the run will use an older checkpoint
             raise
 
 
 def state_shapes(spec: Config) -> State:
-    """Return the training state of `spec` as shapes."""
+    """Return the shapes of the training state of `spec`."""
     return states.shapes(spec, alexnet.of_config(spec))._replace(schedule=schedule.create())
 
 
 def check_memory(spec: Config) -> None:
-    """Raise OutOfMemoryError if the state alone exceeds the memory of a device, where that is known."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # CPUs have none
+    """Raise OutOfMemoryError if the state alone exceeds the memory of a device. CPUs are not checked."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # None on CPUs
     needed = checkpoint.size(state_shapes(spec)) // _sharded_towers(spec)
     if limit is not None and needed > limit:
         raise OutOfMemoryError(
-            f"the training state takes {needed:,} bytes, and a device has {limit:,}; choose a smaller net, or "
+            f"the training state takes {needed:,} bytes, but a device has {limit:,}; choose a smaller net, or "
             "--config.train.split_towers=True"
         )
 
 
 def summary(prepared: Prepared, workdir: Workdir) -> str:
-    """Describe the run that would begin, as `--dry-run` prints it. Raises OutOfMemoryError and StorageError."""
+    """Summarize a run before it starts, for `--dry-run`. Raises OutOfMemoryError and StorageError."""
     spec, dataset, _ = prepared
     check_memory(spec)
     state, plan = state_shapes(spec), Plan(spec, len(dataset.splits["train"].labels))
@@ -146,11 +150,11 @@ def summary(prepared: Prepared, workdir: Workdir) -> str:
 
 
 def _sharded_towers(spec: Config) -> int:
-    """Return the number of devices that hold one copy of the net."""
+    """Return the number of devices over which each copy of the net is split."""
     return spec.model.towers if spec.train.split_towers else 1
 
 
 def _nearest(batch_size: int, divisor: int) -> str:
-    """Name the nearest multiples of `divisor`."""
+    """Format the multiples of `divisor` next to `batch_size`."""
     above = parallel.round_up(batch_size, divisor)
     return f"{above - divisor} or {above}" if above > divisor else str(above)

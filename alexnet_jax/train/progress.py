@@ -14,7 +14,7 @@ from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.run.status import RunStatus
 from alexnet_jax.train.diagnosis import PlateauDetector
 from alexnet_jax.train.log import RunLog, duration
-from alexnet_jax.train.meter import Meter, Read
+from alexnet_jax.train.meter import CompletedStep, Meter
 from alexnet_jax.train.plan import Dispatch, Plan
 from alexnet_jax.train.schedule import Rates, ScheduleState
 from alexnet_jax.train.state import State
@@ -96,14 +96,14 @@ class Progress:
         for example, rate in zip(examples, np.atleast_1d(rates.weights), strict=True):
             self._batch_digest = batches.update_batch_digest(self._batch_digest, *example)
             notes.append(_Notes(float(rate), self._batch_digest, dispatch.is_first))
-        reads = self._meter.add(dispatch.steps.start, metrics, notes, waited)
+        completed = self._meter.add(dispatch.steps.start, metrics, notes, waited)
         self._status.advance(dispatch.steps.stop)
-        self._log_steps(reads, state)
+        self._log_steps(completed, state)
         self._log.progress(dispatch.steps.stop, self._meter, self._plan.batch_size)
 
     @contextmanager
     def paused(self, state: State) -> Iterator[None]:
-        """Read and log all steps so far, and do not count the time spent inside as training time.
+        """Fetch and log all steps so far, and do not count the time spent inside as training time.
 
         Raises DivergedError.
         """
@@ -140,16 +140,16 @@ class Progress:
             "recent": list(self._meter.recent),
         }
 
-    def _log_steps(self, reads: list[Read], state: State) -> None:
-        """Log the steps that were read; `state` may be that of a later step."""
-        for read in reads:
-            notes: _Notes = read.notes
-            can_estimate = not notes.is_first and read.done >= self._start + _ESTIMATE_AFTER
+    def _log_steps(self, completed: list[CompletedStep], state: State) -> None:
+        """Log the completed steps; `state` may be that of a later step."""
+        for step in completed:
+            notes: _Notes = step.notes
+            can_estimate = not notes.is_first and step.done >= self._start + _ESTIMATE_AFTER
             if can_estimate and not self._is_estimated:
                 self._is_estimated = True
-                self._say_estimate(read.done)
-            if self._plan.is_logged(read.done):
-                self._log_line(read.done, notes, state)
+                self._say_estimate(step.done)
+            if self._plan.is_logged(step.done):
+                self._log_line(step.done, notes, state)
             if notes.is_first:
                 self._meter.restart_clock()
 
@@ -158,7 +158,7 @@ class Progress:
         values = {"learning_rate": notes.learning_rate, **self._meter.summary(plan.batch_size)}
         values["batch_hash"] = notes.batch_digest
         self._log.train(done, plan.last_step, plan.batch_size, plan.epoch(done), values)
-        self._status.running()
+        self._status.write_running()
         self._meter.reset()
         if self._detector:
             report = partial(self._signal_report, state)

@@ -104,7 +104,7 @@ def begin(
     plan = Plan(spec, len(dataset.splits["train"].labels))
     log = _open_log(folder, plan, start, dataset)
     try:
-        status.running()
+        status.write_running()
         for line in (*(f"warning: {note}" for note in dataset.notes), *start.notes, *notes):
             log.say(line)
         checkpointer = Checkpointer(

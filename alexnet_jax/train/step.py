@@ -1,4 +1,4 @@
-"""One training step over all devices."""
+"""The train step, over all devices."""
 
 import functools
 from collections.abc import Callable
@@ -35,22 +35,22 @@ def make_train_step(
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
     """Make f(state, batch, rates, stop=False, save=False) -> (state, metrics). `state` is donated.
 
-    When the loss or the gradient norm is not finite, parameters, optimizer state and batch statistics stay as they
-    were; the step still counts. With `train.accumulate` the batch is processed in that many parts, each a call of one
-    program that adds to donated sums, so that memory holds the activations of one part and one more gradient. Batch
-    normalization then sees a part at a time.
+    If the loss or the gradient norm is not finite, parameters, optimizer state and batch statistics do not change, but
+    the step still counts. With `train.accumulate` > 1 the batch is processed in that many parts: the same program runs
+    on each part and adds to donated sums, so that memory contains the activations of one part, and one extra gradient.
+    Batch normalization then uses the statistics of each part.
 
     Args:
-        spec: The config; its batch divides over devices and parts.
-        statistics: Of the training images.
-        pool: The training images, where they lie on the devices. One call then makes k steps, with the results of k
-            calls: `batch` and `rates` of all steps are stacked [k ...], with the numbers of the examples in place of
+        spec: The config; its batch size is divisible by the devices and the parts.
+        statistics: Statistics of the training images.
+        pool: The training images, if they are on the devices. A call then makes k steps, with the same results as k
+            calls: `batch` and `rates` of all steps are stacked [k ...], with the indices of the examples instead of
             their images, and so are the metrics.
 
     Returns:
-        The function. Its metrics: `loss`, the mean over the batch; `top1_errors`, a count in which a tie is an error;
-        `grad_norm`, of the mean gradient by all parameters; `finite`; and `stop` and `save`: whether any process
-        asked for it, so that all do it after the same step.
+        The function. Its metrics are `loss`, the mean over the batch; `top1_errors`, a count in which ties are errors;
+        `grad_norm`, the norm of the mean gradient over all parameters; `finite`; and `stop` and `save`, whether any
+        process requested it, so that all processes act after the same step.
     """
     if spec.train.accumulate > 1:
         jitted: Any = _in_parts(spec, model, mesh)
@@ -70,39 +70,37 @@ def make_train_step(
         for save in (False, True)
     }
     weights: Any = None
-    made_of: Any = None  # the parameters that `weights` are a copy of
+    weights_source: Any = None  # the parameters of which `weights` is a copy
 
     def train_step(
         state: State, batch: Batch, rates: Rates, stop: bool = False, save: bool = False
     ) -> tuple[State, dict[str, jax.Array]]:
-        nonlocal weights, made_of
-        if forms.weights == "kept" and state.params is not made_of:
+        nonlocal weights, weights_source
+        if forms.weights == "kept" and state.params is not weights_source:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, state.params)
             make = functools.partial(narrow, spec, forms)
             weights = jax.jit(make, out_shardings=shardings)(state.params)
-        # The schedule stays on the host, so that reading it never waits for the device.
+        # The schedule stays on the host, so that reading it does not wait for the device.
         arguments = (state._replace(schedule=None), weights, batch, rates, requests[stop, save])
         on_device, weights, metrics = jitted(*arguments, constants, images)
-        made_of = on_device.params
+        weights_source = on_device.params
         return on_device._replace(schedule=state.schedule), metrics
 
     return train_step
 
 
-def jit_train_step(
-    spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | None = None
-) -> Any:
-    """The jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
+def jit_train_step(spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | None = None) -> Any:
+    """Return the jitted f(state, weights, batch, rates, requests, constants, images) -> (state, weights, metrics).
 
-    It processes the batch as a whole. The seed and the statistics are arguments, so that runs that differ in them
-    share one compilation.
+    It processes the whole batch at once. The seed and the statistics are arguments, so that runs that differ in them
+    share a compiled program.
 
     Arguments of the function:
-        state: Without its schedule.
+        state: The state without its schedule.
         weights: The result of `narrow`.
         requests: [devices 2], whether to stop and to save.
         constants: (statistics, key of the augmentation, key of dropout).
-        images: None, or the images from which `gather` takes those of each of several steps.
+        images: None, or the images from which `gather` takes those of each step.
     """
     model, forms, placement, copies = _placed(spec, model, mesh)
     function: Any = functools.partial(_step, spec, model, mesh.shape[DATA], placement.params)
@@ -118,12 +116,12 @@ def jit_train_step(
 def jit_part_and_update(
     spec: Config, model: AlexNet, mesh: Mesh
 ) -> tuple[Callable, Callable, Callable]:
-    """A step in `train.accumulate` parts, as three jitted functions.
+    """Return the three jitted functions of a step in `train.accumulate` parts.
 
     Returns:
-        zeros: () -> sums of gradient, loss and number of errors, each [devices ...], one row on each device.
-        part: (params, weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums), with
-            part `number` of the batch added; the sums are donated.
+        zeros: () -> sums of gradient, loss and number of errors, each [devices ...] with one row per device.
+        part: (params, weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums); adds
+            part `number` of the batch to the sums, which are donated.
         update: (state, weights, sums, batch_stats, rates, requests) -> (state, weights, metrics); state and weights
             are donated.
     """
@@ -132,7 +130,7 @@ def jit_part_and_update(
     sums = (jax.tree.map(lambda place: jax.P(DATA, *place), placement.params), row, row)
     start = states.shapes(spec, model).params
 
-    def nothing():
+    def zero_sums():
         gradient = jax.tree.map(lambda p: jnp.zeros((devices, *p.shape), p.dtype), start)
         return gradient, jnp.zeros(devices, jnp.float32), jnp.zeros(devices, jnp.int32)
 
@@ -150,7 +148,7 @@ def jit_part_and_update(
             requests,
         )  # fmt: skip
 
-    zeros = jax.jit(nothing, out_shardings=parallel.shardings(mesh, sums))
+    zeros = jax.jit(zero_sums, out_shardings=parallel.shardings(mesh, sums))
     stats = placement.batch_stats
     inputs = (placement.params, copies, stats, scalar, sums, row, scalar, scalar, scalar)
     add = parallel.jit(part, spec, mesh, inputs, (stats, sums), donated=(4,))
@@ -160,7 +158,7 @@ def jit_part_and_update(
 
 
 def _in_parts(spec: Config, model: AlexNet, mesh):
-    """The function of `jit_train_step`, in parts."""
+    """Return the function of `jit_train_step`, but for a step in parts."""
     zeros, part, update = jit_part_and_update(spec, model, mesh)
 
     def step(state, weights, batch, rates, requests, constants, _):
@@ -176,14 +174,14 @@ def _in_parts(spec: Config, model: AlexNet, mesh):
 
 
 def _placed(spec: Config, model: AlexNet, mesh):
-    """The model for one device of `mesh`, its forms, and the PartitionSpecs of states and of narrow weights."""
+    """Return the model for one device of `mesh`, its forms, and the PartitionSpecs of states and narrow weights."""
     placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model.forms, mesh)
     model = model.clone(axis_name=DATA, sharding=TowerSharding(mesh.shape[TOWER]), forms=forms)
     return model, forms, placement, placement.params if forms.weights == "kept" else None
 
 
 def narrow(spec: Config, forms: Forms, params: Any) -> Any:
-    """Kernels and biases in the compute type, kept from step to step; None where each step casts them."""
+    """Cast kernels and biases to the compute type, to be kept between steps; None if each step casts them."""
     if forms.weights == "cast":
         return None
     dtype = jnp.dtype(spec.model.compute_dtype)
@@ -207,7 +205,7 @@ def _step(
     constants,
     images=None,
 ):
-    """A whole step on one device, with its share of the batch."""
+    """Make a step on one device, with its share of the batch."""
     batch_stats, sums = _sums(
         spec, model, num_devices, state.params, weights, state.batch_stats, state.step, batch,
         rates, constants,
@@ -219,12 +217,11 @@ def _sums(
     spec: Config, model: AlexNet, num_devices: int, params, weights, batch_stats, step, batch: Any,
     rates: Any, constants, *, parts: int = 1, number=0,
 ):  # fmt: skip
-    """(batch statistics, (gradient, loss, errors)) of one part of this device's share of the batch.
+    """Return (batch statistics, (gradient, loss, errors)) of one part of this device's share of the batch.
 
-    `batch` is a Batch and `rates` are Rates, of traced arrays.
-
-    Part `number` has every `parts`-th example, and so the same examples whatever the number of devices. Loss and
-    gradient are sums over the part, divided by the size of the whole batch.
+    Part `number` has every `parts`-th example, so that its examples do not depend on the number of devices. Loss and
+    gradient are sums over the part, divided by the size of the whole batch. `batch` is a Batch and `rates` are Rates,
+    of traced arrays.
     """
     statistics, augment_key, dropout_key = constants
     forms: Any = model.forms
@@ -237,7 +234,7 @@ def _sums(
     dropout_key = jax.random.fold_in(dropout_key, step)
     if spec.train.exact:
         keys = jax.vmap(functools.partial(jax.random.fold_in, dropout_key))(positions)
-    else:  # one key for each part
+    else:  # one key per part
         keys = jax.random.split(jax.random.fold_in(dropout_key, device), parts)[number]
 
     def loss_of(params):
@@ -273,7 +270,7 @@ def _sums(
 
 
 def _every(x, k: int, number):
-    """x[number::k], for a traced number."""
+    """Return x[number::k] for a traced number."""
     grouped = x.reshape(x.shape[0] // k, k, *x.shape[1:])
     return jax.lax.dynamic_index_in_dim(grouped, number, axis=1, keepdims=False)
 
@@ -282,15 +279,15 @@ def _apply(
     spec: Config, model: AlexNet, num_devices: int, placement, state: State, sums, batch_stats,
     rates: Rates, requests,
 ):  # fmt: skip
-    """(state, weights, metrics) after an update with the sums of all devices."""
+    """Add the sums of all devices, update the parameters, and return (state, weights, metrics)."""
     forms: Any = model.forms
     gradient, loss, errors = sums
-    # Counts as float32, so that XLA combines everything in one all-reduce.
+    # Counts are float32, so that XLA combines everything into one all-reduce.
     total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
-    if num_devices > 1:  # XLA on CPU would copy the gradient even to sum over one
+    if num_devices > 1:  # on CPU, XLA would copy the gradient even for a sum over one device
         total = jax.lax.psum(total, DATA)
-    gradient, loss, errors, *asked = total
-    stop, save = jax.lax.psum(asked, TOWER) if model.sharding.devices > 1 else asked
+    gradient, loss, errors, *requested = total
+    stop, save = jax.lax.psum(requested, TOWER) if model.sharding.devices > 1 else requested
     norm = _norm(gradient, placement, forms)
     metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
     metrics |= {"stop": stop > 0, "save": save > 0}
@@ -299,7 +296,7 @@ def _apply(
 
 
 def _steps(step, gather, loops: str, state, weights, batch, rates, requests, constants, images):
-    """Several steps, over the leading axis of `batch` and `rates`; metrics are stacked."""
+    """Make several steps, over the leading axis of `batch` and `rates`; the metrics are stacked."""
 
     def one(carry, given):
         examples, rates = given
@@ -319,7 +316,7 @@ def _steps(step, gather, loops: str, state, weights, batch, rates, requests, con
 
 
 def _to_blocks(spec: Config, forms: Forms):
-    """The function that cuts crops into blocks for the first layer (Forms.images); None where it takes images."""
+    """Return the function that cuts crops into blocks for the first layer (Forms.images); None if it takes images."""
     _, first = spec.model.convs[0]
     takes_blocks = first.kind == "conv" and first.groups == 1
     if (
@@ -334,7 +331,7 @@ def _to_blocks(spec: Config, forms: Forms):
 
 
 def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, forms: Forms):
-    """The update of §5. Where something is not finite all rates are 0, so that nothing changes."""
+    """Update the state as in §5. If the loss or gradient is not finite, all rates are 0, so that nothing changes."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
     updates, opt_state = optimizer.build(spec.optimizer, forms).update(
@@ -347,12 +344,12 @@ def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, f
 
 
 def _is_finite(loss, norm):
-    """Whether loss and gradient are finite: any infinity or NaN of the gradient is in its norm."""
+    """Whether loss and gradient are finite: an infinity or NaN in the gradient makes its norm infinite or NaN."""
     return jnp.isfinite(loss) & jnp.isfinite(norm)
 
 
 def _norm(gradient, placement, forms: Forms):
-    """The norm of the whole gradient; `placement` tells which arrays are split over the towers."""
+    """Return the norm of the whole gradient; `placement` tells which arrays are split over the towers."""
     sums = {False: jnp.float32(0), True: jnp.float32(0)}
     for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
         sums[TOWER in where] += elementwise.sum_of_squares(leaf, forms)
@@ -361,7 +358,7 @@ def _norm(gradient, placement, forms: Forms):
 
 
 def top1_errors(logits: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Int[Array, ""]:
-    """The number of examples whose label does not have the single highest logit: ties and NaN are errors."""
+    """Count the examples whose label does not have the single highest logit; ties and NaN are errors."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
     label = jnp.arange(logits.shape[1]) == labels[:, None]
     others = jnp.where(label, -jnp.inf, logits).max(axis=1)
@@ -384,7 +381,7 @@ def _mean_squared_error(
 ) -> Float[Array, "b"]:
     """The mean over the classes of (probability - one-hot label)^2, as in Keras after a softmax.
 
-    config.parse refuses smoothing with it.
+    config.parse rejects label smoothing with this loss.
     """
     error = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[1])
     return jnp.mean(error**2, axis=1)

@@ -85,7 +85,7 @@ def test_other_kinds_than_activations(tmp_path):
         (["--target", "25"], ConfigError, "between 0 and 1"),
         (["--workdir", "{folder}/nowhere"], StorageError, "is not a run folder"),
         (["--workdir", "{folder}/empty"], WorkdirError, "train it further"),
-        (["--out", "{folder}/relu/config.json"], StorageError, "cannot make the folder"),
+        (["--out", "{folder}/relu/config.json"], StorageError, "cannot create the folder"),
     ],
 )
 def test_bad_input_is_named(tmp_path, arguments, error, part):

@@ -91,7 +91,7 @@ def test_the_figure_and_its_numbers(net, weights_file, tmp_path, capsys):
     ("arguments", "said"),
     [
         (["--class", "rows-9"], "no class 'rows-9'; it has rows-"),
-        (["--count", "0"], "--count is from 1 to the 128 images of test"),
+        (["--count", "0"], "--count must be from 1 to 128, the images of test"),
         (["--images", "none.jpg"], "cannot read none.jpg"),
         (["--split", "west"], "synthetic has no split 'west'; it has train, test"),
     ],

@@ -51,7 +51,7 @@ def parse(*overrides: str):
         ("--config.train.accumulate=3", "batch_size=128 is not divisible by accumulate=3"),
         ("--config.augment.crop_size=300", "crop_size=300 is larger than the 256 pixel images"),
         ("--config.augment.crop_size=20", "window 3 is larger than its 2x2 maps"),
-        ("--config.augment.crop_size=7", "11x11 kernel finds no place on 7x7 maps"),
+        ("--config.augment.crop_size=7", "11x11 kernel does not fit on 7x7 maps"),
         ("--config.model.convs.conv2.groups=7", "groups=7 must divide its 96 input maps"),
         ("--config.model.towers=5", "features=96 is not divisible by 5 towers"),
         ("--config.model.dropout.rate=1.0", "config.model.dropout.rate must be in [0, 1)"),

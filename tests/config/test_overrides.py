@@ -239,7 +239,7 @@ IDLE = {
      "model.convs.conv4.then=lrn", "model.convs.conv5.then=lrn", "model.fcs.fc6.then=dropout",
      "model.fcs.fc7.then=dropout", "model.activation=tanh"): "no layer has 'act'",
     ("augment.min_area=0.5",): "augment.crop=random_resized",
-    ("augment.crop=center", "augment.flip=False", "augment.crop_chunk=32"): "nothing is drawn",
+    ("augment.crop=center", "augment.flip=False", "augment.crop_chunk=32"): "crops have no random numbers",
     ("augment.color_std=0", "augment.color_basis=std"): "no color noise",
     ("augment.color_std=0", "augment.color_rescale=True"): "no color noise",
     ("augment.color_std=0", "augment.color_off_epoch=3"): "no color noise",

@@ -58,7 +58,7 @@ def test_a_good_store_passes_and_is_shown(stored, examine, tmp_path):
     code, lines = examine(stored, "--sheet", "sheet.png")
     assert code == 0
     text = "\n".join(lines)
-    assert "all SHA-256 sums fit" in text and "train: all 15 images can be read" in text
+    assert "all SHA-256 sums match" in text and "train: all 15 images can be read" in text
     assert "labels count by sorted synsets; class 0 is n01440764, tench" in text
     assert "a subset of ILSVRC2012 (3 of 1,000 classes, 15 of 1,281,167 train images" in text
     assert "19.7, 37.1, 121.8 in 2012" in text
@@ -101,7 +101,7 @@ def test_a_flipped_bit_of_a_store_is_found(stored, examine, name):
 
 def test_tars_are_examined_before_they_are_prepared(tars, examine):
     code, lines = examine(tars, "--subset")
-    assert code == 0 and "holds ILSVRC2012 archives" in lines[0]
+    assert code == 0 and "contains ILSVRC2012 archives" in lines[0]
     code, lines = examine(tars)
     assert code == 3 and "train has 3 classes, not 1,000" in mended(lines)[0]
 
@@ -195,7 +195,9 @@ def test_duplicates_and_refusals_are_told(examine, tmp_path):
 def test_a_record_that_is_no_image_is_found(stored):
     """Behind sums that fit: a store that a program with a fault has written."""
     index = store_format.read_index(stored)
-    writer = store.array_record().ArrayRecordWriter(str(stored / "val-00000.array_record"), "group_size:1,uncompressed")
+    writer = store.array_record().ArrayRecordWriter(
+        str(stored / "val-00000.array_record"), "group_size:1,uncompressed"
+    )
     for i in range(9):
         writer.write(b"GIF89a" if i == 4 else noise(i, SIZE, SIZE))
     writer.close()

@@ -233,7 +233,7 @@ def test_a_store_says_where_its_photos_are_turned_otherwise_than_the_config_says
             # Statistics of images that are not turned are not those of the same files, turned.
             assert found.decoding.split()[1] == "ignore"
             assert bool(notes) == (orientation == 6 and made != choice)
-            assert not notes or notes[0].endswith(f"--config.data.exif={made} to have both alike")
+            assert not notes or notes[0].endswith(f"--config.data.exif={made} to treat both alike")
 
 
 def test_the_default_of_all_is_to_ignore_it():

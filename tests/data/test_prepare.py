@@ -368,7 +368,7 @@ BAD_IMAGES = {
     "JPEG header that lies": (jpeg_header_of(60_000, 60_000), "has more than 89,478,485 pixels"),
     "JPEG of no height": (jpeg_header_of(40, 0), "is not an image"),
     "gzip of text": (gzip.compress(b"text"), "is not an image"),
-    "gzip cut off": (gzip.compress(noise(2))[:-9], "gzipped and cut off"),
+    "gzip cut off": (gzip.compress(noise(2))[:-9], "gzipped, and is truncated"),
 }
 
 

@@ -137,7 +137,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
     kept = np.load(labels)
     kept[5] = 3
     np.save(labels, kept)
-    assert "labels 0 to 3, but there are 3 classes" in fault()
+    assert "labels from 0 to 3, but there are 3 classes" in fault()
     for damaged, message in (
         ("{", "index.json: it is not JSON: Expecting"),
         ("[]", "index.json: it is [], not an object"),
@@ -155,7 +155,7 @@ def test_what_is_missing_or_damaged_is_named(stored, data_spec):
         (stored / "index.json").write_text(damaged)
         assert message in fault() and "prepare it again" in fault()
     (stored / "index.json").unlink()
-    assert "is no store" in fault() and "alexnet prepare" in fault()
+    assert "is not a store" in fault() and "alexnet prepare" in fault()
 
 
 def test_without_array_record_a_line_says_how_to_install_it(

@@ -145,5 +145,5 @@ def test_the_command_compares_two_weights_files(two_nets, capsys):
     "arguments", [["A"], ["A", "B", "C"], ["A", "B", "--first", "C"], ["--first", "A"], []]
 )
 def test_what_is_neither_two_nets_nor_two_groups_is_refused(arguments):
-    with pytest.raises(ConfigError, match="two nets are compared"):
+    with pytest.raises(ConfigError, match="give two nets"):
         compare.main(arguments)

@@ -241,7 +241,7 @@ HOSTILE = {
         lambda path, folder: edit(path, folder, lambda h: h["params/fc6/bias"].update(shape=[2**40])),
         lambda path, folder: (folder / "x.safetensors").write_bytes(pickle.dumps(os.getcwd)),
     ],
-    "holds weights of another program": [metadata("format", "pt")],
+    "has weights of another program": [metadata("format", "pt")],
     "has schema '9'": [metadata("schema", "9")],
     "its metadata are damaged": [
         metadata("config", "{"), metadata("config", "[" * 10**5), metadata("config", "{}"),

@@ -114,7 +114,7 @@ def test_what_onnx_has_not_is_refused(tmp_path):
     even = config.parse(
         config.load("tests/interop/everything.py", ["--config.model.lrn_constants.n=4"])
     )
-    with pytest.raises(ConfigError, match="n=4: ONNX normalizes over odd windows only"):
+    with pytest.raises(ConfigError, match="n=4: ONNX supports odd windows only"):
         ours.save(tmp_path / "net.onnx", run._replace(config=even))
     large = {"conv1": {"kernel": np.broadcast_to(np.float32(0), (2**15, 2**15))}}
     with pytest.raises(ConfigError, match=r"has 4\.0 GiB of parameters"):

@@ -66,7 +66,7 @@ def test_the_three_files_say_the_same(every, tmp_path):
     text = markdown.read_text()
     assert "| no_lrn | 3 of 3 | 36.00 ± 0.00 / " in text
     assert "percent of 2,000 images of test (center crop, last checkpoint), mean over seeds" in text
-    assert "+6.00" in text and "#148" in text and "Holm for the 2 comparisons" in text
+    assert "+6.00" in text and "#148" in text and "Holm's method for the 2 comparisons" in text
     rows = {row["member"]: row for row in csv.DictReader(table.read_text().splitlines())}
     assert float(rows["no_lrn"]["difference"]) == pytest.approx(0.06)
     assert rows["tanh"]["top1_error"] == "" and rows["tanh"]["seeds"] == "0"

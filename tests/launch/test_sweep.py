@@ -199,7 +199,7 @@ def test_runs_that_share_a_gpu_divide_its_memory(monkeypatch):
     assert shares(4) == [("2", None), ("5", None)] * 2
     for given in ("0.6", "much"):
         monkeypatch.setenv(local._FRACTION, given)
-        with pytest.raises(ConfigError, match=rf"{given} is set, and 2 runs .* fewer --jobs"):
+        with pytest.raises(ConfigError, match=rf"{given} is too much for 2 runs .* fewer --jobs"):
             local.slots(4)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     assert shares(4) == [("2", None), ("5", None)] * 2

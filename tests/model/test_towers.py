@@ -199,7 +199,8 @@ def test_windows_that_reach_beyond_the_next_tower_are_refused_apart_alone():
     without = ["--config.model.lrn=False"]
     config.parse(config.load("tests/tiny.py", wide + apart + across + without))
     with pytest.raises(
-        ConfigError, match=r"split_towers: layer conv1 has 4 maps a tower, .* 5 beyond$"
+        ConfigError,
+        match=r"split_towers: layer conv1 has 4 maps per tower, .* extend 5 maps into the next tower$",
     ):
         config.parse(config.load("tests/tiny.py", wide + apart + across))
 

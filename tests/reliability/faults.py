@@ -56,7 +56,7 @@ POINTS = {
     "save.hashed": Point("after", "train.checkpoint", "hash_files", "after the sums were taken"),
     "save.committed": Point("after", "train.checkpoint", "write_commit", "after COMMIT.json was written"),
     "save.renamed": Point("after", "train.checkpoint", "publish", "after the folder got its name"),
-    "save.status": Point("after", "run.status", "RunStatus.saved", "after status.json tells of it"),
+    "save.status": Point("after", "run.status", "RunStatus.write_saved", "after status.json tells of it"),
     "prune.trash": Point("after", "train.retention", "move_to_trash",
                          "after an old checkpoint was renamed for deletion"),
     "prune.deleted": Point("after", "train.retention", "delete", "after it was deleted"),

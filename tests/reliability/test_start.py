@@ -100,7 +100,7 @@ def test_a_job_of_slurm_takes_over_from_its_own_start_on_another_host(tmp_path, 
 def test_a_heartbeat_still_to_come_holds_a_folder_until_it_is_taken_over(tmp_path):
     said = {"state": "running", "host": "elsewhere", "pid": 7, "heartbeat": "9999-01-01T00:00:00Z"}
     (tmp_path / "status.json").write_text(json.dumps(said))
-    with pytest.raises(WorkdirError, match="is still to come; set the clocks right, or --steal"):
+    with pytest.raises(WorkdirError, match="is in the future; set the clocks right, or --steal"):
         workdir.Workdir(tmp_path).__enter__()
     with workdir.Workdir(tmp_path, steal=True):
         pass
@@ -196,7 +196,7 @@ def test_a_run_of_before_a_key_goes_on_with_its_default_alone():
                 with pytest.raises(ConfigError, match=rf"{key}: {default} -> {value}") as refused:
                     resume.check_same(new, told, "W")
                 kept = ".".join((*section, key))
-                assert f"keep what the run has with --config.{kept}={default}" in str(refused.value)
+                assert f"keep the run's values with --config.{kept}={default}" in str(refused.value)
 
 
 def fitted(tree: dict) -> dict:

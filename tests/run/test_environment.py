@@ -26,8 +26,7 @@ def test_what_changes_the_bits_of_a_resumed_run_is_named(spec):
     found = environment.describe(spec)
     (note,) = environment.changes(found, found | {"cores": 99, "time": "later"})
     assert note == (
-        "not bit for bit the run that was begun, but equal up to rounding: "
-        f"cores: {found['cores']} -> 99"
+        f"not bit for bit the same run, but equal up to rounding: cores: {found['cores']} -> 99"
     )
     older = {key: value for key, value in found.items() if key != "numerics"}
     assert environment.changes(older, found) == []

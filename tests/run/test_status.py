@@ -15,9 +15,9 @@ def test_a_process_that_is_not_the_primary_writes_nothing(tmp_path):
     folder.write("signal.json", {})
     folder.write_bytes("dataset.npz", b"")
     status = RunStatus(folder)
-    status.running()
-    status.saved(6)
-    status.finished()
+    status.write_running()
+    status.write_saved(6)
+    status.write_finished()
     folder.write_heartbeat()
     folder.write_traceback(ValueError())
     assert status.saved_step == 6 and folder.saved_step() == 0
@@ -37,20 +37,20 @@ def test_the_status_follows_steps_and_checkpoints(tmp_path):
         status = RunStatus(folder)
         status.begin(6)
         status.advance(9)
-        status.running()
+        status.write_running()
         found = read_status(folder.path)
         assert found and (found["state"], found["step"], found["saved_step"]) == ("running", 9, 6)
-        status.saved(9)
+        status.write_saved(9)
         found = read_status(folder.path)
         assert found and (found["saved_step"], found["saved"]) == (9, True)
-        status.ended("interrupted", 75, "signal")
+        status.write_ended("interrupted", 75, "signal")
         found = read_status(folder.path)
         assert found and (found["state"], found["code"], found["reason"]) == (
             "interrupted",
             75,
             "signal",
         )
-        status.finished()
+        status.write_finished()
         found = read_status(folder.path)
         assert found and (found["state"], found["code"]) == ("finished", 0)
 
@@ -63,7 +63,7 @@ def test_an_end_that_cannot_be_written_is_kept_in_the_log_alone(tmp_path, monkey
             raise StorageError("the disk is full")
 
         monkeypatch.setattr(folder, "write_status", fail)
-        status.ended("failed", 5, "the disk")
+        status.write_ended("failed", 5, "the disk")
         assert "the disk is full" in (tmp_path / "run" / "log.txt").read_text()
         with pytest.raises(StorageError):
-            status.finished()
+            status.write_finished()

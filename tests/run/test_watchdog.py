@@ -100,7 +100,7 @@ hanging = threading.Event()
 with Workdir(sys.argv[1]) as folder:
     status = RunStatus(folder)
     status.begin(7)
-    status.running()
+    status.write_running()
     def hang(*_):
         hanging.set()
         threading.Event().wait()

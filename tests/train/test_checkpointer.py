@@ -34,9 +34,9 @@ def saver(tmp_path, monkeypatch):
     monkeypatch.setattr(retention, "prune", lambda folder, keep: events.append(("prune",)))
 
     class Status(RunStatus):
-        def saved(self, step):
+        def write_saved(self, step):
             events.append(("status", step))
-            super().saved(step)
+            super().write_saved(step)
 
     def make(errors=None, *overrides: str) -> Checkpointer:
         found = config.load("tests/tiny.py", [f"--config.{override}" for override in overrides])

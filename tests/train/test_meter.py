@@ -5,7 +5,7 @@ import pytest
 
 from alexnet_jax.errors import DivergedError
 from alexnet_jax.train import meter as meters
-from alexnet_jax.train.meter import Meter, Read
+from alexnet_jax.train.meter import CompletedStep, Meter
 
 
 def metrics(**changes):
@@ -31,8 +31,8 @@ def clock(monkeypatch):
 def test_a_step_is_read_when_the_next_one_was_dispatched_and_returned_with_its_notes():
     meter = Meter()
     assert meter.add(0, metrics(), ["zero"]) == []
-    assert meter.add(1, metrics(), ["one"]) == [Read(1, "zero")]
-    assert meter.flush() == [Read(2, "one")]
+    assert meter.add(1, metrics(), ["one"]) == [CompletedStep(1, "zero")]
+    assert meter.flush() == [CompletedStep(2, "one")]
     assert meter.flush() == []
 
 
@@ -42,7 +42,7 @@ def test_steps_of_one_dispatch_are_counted_one_after_the_other():
                       grad_norm=np.ones(2), finite=np.array([True, True]))  # fmt: skip
     stacked |= {name: np.array([False, False]) for name in ("stop", "save")}
     assert meter.add(5, stacked, ["five", "six"]) == []
-    assert meter.flush() == [Read(6, "five"), Read(7, "six")]
+    assert meter.flush() == [CompletedStep(6, "five"), CompletedStep(7, "six")]
     assert meter.saved == {"loss": 3.0, "top1_errors": 7, "steps": 2}
     assert [row["step"] for row in meter.recent] == [5, 6]
     meter.add(7, stacked | {"finite": np.array([True, False])}, ["seven", "eight"])

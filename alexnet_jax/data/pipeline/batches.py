@@ -1,4 +1,4 @@
-"""Batches by step: what they hold follows from the step alone, so a run resumes exactly."""
+"""Batches of training. The examples of a batch depend on its step only, so that a resumed run repeats the same ones."""
 
 import functools
 import hashlib
@@ -22,8 +22,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [b s s 3].
-        indices: The examples' numbers in the split.
-        epochs: How often each was used before; a batch may end one epoch and begin the next.
+        indices: Positions of the examples in the split.
+        epochs: The epoch of each example; a batch may contain the end of one epoch and the start of the next.
     """
 
     images: Any
@@ -32,12 +32,14 @@ class Batch(NamedTuple):
     epochs: Int32[np.ndarray, " b"]
 
 
-def update_batch_digest(before: str, *batch: np.ndarray) -> str:
-    """Hash of which examples all batches up to this one held, in their order.
+def update_batch_digest(previous: str, *batch: np.ndarray) -> str:
+    """Update a running hash of the examples of all batches, in order.
 
-    `before` is that of the batch before, '' for the first; `batch` its labels, indices and epochs.
+    Args:
+        previous: The digest after the previous batch; '' before the first.
+        batch: The labels, indices and epochs of a batch.
     """
-    digest = hashlib.sha256(before.encode())
+    digest = hashlib.sha256(previous.encode())
     for array in batch:
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:32]
@@ -46,10 +48,9 @@ def update_batch_digest(before: str, *batch: np.ndarray) -> str:
 def positions(
     step: int, *, batch_size: int, num_examples: int, seed: int, shuffle: str
 ) -> tuple[Int32[np.ndarray, " b"], Int32[np.ndarray, " b"]]:
-    """(indices, epochs) of the batch of a step, from one endless stream of shuffled epochs.
+    """Return the indices and epochs of the batch of a step, from an endless stream of shuffled epochs.
 
-    Every example occurs exactly once an epoch. shuffle='once' keeps epoch 0's order in all epochs, as the authors'
-    program did.
+    Every example occurs exactly once per epoch. shuffle='once' repeats the order of epoch 0, as the authors' program.
     """
     indices, epochs = np.empty(batch_size, np.int32), np.empty(batch_size, np.int32)
     done = 0
@@ -63,20 +64,20 @@ def positions(
     return indices, epochs
 
 
-@functools.lru_cache(maxsize=2)  # a batch can need two epochs
+@functools.lru_cache(maxsize=2)  # a batch can span two epochs
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     order = np.random.default_rng((seed % 2**64, epoch % 2**64)).permutation(num_examples)
     return order.astype(np.int32)
 
 
 class Prefetch(Iterator[tuple[Any, Any]]):
-    """Iterator of (item, make(item)) over `items`, `depth` items ahead in a thread, or at depth 0 in this one.
+    """Iterator over (item, make(item)) that prepares up to `depth` items ahead in a background thread.
 
-    What `make` raises is raised by the iterator, after the items made before. Use it as a context, or close() it.
-    `poll` is called before each item, and repeatedly while waiting for one; it may raise to stop.
+    The iterator raises the exceptions of `make`, after the items made before. Use it as a context, or call `close`.
+    `poll` is called before each item and repeatedly while waiting for one. An exception that it raises is passed on.
 
     Attributes:
-        wait_seconds: Total time that the consumer has spent waiting.
+        wait_seconds: Total time that the consumer has waited.
     """
 
     def __init__(
@@ -85,14 +86,14 @@ class Prefetch(Iterator[tuple[Any, Any]]):
         items: Iterable[Any],
         depth: int,
         poll: Callable[[], None] = lambda: None,
-    ):
+    ) -> None:
         self._poll = poll
         self.wait_seconds = 0.0
         self._inline = ((item, make(item)) for item in items) if depth == 0 else None
         self._made: queue.Queue = queue.Queue(max(depth, 1))
         self._end = threading.Event()
         if depth:
-            # The thread has no reference to `self`: it ends too when a consumer drops the iterator.
+            # The thread does not refer to `self`, so that it ends when the consumer drops the iterator.
             self._thread = threading.Thread(
                 target=_produce,
                 args=(make, items, self._made, self._end),
@@ -148,9 +149,9 @@ def _produce(
             result = ((item, make(item)), None)
             if not _put(made, result, end):
                 return
-            del result  # else a batch more than `depth` is held
+            del result  # so that at most `depth` batches are in memory
         _put(made, (None, StopIteration()), end)
-    except BaseException as error:  # raised in the consumer
+    except BaseException as error:  # raised again by the consumer
         _put(made, (None, error), end)
 
 
@@ -166,7 +167,7 @@ def _put(made: queue.Queue, item: Any, end: threading.Event) -> bool:
 
 def _stop(thread: threading.Thread, made: queue.Queue, end: threading.Event) -> None:
     end.set()
-    while not made.empty():  # wakes the thread at once where it waits for room
+    while not made.empty():  # so that a thread waiting for room continues at once
         made.get_nowait()
     if thread is not threading.current_thread():
         thread.join(timeout=10)

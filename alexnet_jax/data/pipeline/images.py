@@ -85,7 +85,7 @@ def _decode(
         return _decode_bytes(bytes(source), exif, name or "image", out, limit)
     if _is_pillow(source):
         title = os.fsdecode(getattr(source, "filename", "") or name or "image")
-        with pillow.faults_named(title):
+        with pillow.decode_errors(title):
             return pillow.decode_image(source, exif, title, limit)
     name = name or "image"
     if not hasattr(source, "__array__"):
@@ -138,7 +138,7 @@ def _decode_bytes(
     pixels = _decode_jpeg(encoded, name, out if place == 1 else None)
     if pixels is None:
         return pillow.decode_encoded(encoded, exif, name, limit)
-    return pillow.turned(pixels, place)
+    return pillow.apply_orientation(pixels, place)
 
 
 def _jpeg_orientation(encoded: bytes) -> int:

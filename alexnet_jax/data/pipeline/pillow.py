@@ -1,4 +1,4 @@
-"""Images of any format by Pillow, as uint8 [h w 3]."""
+"""Decode images of any format with Pillow, to uint8 [h w 3]."""
 
 import contextlib
 import ctypes
@@ -21,8 +21,9 @@ from jaxtyping import Shaped, UInt8
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import Exif
 
-#: Formats that are read, by content and whatever the suffix; no parser of another format ever sees a file. AVIF needs a
-#: Pillow that was built with it, HEIF the package pillow-heif: without them such a file is an error with the remedy.
+#: Supported formats and their suffixes. A file is recognized by its content, not its suffix, and is never given to a
+#: parser of another format. AVIF needs a Pillow built with it, HEIF the package pillow-heif; without them, the error
+#: for such a file names what to install.
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png", ".apng"),
@@ -34,11 +35,11 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
     "HEIF": (".heic", ".heif", ".hif", ".heics", ".heifs"),
 }
-#: Checked before decoding; where Pillow begins to warn of files that are made to exhaust memory.
+#: Largest number of pixels, checked before decoding: the limit at which Pillow warns of decompression bombs.
 PIXEL_LIMIT = 89_478_485
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-#: What Pillow raises of damaged files.
+#: Exceptions that Pillow raises for damaged files.
 _FAULTS = (
     OSError, SyntaxError, ValueError, LookupError, EOFError, RuntimeError, TypeError, ArithmeticError, AssertionError,
     MemoryError, struct.error, zlib.error,
@@ -49,7 +50,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_VALUE, _MAX_SAMPLE_VALUE = 258, 262, 281, 3
 
 
 def orientation(image: Any) -> int:
-    """The EXIF orientation of a Pillow image, 1 to 8; 1 if it is missing, damaged or unknown."""
+    """Return the EXIF orientation of a Pillow image, 1 to 8; 1 if it is missing, damaged or unknown."""
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # a damaged tag does not make an image unusable
@@ -57,10 +58,10 @@ def orientation(image: Any) -> int:
     return int(found) if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-def turned(
+def apply_orientation(
     pixels: Shaped[np.ndarray, "h w ..."], orientation: int
 ) -> Shaped[np.ndarray, "h2 w2 ..."]:
-    """An upright view of pixels with this EXIF orientation."""
+    """Return an upright view of pixels with this EXIF orientation."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else None)
@@ -70,13 +71,13 @@ def turned(
 
 @functools.cache
 def module() -> Any:
-    """The module PIL.Image, set up once: its warning of huge images is an error, those of metadata are silent."""
+    """Return PIL.Image, configured once: warnings of huge images become errors, warnings of metadata are ignored."""
     from PIL import Image, TiffImagePlugin
 
-    # Once for the process: warnings.catch_warnings is not safe among threads.
+    # For the whole process, because warnings.catch_warnings is not thread-safe.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    # Pillow reads inverted and 12-bit grays of one byte order alone. Bits are packed alike in both.
+    # Pillow reads inverted and 12-bit gray images in one byte order only. The bits are packed alike in both.
     for order, photometric, bits, mode, raw in (
         (b"MM", _WHITE_IS_ZERO, 16, "I;16B", "I;16B"),
         (b"MM", 1, 12, "I;16", "I;12"),
@@ -88,12 +89,12 @@ def module() -> Any:
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     _silence_libtiff(Image.__file__)
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same in Python
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # the same for messages from Python
     return Image
 
 
 def _silence_libtiff(pillow: str) -> None:
-    """Keep libtiff from writing faults of files to standard error: Pillow raises them too."""
+    """Keep libtiff from printing errors to standard error; Pillow raises them too."""
     folder = os.path.dirname(os.path.dirname(pillow))
     found = glob.glob(os.path.join(glob.escape(folder), "pillow.libs", "libtiff-*.so*"))
     for path in [*found, ctypes.util.find_library("tiff")]:
@@ -107,35 +108,35 @@ def _silence_libtiff(pillow: str) -> None:
 
 @functools.cache
 def readable() -> tuple[str, ...]:
-    """The FORMATS that can be decoded here."""
+    """Return the FORMATS that the installed Pillow can decode."""
     library = module()
     library.init()
     found = set(library.OPEN)
-    with contextlib.suppress(ImportError):  # of a Pillow before 11.3
+    with contextlib.suppress(ImportError):  # Pillow before 11.3
         if not importlib.import_module("PIL.AvifImagePlugin").SUPPORTED:
             found.discard("AVIF")
     return tuple(name for name in FORMATS if name in found)
 
 
 @contextlib.contextmanager
-def faults_named(name: str) -> Iterator[None]:
-    """Turn what Pillow raises into a DataError with the name of the image and the fault."""
+def decode_errors(name: str) -> Iterator[None]:
+    """Convert exceptions of Pillow to a DataError that names the image and the fault."""
     library = module()
     try:
         yield
     except (library.DecompressionBombWarning, library.DecompressionBombError):
         raise too_large(name) from None
     except _FAULTS as error:
-        said = " ".join(str(error).split()) or f"it is damaged ({type(error).__name__})"
-        raise DataError(f"cannot decode {name}: {said}; remove or replace it") from None
+        fault = " ".join(str(error).split()) or f"it is damaged ({type(error).__name__})"
+        raise DataError(f"cannot decode {name}: {fault}; remove or replace it") from None
 
 
 def decode_encoded(encoded: bytes, exif: Exif, name: str, limit: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode the first frame of an encoded image. Raises DataError with the file and the fault."""
+    """Decode the first frame of an encoded image. Raises DataError."""
     if not encoded:
         raise DataError(f"{name} is empty; remove or replace it")
     library = module()
-    with faults_named(name):
+    with decode_errors(name):
         try:
             image = library.open(io.BytesIO(encoded), formats=readable())
         except library.UnidentifiedImageError:
@@ -145,7 +146,7 @@ def decode_encoded(encoded: bytes, exif: Exif, name: str, limit: int) -> UInt8[n
 
 
 def _unidentified(encoded: bytes, name: str) -> str:
-    """Describe what is wrong with a file that Pillow does not open, and the remedy."""
+    """Describe why Pillow cannot open a file, and the remedy."""
     brand = encoded[8:12] if encoded[4:8] == b"ftyp" else b""
     if brand in _AVIF_BRANDS + _HEIF_BRANDS:
         kind, remedy = (
@@ -155,49 +156,53 @@ def _unidentified(encoded: bytes, name: str) -> str:
             return f"cannot decode {name}: this {kind} file is damaged; remove or replace it"
         return (
             f"cannot decode {name}: reading {kind} needs pip install {remedy}; "
-            "do so, or replace it by a JPEG"
+            "install it, or replace the file with a JPEG"
         )
     if encoded[:4] in (b"II*\0", b"MM\0*"):
         return (
             f"cannot decode {name}: this TIFF file is damaged, or of a kind that Pillow does not read; "
-            "remove it, or save it with 8 or 16 bits a value"
+            "remove it, or save it with 8 or 16 bits per value"
         )
-    if encoded.lstrip().startswith(b"<"):  # the page of an error, as downloads leave it
+    if encoded.lstrip().startswith(b"<"):  # such as an error page saved by a failed download
         return f"{name} is not an image, but HTML or XML text; remove or replace it"
     return f"{name} is not an image ({', '.join(FORMATS)}); remove or replace it"
 
 
 def decode_image(image: Any, exif: Exif, name: str, limit: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels of a Pillow image, loaded or not; to be called within `faults_named`."""
+    """Return the pixels of a Pillow image, loaded or not. Call it inside `decode_errors`."""
     width, height = image.size
     check_size(width, height, name, limit)
     if not width or not height:
         raise ValueError("it has no pixels")
     tile = image.tile[0] if getattr(image, "tile", None) else None
     if tile and (tile[0], tile[3]) == ("ppm", ("RGB", 65535)):
-        # The upper 8 bits, as of PNG, instead of a loop in Python.
+        # Read the upper 8 bits, as for PNG; Pillow's own decoder for this depth is a loop in Python.
         image.tile = [tile._replace(codec_name="raw", args="RGB;16B")]
     image.load()
     pixels = to_rgb(image, tile[3] if tile else None)
-    # An AVIF file is turned by its own properties, which Pillow shows as an orientation.
-    is_turned = exif == "apply" or image.format == "AVIF"
-    # Read after load(): only then is that of a PNG known, and that of a TIFF done with.
-    return turned(pixels, orientation(image)) if is_turned else pixels
+    # The rotation of an AVIF file is part of its format; Pillow reports it as an EXIF orientation.
+    is_applied = exif == "apply" or image.format == "AVIF"
+    # The orientation is read after load(), which finds that of a PNG, and has applied and removed that of a TIFF.
+    return apply_orientation(pixels, orientation(image)) if is_applied else pixels
 
 
 def to_rgb(image: Any, raw: Any = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Pixels of a loaded Pillow image; `raw` are the arguments of its decoder, which may include the depth.
+    """Return the RGB pixels of a loaded Pillow image.
 
-    Raises ValueError for signed, 32-bit and float values, which have no defined white.
+    Args:
+        raw: The arguments of its decoder, which may tell the bit depth.
+
+    Raises:
+        ValueError: The values are signed, 32-bit or float, for which white is not defined.
     """
     library = module()
     raw = raw[0] if isinstance(raw, tuple) and len(raw) == 1 else raw
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise ValueError("its values are neither 8 nor 16 bits without sign")
+        raise ValueError("its values are neither 8 nor 16 bits, or have a sign")
     if image.mode == "I" or image.mode.startswith("I;16"):
         return three_channels(_deep_gray(image, raw))
     hidden = image.info.get("transparency")
-    # Pillow gives the transparent value of a PNG as the file has it, and the pixels as 8 bits.
+    # Pillow converts pixels to 8 bits, but returns the transparent value of a PNG at the depth of the file.
     if isinstance(hidden, tuple) and (raw == "RGB;16B" or max(hidden) > 255):
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in hidden)
@@ -205,7 +210,7 @@ def to_rgb(image: Any, raw: Any = None) -> UInt8[np.ndarray, "h w 3"]:
         image = image.copy()
         image.info["transparency"] = (hidden & 3) * 85 if raw == "L;2" else (hidden & 15) * 17
     if image.has_transparency_data:
-        # RGBa and La have premultiplied colors, which convert() to RGB only by way of RGBA
+        # RGBa and La have premultiplied colors; convert() needs RGBA on the way to RGB.
         image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         white = library.new("RGBA", image.size, "white")
         image = library.alpha_composite(white, image)
@@ -213,14 +218,14 @@ def to_rgb(image: Any, raw: Any = None) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _deep_gray(image: Any, raw: Any) -> UInt8[np.ndarray, "h w"]:
-    """Gray values of more than 8 bits, scaled by the depth that the file declares."""
+    """Convert gray values of more than 8 bits to 8 bits, according to the depth that the file declares."""
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     white = 2**16 - 1
     if _number(tags, _BITS_PER_SAMPLE) == 12:
         white = 2**12 - 1
     declared = _number(tags, _MAX_SAMPLE_VALUE) or _number(tags, _MAX_VALUE) or white
-    # Programs that write the largest value of the picture here rarely write one of these.
+    # Some programs write the largest value of the image into this tag; it is rarely 2^n - 1.
     if declared in [2**bits - 1 for bits in range(8, 16)] and values.max() <= declared:
         white = declared
     is_scaled = image.format == "PPM" and isinstance(raw, tuple) and raw[-1] != white
@@ -234,22 +239,23 @@ def _deep_gray(image: Any, raw: Any) -> UInt8[np.ndarray, "h w"]:
 
 
 def _number(tags: Any, tag: int) -> int | None:
-    """The value of a TIFF tag, or the first of several."""
+    """Return the first value of a TIFF tag, if it is an integer."""
     found = tags.get(tag)
     found = found[0] if isinstance(found, tuple) and found else found
     return found if isinstance(found, int) else None
 
 
 def three_channels(pixels: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Repeat gray values for each channel."""
+    """Repeat gray values for three channels; leave RGB pixels as they are."""
     return np.repeat(pixels[..., None], 3, axis=-1) if pixels.ndim == 2 else pixels
 
 
 def check_size(width: int, height: int, name: str, limit: int = PIXEL_LIMIT) -> None:
-    """Raise DataError for an image with too many pixels."""
+    """Raise DataError if an image has more than `limit` pixels."""
     if width * height > limit:
         raise too_large(name, limit)
 
 
 def too_large(name: str, limit: int = PIXEL_LIMIT) -> DataError:
+    """Return the error for an image with too many pixels."""
     return DataError(f"{name} has more than {limit:,} pixels; remove it or make it smaller")

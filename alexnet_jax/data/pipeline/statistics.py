@@ -13,17 +13,19 @@ from alexnet_jax.errors import AlexNetError, StorageError
 
 #: Version of the files in the cache folder.
 VERSION = 2
-#: Larger splits are represented by an even sample: a mean of 20,000 is good to half a gray level.
+#: Above this number of images, an evenly spaced sample is used; its mean is accurate to half a gray level.
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
 _CHUNK_BYTES = 4 * 2**20
 
 
 class Statistics(NamedTuple):
-    """Statistics of images in gray levels, 0 to 255, and RGB order.
+    """Statistics of RGB images with values from 0 to 255.
 
     Attributes:
-        eigenvectors: Each column is a principal direction of the pixels' RGB values.
-        stds: Standard deviations along the columns, ascending; squared, they are the eigenvalues.
+        mean_image: Mean over the images.
+        channel_mean: Mean over the images and their pixels.
+        eigenvectors: Each column is a principal component of the pixels' RGB values.
+        stds: Standard deviation along each column, ascending; the square roots of the eigenvalues.
     """
 
     mean_image: Float32[np.ndarray, "s s 3"]
@@ -33,19 +35,19 @@ class Statistics(NamedTuple):
 
 
 def shapes(size: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape, for square images of `size` pixels."""
+    """Return the shape of each field, for size x size images."""
     return dict(zip(Statistics._fields, ((size, size, 3), (3,), (3, 3), (3,)), strict=True))
 
 
 def zeros(size: int) -> Statistics:
-    """All-zero statistics for size x size images."""
+    """Return all-zero statistics for size x size images."""
     return Statistics(*(np.zeros(shape, np.float32) for shape in shapes(size).values()))
 
 
 def compute(split: Split) -> Statistics:
-    """Compute statistics over every pixel of every image of `split`, or of an even sample of a large one.
+    """Compute the statistics of all images of a split, or of an evenly spaced sample of a large split.
 
-    Sums are whole numbers below 2^53 in float64, so exact in any order.
+    The sums are integers below 2^53 in float64, and so exact in any order of the images.
     """
     count = len(split.images)
     chosen = np.arange(count)
@@ -65,7 +67,7 @@ def compute(split: Split) -> Statistics:
         channel_mean, channel_mean
     )
     eigenvalues, eigenvectors = np.linalg.eigh(covariance)
-    # A direction has no sign of its own: the largest component is made positive, on any machine.
+    # The sign of an eigenvector is arbitrary: make its largest component positive, so that machines agree.
     largest = eigenvectors[np.abs(eigenvectors).argmax(axis=0), np.arange(3)]
     eigenvectors *= np.where(largest < 0, -1.0, 1.0)
     stds = np.sqrt(np.maximum(eigenvalues, 0))
@@ -81,7 +83,7 @@ def read(
     error: type[AlexNetError] = StorageError,
     remedy: str = "",
 ) -> Statistics:
-    """Read an .npz file, of images of `size` pixels or, if that is None, of any size. Raises `error`."""
+    """Read statistics of size x size images (None: of any size) from an .npz file. Raises `error`."""
     like: dict[str, tuple[files.Shape, str]] = {
         name: (shape, "float32") for name, shape in shapes(size or 0).items()
     }
@@ -94,7 +96,7 @@ def read(
 
 
 def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
-    """Statistics of the train split of `dataset`; computed once for the same images, then read from the cache."""
+    """Return the statistics of the train split, from the cache if they were computed before for the same images."""
     if dataset.statistics is not None:
         return dataset.statistics
     train = dataset.splits["train"]

@@ -1,4 +1,4 @@
-"""The crops of a test image whose predictions are averaged (§4.1)."""
+"""Views: the sets of crops of a test image over which predictions are averaged (§4.1)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
@@ -11,7 +11,7 @@ from alexnet_jax.specs import AugmentSpec, Config
 def views(
     images: UInt8[Array, "b s s 3"], statistics: Statistics, spec: AugmentSpec, name: str
 ) -> Float32[Array, "b v c c 3"]:
-    """All crops of each image, without noise and its rescaling."""
+    """Cut the crops of each image, without color noise and its rescaling."""
     images = augment.resized(images, spec)
     made = [
         augment.test_images(images, statistics, spec, (top, left), mirrored=mirrored)
@@ -21,20 +21,20 @@ def views(
 
 
 def number(name: str, spec: Config) -> int:
-    """How many crops a view makes of each image."""
+    """Return the number of crops per image."""
     return len(VIEWS[name](spec.augment.resize or spec.data.image_size, spec.augment.crop_size))
 
 
 def images_at_once(name: str, spec: Config) -> int:
-    """How many images have at most `evaluation.batch_size` crops, and at least 1.
+    """Return the number of images, at least 1, that have at most `evaluation.batch_size` crops together.
 
-    All crops of a batch go through the net together: this bounds the memory.
+    All crops of a batch go through the net at once, so this limits the memory.
     """
     return max(1, spec.evaluation.batch_size // number(name, spec))
 
 
 def center(size: int, crop: int) -> list[tuple[int, int, bool]]:
-    """(top, left, mirrored) of the one crop in the middle."""
+    """Return (top, left, mirrored) of the center crop."""
     return [((size - crop) // 2, (size - crop) // 2, False)]
 
 
@@ -46,16 +46,16 @@ def ten(size: int, crop: int) -> list[tuple[int, int, bool]]:
 
 
 def nine(size: int, crop: int) -> list[tuple[int, int, bool]]:
-    """A 3x3 grid, unmirrored: the test of the authors' CIFAR-10 nets (convdata_cifar.py)."""
+    """A 3x3 grid without mirror images, as the authors tested their CIFAR-10 nets (convdata_cifar.py)."""
     steps = (0, (size - crop) // 2, size - crop)
     return [(top, left, False) for top in steps for left in steps]
 
 
 def dense(size: int, crop: int) -> list[tuple[int, int, bool]]:
-    """A 5x5 grid from corner to corner, and its mirror images: 50 crops, or fewer where they would coincide.
+    """A 5x5 grid over the whole image, and its mirror images: 50 crops, or fewer if some coincide.
 
-    They cover the whole image at its one size. This is neither the evaluation at every place that a net makes as a
-    convolution (Sermanet et al., 2014) nor one at several scales, and nobody published numbers of AlexNet by it.
+    This is neither a fully-convolutional evaluation (Sermanet et al., 2014) nor a multi-scale one, and there are no
+    published results of AlexNet with it.
     """
     steps = sorted({round(i * (size - crop) / 4) for i in range(5)})
     grid = [(top, left) for top in steps for left in steps]

@@ -1,4 +1,4 @@
-"""One image of a source becomes one image of a store."""
+"""Convert an image of a source to an image of a store."""
 
 import io
 import os
@@ -14,16 +14,19 @@ from alexnet_jax.data.sources.archives import MAX_FILE_BYTES
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import Exif
 
-# cuda-convnet2's make-data.py writes JPEG of quality 95 with OpenCV, which halves the colors.
+# As make-data.py of cuda-convnet2: OpenCV writes JPEG with color at half the resolution.
 SUBSAMPLING = "420"
 _TURNED = "turned as EXIF says"
 
 
 class Options(NamedTuple):
-    """How images are stored; quality is that of JPEG."""
+    """How images are stored."""
 
+    #: "jpeg" or "raw".
     format: str
+    #: Pixels per side.
     size: int
+    #: JPEG quality, from 1 to 100.
     quality: int
     exif: Exif = "ignore"
 
@@ -31,16 +34,22 @@ class Options(NamedTuple):
 def convert(
     content: bytes | np.ndarray, options: Options, title: str
 ) -> tuple[UInt8[np.ndarray, "s s 3"], bytes, list[str]]:
-    """Returns (pixels, JPEG record or b"", descriptions of what was changed). Raises DataError.
+    """Convert an encoded image or an array of pixels.
 
-    A JPEG file that has the size already is kept as its own record.
+    A JPEG file that already has the right size is stored unchanged.
+
+    Returns:
+        The pixels; the JPEG record, or b"" for the format "raw"; descriptions of what was changed.
+
+    Raises:
+        DataError: The image cannot be decoded.
     """
     size = options.size
     kept, changes = False, []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as of broken EXIF, which is not used here
+        warnings.simplefilter("ignore")  # such as those about broken EXIF, which is not used here
         if isinstance(content, bytes):
-            if content[:2] == b"\x1f\x8b":  # some files of ILSVRC-2010 are said to be gzipped
+            if content[:2] == b"\x1f\x8b":  # gzipped, as some files of ILSVRC-2010 are said to be
                 content = _gunzipped(content, title)
                 changes.append("gzipped")
             pixels = images.decode(content, size, exif=options.exif, name=title)
@@ -77,12 +86,16 @@ def _gunzipped(content: bytes, title: str) -> bytes:
     except zlib.error as error:
         raise DataError(f"{title} is damaged: {error}") from None
     if not inflater.eof:
-        raise DataError(f"{title} is gzipped and cut off, or too large")
+        raise DataError(f"{title} is gzipped, and is truncated or too large")
     return unpacked
 
 
 def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int], list[str]]:
-    """(format, (width, height), what decoding changes) of a decodable image, from its header, not its name."""
+    """Read the header of a decodable image. The format is that of its content, not of its name.
+
+    Returns:
+        The format, (width, height), and descriptions of what decoding changes.
+    """
     from PIL import Image
 
     changes = []
@@ -108,6 +121,6 @@ def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int
         changes.append("with a palette, now RGB")
     if mode.startswith("I") or (kind == "PNG" and encoded[24:25] == b"\x10"):
         changes.append("16-bit, now 8-bit")
-    if orientation != 1 and kind not in ("TIFF", "AVIF", "HEIF"):  # those turn an image themselves
+    if orientation != 1 and kind not in ("TIFF", "AVIF", "HEIF"):  # their decoders apply it
         changes.append(_TURNED if exif == "apply" else "with an EXIF orientation, which is ignored")
     return kind, size, changes

@@ -1,12 +1,12 @@
-"""Examine data before training, and list what to correct.
+"""Check data before training, and list what to correct.
 
 alexnet doctor STORE_OR_SOURCE [--subset] [--sheet FILE.png] [--jobs N]
 
-The argument is a prepared store, or whatever `alexnet prepare` reads. Checks every image and checksum, counts,
-label order, colors and duplicate files. --sheet draws a contact sheet to verify the labels by eye: one image of
-train and one of val for each class (at most 100), with number and name. Lines begin with MEND (training, or
-prepare if the data needs it, refuses this), NOTE (accepted or left out, as the line says) or ok.
-Exit code 0: nothing to correct; 3: something is.
+The argument is a prepared store, or any input of `alexnet prepare`. Checks every image and checksum, the counts, the
+order of the labels, colors and duplicate files. --sheet draws a contact sheet to verify the labels by eye: for each
+class (at most 100) its number and name, with one image of train and one of val. A line begins with MEND for what must
+be corrected because training or prepare would reject it, with NOTE for what is accepted or left out, or with ok.
+Exit code: 0 if there is nothing to correct, otherwise 3.
 """
 
 import contextlib
@@ -35,23 +35,24 @@ from alexnet_jax.data.prepare.workers import leave_signals_to_the_parent, progre
 from alexnet_jax.data.sources import store, store_format, tree
 from alexnet_jax.errors import ConfigError, DataError, StorageError
 
-#: Images that the colors of a source are estimated from; a store has statistics of all.
+#: Number of images from which the colors of a source are estimated; a store has the statistics of all its images.
 SAMPLE = 500
-#: Most faults of one kind that are listed.
+#: At most this many faults of one kind are listed.
 _LISTED = 20
 _CHUNK = 64
-#: Images are shown and measured at the first size, and only test-decoded at the second, which is quicker.
+#: Size at which images are shown and measured, and a smaller one for images that are only checked, which is faster.
 _SIZE, _SMALL = 256, 64
 
+#: Split -> SHA-256 of each image; None for an image that cannot be used.
 Digests = dict[str, list[str | None]]
 
 
 def main(arguments: list[str]) -> int:
-    """Run `alexnet doctor`; returns the exit code."""
+    """Run `alexnet doctor` and return the exit code. Raises DataError if there is something to correct."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("path", metavar="STORE_OR_SOURCE")
     parser.add_argument("--subset", action="store_true",
-                        help="fewer classes or images than the official ones are meant")  # fmt: skip
+                        help="fewer classes or images than in the official dataset are intended")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE.png",
                         help="draw a contact sheet; without it, nothing is written")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
@@ -74,9 +75,11 @@ def main(arguments: list[str]) -> int:
 def examine(
     path: pathlib.Path, *, subset: bool, sheet: pathlib.Path | None, jobs: int
 ) -> Iterator[Finding]:
-    """Yield what is right and wrong with the data at `path`, and draw the contact sheet `sheet`.
+    """Yield findings about the data at `path`, and draw the contact sheet `sheet`.
 
-    Raises DataError if there is nothing to examine, StorageError if something cannot be written.
+    Raises:
+        DataError: There is no data at `path`.
+        StorageError: A file cannot be written.
     """
     if store_format.is_store(path):
         index = store_format.read_index(path)
@@ -85,7 +88,7 @@ def examine(
             broken |= finding.mend
             yield finding
         if broken:
-            return  # what follows would only repeat it
+            return  # the checks below would report the same damage again
         contents = _of_store(path, index, subset, jobs)
         yield from _records(contents)
         yield from _report(index)
@@ -96,9 +99,9 @@ def examine(
             found = discovery.find(path, scratch)
         except OSError as error:
             raise StorageError(
-                f"cannot unpack into {scratch}: {error.strerror}; ALEXNET_JAX_CACHE=FOLDER names another place"
+                f"cannot unpack into {scratch}: {error.strerror}; set ALEXNET_JAX_CACHE=FOLDER to use another folder"
             ) from None
-        yield Finding(False, f"{path} holds {found.kind}")
+        yield Finding(False, f"{path} contains {found.kind}")
         names = found.splits["train"]
         for fault in (
             *found.faults,
@@ -107,7 +110,7 @@ def examine(
         ):
             yield Finding(True, fault)
         for fault in selection.numbered(names):
-            # Training takes numbers in folders as names; prepare does not.
+            # Training accepts numbers as names of class folders; prepare does not.
             yield (
                 as_note(f"{fault}; prepare refuses them") if found.direct else Finding(True, fault)
             )
@@ -128,7 +131,7 @@ def examine(
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
-    """Temporary folder for unpacked archives: in the cache folder if possible, since /tmp may be memory."""
+    """Make a temporary folder for unpacked archives, in the cache folder if possible, since /tmp may be in memory."""
     parent: pathlib.Path | None = cache.folder()
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +143,7 @@ def _scratch() -> Iterator[str]:
 
 
 def _files(folder: pathlib.Path, index: store_format.Index) -> Iterator[Finding]:
-    """Compare all files of a store with their SHA-256."""
+    """Compare the files of a store with their SHA-256 sums."""
     damaged, total = [], 0
     for name, size, fault in store_format.damaged_files(folder, index):
         total += size
@@ -150,7 +153,7 @@ def _files(folder: pathlib.Path, index: store_format.Index) -> Iterator[Finding]
                 True, f"{folder / name}: {fault}; copy it again, or prepare the store again"
             )
     if not damaged:
-        yield Finding(False, f"{len(index.files)} files, {total:,} bytes: all SHA-256 sums fit")
+        yield Finding(False, f"{len(index.files)} files, {total:,} bytes: all SHA-256 sums match")
 
 
 def _of_store(folder: pathlib.Path, index: store_format.Index, subset: bool, jobs: int) -> Contents:
@@ -159,14 +162,14 @@ def _of_store(folder: pathlib.Path, index: store_format.Index, subset: bool, job
         labels = store_format.read_labels(folder, index, name, sum(shard.count for shard in shards))
         images = store.images(folder, index, name, index.size, jobs)
         splits[name] = Split(images, labels)
-    asked = index.request
-    partial = bool(asked.get("subset") or asked.get("classes") or asked.get("max_per_class"))
+    request = index.request
+    is_subset = any(request.get(key) for key in ("subset", "classes", "max_per_class"))
     return Contents(
         index.classes,
         index.words,
         splits,
-        asked.get("official"),
-        subset or partial,
+        request.get("official"),
+        subset or is_subset,
         store_format.read_statistics(folder, index.size),
     )
 
@@ -193,7 +196,7 @@ def _records(contents: Contents) -> Iterator[Finding]:
 
 
 def _report(index: store_format.Index) -> Iterator[Finding]:
-    """Repeat what `prepare` left out or found twice."""
+    """Yield what the report of `prepare` lists as left out or duplicated."""
     for name, refused in index.report.get("refused", {}).items():
         if refused["count"]:
             yield as_note(
@@ -210,28 +213,28 @@ def _report(index: store_format.Index) -> Iterator[Finding]:
 
 
 def _unreadable(listing: Listing, direct: bool, jobs: int) -> Generator[Finding, None, Digests]:
-    """Decode every image of a source; yields findings and returns all digests, None for unusable images."""
+    """Decode every image of a source; yield findings and return the digests."""
     digests: Digests = {}
     for name, chosen in listing.splits.items():
         parts = [chosen[i : i + _CHUNK] for i in range(0, len(chosen), _CHUNK)]
         bad, digests[name] = [], []
         with contextlib.ExitStack() as stack:
-            each = map
+            mapped = map
             if jobs > 1 and len(parts) > 1:
                 pool = ProcessPoolExecutor(
                     min(jobs, len(parts)),
                     multiprocessing.get_context("spawn"),
                     initializer=leave_signals_to_the_parent,
                 )
-                each = stack.enter_context(pool).map
+                mapped = stack.enter_context(pool).map
             advance = stack.enter_context(progress_bar(name, len(chosen)))
-            for part, found in zip(parts, each(partial(_looked_at, direct), parts), strict=True):
+            for part, found in zip(parts, mapped(partial(_check, direct), parts), strict=True):
                 bad += [reason for _, reason in found if reason]
                 digests[name] += [digest for digest, _ in found]
                 advance(len(part))
         yield from (Finding(True, reason) for reason in bad[:_LISTED])
         if len(bad) > _LISTED:
-            yield Finding(True, f"... and {len(bad) - _LISTED:,} more of {name}")
+            yield Finding(True, f"... and {len(bad) - _LISTED:,} more in {name}")
         if bad:
             yield as_note(f"{name}: {len(bad):,} of {len(chosen):,} images cannot be read")
         else:
@@ -239,8 +242,12 @@ def _unreadable(listing: Listing, direct: bool, jobs: int) -> Generator[Finding,
     return digests
 
 
-def _looked_at(direct: bool, part: list[tuple[int, Image]]) -> list[tuple[str | None, str | None]]:
-    """(digest, None) for each image, or (None, reason) if training or else `prepare` would refuse it."""
+def _check(direct: bool, part: list[tuple[int, Image]]) -> list[tuple[str | None, str | None]]:
+    """Return (digest, None) for each usable image, or (None, the reason why it is rejected).
+
+    Args:
+        direct: Whether training reads the source directly; otherwise images are checked as by `prepare`.
+    """
     found = []
     for _, image in part:
         try:
@@ -269,16 +276,16 @@ def _of_source(
     digests: Digests,
     jobs: int,
 ) -> Contents | None:
-    """The images that can be read; None if there are none of 'train'."""
+    """Collect the images that can be read; return None if 'train' has none."""
     splits = {}
     for name, chosen in listing.splits.items():
-        usable = [one for one, digest in zip(chosen, digests[name], strict=True) if digest]
+        usable = [image for image, digest in zip(chosen, digests[name], strict=True) if digest]
         if not usable and name == "train":
             return None
         if not usable:
             continue
 
-        def read(i: int, usable: Any = usable):
+        def read(i: int, usable: Any = usable) -> tuple[str, bytes | np.ndarray]:
             image = usable[i][1]
             return image.title, image.read()
 
@@ -300,7 +307,7 @@ def _about(contents: Contents, sheet: pathlib.Path | None) -> Iterator[Finding]:
     draw_sheet(contents, sheet)
     yield Finding(
         False,
-        f"{sheet}: look at it: is each picture what its name says, in train and in val alike?",
+        f"{sheet}: check by eye that each image matches its class name, in train and in val",
     )
 
 

@@ -1,4 +1,4 @@
-"""Worker processes, and a progress bar for what they do."""
+"""Signal handling of worker processes, and a progress bar."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def leave_signals_to_the_parent() -> None:
-    """In a worker: ignore Ctrl-C, and end when the parent is killed (on Linux)."""
+    """Initialize a worker process: ignore Ctrl-C, and (on Linux) end when the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -24,7 +24,10 @@ def leave_signals_to_the_parent() -> None:
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Give `advance(images)`, which moves a bar on standard error, or prints a line a minute to a log file."""
+    """Context with a function advance(images), which updates a progress bar on standard error.
+
+    If standard error is not a terminal, it prints a line per minute to standard output instead.
+    """
     from rich import progress
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Source 'store': images that `alexnet prepare` decoded, checked and brought to one size."""
+"""Source 'store': images that `alexnet prepare` has decoded, checked and resized."""
 
 import pathlib
 import threading
@@ -20,10 +20,10 @@ INSTALL = 'pip install -e ".[store]"'
 
 
 def load(spec: DataSpec) -> Dataset:
-    """The images of the store in the folder `path`, at its own size or resized.
+    """Open the store in the folder `spec.path`; images are resized if `spec.image_size` differs.
 
-    The files that training sees are compared with the index: in a store of up to digests.WHOLE_BYTES all their sums,
-    if they are new or changed; in a larger one samples of the shards (`doctor` compares all sums). Raises DataError.
+    The files that training uses are compared with the index: in a store of up to digests.WHOLE_BYTES by the sums of
+    all new or changed files, in a larger one by samples of the shards (`doctor` compares all sums). Raises DataError.
     """
     folder = pathlib.Path(spec.path or "").expanduser()
     index = store_format.read_index(folder)
@@ -47,22 +47,22 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def _exif_notes(folder: pathlib.Path, index: Index, exif: Exif) -> tuple[str, ...]:
-    """A note if the store was prepared with another treatment of EXIF than later images get."""
-    made = index.request.get("exif", "ignore")  # older stores do not say
+    """Return a note if the store was prepared with another EXIF option than config.data.exif."""
+    prepared = index.request.get("exif", "ignore")  # older stores do not record it
     changes = [change for found in index.report.get("converted", {}).values() for change in found]
-    if made == exif or not any("EXIF" in change for change in changes):
+    if prepared == exif or not any("EXIF" in change for change in changes):
         return ()
     return (
-        f"{folder} was prepared with --exif {made}, but photos that the trained net is shown are taken by "
-        f"config.data.exif={exif!r}: say --config.data.exif={made} to have both alike",
+        f"{folder} was prepared with --exif {prepared}, but the trained net will read photos with "
+        f"config.data.exif={exif!r}: use --config.data.exif={prepared} to treat both alike",
     )
 
 
 class Content(NamedTuple):
-    """State of the shards of a store that is too large to be read at each start.
+    """The state of the shards of a store that is too large to read at each start.
 
     Attributes:
-        times: Changes with the times of any shard; '' if all bytes were read.
+        times: Digest of the modification times of the shards; '' if all bytes were read.
         samples: Shard -> digest of a sample of its bytes; None if all bytes were read.
     """
 
@@ -71,7 +71,7 @@ class Content(NamedTuple):
 
 
 def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
-    """Compare the files that training reads with the index. Raises DataError for the first that differs."""
+    """Compare the files that training reads with the index. Raises DataError for the first difference."""
     shards = [shard.file for one in index.splits.values() for shard in one]
     others = [f"{name}-labels.npy" for name in index.splits]
     others += [store_format.STATISTICS] if store_format.STATISTICS in index.files else []
@@ -92,21 +92,21 @@ def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; {AGAIN}") from None
     if wrong:
         raise DataError(
-            f"{folder / wrong[0]} is not the file that was prepared (its sum is not that of {store_format.INDEX}): "
+            f"{folder / wrong[0]} is not the file that was prepared (its sum differs from {store_format.INDEX}): "
             f"copy it again, or {AGAIN}"
         )
     return seen
 
 
 def _sum(index: Index, name: str) -> int:
-    """Digest of a whole file, as of digests.of_bytes, by the index."""
+    """Return the digest of a whole file, as digests.of_bytes would, from the index."""
     return digests.short(bytes.fromhex(index.files[name][1]))
 
 
 def _digests(
     folder: pathlib.Path, index: Index, split: str, seen: Content
 ) -> UInt64[np.ndarray, " n"]:
-    """Digests of the images of a split: of their bytes, or in a large store of their shard and place."""
+    """Return digests of the images of a split: of their bytes, or in a large store of their shard and position."""
     shards = index.splits[split]
     sums = [_sum(index, shard.file) for shard in shards]
     counts = [shard.count for shard in shards]
@@ -136,10 +136,11 @@ def images(
     threads: int,
     *,
     seen: Content | None = None,
-):
-    """`images[indices]` -> uint8 [b size size 3] of a split; opened when first used.
+) -> "RawShards | ImageFiles":
+    """Return the images of a split, which indexing with `indices` reads as uint8 [b size size 3].
 
-    With `seen`, that of check_content, a small set is decoded once, into the cache folder.
+    Files are opened on first use. With `seen`, the result of check_content, the decoded images of a small dataset are
+    kept in the cache folder.
     """
     shards = index.splits[split]
     paths = [folder / shard.file for shard in shards]
@@ -167,13 +168,13 @@ def images(
 def _check_unchanged(
     folder: pathlib.Path, index: Index, threads: int, seen: Content | None
 ) -> None:
-    """Raise DataError if the files are not as they were when they were first read."""
+    """Raise DataError if the files have changed since they were first read."""
     if check_content(folder, index, threads) != seen:
         raise DataError(f"{folder} was changed while it was read; run the same command again")
 
 
 class RawShards:
-    """Raw images by index, from memory maps of .npy files."""
+    """Raw images by index, from memory-mapped .npy files."""
 
     def __init__(self, paths: list[pathlib.Path], counts: list[int], size: int):
         self._paths, self._counts, self._size = paths, counts, size
@@ -188,11 +189,12 @@ class RawShards:
         shards = np.searchsorted(self._ends, indices, side="right") - 1
         rows = indices - self._ends[shards]
         found = np.empty((len(indices), self._size, self._size, 3), np.uint8)
-        for place, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            found[place] = self._map(shard)[row]
+        for i, (shard, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
+            found[i] = self._map(shard)[row]
         return found
 
     def one(self, i: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Return image i. Raises DataError."""
         shard = int(np.searchsorted(self._ends, i, side="right")) - 1
         return self._map(shard)[i - int(self._ends[shard])]
 
@@ -207,7 +209,7 @@ class RawShards:
 
 
 class JpegShards:
-    """Encoded images by index; many threads may read at once."""
+    """Encoded images by index; thread-safe."""
 
     def __init__(self, paths: list[pathlib.Path], counts: list[int]):
         self._paths, self._counts = paths, counts
@@ -217,6 +219,7 @@ class JpegShards:
         self._reader = array_record().ArrayRecordReader
 
     def one(self, i: int) -> bytes:
+        """Return the JPEG file of image i. Raises DataError."""
         shard = int(np.searchsorted(self._ends, i, side="right")) - 1
         reader = self._readers[shard] or self._open(shard)
         try:
@@ -246,11 +249,11 @@ class JpegShards:
 
 
 def array_record() -> Any:
-    """The module that reads and writes JPEG records. Raises DataError if it is not installed."""
+    """Import the module that reads and writes JPEG records. Raises DataError if it is not installed."""
     try:
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise DataError(
-            f"a store of JPEG records needs array_record: {INSTALL} (one of format raw does not)"
+            f"a store of JPEG records needs array_record: {INSTALL} (a store of format raw does not)"
         ) from None
     return array_record_module

@@ -1,12 +1,12 @@
-"""Format of a prepared store: squares of one size in a few large files, and an index with their sums.
+"""The format of a prepared store: square images of one size in a few large files, and an index with checksums.
 
-    index.json                   what is there; written last
+    index.json                   lists the other files, classes and options; written last
     train-00000.array_record     JPEG records, or train-00000.npy: uint8 [n s s 3]; ...
     train-labels.npy             int32 [n]; the same for val and test
     statistics.npz               mean image and principal components of train
     refused.jsonl                the images that could not be used, one per line
 
-`alexnet prepare` writes it (data/prepare), `data.source='store'` reads it (store.py).
+`alexnet prepare` writes stores (data/prepare), and `data.source='store'` reads them (store.py).
 """
 
 import dataclasses
@@ -32,11 +32,14 @@ STATISTICS = "statistics.npz"
 REFUSED = "refused.jsonl"
 DUPLICATES = "duplicates.jsonl"
 SUFFIXES = {"jpeg": ".array_record", "raw": ".npy"}
+#: Advice at the end of error messages.
 AGAIN = "prepare it again: alexnet prepare"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
+    """A file with `count` images of a split."""
+
     file: str
     count: int
 
@@ -74,7 +77,7 @@ class _Found(TypedDict):
 
 
 class _Report(TypedDict, total=False):
-    """Report of `prepare`, which `doctor` repeats."""
+    """The report of `prepare`, which `doctor` shows again."""
 
     per_class: dict[str, list[Annotated[int, Range(0)]]]
     converted: dict[str, dict[str, _Found]]
@@ -94,7 +97,7 @@ class _AnySchema(TypedDict):
 
 
 class _Index(_AnySchema):
-    """JSON of index.json."""
+    """The type of index.json."""
 
     format: Literal["jpeg", "raw"]
     size: Pixels
@@ -114,12 +117,13 @@ class Index(NamedTuple):
         format: 'jpeg' or 'raw'.
         size: Width and height of the images.
         classes: Synsets or names of folders, sorted.
-        words: Names of the classes for people.
+        words: Readable names of the classes.
+        splits: Split -> its shards.
         files: Name -> (bytes, SHA-256) of every other file.
-        fingerprint: SHA-256 of what training sees: format, size, classes, images and labels.
-        request: Options that prepare was given.
-        report: What it found: counts, conversions, refusals, duplicates.
-        samples: Name of a shard -> digest of a sample of its bytes, for stores too large to be read at each start.
+        fingerprint: SHA-256 of all that training depends on: format, size, classes, images and labels.
+        request: The options of `alexnet prepare`.
+        report: Its report: counts, conversions, refused images, duplicates.
+        samples: Shard -> digest of a sample of its bytes, for stores that are too large to read at each start.
     """
 
     format: str
@@ -135,16 +139,17 @@ class Index(NamedTuple):
 
 
 def is_store(folder: pathlib.Path) -> bool:
+    """Whether a folder is a store: it has an index.json."""
     return (folder / INDEX).is_file()
 
 
 def read_index(folder: pathlib.Path) -> Index:
-    """Read index.json. Raises DataError if it is missing, damaged or newer than this program."""
+    """Read index.json. Raises DataError if it is missing, damaged or of another schema."""
     path = folder / INDEX
     schema = files.read_json(path, _AnySchema, error=DataError, remedy=AGAIN)
     if schema is None:
         raise DataError(
-            f"{folder} is no store: it has no {INDEX}; make one with "
+            f"{folder} is not a store: it has no {INDEX}; make one with "
             f"alexnet prepare --from SOURCE --out {folder}"
         )
     if schema["schema"] != SCHEMA:
@@ -169,18 +174,18 @@ def read_index(folder: pathlib.Path) -> Index:
             if "sample" in file
         },
     )
-    whole = "train" in index.splits
-    whole &= 0 < len(index.classes) == len(set(index.classes)) == len(index.words)
+    is_complete = "train" in index.splits
+    is_complete &= 0 < len(index.classes) == len(set(index.classes)) == len(index.words)
     for name, shards in index.splits.items():
-        whole &= f"{name}-labels.npy" in index.files
-        whole &= all(shard.file in index.files for shard in shards)
-    if not whole:
+        is_complete &= f"{name}-labels.npy" in index.files
+        is_complete &= all(shard.file in index.files for shard in shards)
+    if not is_complete:
         raise DataError(f"{path} is damaged; {AGAIN}")
     return index
 
 
 def write_index(path: pathlib.Path, index: Index) -> None:
-    """Write index.json beside the files that it names. Raises OSError."""
+    """Write index.json into the folder of the files that it lists. Raises OSError."""
     shards = {shard.file for one in index.splits.values() for shard in one}
     content = {
         "schema": SCHEMA,
@@ -212,12 +217,12 @@ def write_index(path: pathlib.Path, index: Index) -> None:
 
 
 def fingerprint(index: Index) -> str:
-    """SHA-256 of all that training sees of a store, which excludes its sources and report."""
-    seen: list[Any] = [index.format, index.size, index.classes]
+    """Return the SHA-256 of all that training depends on, which excludes `request` and `report`."""
+    content: list[Any] = [index.format, index.size, index.classes]
     for name, shards in sorted(index.splits.items()):
         names = [*(shard.file for shard in shards), f"{name}-labels.npy"]
-        seen.append([name, [index.files[file][1] for file in names]])
-    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+        content.append([name, [index.files[file][1] for file in names]])
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def check_sizes(folder: pathlib.Path, index: Index) -> None:
@@ -233,28 +238,28 @@ def check_sizes(folder: pathlib.Path, index: Index) -> None:
 
 
 def damaged_files(folder: pathlib.Path, index: Index) -> Iterator[tuple[str, int, str | None]]:
-    """Yield (name, bytes, fault) of every file of the index; fault is None if its SHA-256 is right."""
+    """Yield (name, bytes, fault) for every file in the index; fault is None if its SHA-256 matches."""
     for name, (size, sha256) in sorted(index.files.items()):
         try:
             found = files.sha256_of(folder / name)
         except OSError as error:
             yield name, size, error.strerror
             continue
-        yield name, size, None if found == sha256 else "its SHA-256 is not that of the index"
+        yield name, size, None if found == sha256 else "its SHA-256 differs from the index"
 
 
 def read_statistics(folder: pathlib.Path, size: int) -> Statistics:
-    """Read the statistics of images of `size` pixels. Raises DataError."""
+    """Read the statistics of size x size images. Raises DataError."""
     return statistics.read(folder / STATISTICS, size, error=DataError, remedy=AGAIN)
 
 
 def read_labels(folder: pathlib.Path, index: Index, split: str, count: int) -> np.ndarray:
-    """Read the labels int32 [count] of a split, and check their range. Raises DataError."""
+    """Read and check the labels int32 [count] of a split. Raises DataError."""
     path = folder / f"{split}-labels.npy"
     labels = files.read_array(path, (count,), "int32", error=DataError, remedy=AGAIN)
     if count and not 0 <= labels.min() <= labels.max() < len(index.classes):
         raise DataError(
-            f"{path} has the labels {labels.min()} to {labels.max()}, but there are "
+            f"{path} has labels from {labels.min()} to {labels.max()}, but there are "
             f"{len(index.classes)} classes; {AGAIN}"
         )
     return labels

@@ -1,4 +1,4 @@
-"""Source 'synthetic': noisy stripes, made on the fly; needs no files."""
+"""Source 'synthetic': generated images of noisy stripes, which need no files."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ _SEED = 0x73796E
 
 
 def load(spec: DataSpec) -> Dataset:
-    """Stripes of 5 colors in 2 directions under noise: 512 images for 'train', 128 for 'test'.
+    """Generate stripes of 5 colors in 2 directions with noise: 512 images for 'train', 128 for 'test'.
 
-    A net learns the ten classes in seconds; mirroring and shifting keep the class.
+    A net learns the ten classes in seconds. Mirroring or shifting an image does not change its class.
     """
     generator, size = np.random.default_rng(_SEED), spec.image_size
     hues = np.arange(5) / 5 * 2 * np.pi

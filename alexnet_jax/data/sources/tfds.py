@@ -1,4 +1,4 @@
-"""Source 'tfds': datasets of tensorflow-datasets; prepared ones are read without TensorFlow."""
+"""Source 'tfds': datasets of tensorflow-datasets. A prepared dataset is read without TensorFlow."""
 
 import functools
 import importlib.util
@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 
 def load(spec: DataSpec) -> Dataset:
-    """The dataset `spec.name` below the folder `spec.path`, or the one prepared dataset in it.
+    """Open the dataset `spec.name` in the folder `spec.path`, or the only prepared dataset there.
 
-    With TensorFlow, a stock dataset that is missing is downloaded and prepared. Raises DataError.
+    If TensorFlow is installed, a missing dataset of the catalog is downloaded and prepared. Raises DataError.
     """
     library = _library()
     builder = _builder(library, spec.path, spec.name)
@@ -65,7 +65,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def other_splits(builder: Any) -> tuple[str, ...]:
-    """A note on the splits that are not in SPLITS, if there are any."""
+    """Return a note on the splits that are not in SPLITS, if there are any."""
     others = sorted(set(builder.info.splits) - set(SPLITS))
     if not others:
         return ()
@@ -75,7 +75,11 @@ def other_splits(builder: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """An image of a prepared dataset, which any process can read; `folder` has the dataset's description."""
+    """An image of a prepared dataset. It can be pickled, and read by any process.
+
+    Attributes:
+        folder: The folder with dataset_info.json.
+    """
 
     folder: str
     split: str
@@ -86,12 +90,12 @@ class Example:
         return f"{self.folder}: example {self.index} of {self.split}"
 
     def read(self) -> bytes:
-        """The encoded image. Raises DataError."""
+        """Return the encoded image. Raises DataError."""
         _, image = _opened(self.folder, self.split)
         return self.features()[image]
 
     def features(self) -> dict[str, Any]:
-        """All features of the example. Raises DataError."""
+        """Return all features of the example, the image still encoded. Raises DataError."""
         records, _ = _opened(self.folder, self.split)
         try:
             return records[self.index]
@@ -113,7 +117,7 @@ class Listing(NamedTuple):
 
 
 def listing(path: str) -> Listing:
-    """List every example of the one prepared dataset in the folder `path`. Raises DataError."""
+    """List every example of the only prepared dataset in the folder `path`. Raises DataError."""
     builder = _builder(_library(), path, None)
     _, label = _keys(builder)
     folder = str(builder.data_path)
@@ -132,13 +136,13 @@ def listing(path: str) -> Listing:
 
 
 def is_prepared(path: pathlib.Path) -> bool:
-    """Whether a prepared dataset is in the folder `path`, or up to three folders below."""
+    """Whether the folder `path` has a prepared dataset, up to three levels deep."""
     return _prepared(path, None) is not None
 
 
 @functools.lru_cache
 def _opened(folder: str, split: str) -> tuple[Any, str]:
-    """(records, name of the image among their features); opened once in each process."""
+    """Open a split once per process; return (records, name of the image feature)."""
     library = _library()
     builder = _builder(library, folder, None)
     image, _ = _keys(builder)
@@ -154,26 +158,28 @@ def _library() -> Any:
 
 
 def _builder(library: Any, path: str | None, name: str | None) -> Any:
-    """The builder of a prepared dataset. Raises DataError."""
+    """Return the builder of a dataset, prepared if needed. Raises DataError."""
     root = pathlib.Path(path or DEFAULT_PATH).expanduser()
     found = _prepared(root, name)
     if found is not None:
         try:
             return library.builder_from_directory(str(found))
-        except Exception as error:  # a damaged description raises whatever its parser does
+        except Exception as error:  # a damaged description can raise any exception
             raise DataError(f"cannot read {found / _INFO}: {_one_line(error)}") from None
     if not name:
-        raise DataError(f"no prepared set ({_INFO}) in {root}; config.data.name says which it is")
+        raise DataError(
+            f"no prepared dataset ({_INFO}) in {root}; config.data.name says which one to use"
+        )
     if importlib.util.find_spec("tensorflow") is None:
         raise DataError(
-            f"{name} is not prepared in {root}: {INSTALL_TF}, then the same command again "
-            f"downloads and prepares it"
+            f"{name} is not prepared in {root}: install TensorFlow ({INSTALL_TF}), then the same command "
+            "downloads and prepares it"
         )
     return _prepare(library, name, root)
 
 
 def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
-    """The newest folder in `root` with a description of the dataset `name` ('dataset' or 'dataset/config')."""
+    """Find the newest version of the dataset `name` ('dataset' or 'dataset/config'; None: any) in `root`."""
     below = [root / name] if name else []
     for folder in (*below, root):
         for pattern in (_INFO, f"*/{_INFO}", f"*/*/{_INFO}", f"*/*/*/{_INFO}"):
@@ -186,21 +192,19 @@ def _prepared(root: pathlib.Path, name: str | None) -> pathlib.Path | None:
 
 
 def _version(path: pathlib.Path) -> tuple:
-    """Sort key by which 10.0.0 comes after 9.0.0."""
+    """Return a sort key with which version 10.0.0 comes after 9.0.0."""
     return tuple((int(part) if part.isdigit() else -1) for part in path.parent.name.split("."))
 
 
 def _prepare(library: Any, name: str, root: pathlib.Path) -> Any:
-    """Download and prepare a stock dataset with TensorFlow. Raises DataError."""
+    """Download and prepare a dataset of the catalog with TensorFlow. Raises DataError."""
     log.info("preparing %s in %s", name, root)
     try:
         builder = library.builder(name, data_dir=str(root), file_format="array_record")
         builder.download_and_prepare()
     except library.core.DatasetNotFoundError:
-        raise DataError(f"tensorflow-datasets has no set {name!r}") from None
-    except (
-        Exception
-    ) as error:  # downloads, manual steps, disks: the dataset's own code raises anything
+        raise DataError(f"tensorflow-datasets has no dataset {name!r}") from None
+    except Exception as error:  # the dataset's own code can raise any exception
         raise DataError(f"cannot prepare {name} in {root}: {_one_line(error)}") from None
     return builder
 
@@ -211,17 +215,18 @@ def _one_line(error: Exception) -> str:
 
 
 def _keys(builder: Any) -> tuple[str, str]:
-    """(name of the image, name of the label) among the features. Raises DataError."""
+    """Return the names of the image feature and the label feature. Raises DataError."""
     features = builder.info.features
     image, label = builder.info.supervised_keys or ("image", "label")
     if {image, label} - set(features) or not hasattr(features[label], "names"):
-        has = ", ".join(features)
-        raise DataError(f"{builder.info.full_name} has no image with a class label; it has {has}")
+        raise DataError(
+            f"{builder.info.full_name} has no image with a class label; its features are {', '.join(features)}"
+        )
     return image, label
 
 
 class _TFRecordSource:
-    """Examples by number with images still encoded, as `as_data_source` gives them for ArrayRecords."""
+    """A sequence of examples with encoded images, as `as_data_source` returns for ArrayRecord files."""
 
     def __init__(self, builder: Any, name: str, decoders: dict[str, Any]):
         self._records = TFRecords(builder.info.splits[name].filepaths)
@@ -235,7 +240,7 @@ class _TFRecordSource:
 
 
 def _records(builder: Any, name: str, image: str, skip: Any) -> Any:
-    """A sequence of the features of each example of a split. Raises DataError."""
+    """Open a split as a sequence of the features of each example, with encoded images. Raises DataError."""
     kind = builder.info.file_format.value
     try:
         if kind == "array_record":
@@ -244,7 +249,7 @@ def _records(builder: Any, name: str, image: str, skip: Any) -> Any:
             records = _TFRecordSource(builder, name, {image: skip})
         else:
             raise DataError(
-                f"{builder.data_path} is {kind}; prepare it as array_record or tfrecord"
+                f"{builder.data_path} has files of type {kind}; prepare it as array_record or tfrecord"
             )
         length = len(records)
     except ImportError as error:
@@ -265,7 +270,7 @@ def _images(
     key: str | None = None,
     check: Callable[[], None] | None = None,
 ) -> ImageFiles:
-    """The decoded images of `records`; `key` and `check` as `identity` and `check` of ImageFiles."""
+    """Return the decoded images of `records`; `key` is the `identity` of ImageFiles."""
     return ImageFiles(
         lambda i: (f"example {i} of {about}", records[i][image]),
         len(records),
@@ -279,7 +284,7 @@ def _images(
 
 
 def _files(builder: Any, names: list[str], threads: int) -> digests.Files:
-    """Digests of the files of all splits `names`. Raises DataError."""
+    """Compute digests of the files of the splits `names`. Raises DataError."""
     folder = os.fspath(builder.data_path)
     paths = [os.fspath(path) for name in names for path in builder.info.splits[name].filepaths]
     try:
@@ -289,7 +294,7 @@ def _files(builder: Any, names: list[str], threads: int) -> digests.Files:
 
 
 def _content(records: Any, image: str, label: str, key: str, about: str) -> dict[str, np.ndarray]:
-    """Digests and labels; cached, since making them reads all records."""
+    """Return digests and labels of all records. They are cached, since reading all records takes long."""
 
     def read() -> dict[str, np.ndarray]:
         log.info("reading the labels of %s", about)
@@ -306,5 +311,5 @@ def _content(records: Any, image: str, label: str, key: str, about: str) -> dict
 def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise DataError(
-            f"{about}: labels {labels.min()} to {labels.max()}, but {num_classes} classes"
+            f"{about}: labels from {labels.min()} to {labels.max()}, but only {num_classes} classes"
         )

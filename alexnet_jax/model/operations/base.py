@@ -177,7 +177,7 @@ class Operation:
         has_own_line: Whether tables of a net have a line for it.
         mixes_groups: Whether its results depend on the maps of all groups together.
         takes_groups: Whether `apply` takes the maps of each group as an array of their own (model/grouping.py).
-        widens: Whether its result stays float32 if an operation that compares values follows.
+        keeps_float32: Whether its result stays float32 if an operation that compares values follows.
         compares: Whether it compares its inputs, which rounding would make equal.
         tensors: (tree, our name, PyTorch's name) of each parameter and running average.
     """
@@ -187,7 +187,7 @@ class Operation:
     is_linear: ClassVar[bool] = False
     has_own_line: ClassVar[bool] = False
     takes_groups: ClassVar[bool] = False
-    widens: ClassVar[bool] = False
+    keeps_float32: ClassVar[bool] = False
     compares: ClassVar[bool] = False
     tensors: ClassVar[tuple[tuple[str, str, str], ...]] = ()
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 class Conv(Operation):
+    """A convolution; with groups, the kernels of a group take only the maps of that group."""
+
     name = "conv"
     is_linear = True
     takes_groups = True
@@ -35,7 +37,7 @@ class Conv(Operation):
         return elementwise.add_bias(convolve(x, kernel, groups=layer.groups), bias, layer.forms)
 
     def _function(self, spec, **options) -> Callable[..., Float[Array, "b oh ow f"]]:
-        """f(x, kernel) without a bias."""
+        """Return the function (x, kernel) -> convolution, without a bias."""
         from alexnet_jax.kernels import convolution
 
         return functools.partial(
@@ -52,7 +54,7 @@ class Conv(Operation):
         outputs = conv_size(size, spec.kernel, spec.stride, spec.pad)
         if outputs < 1:
             raise ConfigError(
-                f"{node.path}: its {spec.kernel}x{spec.kernel} kernel finds no place on {size}x{size} "
+                f"{node.path}: its {spec.kernel}x{spec.kernel} kernel does not fit on {size}x{size} "
                 f"maps padded by {spec.pad}; use larger images (augment.crop_size) or a smaller kernel"
             )
         return Maps(outputs, spec.features)
@@ -82,7 +84,7 @@ class Conv(Operation):
                          strides=[spec.stride] * 2, group=spec.groups)  # fmt: skip
 
     def invert(self, x, inversion):
-        """The kernels transposed, without biases."""
+        """Apply the transposed convolution, without biases."""
         import jax
         import jax.numpy as jnp
 

@@ -1,12 +1,15 @@
-"""Fully-connected layers (§3.5), with groups for towers that do not meet."""
+"""Fully-connected layers (§3.5), with groups for towers that are not connected."""
 
 from __future__ import annotations
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.operations.base import Maps, Operation
+from alexnet_jax.specs import FCSpec, ModelSpec
 
 
 class Dense(Operation):
+    """A fully-connected layer; with groups, the units of a group take only the inputs of that group."""
+
     name = "dense"
     is_linear = True
     tensors = (("params", "kernel", "weight"), ("params", "bias", "bias"))
@@ -21,7 +24,7 @@ class Dense(Operation):
         if layer.spec.groups > 1:
             shape = (groups, inputs // groups, features // groups)
         kernel, bias = layer.weights(shape, (features,), copies=len(shape) - 2)
-        # Logits stay float32: rounding them to bfloat16 would show in the loss.
+        # Logits stay float32: rounding them to bfloat16 would change the loss noticeably.
         y = convolution.dense(x, kernel, jnp.float32 if layer.is_last else x.dtype)
         return elementwise.add_bias(y, bias, layer.forms)
 
@@ -48,9 +51,9 @@ class Dense(Operation):
         return graph.add(node.feature, "Gemm", x, *weights, transB=1)
 
 
-def features_of(spec, model) -> int:
-    """Outputs of a layer; those of the last one are the classes."""
+def features_of(spec: FCSpec, model: ModelSpec) -> int:
+    """Return the number of outputs of a layer; the last layer has one output per class. Raises ConfigError."""
     features = model.num_classes if spec.features is None else spec.features
     if features is None:
-        raise ConfigError("model.num_classes is not filled in")
+        raise ConfigError("config.model.num_classes is not set")
     return features

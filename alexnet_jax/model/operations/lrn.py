@@ -10,8 +10,10 @@ from alexnet_jax.model.operations.base import Operation
 
 
 class LRN(Operation):
+    """Divides each value by a power of the sum of squares over adjacent maps."""
+
     name = "lrn"
-    widens = True
+    keeps_float32 = True
 
     def apply(self, layer, x, call):
         from alexnet_jax.kernels import normalization
@@ -44,16 +46,15 @@ class LRN(Operation):
         maps, reach = node.spec.features // model.towers, max(self.border(model))
         if model.lrn and maps < reach:
             yield (
-                f"layer {node.layer} has {maps} maps a tower, and a window of its 'lrn' reaches {reach} beyond"
+                f"layer {node.layer} has {maps} maps per tower, but the windows of its 'lrn' extend {reach} maps "
+                "into the next tower"
             )
 
     def to_onnx(self, graph, node, x):
-        """One operator, or one for each tower; ONNX divides alpha by the window."""
+        """Add one LRN node, or one per tower. ONNX divides alpha by the window size."""
         c, model, name = graph.model.lrn_constants, graph.model, node.feature
         if c.n % 2 == 0:
-            raise ConfigError(
-                f"config.model.lrn_constants.n={c.n}: ONNX normalizes over odd windows only"
-            )
+            raise ConfigError(f"config.model.lrn_constants.n={c.n}: ONNX supports odd windows only")
         constants = dict(size=c.n, alpha=c.alpha * c.n, beta=c.beta, bias=c.k)
         if model.towers == 1 or not c.within_towers:
             return graph.add(name, "LRN", x, **constants)

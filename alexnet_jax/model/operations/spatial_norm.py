@@ -7,7 +7,7 @@ from alexnet_jax.model.operations.base import Operation
 
 class SpatialNorm(Operation):
     name = "spatial_norm"
-    widens = True
+    keeps_float32 = True
 
     def apply(self, layer, x, call):
         from alexnet_jax.kernels import normalization

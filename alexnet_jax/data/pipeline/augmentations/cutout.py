@@ -1,4 +1,4 @@
-"""A square of half the side of the crop, at a random place, becomes the mean (DeVries and Taylor, 2017)."""
+"""Cutout (DeVries and Taylor, 2017): replace a random square, half the crop's side, with the mean color."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from alexnet_jax.data.pipeline.draws import Draws
 
 
 def apply(crops: Float[Array, "b c c 3"], draws: Draws) -> Float[Array, "b c c 3"]:
-    """Set the square to 0, the mean of centered crops; it may reach over the border."""
+    """Set a random square of each crop to 0, the mean of centered pixels; it may extend past the border."""
     side = crops.shape[1]
     centers = (draws.uniform("cutout", 2) + 1) / 2 * side
     inside = jnp.abs(jnp.arange(side) + 0.5 - centers[..., None]) < side / 4  # [b 2 c]
