@@ -100,7 +100,9 @@ def of_files(net: "Network", paths: list[str]) -> Source:
         lambda i: (str(found[i]), found[i]), len(found), spec.image_size,
         threads=spec.threads, identity=None, exif=spec.exif,
     )  # fmt: skip
-    named = digests.key(known.digests, known.times, *(os.fsencode(path).hex() for path in found))
+    named = digests.cache_key(
+        known.digests, known.times, *(os.fsencode(path).hex() for path in found)
+    )
     return Source(images, f"files {named}", {"files": np.array([str(p) for p in found])})
 
 

@@ -326,7 +326,7 @@ def test_changed_images_are_refused(starter, tmp_path):
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "the images changed" in outcome.err
-    assert "training images (100 %) are other ones, 60 of 60 validation" in outcome.err
+    assert "training images (100 %) were replaced, 60 of 60 validation" in outcome.err
     (tmp_path / "run" / "dataset.npz").write_bytes(b"junk")
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "was begun; choose another --workdir" in outcome.err
@@ -338,10 +338,10 @@ def test_changed_images_are_refused(starter, tmp_path):
     assert starter.run(old, *data, until + "7", sabotage="old_fingerprint").code == 0
     (old / "dataset.npz").unlink()
     outcome = starter.run(old, *data, until + "8", sabotage="old_fingerprint")
-    assert outcome.code == 0 and "begun by an earlier version: its images cannot" in outcome.out
+    assert outcome.code == 0 and "started by an earlier version" in outcome.out
     images(1)
     outcome = starter.run(old, *data, until + "9")
-    assert outcome.code == 2 and "training images (100 %) are other ones" in outcome.err
+    assert outcome.code == 2 and "training images (100 %) were replaced" in outcome.err
     images(0)
     outcome = starter.run(old, *data, until + "9")
     assert outcome.code == 0 and "earlier version" not in outcome.out
@@ -373,7 +373,7 @@ def test_a_run_stops_where_images_were_replaced_and_says_how_many(starter, tmp_p
     outcome = starter.run(run, *data, **cache)
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
     assert (
-        f"the images changed since {run} was begun: 37 of 100 training images (37 %) are other ones; "
+        f"the images changed since {run} was started: 37 of 100 training images (37 %) were replaced; "
         "choose another --workdir" in outcome.err
     )
     outcome = starter.run(run, *images(tmp_path / "copy", 0), **cache)
