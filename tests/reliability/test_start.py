@@ -247,7 +247,7 @@ def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp
     begin = ["--init-from", str(golden_folder), "--config.train.max_steps=2"]
     assert starter.run(tmp_path / "a", *begin).code == 0
     log = (tmp_path / "a" / "log.txt").read_text()
-    assert "began from tiny, step 48: 8 of 8 arrays" in log
+    assert "initialized from tiny, step 48: 8 of 8 arrays" in log
     wider = [*begin, "--config.model.fcs.fc6.features=32"]
     refused = starter.run(tmp_path / "b", *wider)
     assert refused.code == 5 and "params/fc6/kernel is" in refused.err
