@@ -57,7 +57,7 @@ def test_a_stopped_command_continues_with_the_same_bytes(command, tmp_path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "write_atomically", full)
-        with pytest.raises(StorageError, match=r"No space left.*same command continues"):
+        with pytest.raises(StorageError, match=r"No space left.*run the same command again"):
             features.main([*command, *SPLIT])
     assert not path.exists() and len(list(tmp_path.glob("F.npz.parts/*.npy"))) == 2
     with pytest.raises(ConfigError, match=r"F\.npz\.parts has parts for another network"):

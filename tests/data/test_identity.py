@@ -581,4 +581,4 @@ def test_other_times_of_a_large_set_are_said_and_more_stops(tmp_path, data_spec,
 def test_cached_names_do_not_depend_on_how_texts_are_joined():
     assert digests.cache_key("a", "b") != digests.cache_key("ab", "") != digests.cache_key("", "ab")
     assert len(digests.cache_key(np.zeros(3, np.uint64))) == 32
-    assert cache._KEPT.fullmatch(f"records-{digests.cache_key('x')}.npz")
+    assert cache._CACHED.fullmatch(f"records-{digests.cache_key('x')}.npz")
