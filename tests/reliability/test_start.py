@@ -329,7 +329,7 @@ def test_changed_images_are_refused(starter, tmp_path):
     assert "training images (100 %) were replaced, 60 of 60 validation" in outcome.err
     (tmp_path / "run" / "dataset.npz").write_bytes(b"junk")
     outcome = starter.run(tmp_path / "run", *data)
-    assert outcome.code == 2 and "was begun; choose another --workdir" in outcome.err
+    assert outcome.code == 2 and "was started; choose another --workdir" in outcome.err
     images(0)
     assert starter.run(tmp_path / "run", *data).code == 0
     # Begun by an earlier version, whose fingerprints were of names and sizes.
