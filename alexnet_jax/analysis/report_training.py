@@ -59,8 +59,8 @@ def network(spec: Config, tree: dict[str, Any]) -> Markup:
          f"{layer['multiply_adds']:,}", layer["receptive_field"], layer["then"])
         for layer in description["layers"]
     ]  # fmt: skip
-    totals = [f"{description[key]:,}" for key in ("parameters", "multiply_adds")]
-    layers.append(("all", "", *totals, "", ""))
+    parameters, multiply_adds = description["parameters"], description["multiply_adds"]
+    layers.append(("all", "", f"{parameters:,}", f"{multiply_adds:,}", "", ""))
     assumed = f"{describe.ASSUMED_CLASSES:,}" if spec.model.num_classes is None else ""
     return render(
         "network.html", layers=layers, assumed_classes=assumed, **_differences(spec.name, tree)
