@@ -1,4 +1,4 @@
-"""Errors that a user can cause or fix: each ends a command with one line and a documented exit code."""
+"""Errors that users can fix; each ends a command with one line on standard error and a documented exit code."""
 
 import errno
 import unicodedata
@@ -6,22 +6,22 @@ from collections.abc import Iterable
 
 EXIT_CODES = {
     0: "finished, final checkpoint verified",
-    1: "a fault of this program; log.txt in the run folder has the traceback",
+    1: "an internal error; log.txt in the run folder has the traceback",
     2: "usage or configuration; nothing was written",
     3: "data missing, damaged or not as described",
     4: "training diverged",
     5: "storage or checkpoint",
-    6: "working directory busy or not ours",
+    6: "working directory in use, or not a run folder",
     7: "out of memory",
-    8: "stalled: no step came to its end in time, or another process of the run was lost",
+    8: "stalled: a step took too long, or another process of the run was lost",
     75: "stopped by a signal, state saved: run the same command again",
     130: "stopped by Ctrl-C, state saved: run the same command again",
     143: "stopped at once by a second signal",
 }
 
-#: Length of an error's line; its beginning has the fault and its end the remedy.
+#: Maximum length of an error line; longer ones lose their middle, since the end has the remedy.
 LONGEST_LINE = 8_000
-#: Unicode categories of control characters; joiners and wide spaces, which occur in names, are in others.
+#: Unicode categories to escape; joiners and wide spaces, which occur in names, are in other categories.
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
 
 
@@ -33,20 +33,20 @@ def printable(text: str) -> str:
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:
-    """Join the first names, and count the others."""
+    """Join the first `limit` names, and count the others."""
     names = list(names)
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 class AlexNetError(Exception):
-    """Base class."""
+    """Base class of all errors that users can fix."""
 
     exit_code = 1
     name = "E_INTERNAL"
 
     def line(self) -> str:
-        """The one line for standard error, whatever the message contains."""
+        """Return the message as one printable line for standard error."""
         text = printable(f"alexnet: error[{self.name}]: {self}")
         if len(text) <= LONGEST_LINE:
             return text
@@ -54,19 +54,19 @@ class AlexNetError(Exception):
 
 
 class ConfigError(AlexNetError):
-    """Wrong usage or configuration: found before anything is written."""
+    """The usage or configuration is wrong; found before anything is written."""
 
     exit_code, name = 2, "E_CONFIG"
 
 
 class DataError(AlexNetError):
-    """Images or labels that are missing, unreadable or not as described."""
+    """Images or labels are missing, unreadable or not as configured."""
 
     exit_code, name = 3, "E_DATA"
 
 
 class DivergedError(AlexNetError):
-    """The loss or a gradient stopped being finite."""
+    """The loss or a gradient is no longer finite."""
 
     exit_code, name = 4, "E_DIVERGED"
 
@@ -78,41 +78,42 @@ class StorageError(AlexNetError):
 
 
 class CheckpointError(StorageError):
-    """A checkpoint is missing, damaged, or of another model."""
+    """A checkpoint is missing, damaged, or does not fit the model."""
 
     name = "E_CHECKPOINT"
 
 
 class WorkdirError(AlexNetError):
-    """The working directory is in use, or holds something that is not a run."""
+    """The working directory is in use, or contains files that are not of a run."""
 
     exit_code, name = 6, "E_WORKDIR"
 
 
 class OutOfMemoryError(AlexNetError):
-    """The device or the machine has not enough memory for the step."""
+    """The device or the machine has too little memory for a training step."""
 
     exit_code, name = 7, "E_MEMORY"
 
 
 class StalledError(AlexNetError):
-    """No step came to its end for longer than config.train.stall_seconds, or another process was lost."""
+    """A step took longer than config.train.stall_seconds, or another process was lost."""
 
     exit_code, name = 8, "E_STALLED"
 
 
+#: Errors of the disk or the system, which are not faults of this program.
 _SYSTEM = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT,
 )  # fmt: skip
-_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def of_system(error: BaseException) -> StorageError | None:
-    """Convert an error of the disk or the system; None for errors that may be faults of this program."""
+    """Convert an error of the disk or the system; return None for errors that may be bugs of this program."""
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
         return None
-    remedy = "make room" if error.errno in _ROOM else "mend that"
+    remedy = "make room" if error.errno in _DISK_FULL else "fix this"
     return StorageError(
         f"{error.filename or 'a file'}: {error.strerror}; {remedy} and run the same command again"
     )

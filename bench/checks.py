@@ -1,10 +1,10 @@
-"""Measure the cost of reliability: a training step with all its checks and without, and the parts of a checkpoint.
+"""Measure the cost of reliability: a training step with and without its checks, and each stage of a checkpoint.
 
     alexnet bench checks --batch 32 --json checks.json
 
-The checks are the masked update, reading metrics after each step, the hash of the batches, the watchdog and the signal
-flag. Steps with and without them alternate in one process, in changing order. The parts of a checkpoint are writing by
-orbax, SHA-256 of all files and commit, then verifying and restoring.
+The checks are the update mask for non-finite gradients, reading the metrics of each step, the hash of the batches, the
+watchdog and the signal flag. Rounds with and without checks alternate in one process, and each round reverses their
+order. The stages of a checkpoint are writing with orbax, SHA-256 of all files, commit, verification and restoring.
 """
 
 import json
@@ -35,6 +35,7 @@ from .hardware import machine
 
 
 def main(arguments: list[str]) -> int:
+    """Run `alexnet bench checks`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--batch", type=int, default=32)
@@ -57,29 +58,29 @@ def main(arguments: list[str]) -> int:
 
 
 def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Measure the seconds per step of every round, with and without checks."""
+    """Measure the seconds per step with and without checks, one value per round."""
     mesh, model = parallel.device_mesh(), alexnet.of_config(spec)
-    replicated = jax.NamedSharding(mesh, jax.P(parallel.DATA))
+    sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     batch = ours.examples(spec)
-    on_device = jax.device_put(batch, replicated)
+    on_device = jax.device_put(batch, sharding)
     current = state.create(spec, model, 0, mesh=mesh)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
     checked = step.make_train_step(spec, model, ours.statistics(spec), mesh)
     is_finite, step._is_finite = step._is_finite, lambda loss, norm: np.True_
     try:
         bare = step.make_train_step(spec, model, ours.statistics(spec), mesh)
-        current, _ = bare(current, on_device, rates)  # compiled while the check is out
+        current, _ = bare(current, on_device, rates)  # compile while the check is patched out
     finally:
         step._is_finite = is_finite
     current, _ = checked(current, on_device, rates)
-    meter, hashed = Meter(), ""
+    meter, digest = Meter(), ""
 
     def with_checks() -> None:
-        nonlocal current, hashed
+        nonlocal current, digest
         for number in range(steps):
             watchdog.beat()
             current, metrics = checked(current, on_device, rates)
-            hashed = batches.update_batch_digest(hashed, batch.labels, batch.indices, batch.epochs)
+            digest = batches.update_batch_digest(digest, batch.labels, batch.indices, batch.epochs)
             meter.add(number, metrics)
             watchdog.beat(step=True)
             signals.poll()
@@ -103,44 +104,44 @@ def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]
 
 
 def measure_checkpoint(spec: Config, rounds: int, folder: str | None) -> dict[str, Any]:
-    """Measure the bytes of a checkpoint, and the seconds of its parts: write, hash, commit, verify, restore."""
+    """Measure the size of a checkpoint and the seconds of each stage: write, hash, commit, verify, restore."""
     current = state.create(spec, alexnet.of_config(spec), 0, mesh=parallel.device_mesh())
-    parts: dict[str, list[float]] = {}
+    stages: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for number in range(rounds):
-            place = Path(temporary) / str(number)
+            target = Path(temporary) / str(number)
             host = jax.device_get(current)
-            seconds = checkpoint.save(place, host, ours.statistics(spec), {"class_names": ["a"]})
+            seconds = checkpoint.save(target, host, ours.statistics(spec), {"class_names": ["a"]})
             begin = time.perf_counter()
-            checkpoints.verify(place, 0)
+            checkpoints.verify(target, 0)
             verified = time.perf_counter()
-            checkpoint.restore(place, 0, current)
+            checkpoint.restore(target, 0, current)
             seconds |= {"verify": verified - begin, "restore": time.perf_counter() - verified}
-            for part, value in seconds.items():
-                parts.setdefault(part, []).append(value)
-            for file in (file for file in place.rglob("*") if file.is_file()):
+            for stage, value in seconds.items():
+                stages.setdefault(stage, []).append(value)
+            for file in (file for file in target.rglob("*") if file.is_file()):
                 file.unlink()
-    return {"bytes": checkpoint.size(current), "seconds": parts}
+    return {"bytes": checkpoint.size(current), "seconds": stages}
 
 
 def table(report: dict[str, Any]) -> str:
-    """Format the medians, and the median ratio of steps with and without checks."""
-    both, saved = report["step"], report["checkpoint"]
-    ratios = [a / b for a, b in zip(both["with"], both["without"], strict=True)]
-    median = {name: statistics.median(values) for name, values in both.items()}
+    """Format the medians, and the median ratio of a step with checks to a step without."""
+    steps, saved = report["step"], report["checkpoint"]
+    ratios = [a / b for a, b in zip(steps["with"], steps["without"], strict=True)]
+    median = {name: statistics.median(values) for name, values in steps.items()}
     title = (
         f"{report['config']}, batch {report['batch']}, {report['cores']} cores of {report['machine']}, "
         f"jax {report['jax']}, {len(ratios)} rounds"
     )
     rows = [
         ("step with all checks", f"{median['with']:.4f}", f"{statistics.median(ratios) - 1:+.2%}"),
-        ("step without", f"{median['without']:.4f}", ""),
+        ("step without checks", f"{median['without']:.4f}", ""),
     ]
-    parts = {name: statistics.median(values) for name, values in saved["seconds"].items()}
-    total = parts["write"] + parts["hash"] + parts["commit"]
-    for part, seconds in parts.items():
-        share = f"{seconds / total:.0%} of a save" if part in ("write", "hash", "commit") else ""
-        name = f"checkpoint of {saved['bytes'] / 1e6:,.0f} MB: {part}"
+    stages = {name: statistics.median(values) for name, values in saved["seconds"].items()}
+    total = stages["write"] + stages["hash"] + stages["commit"]
+    for stage, seconds in stages.items():
+        share = f"{seconds / total:.0%} of a save" if stage in ("write", "hash", "commit") else ""
+        name = f"checkpoint of {saved['bytes'] / 1e6:,.0f} MB: {stage}"
         rows.append((name, f"{seconds:.4f}", share))
     return "\n".join([title, "", *markdown.table(("", "seconds, median", ""), rows, right=(1,))])
 

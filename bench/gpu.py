@@ -1,27 +1,28 @@
-"""Execute all measurements on a GPU, in one command of at most eight minutes.
+"""Run all GPU measurements with one command, in at most eight minutes.
 
     make gpu                                            all stages; DATA=FOLDER adds runs on CIFAR-10
     GPU_DRY=1 make gpu                                  the same stages at toy size on a CPU, into a temporary folder
     python -m bench.gpu --only peers-512 kernels-512
-    python -m bench.gpu --resume docs/results/gpu-2026-11-26.json     the stages that are not done there
+    python -m bench.gpu --resume docs/results/gpu-2026-11-26.json     the unfinished stages of a run
     python -m bench.gpu --page docs/results/gpu-2026-11-26.json       only write the page
 
-Stages run one after the other, the most important first, each in its own processes and with its own limit. Nothing is
-installed or downloaded. Stages share JAX's compilation cache, which includes the choices of XLA's autotuner.
+Stages run one after the other, the most important first, each in its own processes and with its own time limit.
+Nothing is installed or downloaded. Stages share JAX's compilation cache, which includes XLA's autotuning results.
 
-gpu-DATE.json is written after each stage, so that an interruption loses only the running stage. It has
+gpu-DATE.json is written after each stage, so an interruption loses only the stage that is running. It has these keys:
 
     schema           1
-    time, commit     of the start; commit is None outside a git checkout, and ends with '+' if files were changed
-    command, dry     the command line; whether at toy size
+    time, commit     at the start; commit is None outside a git checkout, and ends with '+' if files were changed
+    command, dry     the command line; whether it is a dry run at toy size
     machine, cores, memory_bytes, gpus [{name, driver, memory_bytes}], versions {package: version}
-    limit, seconds   seconds allowed for all stages but those with data; spent on all so far
-    stages           by name: title, command, state, reason, seconds, result and said; see bench/stages.py
+    limit, seconds   seconds allowed for all stages but those with data; seconds spent on all stages so far
+    stages           {name: {title, command, state, reason, seconds, result, said}}; see bench/stages.py
 
 The result of a stage is the JSON of its command: for peers and forms `measurements` (bench/alternate.py: seconds per
 step of each round, ratios to the first program, peak bytes), for kernels `layers` and `kernels` (microseconds per
 step), for layers `layers` (seconds per call), for nets `nets` (seconds per step), for transfer `ways` (bytes per
-second), for tests the counts of pytest, for a run its results.json, for sweep its tables. gpu-DATE.md is a page of it.
+second), for tests the counts of pytest, for a run its results.json, for sweep its tables. gpu-DATE.md shows the
+content as a page.
 """
 
 import argparse
@@ -53,24 +54,25 @@ from .peers import ON_GPU
 from .stages import Stage, execute
 
 RESULTS = ROOT / "docs/results"
-#: Seconds for all stages but those with data; with start and end under eight minutes.
+#: Seconds for all stages but those with data; with startup and shutdown, less than eight minutes.
 LIMIT = 465.0
 #: Seconds for each stage with data.
 DATA_LIMIT = 540.0
-#: CIFAR-10 networks that are trained.
+#: Variants of configs/cifar10.py to train.
 NETS = ("80sec", "18pct", "13pct", "11pct")
-#: Members of the sweep that share the GPU.
+#: Runs of the sweep that share the GPU.
 JOBS = 8
 #: Arguments of a dry run.
 TINY = "--config tests/tiny.py --config.data.source=folder"
 
 
 def main(arguments: list[str]) -> int:
+    """Run `make gpu`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="only these stages")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="CIFAR-10; adds runs on it")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/gpu", metavar="FOLDER",
-                        help="folder of the runs on data, which continue")  # fmt: skip
+                        help="folder of the runs on data; existing runs continue")  # fmt: skip
     parser.add_argument("--limit", type=float, default=LIMIT, metavar="SECONDS")
     parser.add_argument("--data-limit", type=float, default=DATA_LIMIT, metavar="SECONDS",
                         help="for each stage with data")  # fmt: skip
@@ -79,9 +81,11 @@ def main(arguments: list[str]) -> int:
         "--resume",
         type=Path,
         metavar="FILE.json",
-        help="execute the stages that are not done there",
+        help="run the unfinished stages of this file",
     )
-    parser.add_argument("--page", type=Path, metavar="FILE.json", help="only write its page")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.json", help="only write the page of this file"
+    )
     options = parser.parse_args(arguments)
     if options.page:
         record = json.loads(options.page.read_text())
@@ -90,12 +94,14 @@ def main(arguments: list[str]) -> int:
     options.dry = os.environ.get("GPU_DRY", "0") not in ("", "0")
     if not options.dry and hardware.device() != "cuda":
         who = "JAX finds" if hardware.gpus() else "nvidia-smi lists"
-        raise ConfigError(f"{who} no GPU here; GPU_DRY=1 make gpu tries all stages on the CPU")
+        raise ConfigError(
+            f"{who} no GPU; GPU_DRY=1 make gpu runs all stages at toy size on the CPU"
+        )
     return measure(options)
 
 
 def measure(options: argparse.Namespace) -> int:
-    """Execute the chosen stages, and write JSON and page after each."""
+    """Run the selected stages, and write the JSON file and the page after each."""
     folder = Path(tempfile.mkdtemp(prefix="alexnet-gpu-"))
     timed, with_data = stages(options.dry, folder), data_stages(options)
     every = [stage.name for stage in (*timed, *with_data)]
@@ -105,16 +111,16 @@ def measure(options: argparse.Namespace) -> int:
     record, path = _begin(options, folder)
     done = {name for name, row in record["stages"].items() if row["state"] == "done"}
     if "sweep" not in done:
-        done.discard("sweep-tables")  # they cover the finished members
+        done.discard("sweep-tables")  # make the tables again after more runs
     timed, with_data = (
         [stage for stage in some if stage.name in wanted and stage.name not in done]
         for some in (timed, with_data)
     )
     print(f"{plan(timed, options.limit)}\n\nOutput goes to {folder}, results to {path}\n")
-    begun, before = time.monotonic(), record["seconds"]
+    start, previous_seconds = time.monotonic(), record["seconds"]
 
     def save() -> None:
-        record["seconds"] = round(before + time.monotonic() - begun, 1)
+        record["seconds"] = round(previous_seconds + time.monotonic() - start, 1)
         files.write_atomically(path, json.dumps(record, indent=1) + "\n")
         files.write_atomically(path.with_suffix(".md"), page(record))
 
@@ -127,20 +133,20 @@ def measure(options: argparse.Namespace) -> int:
 
 
 def stages(dry: bool, folder: Path) -> list[Stage]:
-    """The stages without data, the most important first; expected seconds are those of one H200."""
+    """Return the stages without data, the most important first; expected durations are for one H200."""
     torch = util.find_spec("torch") is not None
     memory = sum(gpu["memory_bytes"] for gpu in hardware.gpus()[:1])
     beside = "PyTorch" if torch else "Flax written plainly (PyTorch is not installed)"
 
     def stage(name: str, title: str, expected: float, limit: float, real: str, toy: str) -> Stage:
-        """A stage; `real` and `toy` are a module of bench and its arguments, at full and at toy size."""
+        """Make a stage; `real` and `toy` are a module of bench and its arguments, at full and at toy size."""
         module, *arguments = (toy if dry else real).split()
         path = folder / f"{name}.json"
         command = [sys.executable, "-m", f"{__package__}.{module}", *arguments, f"--json={path}"]
         return Stage(name, title, command, expected, 150 if dry else limit, lambda: _json(path))
 
     def compared(module: str, batch: int, seconds: int, alive: int) -> str:
-        """Arguments of a comparison at a batch size, with `alive` programs beside the first on 140 GB."""
+        """Return the arguments of a comparison; on 140 GB, `alive` programs are loaded besides the first."""
         alive = alive if memory > 100e9 else max(alive // 2, 1)
         settings = f"--device cuda --batch {batch} --rounds 3 --beside {alive}"
         return f"{module} {settings} --limit {seconds - 15} --keep-going"
@@ -155,7 +161,7 @@ def stages(dry: bool, folder: Path) -> list[Stage]:
         real = f"{compared('step', batch, seconds, alive)} --dtype bfloat16"
         toy = f"step {TINY} --device cpu --batch 8 --rounds 1 --steps 1"
         toy += " --forms groups=feature_groups"
-        title = f"The step and its other forms, batch {batch}"
+        title = f"The step and its alternative forms, batch {batch}"
         return stage(f"forms-{batch}", title, seconds, seconds + 10, real, toy)
 
     quick = " ".join(name for name in ON_GPU if not name.startswith("max"))
@@ -188,16 +194,16 @@ def _tests(folder: Path) -> Stage:
 
 
 def data_stages(options: argparse.Namespace) -> list[Stage]:
-    """The CIFAR-10 networks, and the ablations with ten seeds; both continue earlier runs."""
+    """Return the stages that train the CIFAR-10 networks and the ablations; they continue earlier runs."""
     if options.data is None:
         return []
-    data, limit, found = options.data.absolute(), options.data_limit, []
+    data, limit, runs = options.data.absolute(), options.data_limit, []
     for name in NETS:
         workdir = options.runs / f"cifar10-{name}"
         command = [sys.executable, "-m", "alexnet_jax.main", f"--config=configs/cifar10.py:{name}"]
         command += [f"--workdir={workdir}", f"--config.data.path={data}"]
-        found.append(
-            Stage(f"cifar10-{name}", f"CIFAR-10, the net {name}", command, limit, limit,
+        runs.append(
+            Stage(f"cifar10-{name}", f"CIFAR-10, network {name}", command, limit, limit,
                   functools.partial(_json, workdir / "results.json"), grace=60)
         )  # fmt: skip
     out = options.runs / "ablations"
@@ -211,7 +217,7 @@ def data_stages(options: argparse.Namespace) -> list[Stage]:
     ]
     sweep += [f"--out={out}", f"--data={data}"]
     return [
-        *found,
+        *runs,
         Stage("sweep", "Ablations at the scale cifar10, ten seeds", [*sweep, "--local", f"--jobs={JOBS}"],
               limit, limit, grace=60),
         Stage("sweep-tables", "Finished ablations", [*sweep, "--collect"], 10, 120,
@@ -220,7 +226,7 @@ def data_stages(options: argparse.Namespace) -> list[Stage]:
 
 
 def plan(stages: list[Stage], limit: float) -> str:
-    """A table of the stages with expected end and limit."""
+    """Format a table of the stages with their expected end and limit."""
     rows, end = [("stage", "expected end, s", "limit, s", "")], 0.0
     for stage in stages:
         end += 0 if stage.skip else stage.expected
@@ -230,7 +236,7 @@ def plan(stages: list[Stage], limit: float) -> str:
 
 
 def _begin(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Path]:
-    """The record and its file: a new one, or the one to resume."""
+    """Return the record and its file: new ones, or those to resume."""
     if options.resume:
         return json.loads(options.resume.read_text()), options.resume
     out = options.out or (folder if options.dry else RESULTS)
@@ -267,7 +273,7 @@ def _environment(dry: bool, folder: Path) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    if dry:  # compiling takes most of the time
+    if dry:  # at toy size, compilation takes most of the time
         settings |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -281,7 +287,7 @@ def _json(path: Path) -> Any:
 
 
 def _counts(path: Path) -> dict[str, int] | None:
-    """Counts of tests, failures, errors and skipped tests, from the JUnit file of pytest."""
+    """Return the counts of tests, failures, errors and skipped tests in a JUnit file of pytest."""
     if not path.exists():
         return None
     suites = ElementTree.parse(path).getroot().iter("testsuite")
@@ -291,18 +297,14 @@ def _counts(path: Path) -> dict[str, int] | None:
 
 
 def page(record: dict[str, Any]) -> str:
-    """The record as Markdown: the states of all stages, then the tables of each."""
+    """Format the record as Markdown: the states of all stages, then the tables of each."""
     gpus = record.get("gpus") or []
     device = f"one {gpus[0]['name']}, driver {gpus[0]['driver']}" if gpus else "no GPU"
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines = [
         f"# Measured on a GPU, {record['time'][:10]}",
         "",
-        *(
-            ["**At toy size on a CPU: nothing here says how fast anything is.**", ""]
-            if record["dry"]
-            else []
-        ),
+        *(["**At toy size on a CPU: the times are not meaningful.**", ""] if record["dry"] else []),
         f"Commit {record['commit'] or 'unknown'}; {device}; {record['cores']} cores of {record['machine']}; "
         f"{versions}. `python -m bench.gpu`, {record['seconds']:.0f} s; the schema of the JSON beside this page is "
         "in `bench/gpu.py`.",
@@ -323,7 +325,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _shown(name: str, row: dict[str, Any]) -> str:
-    """The tables of a stage, and the end of its output if it failed."""
+    """Format the tables of a stage, and the end of its output if it failed."""
     parts = []
     if row.get("result"):
         kind = name.partition("-")[0]
@@ -367,7 +369,7 @@ def _tests_line(result: dict[str, int]) -> str:
 
 
 def _trained(result: dict[str, Any]) -> str:
-    """The errors of results.json by split and views, epochs and speed."""
+    """Format the errors in results.json by split and views, the epochs and the speed."""
     rows = [
         (split, view, f"{row['count']:,}", f"{row['top1_error']:.2%}")
         for split, views in result["splits"].items()
@@ -375,11 +377,11 @@ def _trained(result: dict[str, Any]) -> str:
     ]
     lines = markdown.table(("split", "views", "images", "top-1 error"), rows, right=(2, 3))
     return "\n".join([*lines, "", f"Epoch {result['epoch']:g}, {result['seconds']:,.0f} s, "
-                      f"{result['images_per_second']:,.0f} images a second."])  # fmt: skip
+                      f"{result['images_per_second']:,.0f} images per second."])  # fmt: skip
 
 
 def _tables(result: str) -> str:
-    """The tables of a Markdown page, without its links to images."""
+    """Extract the tables of a Markdown page."""
     return "\n".join(line for line in result.splitlines() if line.startswith("|") or not line)
 
 

@@ -1,4 +1,4 @@
-"""The hardware and versions of a measurement, and a lock for the GPU."""
+"""Description of the hardware and versions for measurements, and a lock on the GPU."""
 
 import contextlib
 import fcntl
@@ -19,25 +19,25 @@ PACKAGES += ("nvidia-cudnn-cu13", "nvidia-cublas")
 
 
 def machine() -> str:
-    """The model name of the processor."""
+    """Return the model name of the processor."""
     models = _values("/proc/cpuinfo", "model name")
     return models[0] if models else platform.processor() or platform.machine()
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores available to this process, memory, and GPUs if there are any."""
+    """Describe the processor, the cores available to this process, the memory, and the GPUs if any."""
     total = _values("/proc/meminfo", "MemTotal")
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": int(total[0].split()[0]) * 1024 if total else None,
     }
-    return found | ({"gpus": gpus()} if gpus() else {})
+    return facts | ({"gpus": gpus()} if gpus() else {})
 
 
 @functools.cache
 def gpus() -> list[dict[str, Any]]:
-    """`name`, `driver` and `memory_bytes` of each GPU that nvidia-smi lists."""
+    """Return `name`, `driver` and `memory_bytes` of each GPU that nvidia-smi lists."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total"]
     try:
         done = subprocess.run(
@@ -55,9 +55,9 @@ def gpus() -> list[dict[str, Any]]:
 
 @functools.cache
 def device() -> str:
-    """'cuda' if JAX finds a GPU, otherwise 'cpu'.
+    """Return 'cuda' if JAX finds a GPU, otherwise 'cpu'.
 
-    JAX starts in another process, as one that has used a GPU keeps some of its memory.
+    Starts JAX in a subprocess, because a process that has used a GPU does not release all of its memory.
     """
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu") or not gpus():
         return "cpu"
@@ -70,7 +70,7 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed PACKAGES."""
+    """Return the versions of Python and of the installed PACKAGES."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -80,7 +80,7 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def device_lock() -> Iterator[None]:
-    """Hold a lock for measurements on the GPU, and for choosing algorithms by timing them."""
+    """Hold a lock on the GPU, so that only one process at a time measures or autotunes on it."""
     path = Path(tempfile.gettempdir()) / f"alexnet-jax-device-{os.getuid()}.lock"
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -88,11 +88,12 @@ def device_lock() -> Iterator[None]:
 
 
 def peak_bytes() -> int:
-    """Peak resident memory of this process."""
+    """Return the peak resident memory of this process."""
     return int(_values("/proc/self/status", "VmHWM")[0].split()[0]) * 1024
 
 
 def _values(file: str, key: str) -> list[str]:
+    """Return the values of the lines `key: value` of a file in /proc."""
     path = Path(file)
     lines = path.read_text().splitlines() if path.exists() else []
     return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]

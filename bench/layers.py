@@ -1,17 +1,17 @@
-"""Time each operation of a training step alone, beside a lower bound.
+"""Time each operation of a training step separately, and compare it with a lower bound.
 
     alexnet bench layers --batch 32 --json layers.json
     alexnet bench layers --batch 512 --config.model.compute_dtype=bfloat16
 
-The operations of the config are timed forward and backward, linear ones with separate gradients of inputs and weights,
-then cropping, loss and update, and the whole step. The bound of an operation is the larger of FLOP / peak and
-bytes / bandwidth, which are measured first: by matrix products in the compute type (on a GPU float32 is TF32), and by
-a pass over a large array. Bytes count each input and output once, in the compute type; the update reads the gradient,
-and reads and writes the state, in float32. Operations on cached arrays can be faster than their bounds. On CPUs set the
-variables of launch/malloc.env first, as `make bench BENCH=layers` does.
+Each operation of the network is timed forward and backward, with separate gradients of inputs and weights for linear
+operations; then cropping, loss, update, and the whole step. The lower bound is the larger of FLOP / peak and
+bytes / bandwidth. The peak is measured with matrix products in the compute type (float32 is TF32 on a GPU), and the
+bandwidth with a pass over a large array. Bytes count each input and output once, in the compute type; the update reads
+the gradient, and reads and writes the state, in float32. Operations on cached arrays can be faster than their bounds.
+On CPUs set the variables of launch/malloc.env first, as `make bench BENCH=layers` does.
 
-On a GPU many calls are issued in a row. A call that takes no longer than the host needs to issue it, or than an empty
-call, is marked "launch": its time is that of a launch.
+On a GPU, many calls are issued in a row. The limit of a call is "launch" if it takes no longer than the host needs to
+issue it, or about as long as an empty call.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ from . import hardware, ours, roofline
 
 
 class Part(NamedTuple):
-    """A part of a step that is timed alone: `call(*arguments)`."""
+    """A part of a step that is timed separately: `call(*arguments)`."""
 
     layer: str
     operation: str
@@ -56,10 +56,13 @@ class Part(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
+    """Run `alexnet bench layers`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5, help="measurements; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="measurements; the median is reported"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.repeats) < 1:
@@ -77,9 +80,10 @@ def main(arguments: list[str]) -> int:
 
 
 def measure(spec: Config, repeats: int) -> Iterator[dict[str, Any]]:
-    """Measure the whole step, then seconds, bound and limit of each part; yields the report after each part.
+    """Measure the whole step, then each part, and yield the growing report after each part.
 
-    A part that fails, such as for lack of memory, has `error` instead of `seconds`.
+    The row of a part has `seconds`, `bound` and `limit`; if it fails, for example for lack of memory, it has `error`
+    instead of `seconds`.
     """
     on_cpu = jax.default_backend() == "cpu"
     facts, step_seconds = _whole_step(spec, repeats, 1 if on_cpu else 20)
@@ -150,7 +154,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def parts(spec: Config) -> Iterator[Part]:
-    """Yield all parts of a step in forward order, each followed by its gradients; on normally distributed inputs."""
+    """Yield the parts of a step in forward order, each followed by its gradients, with normally distributed inputs."""
     model, batch = spec.model, spec.train.batch_size
     size, classes = spec.augment.crop_size, spec.model.num_classes or 1000
     multiply_adds = {
@@ -163,21 +167,21 @@ def parts(spec: Config) -> Iterator[Part]:
         if isinstance(layer_spec, FCSpec) and len(shape) > 2:
             shape = (batch, int(np.prod(shape[1:])))
         for node in operations.nodes(name, layer_spec):
-            layer = _Alone(
+            layer = _SingleOperation(
                 model=model, spec=layer_spec, axis_name=None, sharding=LayerSharding(),
                 forms=choose(jax.default_backend()), arrays=1, is_last=name == specs[-1][0], node=node,
             )  # fmt: skip
             x = jax.random.normal(jax.random.key(0), shape, dtype)
             flop = 2.0 * batch * multiply_adds[name] if node.operation.is_linear else 0.0
-            made = _of_layer(name, layer, x, flop, first=name == specs[0][0])
-            shape = jax.eval_shape(made[0].call, *made[0].arguments).shape
-            yield from made
+            timed = _operation_parts(name, layer, x, flop, first=name == specs[0][0])
+            shape = jax.eval_shape(timed[0].call, *timed[0].arguments).shape
+            yield from timed
     yield _loss(spec, shape)
     yield _update(spec)
 
 
-class _Alone(alexnet.Layer):
-    """One operation of a layer of the model, with the model's own code."""
+class _SingleOperation(alexnet.Layer):
+    """A layer that applies only one of its operations."""
 
     node: operations.Node
 
@@ -189,14 +193,16 @@ class _Alone(alexnet.Layer):
         return self.node.operation.apply(layer, x, call)
 
 
-def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: bool) -> list[Part]:
-    """One operation forward and its gradients; as in training, the first layer has no gradient of its inputs."""
+def _operation_parts(
+    name: str, layer: _SingleOperation, x: jax.Array, flop: float, *, first: bool
+) -> list[Part]:
+    """Return an operation and its gradients; as in training, the first layer has no gradient of its inputs."""
     keys = jax.vmap(jax.random.key)(jnp.arange(x.shape[0]))
     variables: Any = {}
     operation = layer.node.operation
     if operation.tensors:
         variables = jax.jit(layer.init)(jax.random.key(0), x, keys)
-    if operation.is_linear:  # cast beforehand, as the step casts them once
+    if operation.is_linear:  # cast here, because the step casts all weights once
         variables = jax.tree.map(lambda leaf: leaf.astype(x.dtype), variables)
     params = variables.get("params", {})
 
@@ -207,16 +213,16 @@ def _of_layer(name: str, layer: _Alone, x: jax.Array, flop: float, *, first: boo
     y, pull = jax.vjp(jax.jit(forward), params, x)
     weights = sum(leaf.size for leaf in jax.tree.leaves(params)) * x.dtype.itemsize
     part = functools.partial(Part, name, layer.node.key.removeprefix("before/"))
-    found = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
+    timed = [part("forward", forward, (params, x), flop, x.nbytes + weights + y.nbytes)]
     if operation.is_linear:
         moved = y.nbytes + weights + x.nbytes
         if not first:
-            found.append(part("inputs", _gradient_of_inputs, (pull, y), flop, moved))
-        found.append(part("weights", _gradient_of_weights, (pull, y), flop, moved))
+            timed.append(part("inputs", _gradient_of_inputs, (pull, y), flop, moved))
+        timed.append(part("weights", _gradient_of_weights, (pull, y), flop, moved))
     else:
         moved = y.nbytes + 2 * x.nbytes + weights
-        found.append(part("backward", _gradients, (pull, y), flop, moved))
-    return found
+        timed.append(part("backward", _gradients, (pull, y), flop, moved))
+    return timed
 
 
 def _gradients(pull: Callable[[Any], Any], cotangent: Any) -> Any:
@@ -253,7 +259,7 @@ def _cropping(spec: Config) -> Part:
 
 
 def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
-    """The loss, its gradient by the logits, and the number of errors."""
+    """Return the part with the loss, its gradient with respect to the logits, and the number of errors."""
     labels, train = jnp.asarray(ours.examples(spec).labels), spec.train
     logits = jax.random.normal(jax.random.key(0), shape, jnp.float32)
 
@@ -267,7 +273,7 @@ def _loss(spec: Config, shape: tuple[int, ...]) -> Part:
 
 
 def _update(spec: Config) -> Part:
-    """The norm of the gradient and the update of momentum and parameters; the gradient has the shapes of these."""
+    """Return the part with the norm of the gradient and the update of momentum and parameters."""
     current = state.create(spec, alexnet.AlexNet(spec.model), 0)
     rates = schedule.rates(spec, 0.0, current.schedule, 1.0)
     forms = choose(jax.default_backend())
@@ -287,7 +293,7 @@ def _update(spec: Config) -> Part:
 
 
 def jitted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile with the options of the step."""
+    """Jit `call` with the compiler options of the training step."""
     return jax.jit(call, compiler_options=compiler.options())
 
 

@@ -1,12 +1,12 @@
-"""Measure the value of each implementation choice: the training step, and the step with one choice changed.
+"""Measure the value of each implementation choice, by comparing the training step with and without it.
 
     alexnet bench step
     alexnet bench step --batch 128 512 2048 --dtype bfloat16 --json step.json
     alexnet bench step --forms pool=repeat lrn_gradient=recomputed,relu=of_output ynnpack
 
-The step of a config on one device, with crops and color shifts, on random images. A ratio above 1 means that the
-current choice is faster here. By default every alternative of every part is measured (alexnet_jax/kernels/forms.py), on
-GPUs also the candidates that combine several, and the changes of the whole program listed in PROGRAM.
+Times the training step of a config on one device, including crops and color shifts, on random images. A ratio above 1
+means that the current choice is faster on this device. By default, it measures all alternatives in
+alexnet_jax/kernels/forms.py, on GPUs also the candidates that combine several, and the changes in PROGRAM.
 """
 
 from alexnet_jax import cli, config
@@ -14,17 +14,18 @@ from alexnet_jax.specs import Config
 
 from . import alternate
 
-#: Changes of the whole program, and their labels.
+#: Changes of the whole program, with their labels.
 PROGRAM = {
     "ynnpack": "convolutions on YNNPACK",
     "undonated": "state not donated",
     "malloc": "without launch/malloc.env",
-    "dtype": "the other compute type",
-    "inexact": "one draw of dropout bits a layer (train.exact=False)",
-    "deterministic": "the same bits each time (train.deterministic=True)",
+    "dtype": "with the other compute type",
+    "inexact": "one draw of dropout bits per layer (train.exact=False)",
+    "deterministic": "bitwise reproducible (train.deterministic=True)",
 }
+#: Members of PROGRAM that are measured on one kind of device only.
 CPU_ONLY, GPU_ONLY = ("ynnpack", "malloc"), ("deterministic",)
-#: Forms that are config overrides.
+#: Members of PROGRAM that are config overrides.
 SETTINGS = {
     "inexact": "--config.train.exact=False",
     "deterministic": "--config.train.deterministic=True",
@@ -33,6 +34,7 @@ OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
 
 def main(arguments: list[str]) -> int:
+    """Run `alexnet bench step`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--config", default="configs/paper.py", metavar="FILE[:VARIANT]")
     parser.add_argument("--dtype", choices=list(OTHER), help="default: that of the config")
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 def default_forms(device: str, spec: Config) -> list[str]:
-    """The forms measured on "cpu" or "cuda": each change that affects this config, and those of PROGRAM."""
+    """Return the forms to measure on "cpu" or "cuda": those that affect this config, and those of PROGRAM."""
     from alexnet_jax.kernels import forms
 
     chosen = forms.choose(device)
@@ -71,7 +73,7 @@ def default_forms(device: str, spec: Config) -> list[str]:
     unused |= {"weights"} if spec.model.compute_dtype == "float32" else set()
     unused |= {"images"} if chosen.strided == "plain" else set()
     changes = [c for c in forms.undone(chosen) if c.partition("=")[0] not in unused]
-    if spec.model.compute_dtype != "float32":  # the same program as the default
+    if spec.model.compute_dtype != "float32":  # compiled to the same program as the default
         changes = [c for c in changes if c not in ("pool=parity", "pool=compared")]
     others = GPU_ONLY if device == "cpu" else CPU_ONLY
     candidates = () if device == "cpu" else forms.CANDIDATES

@@ -1,16 +1,16 @@
-"""The authors' net without one of its parts.
+"""Ablations: the authors' network without one of its components.
 
 Command: alexnet train --config ablations:no_lrn --workdir runs/no_lrn \
              --config.data.path=/data/imagenet
-         The variants are the functions below; ablations:no_lrn,cifar10 is the same at a scale of
-         configs/scales.py.
+         The variants are the functions below; ablations:no_lrn,cifar10 is the same variant at a
+         scale of configs/scales.py.
 Cost:    91 epochs of 1,281,167 images, as configs/krizhevsky2012.py.
 Expect:  the effect given in each docstring, in points of ten-view error, top-1 / top-5.
 
-The base is configs/krizhevsky2012.py and not configs/paper.py, since the published effects are
-differences between the authors' own runs: against #145 with 40.66 % / 18.21 % on ILSVRC-2012. Their
-runs were annealed by hand at slightly different epochs, which moves results by 0.2 to 0.4 points;
-here every ablation keeps the schedule of its base.
+The base is configs/krizhevsky2012.py instead of configs/paper.py, because the published effects are
+differences from the authors' run #145, with 40.66 % / 18.21 % on ILSVRC-2012. The authors lowered
+the learning rate by hand at slightly different epochs, which moves results by 0.2 to 0.4 points; here
+every ablation keeps the schedule of the base.
 """
 
 from . import krizhevsky2012, paper, scales
@@ -31,7 +31,7 @@ def get_config(arg=""):
 
 
 def no_lrn(config):
-    """§3.3: +1.4 / +1.2. Experiment #148 (42.03 / 19.36), without spatial normalization too."""
+    """§3.3: +1.4 / +1.2. Experiment #148 (42.03 / 19.36), also without spatial normalization."""
     config.model.lrn = False
 
 
@@ -41,27 +41,27 @@ def non_overlapping_pooling(config):
 
 
 def tanh(config):
-    """§3.1 and Figure 1: learns several times more slowly; measured on CIFAR-10 only."""
+    """§3.1 and Figure 1: trains several times more slowly; published for CIFAR-10 only."""
     config.model.activation = "tanh"
 
 
 def one_tower(config):
     """§3.2: +1.7 / +1.2. Experiment #145-half on ILSVRC-2010: 39.17 / 18.23 against 37.47 / 17.00.
 
-    Half the maps of conv1 to conv4, but not of conv5, to keep the fully-connected layers large.
+    Halves the feature maps of conv1 to conv4, but not of conv5, to keep the dense layers large.
     """
     model = config.model
     model.towers = 1
     for name, features in (("conv1", 48), ("conv2", 128), ("conv3", 192), ("conv4", 192)):
         model.convs[name].features = features
-    for row in model.convs.values():
-        row.groups = 1
+    for layer in model.convs.values():
+        layer.groups = 1
 
 
 def no_communication(config):
     """§3.2: +1.2 / +1.1. Experiment #150 (41.83 / 19.33): the towers are connected in the last layer only.
 
-    It made conv2 and the first fully-connected layer larger, to have as many parameters.
+    conv2 and fc6 are larger, to keep the number of parameters.
     """
     model = config.model
     model.convs.conv2.features = 320
@@ -71,7 +71,7 @@ def no_communication(config):
 
 
 def lrn_layer1_only(config):
-    """Not in the paper: -0.2 / -0.1. Experiment #167 (40.49 / 18.12), on a schedule of its own."""
+    """Not in the paper: -0.2 / -0.1. Experiment #167 (40.49 / 18.12), with a different schedule."""
     config.model.convs.conv2.then = ("act", "pool")
 
 
@@ -81,18 +81,18 @@ def no_color(config):
 
 
 def no_dropout(config):
-    """§4.2: substantial overfitting, half the iterations to converge; no figure was published."""
+    """§4.2: substantial overfitting, half the iterations to converge; no error published."""
     config.model.fcs.fc6.then = ("act",)
     config.model.fcs.fc7.then = ("act",)
 
 
 def no_augmentation(config):
-    """§4.1: substantial overfitting; no figure published. Unflipped centre crops, true colors."""
+    """§4.1: substantial overfitting; no error published. Center crops, no flips or color noise."""
     config.augment.update(crop="center", flip=False, color_std=0.0)
 
 
 def no_conv3(config):
-    """§7: about +2 top-1. Its crossing goes too: conv4 sees its own tower's maps of conv2."""
+    """§7: about +2 top-1. Also removes the connection between towers: conv4 is grouped."""
     del config.model.convs.conv3
 
 
@@ -102,13 +102,13 @@ def no_conv4(config):
 
 
 def no_conv5(config):
-    """§7: about +2 top-1. conv4 takes the pool; with its 384 maps fc6 grows by 18.9 million."""
+    """§7: about +2 top-1. Pools conv4, whose 384 maps add 18.9 million weights to fc6."""
     config.model.convs.conv4.update(then=("pool", "act"), pool=paper.overlapping())
     del config.model.convs.conv5
 
 
 def init_001(config):
-    """§5 as printed: standard deviation 0.01 everywhere; layers-145.cfg: 0.03 in conv3 to conv5."""
+    """§5 as printed: standard deviation 0.01 in all layers; layers-145.cfg has 0.03 in conv3-5."""
     for name in ("conv3", "conv4", "conv5"):
         config.model.convs[name].init_std = 0.01
 

@@ -1,14 +1,14 @@
-"""AlexNet as Caffe trained it: bvlc_alexnet, and bvlc_reference_caffenet, which pools first.
+"""Caffe's AlexNet models: bvlc_alexnet, and bvlc_reference_caffenet, which pools before LRN.
 
 Command: alexnet train --config caffe:alexnet --workdir runs/caffe \
              --config.data.path=/data/imagenet
          or --config caffe:caffenet
 Cost:    450,000 steps of 256 images, 90 epochs.
-Expect:  validation images of 2012, centre crop: 42.9 % top-1 and 19.8 % top-5 error (alexnet),
+Expect:  on the 2012 validation images, center crop: 42.9 % top-1 and 19.8 % top-5 error (alexnet),
          42.6 % and 19.6 % (caffenet).
 
-Values are those of models/bvlc_*/{train_val,solver}.prototxt and of the defaults in caffe.proto.
-Differs from Caffe: images are resized by their shorter side, not stretched to 256x256.
+The values are from models/bvlc_*/{train_val,solver}.prototxt and from the defaults in caffe.proto.
+Differs from Caffe: images are resized by their shorter side instead of stretched to 256x256.
 """
 
 from . import paper
@@ -24,7 +24,7 @@ def get_config(arg="alexnet"):
 
     model = config.model
     model.towers = 1  # lrn_layer.cpp sums over the maps of both groups
-    # lrn_layer.cpp divides alpha by the window, as the authors' program; k is 1 by default.
+    # lrn_layer.cpp divides alpha by the window size, as the authors' program does; k is 1 by default.
     model.lrn_constants = dict(k=1.0, n=5, alpha=1e-4 / 5, beta=0.75)
     model.dropout.scale_at = "train"  # dropout_layer.cpp
     model.convs.conv1.pad = (0, 0)
@@ -49,19 +49,19 @@ def get_config(arg="alexnet"):
 
 
 def alexnet(model):
-    """Biases of 0.1 where the paper has 1, after which the loss reportedly stayed flat."""
-    for row in (
+    """Biases of 0.1 where the paper has 1, with which the loss reportedly stayed flat."""
+    for layer in (
         model.convs.conv2,
         model.convs.conv4,
         model.convs.conv5,
         model.fcs.fc6,
         model.fcs.fc7,
     ):
-        row.bias = 0.1
+        layer.bias = 0.1
 
 
 def caffenet(model):
-    """Pools before it normalizes, in the first two layers."""
+    """Pools before response normalization in the first two layers."""
     model.convs.conv1.then = ("act", "pool", "lrn")
     model.convs.conv2.then = ("act", "pool", "lrn")
 

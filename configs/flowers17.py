@@ -1,16 +1,15 @@
-"""Oxford's 17 flowers, 1,088 training images and 272 test images.
+"""Oxford 17 Flowers, split into 1,088 training and 272 test images.
 
 Command: alexnet train --config flowers17:krizhevsky2012 --workdir runs/flowers17 \
              --config.data.path=/data/flowers17
-         The variants are paper, krizhevsky2012 and batchnorm. The folder holds train/ and test/.
+         The variants are paper, krizhevsky2012 and batchnorm. The folder contains train/ and test/.
 Cost:    34 steps of 32 images per epoch; 200 epochs, batchnorm 100.
-Expect:  no published error for this split; chance is 94.1 % error. A loss that stays at
-         ln 17 = 2.83 means that the net does not learn.
+Expect:  no error is published for this split; chance is 94.1 % error. A loss that stays at
+         ln 17 = 2.83 means that the network does not learn.
 
-The nets of configs/paper.py, with biases that do not decay, and configs/krizhevsky2012.py, with
-learning rates for a small set. Both changes are our choice.
-batchnorm is a variant common in Keras tutorials, from general knowledge: it shares little but sizes
-of layers with the paper.
+paper is configs/paper.py without weight decay of biases; krizhevsky2012 is
+configs/krizhevsky2012.py. Both have learning rates for a small dataset. These changes are our choice.
+batchnorm is a network common in Keras tutorials; it shares little but layer sizes with the paper.
 """
 
 from . import krizhevsky2012 as krizhevsky2012_config
@@ -36,7 +35,7 @@ def get_config(arg="krizhevsky2012"):
 
 def paper():
     config = paper_config.get_config()
-    del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
+    del config.optimizer.bias_weight_decay  # our choice: no decay, as in the authors' program
     _anneal(config)
     return config
 
@@ -44,7 +43,7 @@ def paper():
 def krizhevsky2012():
     config = krizhevsky2012_config.get_config()
     config.data.shuffle = "epoch"
-    config.augment.crop_chunk = 1  # 32 images are a whole batch here
+    config.augment.crop_chunk = 1  # a chunk of 32 images would be the whole batch
     config.augment.color_off_epoch = 150.0
     config.schedule.biases = None
     del config.schedule.layer_factors.conv1
@@ -53,16 +52,16 @@ def krizhevsky2012():
 
 
 def batchnorm():
-    """Convolution, ReLU, pool, batch normalization; 224x224 centre crops in [0, 1]; Adam."""
+    """Convolution, ReLU, pool, batch normalization; 224x224 center crops in [0, 1]; Adam."""
     config = paper_config.get_config()
     model = config.model
     model.towers = 1
     model.init = "glorot"
     model.dropout.update(rate=0.4, scale_at="train")
     kernels = dict(conv1=11, conv2=11, conv3=3, conv4=3, conv5=3)
-    for name, row in model.convs.items():
-        pooled = ("pool",) if "pool" in row.then else ()
-        row.update(
+    for name, layer in model.convs.items():
+        pooled = ("pool",) if "pool" in layer.then else ()
+        layer.update(
             kernel=kernels[name],
             pad=(0, 0),
             groups=1,
@@ -70,7 +69,7 @@ def batchnorm():
             then=("act", *pooled, "batch_norm"),
         )
         if pooled:
-            row.pool.update(window=2, stride=2, rounding="floor")
+            layer.pool.update(window=2, stride=2, rounding="floor")
     hidden = dict(
         features=4096, groups=1, init_std=0.01, bias=0.0, before=(),
         then=("act", "dropout", "batch_norm"),
@@ -91,6 +90,7 @@ def batchnorm():
 
 
 def _anneal(config):
+    """Set a learning rate of 0.01 that drops by 10 at epochs 120 and 170 of 200."""
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.01, factor=0.1, drops=(120.0, 170.0)
     )

@@ -1,14 +1,15 @@
-"""100 classes of 64x64 pictures: the paper's net with them enlarged, or a net of half its size.
+"""100 classes of 64x64 images: the paper's network on enlarged images, or a network of half the width.
 
 Command: alexnet train --config tiny_imagenet:small --workdir runs/tiny \
              --config.data.path=/data/tiny-imagenet-100
-         The variants are small and full. The folder holds train/ and val/.
+         The variants are small and full. The folder contains train/ and val/.
 Cost:    391 steps of 128 images per epoch, 38 million multiply-adds per image (small) or 721 (full).
          small took 7 CPU milliseconds per image, so two epochs should take 6 minutes on two cores.
-Expect:  small leaves ln 100 = 4.61, which is chance, after about 100 steps (seen with one seed).
+Expect:  the loss of small falls below ln 100 = 4.61 (chance) after about 100 steps (seen with one
+         seed).
 
-small keeps the five convolutions, two towers, normalization and pools of configs/paper.py, with half
-the maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (our own choice).
+small has the five convolutions, two towers, normalization and pools of configs/paper.py, with half the
+feature maps and a first layer for crops of 56x56: maps are 27, 13, 6 and 3 wide (our choice).
 """
 
 from . import folder, paper
@@ -23,19 +24,20 @@ def get_config(arg="small"):
     config.name = f"tiny_imagenet:{arg}"
     config.model.num_classes = 100
     config.data.image_size = 64
-    del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
+    del config.optimizer.bias_weight_decay  # our choice: no decay, as in the authors' program
     config.train.checkpoint_every = 1000
     VARIANTS[arg](config)
     return config
 
 
 def full(config):
-    """64x64 pictures enlarged to 256x256 on the device, random 224x224 crops."""
+    """The paper's network: images are enlarged to 256x256 on the device, with random 224x224 crops."""
     folder.begin_quickly(config.model)
     config.augment.resize = 256
 
 
 def small(config):
+    """A network of half the width for 56x56 crops."""
     model = config.model
     folder.begin_quickly(model)
     model.convs.conv1.update(features=48, kernel=7, stride=2, pad=(1, 2))

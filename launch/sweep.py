@@ -5,8 +5,9 @@ alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar1
 alexnet sweep ablations --scale cifar10 --out runs/ablations --data /data/cifar10 --slurm    submit them
 alexnet sweep ablations --scale cifar10 --out runs/ablations --collect                       compare the results
 
-The same command again starts the runs that are missing, and those that were stopped, killed or stalled (at most three
-times without a new checkpoint); runs that failed otherwise need --retry-failed. --config.key=value changes all members.
+Repeating the command starts the missing runs and restarts those that were stopped, killed or stalled (at most three
+times without a new checkpoint). Runs that failed for another reason need --retry-failed. --config.key=value changes all
+members.
 """
 
 import argparse
@@ -26,20 +27,21 @@ scales, sweeps = map(find.config_module, ("scales", "sweeps"))
 
 
 def main(arguments: list[str]) -> int:
+    """Run `alexnet sweep`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("name", choices=list(sweeps.SWEEPS), help="the sweep")
     parser.add_argument("--scale", required=True, choices=list(scales.SCALES))
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="holds a run folder for each run"
-    )
-    parser.add_argument("--data", metavar="PATH", help="the images, as --config.data.path")
+    parser.add_argument("--out", required=True, metavar="DIR", help="parent of the run folders")
+    parser.add_argument("--data", metavar="PATH", help="the images; sets config.data.path")
     parser.add_argument(
         "--only",
         metavar="MEMBER",
         nargs="+",
-        help="only these members; --collect adds the first of the sweep, the base of the comparison",
+        help="only these members; --collect adds the first member, the base of the comparison",
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="default: as the sweep says")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs of each member; default: set by the sweep"
+    )
     parser.add_argument(
         "--retry-failed", action="store_true", help="also start the runs that failed"
     )
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
         "--jobs",
         type=int,
         metavar="N",
-        help="at the same time; default: one per GPU, or one per core",
+        help="number of runs at the same time; default: one per GPU, or one per core",
     )
     _add_slurm(parser)
     options, rest = parser.parse_known_args(arguments)
@@ -81,12 +83,12 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
         metavar="HH:MM:SS",
         help="time limit; a run that needs longer continues in another job",
     )
-    group.add_argument("--cpus", type=int, metavar="N", help="for each process")
-    group.add_argument("--gpus", type=int, metavar="N", help="for each node")
-    group.add_argument("--memory", metavar="SIZE", help="for each node, such as 16G")
+    group.add_argument("--cpus", type=int, metavar="N", help="per process")
+    group.add_argument("--gpus", type=int, metavar="N", help="per node")
+    group.add_argument("--memory", metavar="SIZE", help="per node, such as 16G")
     group.add_argument("--nodes", type=int, default=1, metavar="N")
     group.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="on each node, started by srun"
+        "--processes", type=int, default=1, metavar="N", help="per node, started by srun"
     )
     group.add_argument(
         "--sbatch",
@@ -113,15 +115,15 @@ def expand(options: argparse.Namespace, changes: list[str]) -> list[Run]:
     common = dict(change.removeprefix("--config.").split("=", 1) for change in changes)
     if options.data:
         common["data.path"] = options.data
-    if common.get("data.path"):  # runs have another working folder
+    if common.get("data.path"):  # runs have a different working directory
         common["data.path"] = str(Path(common["data.path"]).expanduser().absolute())
     out = Path(options.out).expanduser().absolute()
     if not is_utf8(out):
         raise ConfigError(
-            f"--out {os.fsencode(out)!r} is not UTF-8 text in this locale, which checkpoints need"
+            f"--out {os.fsencode(out)!r} is not valid UTF-8, which checkpoints require"
         )
     wanted = set(options.only or names)
-    if options.collect:  # the base of all differences
+    if options.collect:  # the base of the comparison
         wanted.add(names[0])
     return [
         runs.run(member.name, member.config, member.overrides | common, seed, out)
@@ -132,16 +134,16 @@ def expand(options: argparse.Namespace, changes: list[str]) -> list[Run]:
 
 
 def require_data(options: argparse.Namespace, every: list[Run]) -> None:
-    """Raise ConfigError if --data is missing, or given though no images are read."""
+    """Raise ConfigError if --data is missing, or if it is given for a scale that reads no files."""
     needed = options.scale != "digits"
     if options.data and not needed:
-        raise ConfigError("--data would change nothing: the scale digits reads no files")
+        raise ConfigError("--data has no effect: the scale digits reads no files")
     if needed and not any(o.startswith("--config.data.path=") for o in every[0].overrides):
-        raise ConfigError(f"--data PATH is missing: the images of the scale {options.scale}")
+        raise ConfigError(f"--data PATH is missing: the scale {options.scale} needs images")
 
 
 def submit(options: argparse.Namespace, every: list[Run]) -> int:
-    """Submit the runs that are to be started and not queued yet, and show the states of all."""
+    """Submit the runs to start that are not queued yet, and print a table of the states of all runs."""
     from . import slurm, table
 
     states = slurm.queued(every)
@@ -168,7 +170,7 @@ def show(options: argparse.Namespace, every: list[Run]) -> int:
 
 
 def unique(every: list[Run]) -> list[Run]:
-    """Drop runs with the identity of an earlier one."""
+    """Drop runs that are identical to an earlier run of another member."""
     first: dict[str, Run] = {}
     for run in every:
         first.setdefault(run.identity, run)
@@ -176,13 +178,13 @@ def unique(every: list[Run]) -> list[Run]:
 
 
 def to_run(every: list[Run], retry_failed: bool) -> list[Run]:
-    """The runs that are missing or were stopped; with `retry_failed` also those that failed."""
+    """Return the runs that are missing or were stopped, and with `retry_failed` also those that failed."""
     wanted = {"waiting", "stopped"} | ({"failed"} if retry_failed else set())
     return [run for run in unique(every) if runs.state(run).name in wanted]
 
 
 def command(run: Run) -> str:
-    """The command of a run, for a shell in the root of the repository or with an installed package."""
+    """Return the shell command of a run, for the repository root or for an installed package."""
     program = ["launch/train.sh"] if runs.ROOT == runs.IMPORT_ROOT else ["alexnet", "train"]
     arguments = ["--config", run.config, "--workdir", str(run.folder), *run.overrides]
     return shlex.join([*program, *arguments])

@@ -1,4 +1,4 @@
-"""Measure the activations of each layer over a split, tower by tower.
+"""Measure the activations of each layer and tower over a split.
 
 alexnet figures activations --workdir runs/mine --split test
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from alexnet_jax.inference.network import Network
 
-#: Measurements of a layer or of one of its towers, by name, and its "feature" and "tower".
+#: Measurements of a layer or tower, as `statistics` returns them.
 Measurements = dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet figures activations`."""
     parser = figures.parser(__doc__ or "")
     pictures.add_arguments(parser)
     options = parser.parse_args(arguments)
@@ -40,12 +41,12 @@ def main(arguments: list[str]) -> None:
 def statistics(net: "Network", images: Any) -> list[Measurements]:
     """Measure each layer, and each of its towers: {"feature", "tower", "units", "mean", "std", "zeros", "dead"}.
 
-    "feature" is the output of the layer's activation function, or the layer's output where it has none. "tower" is
-    1, 2, ..., or None for the whole layer. "units" counts feature maps or dense units. "mean" and "std" are over all
-    images and positions; "zeros" is the share of zeros; "dead" counts units that are never above 0.
+    "feature" is the output of the activation function of the layer, or its output if it has none. "tower" is 1, 2, ...,
+    or None for the whole layer. "units" is the number of feature maps or dense units. "mean" and "std" are over all
+    images and positions; "zeros" is the fraction of zeros; "dead" is the number of units that are never above 0.
 
     Args:
-      images: uint8 [n s s 3], or an object that gives them for an array of indices.
+      images: uint8 [n s s 3], or an object that returns them for an array of indices.
     """
     measured = features(net)
     sums, positions = _sums(net, images, list(measured))
@@ -64,15 +65,15 @@ def statistics(net: "Network", images: Any) -> list[Measurements]:
 
 
 def features(net: "Network") -> dict[str, int]:
-    """The feature of each row that is measured, and over how many towers it is split."""
+    """Return the feature to measure in each layer, with the number of towers it is divided into."""
     from alexnet_jax.model.geometry import is_replicated
 
     model = net.trained.config.model
-    found = {}
-    for name, row in (*model.convs, *model.fcs):
+    towers_of = {}
+    for name, layer in (*model.convs, *model.fcs):
         towers = 1 if is_replicated(model, name) else model.towers
-        found[f"{name}/act" if "act" in row.ops else name] = towers
-    return found
+        towers_of[f"{name}/act" if "act" in layer.ops else name] = towers
+    return towers_of
 
 
 def table(layers: list[Measurements]) -> str:
@@ -87,7 +88,7 @@ def table(layers: list[Measurements]) -> str:
 
 
 def _sums(net: "Network", images: Any, names: list[str]) -> tuple[np.ndarray, dict[str, int]]:
-    """Sum, sum of squares, zeros and maximum of each unit, [units 4]; and the positions of a unit by feature."""
+    """Return sum, sum of squares, zeros and maximum of each unit, [units 4], and the positions per unit by feature."""
     import jax.numpy as jnp
 
     positions = {name: int(np.prod(net.shapes[name][:-1])) for name in names}

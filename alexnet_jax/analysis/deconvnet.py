@@ -1,8 +1,9 @@
-"""Deconvolutional networks (Zeiler and Fergus, 2014): what in an image activates a map of a convolution.
+"""Visualize the features of a convolution with a deconvolutional network (Zeiler and Fergus, 2014).
 
 Command: alexnet figures deconvnet --workdir runs/mine [--layer conv3] [--map 0 7]
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,20 +19,21 @@ from alexnet_jax.model import operations
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
 
-#: A map is shown by its SIDE x SIDE strongest images, as in Figure 2 of the article.
+#: Each map is shown with the SIDE x SIDE images of strongest activation, as in Figure 2 of the article.
 SIDE = 3
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet figures deconvnet`."""
     parser = figures.parser(
-        "Draw what makes maps strong, in the images where they are strongest: figures/deconvnet.png and .json."
+        "Draw the image structures that activate feature maps most strongly: figures/deconvnet.png and .json."
     )
     pictures.add_arguments(parser)
     parser.add_argument(
         "--layer", help="a convolution such as conv3; default: the last one, before its pool"
     )
     parser.add_argument(
-        "--map", type=int, nargs="+", help="numbers of maps, from 0; default: four, equally far apart"
+        "--map", type=int, nargs="+", help="indices of maps, from 0; default: four, evenly spaced"
     )  # fmt: skip
     options = parser.parse_args(arguments)
     path = figures.folder(options) / "deconvnet.png"
@@ -48,10 +50,10 @@ def main(arguments: list[str]) -> None:
 
 
 def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], path: Path) -> Path:
-    """Draw a PNG at `path`, with its numbers as JSON beside it.
+    """Draw a PNG at `path`, and write its numbers as JSON beside it.
 
-    It shows, for each of `maps`, the nine images with the strongest activations: the projections, each with its own
-    contrast, and the patches that the activations see.
+    For each of `maps` it shows the nine images with the strongest activations: their projections, each normalized to
+    full contrast, and the receptive fields in the images.
     """
     strongest = strengths(net, split.images, layer, maps)
     towers, every = net.trained.config.model.towers, _shape(net, layer)[-1]
@@ -60,11 +62,11 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
         best = np.argsort(-of_map[:, 0], kind="stable")[: SIDE**2]
         pixels = np.asarray(split.images[best])
         projected = project(net, pixels, layer, np.full(len(best), number))
-        seen = pictures.crops(net, pixels)
+        crops = pictures.crops(net, pixels)
         places = of_map[best, 1:].astype(int)
         windows = [window(net, layer, place) for place in places]
         blocks.append([[image[w] for image, w in zip(images, windows, strict=True)]
-                       for images in (_contrasted(projected), seen)])  # fmt: skip
+                       for images in (_contrasted(projected), crops)])  # fmt: skip
         images = [
             {
                 "image": f"{split_name} {index}",
@@ -80,7 +82,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
 
 
 def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray:
-    """float32 [n maps 3]: the largest activation of each of `maps` in each image, and its row and column."""
+    """Return the largest activation of each of `maps` in each image, and its row and column: float32 [n maps 3]."""
     import jax.numpy as jnp
 
     def of_images(variables, pixels):
@@ -99,11 +101,11 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
 def project(net: "Network", pixels: np.ndarray, layer: str, maps: np.ndarray) -> np.ndarray:
     """Project the largest activation of map maps[i] in image i back to the input: float32 [n c c 3].
 
-    All other activations of `layer` are set to 0. Raises ConfigError where `layer` is no feature of a convolution.
+    All other activations of `layer` are set to 0. Raises ConfigError if `layer` is not a feature of a convolution.
 
     Args:
         net: The network.
-        pixels: uint8 [n s s 3], of which the center crops are used.
+        pixels: uint8 [n s s 3]; the center crops are used.
         layer: A feature such as "conv3".
         maps: int [n].
     """
@@ -134,13 +136,13 @@ def deconvolve(
     x,
     rectify: Callable | None = None,
 ):
-    """`x` [n h w maps] at `layer` -> [n c c 3] at the input, backwards through what the net did to `inputs`.
+    """Project `x` [n h w maps] at `layer` back to the input [n c c 3], through the operations applied to `inputs`.
 
-    Section 2.1 of the article, operation by operation: a max-pool puts each value where its window's maximum was (the
-    switches; the first of equal ones) and adds where windows overlap, ReLUs rectify (`rectify`, by default ReLU
-    itself), convolutions apply their kernels transposed, without biases. The article does not mention response
-    normalization: it is passed through unchanged, as are dropout and activations other than ReLU. An average pool
-    spreads each value over its window; batch normalization multiplies by its factors.
+    As in section 2.1 of the article: max-pooling puts each value at the position of the maximum of its window (the
+    first of equal values) and adds where windows overlap; ReLUs rectify with `rectify`, by default ReLU;
+    convolutions apply their transposed kernels, without biases. Response normalization (which the article does not
+    mention), dropout and other activations pass values through unchanged. Average pooling spreads each value over its
+    window, and batch normalization multiplies by its scale.
     """
     import jax
 
@@ -159,7 +161,7 @@ def deconvolve(
 
 
 def path_to(net: "Network", layer: str) -> list[operations.Node]:
-    """The operations from the input to `layer`, in order. Raises ConfigError."""
+    """Return the operations from the input to `layer`, in order. Raises ConfigError."""
     path: list[operations.Node] = []
     for name, spec in net.trained.config.model.convs:
         for node in operations.nodes(name, spec):
@@ -175,9 +177,9 @@ def path_to(net: "Network", layer: str) -> list[operations.Node]:
 
 
 def window(net: "Network", layer: str, place) -> tuple[slice, slice]:
-    """The rows and columns of the crop that the activation of `layer` at `place` (row, column) sees.
+    """Return the receptive field in the crop of the activation of `layer` at `place` (row, column), as slices.
 
-    Where it sees beyond the border, the window is moved inwards: all windows of a layer have the same size.
+    A window that extends over the border is moved inward, so that all windows of a layer have the same size.
     """
     crop, slices = net.trained.config.augment.crop_size, []
     for index in place:
@@ -198,7 +200,7 @@ def _shape(net: "Network", layer: str) -> tuple[int, ...]:
 
 
 def _contrasted(projected: np.ndarray) -> np.ndarray:
-    """uint8; 0 is mid-gray, the largest value of each image is full scale."""
+    """Convert projections to uint8: 0 is mid-gray, and the largest magnitude in each image is full scale."""
     largest = np.abs(projected).max(axis=(1, 2, 3), keepdims=True)
     scaled = 0.5 + 0.5 * projected / np.where(largest > 0, largest, 1)
     return np.rint(255 * scaled).astype(np.uint8)
@@ -208,9 +210,9 @@ def _draw(blocks, numbers: dict, towers: int):
     from matplotlib.figure import Figure
 
     columns = min(2, len(blocks))
-    lines = -(-len(blocks) // columns)
-    figure = Figure(figsize=(5.6 * columns, 3.05 * lines), layout="constrained")
-    parts = np.atleast_2d(figure.subfigures(lines, columns, squeeze=False))
+    rows = math.ceil(len(blocks) / columns)
+    figure = Figure(figsize=(5.6 * columns, 3.05 * rows), layout="constrained")
+    parts = np.atleast_2d(figure.subfigures(rows, columns, squeeze=False))
     for part, block, row in zip(parts.flat, blocks, numbers["maps"], strict=False):
         tower = f", tower {row['tower']}" if towers > 1 else ""
         left, right = part.subplots(1, 2)
@@ -221,7 +223,7 @@ def _draw(blocks, numbers: dict, towers: int):
 
 
 def _mosaic(tiles: list[np.ndarray]) -> np.ndarray:
-    """Tiles of one size as one image, SIDE in a row, white between them."""
+    """Arrange tiles of equal size in one image, SIDE in a row, with white gaps."""
     height, width = tiles[0].shape[:2]
     gap = max(height // 24, 1)
     canvas = np.full((SIDE * (height + gap) - gap, SIDE * (width + gap) - gap, 3), 255, np.uint8)

@@ -1,17 +1,17 @@
-"""Print a network: its layers, their sizes, parameters, multiply-adds and receptive fields.
+"""Print the layers of a network with their sizes, parameters, multiply-adds and receptive fields.
 
 alexnet describe --config configs/paper.py [--diff configs/krizhevsky2012.py]
 
 alexnet describe --workdir runs/mine
 
---diff adds every value in which a second config differs, and where each of the two comes from. --workdir describes the
-net of a run folder or of a .safetensors file, with the number of classes that was counted from its data.
-Values set on the command line (--config.key=value) apply to the first config.
+--diff adds a table of the keys in which a second config differs, with the source of both values. --workdir describes
+the network of a run folder or .safetensors file, with the number of classes counted from its data. Overrides
+(--config.key=value) apply to the first config.
 """
 
 import functools
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alexnet_jax import cli, config, files
 from alexnet_jax.config import find, provenance
@@ -20,12 +20,18 @@ from alexnet_jax.inference import trained
 from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import Config, ModelSpec
 
-#: Outputs of the last layer where the classes are counted from the data.
+#: Outputs of the last layer if the config leaves the number of classes to the data.
 ASSUMED_CLASSES = 1000
 
 
 class Difference(NamedTuple):
-    """A key in which two configs differ; the value of a config that lacks the key is None."""
+    """A key in which two configs differ.
+
+    Attributes:
+      first: Value in the first config; None if it lacks the key.
+      second: Value in the second config; None if it lacks the key.
+      source: Where the values come from, such as a section of the paper.
+    """
 
     key: str
     first: object
@@ -34,11 +40,12 @@ class Difference(NamedTuple):
 
 
 def main(arguments: list[str]) -> int:
+    """Run `alexnet describe`."""
     parser = cli.parser(__doc__ or "")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE[:VARIANT]", help="one of configs/")
     which.add_argument("--workdir", help="a run folder, or a .safetensors file")
-    parser.add_argument("--diff", metavar="FILE[:VARIANT]", help="another, to compare with")
+    parser.add_argument("--diff", metavar="FILE[:VARIANT]", help="a second config, to compare with")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options, rest = parser.parse_known_args(arguments)
     overrides = cli.config_overrides(rest)
@@ -60,8 +67,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def describe(spec: Config) -> dict:
-    """Layers and totals of the network of `spec`, as they are printed in JSON."""
+def describe(spec: Config) -> dict[str, Any]:
+    """Describe the layers and totals of a network; the output of --json."""
     classes = spec.model.num_classes or ASSUMED_CLASSES
     layers = geometry.layers(spec.model, spec.augment.crop_size, classes)
     texts = _operations(spec.model)
@@ -79,28 +86,32 @@ def describe(spec: Config) -> dict:
     }
 
 
-def differences(first: dict, second: dict) -> list[Difference]:
-    """Every value in which two configs, as plain dicts, differ, in order of their keys.
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[Difference]:
+    """Return the differences of two configs, given as nested dicts, sorted by key.
 
-    A key that only one of them lists has its default in the other.
+    A key that only one of them sets has its default value in the other.
     """
-    listed = files.flatten(first, ".").keys() | files.flatten(second, ".").keys()
-    one, two = (files.flatten(config.completed(tree), ".") for tree in (first, second))
-    found = []
-    for key in sorted(listed):
-        # 2 and 2.0 are the same to parse().
-        if key != "name" and one.get(key) != two.get(key):
-            values = one.get(key), two.get(key)
+    keys = files.flatten(first, ".").keys() | files.flatten(second, ".").keys()
+    a, b = (files.flatten(config.completed(tree), ".") for tree in (first, second))
+    result = []
+    for key in sorted(keys):
+        # Compare by value: config.parse treats 2 and 2.0 alike.
+        if key != "name" and a.get(key) != b.get(key):
             sources = [
-                source(first["name"], key, values[0]),
-                source(second["name"], key, values[1]),
+                source(first["name"], key, a.get(key)),
+                source(second["name"], key, b.get(key)),
             ]
-            found.append(Difference(key, *values, "; ".join(dict.fromkeys(filter(None, sources)))))
-    return found
+            text = "; ".join(dict.fromkeys(filter(None, sources)))
+            result.append(Difference(key, a.get(key), b.get(key), text))
+    return result
 
 
 def source(name: str, key: str, value: object) -> str:
-    """Where config `name` has this value of `key` from; "" if not known. None: it lacks the key."""
+    """Return where the config `name` takes this value of `key` from, or "" if unknown.
+
+    Args:
+      value: None if the config lacks the key.
+    """
     if not provenance.is_known(name) or not _values(name):
         return ""
     if _values(name).get(key) != value:
@@ -112,7 +123,7 @@ def source(name: str, key: str, value: object) -> str:
 
 @functools.cache
 def _values(name: str) -> dict[str, object]:
-    """The values of a config of configs/ by its name; empty where there is no such variant."""
+    """Return the flat values of a packaged config, or {} if it has no such variant."""
     try:
         tree = _plain(str(find.folder() / provenance.argument(name)), [])
         return files.flatten(config.completed(tree), ".")
@@ -120,17 +131,18 @@ def _values(name: str) -> dict[str, object]:
         return {}
 
 
-def _plain(argument: str, overrides: list[str]) -> dict:
+def _plain(argument: str, overrides: list[str]) -> dict[str, Any]:
+    """Load a config as nested dicts."""
     return json.loads(config.to_json(config.load(argument, overrides)))
 
 
-def _spec(tree: dict) -> Config:
-    """The checked specs of `tree`; its images need not exist."""
+def _spec(tree: dict[str, Any]) -> Config:
+    """Build the specs of a config, without requiring data.path."""
     return config.parse(tree, needs_images=False)
 
 
 def _operations(model: ModelSpec) -> dict[str, str]:
-    """Layer -> its operations in words; a pool, on its own line, takes those that follow it."""
+    """Describe the operations of each row of the table; those after a pool belong to the row of the pool."""
     texts: dict[str, list[str]] = {}
     for name, spec in model.layers:
         line = name
@@ -142,12 +154,12 @@ def _operations(model: ModelSpec) -> dict[str, str]:
     return {line: ", ".join(filter(None, parts)) for line, parts in texts.items()}
 
 
-def _text(description: dict) -> str:
+def _text(description: dict[str, Any]) -> str:
     classes = description["num_classes"]
     counted = f"classes counted from the data ({ASSUMED_CLASSES} here)"
     title = f"{description['name']}: {description['input']}x{description['input']} pixels, "
     title += f"{classes} classes" if classes else counted
-    header = ("layer", "output", "parameters", "multiply-adds", "sees", "every", "operations")
+    header = ("layer", "output", "parameters", "multiply-adds", "field", "stride", "operations")
     rows = [
         (
             layer["name"],
@@ -170,23 +182,26 @@ def _text(description: dict) -> str:
         "",
     )
     lines = [title, "", *cli.table([header, *rows, total], right=(1, 2, 3, 4, 5))]
-    lines += ["", "sees: side in pixels of what one output sees; every: pixels between neighbors"]
+    lines += [
+        "",
+        "field: side of the receptive field in pixels; stride: pixels between adjacent outputs",
+    ]
     if crossings := description["crossings"]:
-        header = ("crosses at", "values forward", "values backward")
-        ways = ("forward", "backward")
-        rows = [(c["name"], *(f"{c[way]:,}" for way in ways)) for c in crossings]
-        rows.append(("all", *(f"{sum(c[way] for c in crossings):,}" for way in ways)))
+        header = ("layer", "forward", "backward")
+        passes = ("forward", "backward")
+        rows = [(c["name"], *(f"{c[p]:,}" for p in passes)) for c in crossings]
+        rows.append(("all", *(f"{sum(c[p] for c in crossings):,}" for p in passes)))
         lines += [
             "",
-            "between towers on devices of their own (train.split_towers), for each image:",
+            "values sent between towers on separate devices (train.split_towers), per image:",
             "",
         ]
         lines += cli.table([header, *rows], right=(1, 2))
     if "differences" in description:
-        found = description["differences"]
+        differing = description["differences"]
         header = ("key", description["name"], description["diff"], "source")
-        rows = [(d["key"], _value(d["first"]), _value(d["second"]), d["source"]) for d in found]
-        lines += ["", f"{len(found)} differences", "", *cli.table([header, *rows])]
+        rows = [(d["key"], _value(d["first"]), _value(d["second"]), d["source"]) for d in differing]
+        lines += ["", f"{len(differing)} differences", "", *cli.table([header, *rows])]
     return "\n".join(lines)
 
 

@@ -1,11 +1,12 @@
-"""Draw the mistakes of a network: confused classes, calibration, and the most confident mistakes.
+"""Draw confused classes, calibration and the most confident mistakes of a network.
 
 alexnet figures mistakes --workdir W [--split test] [--views center]
 
-Writes confusion.png, calibration.png and hardest.png to figures/ of the run, or to --out DIR, and their numbers as
-JSON beside each. Saved predictions are used if there are any; otherwise they are computed, as by alexnet evaluate.
+Writes confusion.png, calibration.png and hardest.png, and a JSON file with the numbers of each, to figures/ in the
+run folder or to --out DIR. Uses saved predictions if they exist, and otherwise computes them as alexnet evaluate does.
 """
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,25 +22,26 @@ from alexnet_jax.inference.metrics import Reliability
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Up to so many classes the whole matrix is drawn; with more, the classes and pairs with the most errors.
+#: Maximum number of classes for a matrix; with more, the classes and pairs with the most errors are listed.
 MAX_MATRIX = 30
-#: Classes and pairs listed otherwise.
+#: Number of classes and of pairs in these lists.
 LISTED = 25
-#: Columns of the sheet of mistakes.
+#: Images in a row of hardest.png.
 COLUMNS = 6
 
 
 def main(arguments: list[str]) -> None:
-    from alexnet_jax.evaluation import target
+    """Run `alexnet figures mistakes`."""
+    from alexnet_jax.evaluation import target as targets
 
     parser = cli.parser(__doc__ or "")
-    target.add_arguments(parser)
-    target.add_protocol(parser)
+    targets.add_arguments(parser)
+    targets.add_protocol(parser)
     options = parser.parse_args(arguments)
-    target = target.from_arguments(options)
-    view = options.views
-    split = target.split_name(options.split, view)
-    probabilities, labels = target.obtain(split, view)
+    target = targets.from_arguments(options)
+    views = options.views
+    split = target.split_name(options.split, views)
+    probabilities, labels = target.obtain(split, views)
     images = target.split(split).images
     target.check_images()
     folder = Path(options.out) if options.out else target.folder / "figures"
@@ -48,8 +50,9 @@ def main(arguments: list[str]) -> None:
         "net": str(target.path),
         "step": target.trained.step,
         "data": target.data,
+        "split": split,
+        "views": views,
     }
-    protocol |= {"split": split, "views": view}
     print(plot_confusion(probabilities, labels, names, folder / "confusion.png", protocol))
     print(plot_calibration(probabilities, labels, folder / "calibration.png", protocol))
     print(plot_hardest(probabilities, labels, images, names, folder / "hardest.png", protocol))
@@ -62,10 +65,15 @@ def plot_confusion(
     path: Path,
     protocol: dict[str, Any],
 ) -> Path:
-    """Draw the confusion matrix of probabilities [n classes] and labels [n], and the error of each class.
+    """Draw the confusion matrix and the error of each class, and write them as JSON beside the PNG.
 
-    The JSON beside the PNG has {"class_names", "confusion", "class_error", "most_confused"}, as inference.metrics
-    computes them, and `protocol`: "step", "split", "views". Errors of classes without images are null.
+    The JSON has "class_names", "confusion", "class_error" (null for a class without images) and "most_confused", as
+    computed by inference.metrics, besides the keys of `protocol`.
+
+    Args:
+      probabilities: [n classes].
+      labels: [n].
+      protocol: "step", "split", "views" and other keys to record in the JSON.
     """
     matrix = metrics.confusion(probabilities, labels)
     errors = metrics.per_class_errors(probabilities, labels)
@@ -77,7 +85,7 @@ def plot_confusion(
     numbers = {
         "class_names": list(names),
         "confusion": matrix.tolist(),
-        "class_error": _nulls(errors),
+        "class_error": _with_nulls(errors),
         "most_confused": [{"label": names[a], "answer": names[b], "count": n} for a, b, n in pairs],
     }
     return figures.save(figure, protocol | {"count": len(labels)} | numbers, path)
@@ -86,13 +94,14 @@ def plot_confusion(
 def plot_calibration(
     probabilities: np.ndarray, labels: np.ndarray, path: Path, protocol: dict[str, Any]
 ) -> Path:
-    """Draw the reliability diagram (Guo et al., 2017, Figure 1), and write its numbers as JSON beside it.
+    """Draw the reliability diagram (Guo et al., 2017, Figure 1), and write its numbers as JSON beside the PNG.
 
-    {"expected_calibration_error", "bins": [{"low", "high", "count", "confidence", "accuracy"}]}; null in empty bins.
+    The JSON has {"expected_calibration_error", "bins": [{"low", "high", "count", "confidence", "accuracy"}]}, with
+    null for the means of empty bins.
     """
     found = metrics.reliability(probabilities, labels)
     edges = np.linspace(0, 1, len(found.counts) + 1).tolist()
-    means = (_nulls(found.confidence), _nulls(found.accuracy))
+    means = (_with_nulls(found.confidence), _with_nulls(found.accuracy))
     bins = [
         {"low": low, "high": high, "count": count, "confidence": confidence, "accuracy": accuracy}
         for low, high, count, confidence, accuracy in zip(
@@ -111,10 +120,12 @@ def plot_hardest(
 ) -> Path:  # fmt: skip
     """Draw the most confident mistakes, and write them as JSON beside the PNG.
 
-    {"hardest": [{"index", "label", "answer", "probability"}]}; "index" is that of the split.
+    The JSON has {"hardest": [{"index", "label", "answer", "probability"}]}: the index in the split, the true and the
+    predicted class, and its probability.
 
     Args:
-      images: `images[int array]` -> uint8 [b s s 3].
+      images: The images of the split: `images[int array]` -> uint8 [b s s 3].
+      count: Maximum number of mistakes.
     """
     indices = metrics.hardest(probabilities, labels, count)
     predicted = metrics.predicted_classes(probabilities, labels)
@@ -129,7 +140,7 @@ def plot_hardest(
 
 
 def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -> "Figure":
-    """Rows are labels, in shares of their images; beside each row the error of its class."""
+    """Draw the confusion matrix, each row in percent of the images of its label, and the error of each class."""
     from matplotlib.figure import Figure
 
     n = len(names)
@@ -137,7 +148,7 @@ def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -
     figure = Figure(figsize=(1.3 * side + 2.0, side + 1.4), layout="constrained")
     cells, bars = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    # aspect="auto": rows as high as the bars beside them.
+    # aspect="auto" aligns the rows with the bars.
     cells.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = 8 if n <= 12 else 5.5
     for (row, column), share in np.ndenumerate(shares):
@@ -162,21 +173,21 @@ def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -
 def _draw_lists(
     errors: np.ndarray, pairs: Sequence[metrics.Confused], names: Sequence[str]
 ) -> "Figure":
-    """The classes with the highest errors, and the pairs confused most often."""
+    """Draw bars for the classes with the highest errors and for the pairs confused most often."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(errors, nan=-1), kind="stable")[:LISTED]
-    named = [_short(names[i]) for i in map(int, worst)]
+    class_names = [_short(names[i]) for i in map(int, worst)]
     pair_names = [f"{_short(names[one.label])} as {_short(names[one.predicted])}" for one in pairs]
-    classes.barh(range(len(named)), 100 * np.nan_to_num(errors[worst]), color="C3", alpha=0.7)
+    classes.barh(range(len(class_names)), 100 * np.nan_to_num(errors[worst]), color="C3", alpha=0.7)
     confused.barh(range(len(pair_names)), [one.images for one in pairs], color="C0", alpha=0.7)
     classes.set_xlabel("error of the class (%)")
     confused.set_xlabel("images")
     confused.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes, texts in ((classes, named), (confused, pair_names)):
+    for axes, texts in ((classes, class_names), (confused, pair_names)):
         axes.set_yticks(range(len(texts)), texts, fontsize=8)
         axes.set_ylim(max(len(texts), 1) - 0.5, -0.5)
         figures.plain(axes)
@@ -184,12 +195,12 @@ def _draw_lists(
 
 
 def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
-    """Accuracy by confidence, above a histogram of confidence."""
+    """Draw accuracy by confidence, and a histogram of confidence below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 6), layout="constrained")
     diagram, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    full = found.counts > 0
+    filled = found.counts > 0
     lefts, width = np.array(edges[:-1]), edges[1]
     options: dict[str, Any] = {
         "align": "edge",
@@ -197,9 +208,9 @@ def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
         "edgecolor": "white",
         "linewidth": 0.5,
     }
-    accuracy = np.where(full, found.accuracy, 0)
+    accuracy = np.where(filled, found.accuracy, 0)
     diagram.bar(lefts, accuracy, color="C0", alpha=0.8, label="accuracy", **options)
-    diagram.plot(found.confidence[full], found.accuracy[full], ".", color="black", ms=5)
+    diagram.plot(found.confidence[filled], found.accuracy[filled], ".", color="black", ms=5)
     diagram.plot([0, 1], [0, 1], "--", color="gray", label="perfect calibration")
     diagram.set_ylabel("accuracy")
     diagram.set_ylim(0, 1)
@@ -217,12 +228,12 @@ def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
 def _draw_sheet(images: Any, hardest: Sequence[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
-    rows = max(1, -(-len(hardest) // COLUMNS))
+    rows = max(1, math.ceil(len(hardest) / COLUMNS))
     figure = Figure(figsize=(1.65 * COLUMNS, 2.05 * rows + 0.4), layout="constrained")
-    places = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    cells = figure.subplots(rows, COLUMNS, squeeze=False).flat
     for axes in figure.axes:
         axes.set_axis_off()
-    for axes, image, one in zip(places, images, hardest, strict=False):
+    for axes, image, one in zip(cells, images, hardest, strict=False):
         axes.imshow(image, interpolation="nearest")
         predicted = f"predicted {_short(one['answer'])}, {one['probability']:.0%}"
         axes.set_title(f"{predicted}\nlabel {_short(one['label'])}", fontsize=8)
@@ -239,7 +250,7 @@ def _short(name: str) -> str:
     return figures.literal(textwrap.shorten(name, 22, placeholder="…") or name[:22])
 
 
-def _nulls(values: np.ndarray) -> list[float | None]:
+def _with_nulls(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 

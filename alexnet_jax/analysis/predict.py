@@ -1,4 +1,4 @@
-"""Predict the classes of images, in the terminal or in a local web page.
+"""Predict the classes of images in the terminal or on a local web page.
 
 alexnet predict cat.jpg dog.jpg --workdir W [--views center|ten|nine|dense] [--top 5] [--json]
 alexnet predict --workdir W --serve [--port 8000]
@@ -15,11 +15,12 @@ from typing import Any
 from alexnet_jax import cli, files, specs
 from alexnet_jax.errors import ConfigError, DataError, printable
 
-#: Characters of a bar of probability 1.
+#: Length in characters of the bar for probability 1.
 BAR = 24
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet predict`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument(
         "images", nargs="*", metavar="IMAGE", help="JPEG, PNG, HEIC and other files"
@@ -44,24 +45,24 @@ def main(arguments: list[str]) -> None:
 
         serve.serve(net, Path(options.workdir).resolve().name, options.port)
         return
-    found = net.top(options.images, options.top, options.views)
+    predictions = net.top(options.images, options.top, options.views)
     if options.json:
-        print(json.dumps(_report(options, net.trained.step, found), indent=1))
+        print(json.dumps(_report(options, net.trained.step, predictions), indent=1))
     else:
-        print("\n\n".join(map(_text, options.images, found)))
+        print("\n\n".join(map(_text, options.images, predictions)))
 
 
 def _check(options: argparse.Namespace) -> None:
     """Check the arguments before JAX starts. Raises ConfigError, DataError."""
     if options.serve == bool(options.images):
-        raise ConfigError("name one or more images, or --serve without any; see --help")
+        raise ConfigError("give one or more images, or --serve without images; see --help")
     if options.top < 1:
-        raise ConfigError(f"--top={options.top}: at least 1")
+        raise ConfigError(f"--top={options.top} must be at least 1")
     if not 0 <= options.port < 65536:
-        raise ConfigError(f"--port={options.port}: from 0 to 65535")
+        raise ConfigError(f"--port={options.port} must be from 0 to 65535")
     for image in options.images:
         if Path(image).is_dir():
-            raise DataError(f"{image} is a folder, not an image; name the files in it: {image}/*")
+            raise DataError(f"{image} is a folder, not an image; give the files in it: {image}/*")
         if not Path(image).exists():
             raise DataError(f"there is no file {image}")
         if other := files.not_regular(image):
@@ -69,15 +70,15 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _report(
-    options: argparse.Namespace, step: int, found: list[list[tuple[str, float]]]
+    options: argparse.Namespace, step: int, predictions: list[list[tuple[str, float]]]
 ) -> dict[str, Any]:
-    """The output of --json."""
+    """Return the output of --json."""
     images = [
         {
             "image": image,
-            "top": [{"class": name, "probability": round(p, 6)} for name, p in best],
+            "top": [{"class": name, "probability": round(p, 6)} for name, p in top],
         }
-        for image, best in zip(options.images, found, strict=True)
+        for image, top in zip(options.images, predictions, strict=True)
     ]
     return {
         "schema": 1,
@@ -88,11 +89,11 @@ def _report(
     }
 
 
-def _text(image: str, best: list[tuple[str, float]]) -> str:
-    """An image and its classes, one per line: name, percent, bar."""
-    width = max(len(printable(name)) for name, _ in best)
+def _text(image: str, top: list[tuple[str, float]]) -> str:
+    """Format an image and its most probable classes, one per line: name, percent, bar."""
+    width = max(len(printable(name)) for name, _ in top)
     lines = [printable(image)]
-    for name, probability in best:
+    for name, probability in top:
         line = f"  {printable(name):{width}}  {100 * probability:5.1f} %  {_bar(probability)}"
         lines.append(line.rstrip())
     return "\n".join(lines)

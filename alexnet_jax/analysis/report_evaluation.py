@@ -1,4 +1,4 @@
-"""Sections of the report about evaluation: results, published numbers, errors by class, calibration."""
+"""Evaluation sections of the report: results, published numbers, errors by class, calibration."""
 
 import re
 from functools import cached_property
@@ -20,10 +20,11 @@ from alexnet_jax.pages.render import render
 from alexnet_jax.run import reading
 from alexnet_jax.specs import Config
 
-#: With more classes a confusion matrix is unreadable, and the hardest classes are listed instead.
+#: Maximum number of classes for a confusion matrix; with more, the classes with the highest errors are listed.
 MAX_CLASSES = 20
+#: Number of confused pairs to list.
 PAIRS = 10
-#: Views in words (§4.1); others are named as they are.
+#: Display names of views (§4.1).
 VIEWS = {"center": "center crop", "ten": "ten-crop", "nine": "nine-crop"}
 
 
@@ -35,9 +36,11 @@ class SavedPredictions:
 
     @cached_property
     def predictions(self) -> Predictions:
+        """The probabilities and labels."""
         return prediction_files.load(self.folder, self.split, self.views, self.step)
 
     def errors(self) -> dict[str, Any]:
+        """Compute the top-1 and top-5 error and other metrics."""
         return dict(metrics.summarize(*self.predictions))
 
     def __str__(self) -> str:
@@ -46,40 +49,40 @@ class SavedPredictions:
 
 
 def find_predictions(folder: Path, step: int | None) -> list[SavedPredictions]:
-    """Find the predictions of a step, by default the newest that has any.
+    """Find the saved predictions of a step, by default the latest step with predictions.
 
-    They are in the order of splits.PREFERRED, center crops first.
+    They are sorted by split, in the order of splits.PREFERRED, with center crops first.
     """
     names = (path.name for path in folder.glob("predictions/*.npz"))
     matches = (re.fullmatch(r"(\w+)_([a-z]+)_(\d+)\.npz", name) for name in names)
-    found = [SavedPredictions(folder, m[1], m[2], int(m[3])) for m in matches if m]
-    step = step or max((one.step for one in found), default=0)
-    found = [one for one in found if one.step == step]
-    order = [*splits.PREFERRED, *sorted({one.split for one in found} - set(splits.PREFERRED))]
-    return sorted(found, key=lambda one: (order.index(one.split), one.views != "center", one.views))
+    saved = [SavedPredictions(folder, m[1], m[2], int(m[3])) for m in matches if m]
+    step = step or max((p.step for p in saved), default=0)
+    saved = [p for p in saved if p.step == step]
+    order = [*splits.PREFERRED, *sorted({p.split for p in saved} - set(splits.PREFERRED))]
+    return sorted(saved, key=lambda p: (order.index(p.split), p.views != "center", p.views))
 
 
 def first(saved: list[SavedPredictions]) -> SavedPredictions:
-    """The predictions that the sections show. Raises DataError if there are none."""
+    """Return the predictions that the sections show. Raises DataError if none are saved."""
     if not saved:
-        raise DataError("there are no predictions of this step; alexnet evaluate writes them")
+        raise DataError("there are no predictions of this step; run alexnet evaluate")
     return saved[0]
 
 
 def results(folder: Path, saved: list[SavedPredictions]) -> Markup:
-    """Errors on held-out splits, from results.json and from predictions made later. Raises StorageError."""
+    """Render the errors on held-out splits, from results.json and from saved predictions. Raises StorageError."""
     final = reading.read_results(folder)
-    found: dict[tuple[str, str], tuple[int, Any]] = {}
+    entries: dict[tuple[str, str], tuple[int, Any]] = {}
     if final:
-        found = {
+        entries = {
             (split, view): (final["step"], errors)
             for split, by_view in final["splits"].items()
             for view, errors in by_view.items()
         }
-    found |= {(one.split, one.views): (one.step, one.errors()) for one in saved}
-    if not found:
-        raise StorageError(f"no results yet; alexnet evaluate --workdir {folder} makes them")
-    (split, view), (_, errors) = next(iter(found.items()))
+    entries |= {(p.split, p.views): (p.step, p.errors()) for p in saved}
+    if not entries:
+        raise StorageError(f"no results yet; run alexnet evaluate --workdir {folder}")
+    (split, view), (_, errors) = next(iter(entries.items()))
     headline = [
         (_percent(errors["top1_error"]), "top-1 error"),
         (_percent(errors.get("top5_error")), "top-5 error"),
@@ -91,7 +94,7 @@ def results(folder: Path, saved: list[SavedPredictions]) -> Markup:
     rows = [
         (split, VIEWS.get(view, view), f"{step:,}", f"{errors['count']:,}", _percent(errors["top1_error"]),
          _percent(errors.get("top5_error")), f"{errors['nll']:.3f}")
-        for (split, view), (step, errors) in sorted(found.items())
+        for (split, view), (step, errors) in sorted(entries.items())
     ]  # fmt: skip
     return render("results.html", headline=headline, rows=rows)
 
@@ -103,12 +106,12 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
 def published(spec: Config) -> Markup:
-    """Published errors of this network or ablation, of the authors' CIFAR-10 networks, and of ImageNet."""
+    """Render published errors: of this network or ablation, the authors' CIFAR-10 networks, and on ImageNet."""
     member = spec.name.partition(":")[2].partition(",")[0]
     claim = reference.CLAIMS.get(member) if spec.name.startswith("ablations:") else None
     claims = []
@@ -126,13 +129,13 @@ def published(spec: Config) -> Markup:
 
 
 def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
-    """Errors by class, and the classes confused most often. Raises DataError."""
+    """Render the error of each class and the classes confused most often. Raises DataError."""
     shown = first(saved)
     matrix = metrics.confusion(*shown.predictions)
     errors = metrics.per_class_errors(*shown.predictions)
     names = run.class_names if run else [f"class {i}" for i in range(len(matrix))]
     hardest = np.argsort(-errors, kind="stable")
-    hardest = hardest[np.isfinite(errors[hardest])]  # not the classes without images
+    hardest = hardest[np.isfinite(errors[hardest])]  # omit classes without images
     few = len(matrix) <= MAX_CLASSES
     return render(
         "classes.html", source=str(shown),
@@ -147,7 +150,7 @@ def classes(saved: list[SavedPredictions], run: TrainedModel | None) -> Markup:
 
 
 def calibration(saved: list[SavedPredictions]) -> Markup:
-    """The reliability diagram and the expected calibration error. Raises DataError."""
+    """Render the reliability diagram and the expected calibration error. Raises DataError."""
     shown = first(saved)
     found = metrics.reliability(*shown.predictions)
     return render(

@@ -1,4 +1,4 @@
-"""Open a web page, for this machine alone, that shows what a trained network makes of an image.
+"""Serve a web page on 127.0.0.1 that shows the predictions of a trained network for an image.
 
 alexnet serve --workdir W [--step N|best] [--port 8000]
 """
@@ -10,13 +10,14 @@ from alexnet_jax.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet serve`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one; default: 8000")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
     options = parser.parse_args(arguments)
     if not 0 <= options.port < 65536:
-        raise ConfigError(f"--port={options.port}: from 0 to 65535")
+        raise ConfigError(f"--port={options.port} must be from 0 to 65535")
 
     from alexnet_jax.analysis import serve
     from alexnet_jax.inference import network

@@ -1,4 +1,4 @@
-"""Building specs from the nested dicts of a config, with all faults collected."""
+"""Build specs from the nested dicts of a config, and collect all faults."""
 
 import ast
 import contextlib
@@ -20,10 +20,10 @@ def parse(config: Any, *, needs_images: bool = True) -> Config:
     """Build checked specs from a ConfigDict or from the nested dicts of a config.json.
 
     Args:
-        needs_images: whether config.data.path must be set, which describing a network does not need.
+        needs_images: Whether config.data.path must be set; describing a network does not need it.
 
     Raises:
-        ConfigError: with all faults on one line.
+        ConfigError: Lists all faults on one line.
     """
     tree = upgraded(plain(config))
     if not needs_images and isinstance(tree.get("data"), dict) and not tree["data"].get("path"):
@@ -39,7 +39,7 @@ def parse(config: Any, *, needs_images: bool = True) -> Config:
 
 
 def with_classes(spec: Config, num_classes: int) -> Config:
-    """Set the number of classes found in the data. Raises ConfigError if `spec` has another."""
+    """Set the number of classes found in the data. Raises ConfigError if `spec` has a different one."""
     if spec.model.num_classes not in (None, num_classes):
         raise ConfigError(
             f"config.model.num_classes is {spec.model.num_classes} but the data has {num_classes} classes; "
@@ -49,13 +49,13 @@ def with_classes(spec: Config, num_classes: int) -> Config:
 
 
 def build(config: Any) -> tuple[Config | None, list[str]]:
-    """Build specs as the config has them, unchecked but for types and ranges, and list the faults of these."""
+    """Build specs, checking only types and ranges, and return them with a list of faults."""
     faults: list[str] = []
     return _build(Config, plain(config), "config", faults), faults
 
 
 def _build(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
-    """Convert `value` to `kind` (a dataclass, scalar, tuple, dict, union or Literal), appending to `faults`."""
+    """Convert `value` to `kind` (a dataclass, scalar, tuple, dict, union or Literal); append errors to `faults`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -63,7 +63,9 @@ def _build(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
         return _build(next(a for a in arguments if a is not types.NoneType), value, path, faults)
     if origin is typing.Annotated:
         item = _build(arguments[0], value, path, faults)
-        wrong = next((one for one in arguments[1:] if item is not None and item not in one), None)
+        wrong = next(
+            (range_ for range_ in arguments[1:] if item is not None and item not in range_), None
+        )
         if wrong is not None:
             faults.append(f"{path} must be {wrong}, not {value!r}")
         return item
@@ -134,7 +136,7 @@ def _build_tuple(
     arguments: tuple[Any, ...], value: Any, path: str, faults: list[str]
 ) -> tuple[Any, ...] | None:
     if isinstance(value, str) and value[:1] in "([":
-        # A string that is not a literal stays one, and so is refused.
+        # If this fails, `value` stays a string, which is refused below.
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = ast.literal_eval(value)
     if not isinstance(value, list | tuple):
@@ -153,9 +155,9 @@ def _build_tuple(
 def _build_layers(
     kind: Any, value: Any, path: str, faults: list[str]
 ) -> tuple[tuple[str, Any], ...]:
-    """Build (name, layer) pairs in the order of the numbers that end their names.
+    """Build (name, layer) pairs in the order of the numbers at the end of the names.
 
-    A ConfigDict keeps its keys sorted, so the order must come from the names themselves.
+    A ConfigDict sorts its keys, so the order of the layers must come from their names.
     """
     if not isinstance(value, dict):
         faults.append(f"{path} must be a dict of layers, not {value!r}")
@@ -167,7 +169,7 @@ def _build_layers(
     for name, number in numbers.items():
         if not number:
             faults.append(
-                f"{path}.{name}: the name of a layer must end in its number, as conv1 or fc6 do"
+                f"{path}.{name}: the name of a layer must end in its number, such as conv1 or fc6"
             )
     order = {name: int(number.group(1)) for name, number in numbers.items() if number}
     if len(set(order.values())) < len(order):

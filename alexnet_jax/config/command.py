@@ -1,14 +1,15 @@
-"""Print a configuration as a run would have it, or list the packaged ones.
+"""Print the complete configuration of a run, or list the packaged configurations.
 
 alexnet config --config paper [--config.train.epochs=10 ...] [--json]
 
 alexnet config --list
 
-Each line is a key and its value as `--config.KEY=VALUE` takes them, defaults included. --json prints what a run
-folder keeps as config.json: the keys that the config file lists and those set on the command line.
+Prints each key and its value in the syntax of `--config.KEY=VALUE`, defaults included. --json prints the content of
+config.json in a run folder: only the keys set in the config file or on the command line.
 """
 
 import json
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -18,10 +19,11 @@ from alexnet_jax.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet config`."""
     parser = cli.parser(__doc__ or "")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--config", metavar="NAME|FILE[:VARIANT]", help="a packaged config or a file of yours"
+        "--config", metavar="NAME|FILE[:VARIANT]", help="a packaged config or your own file"
     )
     which.add_argument("--list", action="store_true", help="list the packaged configs")
     parser.add_argument("--json", action="store_true", help="print canonical JSON")
@@ -29,7 +31,9 @@ def main(arguments: list[str]) -> None:
     overrides = cli.config_overrides(rest)
     if options.list:
         if overrides or options.json:
-            raise ConfigError(f"{(overrides or ['--json'])[0]} belongs to --config, not to --list")
+            raise ConfigError(
+                f"{(overrides or ['--json'])[0]} works with --config, not with --list"
+            )
         print("\n".join(cli.table([(name, find.summary(name)) for name in find.names()])))
         return
     loaded = config.load(options.config, overrides)
@@ -38,10 +42,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _text(loaded: ConfigDict) -> str:
-    """The config as lines `key = value` under a heading for each section."""
+    """Format the config as `key = value` lines, with a heading for each section."""
     tree = config.completed(json.loads(config.to_json(loaded)))
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
-    top = [f"{key} = {_written(value)}" for key, value in tree.items() if key not in sections]
+    top = [f"{key} = {_format(value)}" for key, value in tree.items() if key not in sections]
     blocks = [top]
     for name, section in sections.items():
         blocks.append([f"# {name}", *_lines(section, name)])
@@ -54,14 +58,14 @@ def _lines(tree: dict, path: str) -> list[str]:
         if isinstance(value, dict) and value:
             lines += _lines(value, f"{path}.{key}")
         else:
-            lines.append(f"{path}.{key} = {_written(value)}")
+            lines.append(f"{path}.{key} = {_format(value)}")
     return lines
 
 
-def _written(value) -> str:
-    """The value as an override takes it: strings without quotes, lists as tuples."""
+def _format(value: Any) -> str:
+    """Format a value as in an override: strings without quotes, lists as tuples."""
     return value if isinstance(value, str) else repr(_tuples(value))
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

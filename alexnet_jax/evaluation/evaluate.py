@@ -1,8 +1,9 @@
-"""Top-1 and top-5 error of a trained network on a split.
+"""Compute the top-1 and top-5 error of a trained network.
 
 alexnet evaluate --workdir W [--split val] [--views center|ten|nine|dense] [--step N]
 
-Another dataset with the same classes: --source NAME, --data-path PATH, and --out DIR for the predictions.
+To evaluate on another dataset with the same classes, give --source NAME, --data-path PATH, and --out DIR for the
+predictions.
 """
 
 import json
@@ -20,9 +21,12 @@ ERROR_COLUMNS = ("top-1 error", "top-5 error", "NLL", "ECE")
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet evaluate`."""
     parser = cli.parser(__doc__ or "")
     targets.add_arguments(parser)
-    parser.add_argument("--split", help="val, test or train; default: val and test, as there are")
+    parser.add_argument(
+        "--split", help="val, test or train; default: val and test, as far as they exist"
+    )
     parser.add_argument("--views", choices=specs.VIEWS, help="default: the config's final views")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
@@ -33,30 +37,34 @@ def main(arguments: list[str]) -> None:
 def evaluate(
     target: EvalTarget, split: str | None = None, view: str | None = None
 ) -> dict[str, Any]:
-    """Compute the errors of a trained network, and save its probabilities of every image to predictions/.
+    """Compute the errors of a trained network, and save its class probabilities for each image in predictions/.
 
     Args:
-        split: default: val and test, as far as there are.
-        view: default: those of the config's final evaluation.
+        split: By default, val and test, as far as they exist.
+        view: By default, the views of the config's final evaluation.
 
     Returns:
-        {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": errors}}}; the errors are those of
-        `errors_of` and "crops", their number for an image.
+        {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": errors}}}, where errors are those of
+        `errors_of` and "crops", the number of crops per image.
 
     Raises:
-        ConfigError, DataError, StorageError
+        ConfigError: The views do not fit the network.
+        DataError: The dataset has no such split, or no held-out split.
+        StorageError: The predictions cannot be written.
     """
     from alexnet_jax.data.pipeline import views
 
     model, folder = target.trained, target.folder
     held_out = [name for name in ("val", "test") if name in target.dataset.splits]
     if not split and not held_out:
-        raise DataError(f"{target.data} has neither val nor test; --split train takes what it has")
+        raise DataError(
+            f"{target.data} has neither val nor test; use --split train to evaluate on training images"
+        )
     splits: dict[str, dict[str, Any]] = {}
     for name in (split,) if split else held_out:
-        for one in (view,) if view else model.config.evaluation.final_views:
-            errors = errors_of(*target.compute(name, one))
-            splits.setdefault(name, {})[one] = errors | {"crops": views.number(one, model.config)}
+        for v in (view,) if view else model.config.evaluation.final_views:
+            errors = errors_of(*target.compute(name, v))
+            splits.setdefault(name, {})[v] = errors | {"crops": views.number(v, model.config)}
     return {
         "net": str(target.path),
         "config": model.config.name,
@@ -68,22 +76,22 @@ def evaluate(
 
 
 def errors_of(probabilities: Any, labels: Any) -> dict[str, Any]:
-    """The errors of metrics.summarize, and "calibration_error"."""
+    """Return the metrics of metrics.summarize and the "calibration_error"."""
     error = metrics.expected_calibration_error(probabilities, labels)
     return metrics.summarize(probabilities, labels) | {"calibration_error": error}
 
 
 def error_cells(errors: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a table for what `errors_of` returns."""
+    """Format the result of `errors_of` as table cells, in the order of ERROR_COLUMNS."""
     top5 = f"{errors['top5_error']:.2%}" if "top5_error" in errors else ""
     calibration_error = f"{errors['calibration_error']:.2%}"
     return (f"{errors['top1_error']:.2%}", top5, f"{errors['nll']:.4f}", calibration_error)
 
 
 def published_errors() -> list[str]:
-    """Lines with the published errors of AlexNet."""
+    """Return lines of text with the published errors of AlexNet."""
     return [
-        "Published, of ImageNet with its 1,000 classes, and so not comparable to other images (top-1 / top-5, %):",
+        "Published errors on ImageNet with 1,000 classes, not comparable to other datasets (top-1 / top-5, %):",
         "",
         *cli.table([published.HEADER, *published.rows()], right=(1, 2)),
     ]
@@ -98,7 +106,7 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join([
         f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
         *cli.table(rows, right=(2, 3, 4, 5, 6)), "",
-        f"probabilities of every image: {report['predictions']}", "",
+        f"class probabilities of each image: {report['predictions']}", "",
         *published_errors(),
     ])  # fmt: skip
 

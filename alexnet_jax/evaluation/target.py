@@ -172,7 +172,7 @@ class EvalTarget:
         from alexnet_jax.inference import checkpoints
 
         found = checkpoints.latest(self.path.absolute() / "checkpoints", self.trained.step)
-        return identity.begun_with(self.path, found[1].get("dataset", "")) if found else None
+        return identity.run_fingerprint(self.path, found[1].get("dataset", "")) if found else None
 
     def _has_predictions(self, name: str, view: str) -> bool:
         if self._is_file or self._out or self._is_other_data:

@@ -1,10 +1,11 @@
-"""The jitted prediction of a batch over all devices."""
+"""Jitted prediction of class probabilities for a batch, on all devices."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+from jaxtyping import Array, Float
 
 from alexnet_jax.data.pipeline import augment, views
 from alexnet_jax.data.pipeline.statistics import Statistics
@@ -19,10 +20,15 @@ from alexnet_jax.specs import Config
 def make_eval_step(
     spec: Config, model: AlexNet, statistics: Statistics, mesh: jax.sharding.Mesh, view: str
 ) -> Callable[[Any, Any, Any], jax.Array]:
-    """Make f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], the mean over the views (§4.1).
+    """Make a function that predicts class probabilities, averaged over the crops of each image (§4.1).
 
-    The devices must divide b. All crops of the batch go through the network together: views.images_at_once gives the
-    number of images for which they fit `evaluation.batch_size`.
+    Args:
+        view: Which crops to take, such as 'center' or 'ten'.
+
+    Returns:
+        f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], where b is a multiple of the number
+        of devices. All crops of a batch pass through the network at once; views.images_at_once gives the largest b
+        whose crops fit into `evaluation.batch_size`.
     """
     sharding = towers.TowerSharding(mesh.shape[TOWER])
     model = model.clone(sharding=sharding, forms=meshes.forms_of(model.forms, mesh))
@@ -44,7 +50,7 @@ def make_eval_step(
 
 
 def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
-    """PartitionSpecs of parameters and batch statistics: replicated, or sharded over the towers of `mesh`."""
+    """Return the PartitionSpecs of parameters and batch statistics: replicated, or sharded over the towers."""
     init = functools.partial(
         alexnet.init, alexnet.of_config(spec), input_size=spec.augment.crop_size
     )
@@ -56,13 +62,15 @@ def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     return specs["params"], specs["batch_stats"]
 
 
-def mean_probabilities(model: AlexNet, variables: dict[str, Any], crops: jax.Array) -> jax.Array:
-    """Class probabilities [b classes], averaged over the crops [b v c c 3] of each image (§4.1)."""
+def mean_probabilities(
+    model: AlexNet, variables: dict[str, Any], crops: Float[Array, "b v c c 3"]
+) -> Float[Array, "b classes"]:
+    """Average the class probabilities over the crops of each image (§4.1)."""
     logits: Any = model.apply(variables, crops.reshape(-1, *crops.shape[2:]), train=False)[0]
     return jax.nn.softmax(logits).reshape(*crops.shape[:2], -1).mean(axis=1)
 
 
 def resized_statistics(statistics: Statistics, spec: Config) -> Statistics:
-    """Resize the mean image to the size of resized images, once and outside of traced functions."""
+    """Resize the mean image to augment.resize here, once, instead of in the jitted function."""
     size = spec.augment.resize or statistics.mean_image.shape[0]
     return statistics._replace(mean_image=augment.mean_image(statistics, size))

@@ -126,7 +126,7 @@ def predictor(
     )
 
     def predict(images: Any, indices: np.ndarray) -> "jax.Array":
-        return gather(eval_step(params, batch_stats, placement.sent(images, mesh, indices)))
+        return gather(eval_step(params, batch_stats, placement.send(images, mesh, indices)))
 
     return predict
 

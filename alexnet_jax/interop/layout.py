@@ -1,9 +1,13 @@
-"""Layouts of weights in other programs, in NumPy: each conversion and its exact inverse.
+"""Conversion between Flax's weight layout and the channels-first layout of PyTorch, Caffe and ONNX, in NumPy.
 
-Ours are Flax's: convolutions [kh kw in/groups out], dense layers [in out], colors in the order R, G, B, and maps
-flattened with the channel last. PyTorch, Caffe and ONNX have [out in/groups kh kw], [out in] and maps flattened with
-the channel first. The groups of a convolution lie in the same order everywhere, and biases are the same.
+Each conversion has an exact inverse.
+
+Flax: convolutions [kh kw in/groups out], dense layers [in out], colors in the order R, G, B, feature maps flattened
+with the channel last. Channels-first: [out in/groups kh kw], [out in], feature maps flattened with the channel first.
+The order of the groups of a convolution and the biases are the same in both.
 """
+
+import os
 
 import numpy as np
 
@@ -14,66 +18,72 @@ from alexnet_jax.specs import Config, ModelSpec
 
 
 def to_channels_first(spec: Config, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All tensors of a network, by our names ('params/conv1/kernel'), in the layout of the other programs."""
+    """Convert all tensors of a network, given by their Flax names ('params/conv1/kernel'), to channels-first."""
     return {name: _to_channels_first(spec, name, array) for name, array in tensors.items()}
 
 
-def from_channels_first(path, spec: Config, tensors: dict[str, np.ndarray]) -> dict:
-    """The inverse. Raises CheckpointError, which names `path`, for weights between groups that are not zero."""
-    ours = {}
+def from_channels_first(
+    path: str | os.PathLike, spec: Config, tensors: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Convert the tensors of the file `path` from channels-first to Flax; the inverse of `to_channels_first`.
+
+    Raises:
+      CheckpointError: A dense layer with groups has nonzero weights between different groups.
+    """
+    converted = {}
     for name, array in tensors.items():
         try:
-            ours[name] = _from_channels_first(spec, name, array)
+            converted[name] = _from_channels_first(spec, name, array)
         except ValueError as error:
             raise CheckpointError(f"{path}: {name}: {error}") from None
-    return ours
+    return converted
 
 
 def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors after `to_channels_first`."""
-    found = {}
+    """Return the shapes that `to_channels_first` gives tensors of these shapes."""
+    converted = {}
     for name, shape in shapes.items():
         if name.endswith("/kernel") and len(shape) == 4:
             shape = (shape[3], shape[2], *shape[:2])
         elif name.endswith("/kernel"):
             groups, inputs, outputs = (1, *shape)[-3:]
             shape = (groups * outputs, groups * inputs)
-        found[name] = shape
-    return found
+        converted[name] = shape
+    return converted
 
 
 def refuse_local(model: ModelSpec, program: str) -> None:
-    """Raise ConfigError for a layer whose kernels differ from place to place."""
+    """Raise ConfigError if the model has a locally connected layer."""
     for node in operations.all_nodes(model):
         if isinstance(node.operation, Local):
             raise ConfigError(
-                f"layer {node.layer} has kernels of its own at every place, for which {program} has no layer; "
-                "--format safetensors keeps them"
+                f"layer {node.layer} is locally connected (a separate kernel at each position), and {program} has no "
+                "such layer; use --format safetensors"
             )
 
 
 def _to_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarray:
-    _, row, leaf = name.split("/")
-    order = _input_order(spec, row)
+    _, layer, leaf = name.split("/")
+    order = _input_order(spec, layer)
     if leaf == "kernel":
         return hwio_to_oihw(array) if array.ndim == 4 else dense_to_rows(array, order)
     return array if order is None or not leaf.startswith("before_") else array[order]
 
 
 def _from_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarray:
-    _, row, leaf = name.split("/")
-    order = _input_order(spec, row)
+    _, layer, leaf = name.split("/")
+    order = _input_order(spec, layer)
     if leaf == "kernel" and array.ndim == 4:
         return oihw_to_hwio(array)
     if leaf == "kernel":
-        return rows_to_dense(array, dict(spec.model.fcs)[row].groups, order)
+        return rows_to_dense(array, dict(spec.model.fcs)[layer].groups, order)
     return array if order is None or not leaf.startswith("before_") else array[np.argsort(order)]
 
 
-def _input_order(spec: Config, row: str) -> np.ndarray | None:
-    """`channels_first` of the maps that a dense layer flattens; None for a layer whose inputs are units."""
+def _input_order(spec: Config, layer: str) -> np.ndarray | None:
+    """Return `channels_first` for the first dense layer, which flattens feature maps, and None for other layers."""
     first, fc = spec.model.fcs[0]
-    if row != first:
+    if layer != first:
         return None
     size, channels = spec.augment.crop_size, 3
     if spec.model.convs:
@@ -84,22 +94,24 @@ def _input_order(spec: Config, row: str) -> np.ndarray | None:
 
 
 def hwio_to_oihw(kernel: np.ndarray) -> np.ndarray:
+    """Convert a kernel of a convolution to channels-first."""
     return kernel.transpose(3, 2, 0, 1)
 
 
 def oihw_to_hwio(weight: np.ndarray) -> np.ndarray:
+    """Convert a channels-first kernel of a convolution to Flax."""
     return weight.transpose(2, 3, 1, 0)
 
 
 def swap_red_and_blue(kernel: np.ndarray) -> np.ndarray:
-    """A kernel [kh kw 3 out] over R, G, B as one over B, G, R, or the other way round."""
+    """Convert a kernel [kh kw 3 out] from RGB inputs to BGR inputs, or back."""
     return kernel[:, :, ::-1]
 
 
 def dense_to_rows(kernel: np.ndarray, order: np.ndarray | None = None) -> np.ndarray:
-    """[in out], or [groups in/groups out/groups] -> [out in], its inputs in `order`.
+    """Convert a dense kernel [in out] or [groups in/groups out/groups] to [out in], with the inputs in `order`.
 
-    Groups become blocks along the diagonal of a matrix that is zero elsewhere.
+    A kernel with groups becomes a block-diagonal matrix.
     """
     if kernel.ndim == 3:
         groups, inputs, outputs = kernel.shape
@@ -113,7 +125,7 @@ def dense_to_rows(kernel: np.ndarray, order: np.ndarray | None = None) -> np.nda
 def rows_to_dense(
     weight: np.ndarray, groups: int = 1, order: np.ndarray | None = None
 ) -> np.ndarray:
-    """The inverse of `dense_to_rows`. Raises ValueError for a weight outside the blocks that is not zero."""
+    """Invert `dense_to_rows`. Raises ValueError if a weight outside the diagonal blocks is not zero."""
     kernel = weight.T if order is None else weight.T[np.argsort(order)]
     if groups == 1:
         return kernel
@@ -121,16 +133,14 @@ def rows_to_dense(
     matrix = kernel.reshape(groups, inputs, groups, outputs)
     blocks = np.stack([matrix[group, :, group] for group in range(groups)])
     if np.count_nonzero(matrix) > np.count_nonzero(blocks):
-        raise ValueError(
-            f"its weights join units that are in different ones of its {groups} groups"
-        )
+        raise ValueError(f"nonzero weights between different groups ({groups} groups)")
     return blocks
 
 
 def channels_first(height: int, width: int, channels: int, groups: int) -> np.ndarray:
-    """For each value of maps flattened [c h w], its place in our flattened maps; argsort inverts it.
+    """Return, for each value of feature maps flattened as [c h w], its index in Flax's order; argsort inverts it.
 
-    Ours are flattened [h w c], or with groups in the dense layer [groups h w c/groups], which keeps towers apart.
+    Flax's order is [h w c], or [groups h w c/groups] if the dense layer has groups: each tower is then contiguous.
     """
-    places = np.arange(height * width * channels)
-    return places.reshape(groups, height, width, channels // groups).transpose(0, 3, 1, 2).ravel()
+    indices = np.arange(height * width * channels)
+    return indices.reshape(groups, height, width, channels // groups).transpose(0, 3, 1, 2).ravel()

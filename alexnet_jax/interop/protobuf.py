@@ -1,7 +1,7 @@
-"""A reader of the wire format of protocol buffers: enough for Caffe's files, and safe for malicious ones.
+"""Parser of the protocol buffers wire format, as far as Caffe's files need it; safe for untrusted files.
 
-Lengths are checked against the bytes of the file before anything is allocated. Messages are not parsed recursively: the
-caller descends into those that it knows, so that nesting costs nothing.
+Lengths are checked against the remaining bytes before anything is allocated. Nested messages are not parsed: the caller
+calls `fields` for those that it knows, so that deep nesting cannot exhaust the stack.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,10 @@ VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 
 
 class Field(NamedTuple):
+    """A field of a message."""
+
     number: int
+    #: VARINT, EIGHT_BYTES, BYTES or FOUR_BYTES.
     type: int
     #: The value of a varint, unsigned and below 2^64; otherwise 0.
     integer: int
@@ -22,46 +25,45 @@ class Field(NamedTuple):
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message, in order. Raises CheckpointError."""
-    place = 0
-    while place < len(message):
-        tag, place = varint(message, place)
+    """Yield the fields of a message in order. Raises CheckpointError."""
+    offset = 0
+    while offset < len(message):
+        tag, offset = varint(message, offset)
         number, kind = tag >> 3, tag & 7
         if not 0 < number < 1 << 29:
             raise CheckpointError(
-                f"a field has the number {number}: it is damaged, or of another format"
+                f"a field has the number {number}: the file is damaged or has another format"
             )
         if kind == VARINT:
-            integer, place = varint(message, place)
+            integer, offset = varint(message, offset)
             yield Field(number, kind, integer, message[:0])
             continue
         if kind == BYTES:
-            length, place = varint(message, place)
+            length, offset = varint(message, offset)
         elif kind in (EIGHT_BYTES, FOUR_BYTES):
             length = 8 if kind == EIGHT_BYTES else 4
         else:
             raise CheckpointError(
-                f"a field has the unknown type {kind}: it is damaged, or of another format"
+                f"a field has the unknown type {kind}: the file is damaged or has another format"
             )
-        if length > len(message) - place:
-            raise CheckpointError(
-                f"a field of {length} bytes stands where {len(message) - place} are left"
-            )
-        yield Field(number, kind, 0, message[place : place + length])
-        place += length
+        left = len(message) - offset
+        if length > left:
+            raise CheckpointError(f"a field has {length} bytes, but only {left} are left")
+        yield Field(number, kind, 0, message[offset : offset + length])
+        offset += length
 
 
-def varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, seven bits a byte, lowest first, and the place after it. Raises CheckpointError."""
+def varint(message: memoryview, offset: int) -> tuple[int, int]:
+    """Decode a base-128 varint, and return it and the offset of the next byte. Raises CheckpointError."""
     number = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
-            raise CheckpointError("it ends within a number")
-        byte = message[place]
-        place += 1
+        if offset >= len(message):
+            raise CheckpointError("the file ends within a number")
+        byte = message[offset]
+        offset += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             if number >= 1 << 64:
                 break
-            return number, place
+            return number, offset
     raise CheckpointError("a number is longer than 64 bits")

@@ -1,16 +1,16 @@
-"""Release trained networks: .safetensors files, each with a card of its origin and errors.
+"""Release trained networks as .safetensors files, each with a card that describes its origin and errors.
 
 alexnet release --workdir W --out DIR [--steps all] [--data-path PATH]
 
-A card is a JSON file beside the weights: configuration, seed, step, commit, machine, images, errors with their
-protocol, and the SHA-256 of the weights. alexnet verify checks the one against the other. With
---config.train.keep_powers_of_two=True a run keeps its states of steps 0, 1, 2, 4, 8 ..., which --steps all releases.
+A card is a JSON file beside the weights with the configuration, seed, step, commit, machine, images, errors and their
+protocol, and the SHA-256 of the weights. alexnet verify checks the weights against the card. A run trained with
+--config.train.keep_powers_of_two=True keeps the checkpoints of steps 0, 1, 2, 4, 8 ..., and --steps all releases them.
 """
 
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import cli, files
 from alexnet_jax.errors import ConfigError, StorageError
@@ -21,24 +21,27 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet release`."""
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="the run folder")
-    parser.add_argument("--out", required=True, help="the folder for the files")
-    parser.add_argument("--steps", nargs="+", help="all, or some; default: the newest")
+    parser.add_argument("--out", required=True, help="output folder")
+    parser.add_argument("--steps", nargs="+", help="'all', or step numbers; default: the latest")
     parser.add_argument(
-        "--data-path", help="where the images are now; default: where they were in training"
+        "--data-path", help="present location of the images; default: as in training"
     )
     options = parser.parse_args(arguments)
     if Path(options.workdir).suffix == ".safetensors":
-        raise ConfigError("--workdir: a release is made from a run folder, which knows its history")
+        raise ConfigError("--workdir must be a run folder, which has the history that a card needs")
     for step in _steps(options.workdir, options.steps):
         print(release(options.workdir, step, Path(options.out), options.data_path))
 
 
 def release(folder: str | Path, step: int | None, out: Path, data_path: str | None = None) -> Path:
-    """Write NAME.safetensors and NAME.json of a checkpoint into `out`; the path of the weights.
+    """Write NAME.safetensors and NAME.json of a checkpoint into `out`, and return the path of the weights.
 
-    Raises StorageError, and DataError where the images have not the classes of the run.
+    Raises:
+      DataError: The images do not have the classes of the run.
+      StorageError: A file cannot be read or written.
     """
     from alexnet_jax.evaluation.target import EvalTarget
     from alexnet_jax.inference import trained
@@ -56,13 +59,13 @@ def release(folder: str | Path, step: int | None, out: Path, data_path: str | No
     return path
 
 
-def card(target: "EvalTarget", path: Path) -> dict:
-    """The card of the weights at `path`, which come from a run folder."""
+def card(target: "EvalTarget", path: Path) -> dict[str, Any]:
+    """Return the card of the weights at `path`, exported from the run folder of `target`."""
     import jax
 
     run, data = target.trained, target.trained.config.data
     environment = reading.read_environment(target.path) or {}
-    begun = reading.begun_from(target.path)
+    init_from = reading.begun_from(target.path)
     return {
         "schema": 1,
         "file": path.name,
@@ -70,7 +73,7 @@ def card(target: "EvalTarget", path: Path) -> dict:
         "config": run.config.name,
         "seed": run.config.seed,
         "step": run.step,
-        "begun_from": Path(begun).name if begun else None,
+        "begun_from": Path(init_from).name if init_from else None,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
         "commit": environment.get("commit"),
         "uncommitted_changes": environment.get("uncommitted_changes"),
@@ -88,13 +91,13 @@ def card(target: "EvalTarget", path: Path) -> dict:
     }
 
 
-def errors_of(target: "EvalTarget") -> dict:
-    """{split: {"center": errors}} of the held-out splits, as in results.json."""
-    from alexnet_jax.inference import metrics as errors
+def errors_of(target: "EvalTarget") -> dict[str, Any]:
+    """Return {split: {"center": errors}} of the held-out splits, as in results.json."""
+    from alexnet_jax.inference import metrics
 
     held_out = {name: target.dataset.splits.get(name) for name in ("val", "test")}
     return {
-        name: {"center": errors.summarize(target.probabilities(split, "center"), split.labels)}
+        name: {"center": metrics.summarize(target.probabilities(split, "center"), split.labels)}
         for name, split in held_out.items()
         if split
     }
@@ -113,7 +116,7 @@ def _steps(folder: str, wanted: list[str] | None) -> list[int | None]:
     try:
         return [int(step) for step in wanted]
     except ValueError:
-        raise ConfigError(f"--steps takes numbers or all, not {' '.join(wanted)}") from None
+        raise ConfigError(f"--steps must be numbers or all, not {' '.join(wanted)}") from None
 
 
 if __name__ == "__main__":

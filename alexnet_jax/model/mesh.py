@@ -1,5 +1,6 @@
-"""The mesh of devices that training runs on: the batch along one axis, the towers of §3.2 along another."""
+"""The device mesh for training, with one axis for data parallelism and one for the towers of §3.2."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +11,14 @@ from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import Forms, choose
 from alexnet_jax.specs import Config
 
-#: Names of the mesh axes over which a batch, and a net, are split.
+#: Names of the mesh axes that shard the batch and the towers of the network.
 DATA, TOWER = "data", "tower"
 
 
-def device_mesh(devices: list | None = None, towers: int = 1) -> Mesh:
-    """A mesh (devices / towers, towers) of all devices, including those of other processes.
+def device_mesh(devices: list[Any] | None = None, towers: int = 1) -> Mesh:
+    """Make a mesh of shape (devices / towers, towers) of all devices, including those of other processes.
 
-    The towers of a net lie on neighboring devices. The axis type is Auto because flax and optax do not work with the
+    The towers of a network are on adjacent devices. The axis type is Auto, because flax and optax do not support the
     default, Explicit.
     """
     devices = jax.devices() if devices is None else devices
@@ -26,13 +27,13 @@ def device_mesh(devices: list | None = None, towers: int = 1) -> Mesh:
 
 
 def shardings(mesh: Mesh, specs: Any) -> Any:
-    """A tree of PartitionSpecs as shardings over `mesh`."""
+    """Convert a tree of PartitionSpecs to shardings over `mesh`."""
     return jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs)
 
 
 def round_up(batch_size: int, devices: int) -> int:
-    """The next batch size that divides over the devices; for evaluation, where padding is masked."""
-    return -(-batch_size // devices) * devices
+    """Round the batch size up to a multiple of the devices; for evaluation, which masks the padding."""
+    return math.ceil(batch_size / devices) * devices
 
 
 def jit(
@@ -43,8 +44,8 @@ def jit(
     outputs: Any,
     donated: tuple[int, ...] = (),
 ) -> Any:
-    """Jit `function` of the local shards; `inputs` and `outputs` are trees of PartitionSpecs."""
-    # check_vma=False: with the default, the gradient by replicated parameters is already summed over devices.
+    """Jit a function of local shards with shard_map; `inputs` and `outputs` are trees of PartitionSpecs."""
+    # With check_vma=True, gradients of replicated parameters would already be summed over the devices.
     mapped = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
     platform = mesh.devices.flat[0].platform
     return jax.jit(
@@ -57,5 +58,5 @@ def jit(
 
 
 def forms_of(forms: Forms | None, mesh: Mesh) -> Forms:
-    """`forms`, or by default those for the devices of `mesh`."""
+    """Return `forms`, or the default forms for the devices of `mesh`."""
     return forms or choose(mesh.devices.flat[0].platform)

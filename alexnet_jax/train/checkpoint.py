@@ -1,14 +1,15 @@
 """Writing and restoring checkpoints.
 
-A checkpoint is a folder; its manifest of SHA-256 sums is written last and commits it:
+A checkpoint is a folder with these files:
 
     checkpoints/<step>/state/            the training state (orbax)
-    checkpoints/<step>/statistics.npz    mean image and principal components that inputs were prepared with
+    checkpoints/<step>/statistics.npz    mean image and principal components of the training images
     checkpoints/<step>/meta.json         config, class names, and the running sums that a resumed run continues
-    checkpoints/<step>/COMMIT.json       sizes and sums of all of the above
+    checkpoints/<step>/COMMIT.json       sizes and SHA-256 sums of all other files
 
-It is written as .tmp-<step> and renamed once it has COMMIT.json. A folder without a valid COMMIT.json is not a
-checkpoint: the owner of the run renames it to .bad-<step>, readers skip it. Sums detect damage, not manipulation.
+The folder is written as .tmp-<step> and renamed after COMMIT.json, the last file, is on the disk. A folder without a
+valid COMMIT.json is damaged: the process that owns the run renames it to .bad-<step>, and readers skip it. The sums
+detect damage, not manipulation.
 """
 
 import errno
@@ -36,26 +37,26 @@ from alexnet_jax.run.schemas import Meta
 from alexnet_jax.train import retention
 from alexnet_jax.train.state import State
 
-#: Pauses before a save that failed with a transient error is tried again.
+#: Pauses before each retry of a save that failed with a transient error.
 RETRY_SECONDS = (1.0, 4.0, 16.0)
 #: Free space required beyond the arrays.
 MARGIN_BYTES = 64 * 2**20
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-#: Fields of State whose arrays have another name on disk.
+#: Fields of State that have a different name on disk.
 _NAMES_ON_DISK = {"opt_state": "velocity"}
 
 log = logging.getLogger(__name__)
 
 
 def fetch(state: State) -> State:
-    """Copy `state` to the host, so that later steps do not change it; all processes must call it."""
+    """Copy `state` to the host, because later steps reuse its buffers; all processes must call it."""
     on_cpu = jax.default_backend() == "cpu"
 
-    def local(leaf):
+    def local(leaf: Any) -> Any:
         if not (isinstance(leaf, jax.Array) and leaf.is_fully_replicated):
             return leaf
-        # On CPU, device_get returns the buffer itself, which the next step could then not reuse.
+        # On CPU, device_get would not copy, and the next step could not donate the buffer.
         shard = leaf.addressable_data(0)
         return np.array(shard) if on_cpu else shard
 
@@ -67,18 +68,18 @@ def check_finite(state: State) -> None:
     for name, leaf in flatten(state._replace(schedule=None)).items():  # pyright: ignore[reportArgumentType]
         if not (np.isfinite(leaf.min()) and np.isfinite(leaf.max())):
             raise DivergedError(
-                f"{name} is not finite after step "
-                f"{int(state.step)}: no checkpoint was made of it. Lower config.schedule.weights.learning_rate"
+                f"{name} is not finite after step {int(state.step)}, so no checkpoint was saved. "
+                "Lower config.schedule.weights.learning_rate"
             )
 
 
 def save(
     folder: Path, state: State, statistics: Statistics, meta: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Write and commit a checkpoint of `state`, and return the seconds that its parts took.
+    """Write and commit a checkpoint of `state`, and return the duration of each stage in seconds.
 
-    After a transient error the save is tried again, after RETRY_SECONDS. On a full disk all checkpoints but the last
-    two are deleted, once. Raises StorageError if the save fails nevertheless; earlier checkpoints are then intact.
+    Retries after a transient error, with pauses of RETRY_SECONDS. If the disk is full, deletes all checkpoints but
+    the last two, once. Raises StorageError if the save still fails; earlier checkpoints are then intact.
     """
     folder, step = Path(folder).absolute(), int(state.step)
     pauses, made_room = list(RETRY_SECONDS), False
@@ -95,7 +96,9 @@ def save(
             shutil.rmtree(folder / f".tmp-{step}", ignore_errors=True)
             if number in _TRANSIENT and pauses:
                 pause = pauses.pop(0) * random.uniform(0.75, 1.25)
-                log.warning("saving step %d: %s; again in %.0f s", step, os.strerror(number), pause)
+                log.warning(
+                    "saving step %d: %s; retrying in %.0f s", step, os.strerror(number), pause
+                )
                 time.sleep(pause)
             elif number in _FULL and not made_room:
                 made_room = True
@@ -113,7 +116,7 @@ def save(
 def write_checkpoint(
     folder: Path, step: int, state: State, statistics: Statistics, meta: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Write a checkpoint once, and return the seconds of its parts."""
+    """Write a checkpoint without retries, and return the duration of each stage in seconds."""
     begin = time.perf_counter()
     target = make_temporary(folder, step)
     write_state(target, state)
@@ -160,7 +163,7 @@ def write_meta(target: Path, step: int, meta: Mapping[str, Any]) -> None:
 
 
 def hash_files(target: Path) -> dict[str, dict]:
-    """Flush all files to the disk, and return their sizes and sums by name."""
+    """Flush all files to the disk, and return their sizes and SHA-256 sums by name."""
     names = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
     return checkpoints.sums(target, names, sync=True)
 
@@ -182,21 +185,21 @@ def publish(target: Path, final: Path) -> None:
 
 
 def size(state: State) -> int:
-    """Return the bytes of the arrays of a state, or of their shapes."""
+    """Return the size in bytes of a state, of arrays or of jax.ShapeDtypeStruct."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 def needed_room(folder: Path, state: State) -> int:
-    """Return the bytes that the next checkpoints in `folder` need.
+    """Return the free bytes that the next checkpoints in `folder` need.
 
-    A new run keeps two checkpoints while it writes a third, each a state and some metadata. A run that has checkpoints
-    replaces them one by one.
+    A new run needs room for two states, and a run with checkpoints for one more, since each save is followed by the
+    deletion of an old checkpoint. A tenth is added for metadata.
     """
     return int(size(state) * (1.1 if checkpoints.committed_steps(folder) else 2.2)) + MARGIN_BYTES
 
 
 def free_room(folder: Path) -> int:
-    """Return the free bytes of the disk on which `folder` is, or would be made."""
+    """Return the free bytes of the disk of `folder`, which need not exist yet."""
     return shutil.disk_usage(files.existing_parent(Path(folder))).free
 
 
@@ -210,31 +213,35 @@ def check_room(folder: Path, state: State) -> None:
 
 
 def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, Meta] | None:
-    """Clean the folder of a run up and return `checkpoints.latest`; only the owner of the run may call it.
+    """Clean up the checkpoints of a run and return `checkpoints.latest`; only the owner of the run may call it.
 
-    Removes what an interrupted save or deletion left, and renames damaged checkpoints to .bad-<step>.
+    Removes the remains of interrupted saves and deletions, and renames damaged checkpoints to .bad-<step>.
+
+    Args:
+        folder: The folder of the checkpoints.
+        say: Function that receives a message about each change.
     """
     folder = Path(folder)
     for pattern in (".tmp-*", ".trash-*"):
-        for left in folder.glob(pattern):
-            say(f"removing {left.name}, left by a start that was killed")
-            shutil.rmtree(left, ignore_errors=True)
+        for remains in folder.glob(pattern):
+            say(f"removing {remains.name}, left by a process that was killed")
+            shutil.rmtree(remains, ignore_errors=True)
 
     def set_aside(step: int, error: CheckpointError) -> None:
-        aside, number = folder / f".bad-{step}", 1
-        while aside.exists():
+        renamed, number = folder / f".bad-{step}", 1
+        while renamed.exists():
             number += 1
-            aside = folder / f".bad-{step}-{number}"
-        os.rename(folder / str(step), aside)
-        say(f"{error.line()} ; kept as {aside.name}, using an older checkpoint")
+            renamed = folder / f".bad-{step}-{number}"
+        os.rename(folder / str(step), renamed)
+        say(f"{error.line()} ; renamed to {renamed.name}, using an older checkpoint")
 
     return checkpoints.latest(folder, on_damage=set_aside)
 
 
 def restore(folder: Path, step: int, like: State) -> State:
-    """Return the saved state with the tree, types and placement of `like`, on any number of devices.
+    """Return the saved state with the tree structure, types and sharding of `like`, for any number of devices.
 
-    Raises CheckpointError naming the first leaves that do not match.
+    Raises CheckpointError that names the first mismatching leaves.
     """
     saved = processes.arrays_from_primary(lambda: _matching(folder, step, like), like)
     return jax.tree.map(_place, saved, like)
@@ -248,7 +255,7 @@ def _matching(folder: Path, step: int, like: State) -> State:
 
 
 def check_fits(folder: Path, step: int, like: State) -> None:
-    """Raise CheckpointError if the checkpoint has other leaves than `like`, arrays or shapes; reads no array."""
+    """Raise CheckpointError if leaves, shapes or types differ from `like`; reads only the checkpoint's metadata."""
     with checkpoints.checkpointer() as checkpointer:
         path = Path(folder).absolute() / str(step) / "state"
         tree = checkpointer.metadata(path).item_metadata.tree
@@ -263,24 +270,24 @@ def _check_fits(folder: Path, step: int, saved: dict, wanted: dict) -> None:
 
 
 class Mismatch(NamedTuple):
-    """A leaf that is in only one of two flat trees, or that differs in shape or type."""
+    """A leaf that is in only one of two flat trees, or differs in shape or type."""
 
     name: str
-    #: Type and shape, or empty if the leaf is missing.
+    #: Type and shape in the file, or '' if it is missing there.
     saved: str
-    #: Type and shape, or empty if the leaf is unexpected.
+    #: Type and shape in the model, or '' if it has no such leaf.
     wanted: str
 
 
 def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, list[Mismatch]]:
-    """Replace the parameters and batch statistics of `like` by `variables`, and list the leaves that do not match.
+    """Replace the parameters and batch statistics of `like` by `variables`, and return the mismatching leaves, too.
 
     Args:
         variables: {'params': nested dict of arrays, 'batch_stats': ...}.
-        partial: Leaves that are missing, or of another shape or type, keep their initial values.
+        partial: Keep the initial values of mismatching leaves instead of raising an error.
 
     Raises:
-        CheckpointError: A leaf does not match and not `partial`, or no leaf matches.
+        CheckpointError: A leaf does not match and `partial` is false, or no leaf matches.
     """
     saved, wanted = files.flatten(variables), flatten(like)
     prefixes = ("params/", "batch_stats/")
@@ -288,21 +295,19 @@ def initialize(like: State, variables: dict, *, partial: bool) -> tuple[State, l
     wrong = differences(saved, replaced)
     fits = {name: saved[name] for name in replaced.keys() - {leaf.name for leaf in wrong}}
     if wrong and not (partial and fits):
-        said = ", ".join(mismatches(saved, replaced)[:10])
+        listing = ", ".join(mismatches(saved, replaced)[:10])
         remedy = (
-            "--allow-partial takes those that do"
+            "--allow-partial loads only the arrays that fit"
             if fits
-            else "not one array does: name another net"
+            else "no array fits: choose other weights"
         )
-        raise CheckpointError(
-            f"the parameters to begin with do not fit the model: {said}; {remedy}"
-        )
+        raise CheckpointError(f"the initial weights do not fit the model: {listing}; {remedy}")
     leaves = [_place(fits[name], leaf) if name in fits else leaf for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), wrong
 
 
 def differences(saved: dict, wanted: dict) -> list[Mismatch]:
-    """Compare two flat trees, and return the leaves that do not match, sorted by name."""
+    """Return the mismatching leaves of two flat trees, sorted by name."""
 
     def describe(leaf: Any) -> str:
         return "" if leaf is None else f"{leaf.dtype}{leaf.shape}"
@@ -315,7 +320,7 @@ def differences(saved: dict, wanted: dict) -> list[Mismatch]:
 
 
 def mismatches(saved: dict, wanted: dict) -> list[str]:
-    """Return `differences` as sentences."""
+    """Describe each of `differences` in words."""
     found = []
     for name, have, want in differences(saved, wanted):
         if not have:
@@ -323,12 +328,12 @@ def mismatches(saved: dict, wanted: dict) -> list[str]:
         elif not want:
             found.append(f"unexpected {name}")
         else:
-            found.append(f"{name} is {have}, the model wants {want}")
+            found.append(f"{name} is {have}, the model needs {want}")
     return sorted(found)
 
 
 def flatten(state: State) -> dict[str, Any]:
-    """Return the leaves of a state by their names on disk, such as 'params/conv1/kernel'."""
+    """Return the leaves of a state keyed by their names on disk, such as 'params/conv1/kernel'."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -342,20 +347,19 @@ def _place(saved: np.ndarray, like: Any) -> Any:
 
 
 def _error_number(error: BaseException | None) -> int | None:
-    """Return the errno of an error, or None; orbax wraps errors of its threads and has the number in the text."""
+    """Return the errno of an error or of its causes, if any; orbax puts it in the text of errors from its threads."""
     while error is not None:
         if isinstance(error, OSError) and error.errno:
             return error.errno
-        said = re.search(r"os_error_code='(\d+)'", str(error))
-        if said:
-            return int(said.group(1))
+        if match := re.search(r"os_error_code='(\d+)'", str(error)):
+            return int(match.group(1))
         error = error.__cause__ or error.__context__
     return None
 
 
 @contextmanager
 def _quiet_absl() -> Iterator[None]:
-    """Suppress the tracebacks that orbax logs for each of its threads: `save` reports the error."""
+    """Suppress the tracebacks that orbax logs from its threads; `save` reports the error."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,7 @@
-"""The update rule of §5 and others, as optax transformations. Learning rates are arguments: the host decides them."""
+"""Optimizers as optax transformations: the update rule of §5, Adam and AdamW.
+
+Learning rates are arguments of `update`; the schedule computes them on the host.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,21 +15,24 @@ from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.train.schedule import Rates
 
+#: Keys of a parameter in params[layer][name].
+Path = tuple[Any, ...]
+
 
 def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of `spec`: one of OPTIMIZERS in `hold_still`.
+    """Build the optimizer of `spec`: an entry of OPTIMIZERS, wrapped in `freeze_at_zero_rate`.
 
-    Its `update` needs the parameters and `rates=Rates(...)`. Kernels and biases each have a decay and a rate of their
-    own; scale and offset of batch normalization take the rate of the biases and do not decay.
+    Its `update` needs the parameters and `rates=Rates(...)`. Kernels and biases have separate rates and decays. The
+    scale and offset of batch normalization use the rate of the biases, without decay.
     """
-    return hold_still(OPTIMIZERS[spec.kind](spec), forms)
+    return freeze_at_zero_rate(OPTIMIZERS[spec.kind](spec), forms)
 
 
 def momentum(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """§5: v <- momentum v - rate (gradient + decay w), then w <- w + v.
+    """Return SGD with momentum as in §5: v <- momentum v - rate (gradient + decay w), then w <- w + v.
 
-    The rate is inside the velocity, so that after a drop the older, larger steps fade over some ten updates. optax.sgd
-    multiplies by the rate last, which is another rule.
+    The rate is part of the velocity, so after the rate drops, the earlier, larger steps fade over about ten updates.
+    optax.sgd applies the rate after the momentum, which is a different rule.
     """
     steps = [*add_decays(spec), scale_by_rates()]
     if spec.momentum:
@@ -35,12 +41,12 @@ def momentum(spec: OptimizerSpec) -> optax.GradientTransformation:
 
 
 def adam(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Adam, or AdamW where there is a decay: it is not part of what is averaged."""
+    """Return Adam with decoupled weight decay, as in AdamW; with all decays 0 it is plain Adam."""
     scale = optax.scale_by_adam(spec.b1, spec.b2, spec.epsilon)
     return optax.chain(scale, *add_decays(spec), scale_by_rates())
 
 
-#: A new optimizer is an entry here, and a value of `OptimizerSpec.kind`.
+#: To add an optimizer, add an entry here and a value of `OptimizerSpec.kind`.
 OPTIMIZERS: dict[str, Callable[[OptimizerSpec], optax.GradientTransformation]] = {
     "momentum": momentum,
     "adam": adam,
@@ -49,7 +55,7 @@ OPTIMIZERS: dict[str, Callable[[OptimizerSpec], optax.GradientTransformation]] =
 
 
 def add_decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
-    """For each decay other than 0, a transformation that adds decay * w to the parameters that have it."""
+    """Return a transformation for each nonzero decay, which adds decay * w to the updates of its parameters."""
     decays = {spec.weight_decay, *spec.layer_weight_decay.values(), spec.bias_weight_decay} - {0.0}
     return [
         optax.add_decayed_weights(decay, mask=_parameters_with(decay, spec))
@@ -58,76 +64,77 @@ def add_decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
 
 
 def _parameters_with(decay: float, spec: OptimizerSpec) -> Callable[[Any], Any]:
-    def mask(params):
+    def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: _decay(path, spec) == decay, params)
 
     return mask
 
 
-def _decay(path, spec: OptimizerSpec) -> float:
+def _decay(path: Path, spec: OptimizerSpec) -> float:
     if is_weight(path):
         return spec.layer_weight_decay.get(path[0].key, spec.weight_decay)
     return spec.bias_weight_decay if path[-1].key == "bias" else 0.0
 
 
-def is_weight(path) -> bool:
-    """Whether the parameter at `path`, the keys of params[layer][name], takes the rate of the weights."""
+def is_weight(path: Path) -> bool:
+    """Whether the parameter at `path` is a kernel, with the rate and decay of weights."""
     return path[-1].key == "kernel"
 
 
 def scale_by_rates(*, flip_sign: bool = True) -> optax.GradientTransformationExtraArgs:
-    """Multiply each update by the rate of its parameter, as optax.scale_by_learning_rate does by one rate."""
+    """Multiply each update by the rate of its parameter: optax.scale_by_learning_rate with a rate per parameter."""
 
-    def update(updates, state, params=None, **arguments):
-        def scale(path, u):
+    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        def scale(path: Path, u: jax.Array) -> jax.Array:
             rate = _rate(path, arguments["rates"])
-            moves = rate != 0
-            # The product is 0 where the rate is, even if the update is not finite.
-            return jnp.where(moves, (-rate if flip_sign else rate) * u, 0)
+            # At rate 0 the update is 0, even if the gradient is not finite.
+            return jnp.where(rate != 0, (-rate if flip_sign else rate) * u, 0)
 
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def _rate(path, rates: Rates):
-    """The rate of a parameter: that of its kind times the factor of its layer."""
+def _rate(path: Path, rates: Rates) -> Any:
+    """Return the rate of a parameter: the rate of weights or biases times the factor of its layer."""
     return (rates.weights if is_weight(path) else rates.biases) * rates.layers[path[0].key]
 
 
-def hold_still(
+def freeze_at_zero_rate(
     optimizer: optax.GradientTransformation, forms: Forms = PLAIN
 ) -> optax.GradientTransformationExtraArgs:
-    """`optimizer`, but where the rate of a parameter is 0, it and its state stay exactly as they are.
+    """Wrap any optax optimizer so that a parameter with rate 0, and its state, stay exactly unchanged.
 
-    No decay, no drift (2012 weights.cu). Counts of steps stay where all rates are 0. Works for every optimizer of
-    optax; the state is that of `optimizer`.
+    Neither decay nor momentum moves such a parameter, as in the 2012 weights.cu. State that belongs to no parameter,
+    such as a step count, stays unchanged if all rates are 0. The structure of the state is that of `optimizer`.
     """
     inner = optax.with_extra_args_support(optimizer)
 
-    def update(updates, state, params=None, **arguments):
+    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
         rates: Rates = arguments["rates"]
-        updates, after = inner.update(updates, state, params, **arguments)
-        moves = jax.tree_util.tree_map_with_path(lambda path, _: _rate(path, rates) != 0, updates)
-        moves_of_state = optax.tree.map_params(
+        updates, new_state = inner.update(updates, state, params, **arguments)
+        trains = jax.tree_util.tree_map_with_path(lambda path, _: _rate(path, rates) != 0, updates)
+        state_trains = optax.tree.map_params(
             optimizer,
-            lambda _, move: move,
+            lambda _, train: train,
             state,
-            moves,
-            transform_non_params=lambda _: functools.reduce(jnp.logical_or, jax.tree.leaves(moves)),
+            trains,
+            transform_non_params=lambda _: functools.reduce(
+                jnp.logical_or, jax.tree.leaves(trains)
+            ),
         )
-        new, structure = jax.tree.flatten(after)
-        held: Any = jax.tree.map(jnp.where, moves_of_state, after, state)
-        held = jax.tree.leaves(held)
-        # optax.trace returns its new state as the update, too: take the held state for it, which spares a second
-        # selection over all parameters.
-        as_update = {id(leaf): i for i, leaf in enumerate(new)}
-        if forms.update_barrier and any(id(u) in as_update for u in jax.tree.leaves(updates)):
-            held = jax.lax.optimization_barrier(held)
+        new_leaves, structure = jax.tree.flatten(new_state)
+        selected: Any = jax.tree.map(jnp.where, state_trains, new_state, state)
+        leaves = jax.tree.leaves(selected)
+        # optax.trace returns its new state as the update, too: reuse the selected state for it, which saves a second
+        # pass over all parameters.
+        state_index = {id(leaf): i for i, leaf in enumerate(new_leaves)}
+        if forms.update_barrier and any(id(u) in state_index for u in jax.tree.leaves(updates)):
+            leaves = jax.lax.optimization_barrier(leaves)
 
-        def select(move, u):
-            return jnp.where(move, held[as_update[id(u)]] if id(u) in as_update else u, 0)
+        def select(train: jax.Array, u: jax.Array) -> jax.Array:
+            return jnp.where(train, leaves[state_index[id(u)]] if id(u) in state_index else u, 0)
 
-        return jax.tree.map(select, moves, updates), jax.tree.unflatten(structure, held)
+        return jax.tree.map(select, trains, updates), jax.tree.unflatten(structure, leaves)
 
     return optax.GradientTransformationExtraArgs(optimizer.init, update)

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and how the others are deleted."""
+"""Retention of checkpoints: which ones to keep, and deletion of the others."""
 
 import logging
 import os
@@ -17,9 +17,9 @@ def kept_steps(
     keep_every: int | None = None,
     keep_powers_of_two: bool = False,
 ) -> list[int]:
-    """Return which of the committed `steps` are kept, in rising order.
+    """Return the committed steps to keep, in ascending order.
 
-    These are the last two, `best`, every `keep_every`-th, and with `keep_powers_of_two` 0, 1, 2, 4, 8 ...
+    Keeps the last two, `best`, multiples of `keep_every`, and with `keep_powers_of_two` steps 0, 1, 2, 4, 8 ...
     """
     keep = {*steps[-2:], best}
     keep |= {step for step in steps if keep_every and step % keep_every == 0}
@@ -33,7 +33,7 @@ def is_power_of_two(step: int) -> bool:
 
 
 def prune(folder: Path, keep: Collection[int]) -> None:
-    """Delete all checkpoints but those of the steps in `keep`; log a warning for one that cannot be deleted."""
+    """Delete all checkpoints except the steps in `keep`; log a warning for each that cannot be deleted."""
     for step in set(checkpoints.committed_steps(folder)) - set(keep):
         try:
             delete(folder, step)
@@ -47,7 +47,7 @@ def delete(folder: Path, step: int) -> None:
 
 
 def move_to_trash(folder: Path, step: int) -> Path:
-    """Rename a checkpoint for deletion, so that a half-deleted folder never counts as a checkpoint."""
+    """Rename a checkpoint before its deletion, so that a partly deleted folder never counts as a checkpoint."""
     trash = Path(folder) / f".trash-{step}"
     os.rename(Path(folder) / str(step), trash)
     return trash

@@ -1,4 +1,4 @@
-"""Setting a run up: the state, new or restored from a checkpoint, and the objects of the training loop."""
+"""Set up a run: the initial or restored state, and the objects of the training loop."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -46,29 +46,29 @@ from alexnet_jax.train.step import make_train_step
 
 
 class Options(NamedTuple):
-    """Options of the command that concern the start of a run."""
+    """Command-line options for the start of a run."""
 
-    #: A net whose parameters a new run takes over.
+    #: Trained model whose parameters initialize a new run.
     init: TrainedModel | None = None
-    #: Take only those of its parameters that fit.
+    #: Load only those of its parameters that fit.
     allow_partial: bool = False
-    #: Trace a few steps.
+    #: Whether to profile a few steps.
     profile: bool = False
 
 
 class Start(NamedTuple):
-    """A state, and what a resumed run continues with it."""
+    """The state from which a run starts or resumes, with the data saved beside it."""
 
     state: State
     statistics: Statistics
-    #: Lines for the log.
+    #: Lines to log.
     notes: list[str]
-    #: None in a new run.
+    #: Content of meta.json; None in a new run.
     meta: TrainingMeta | None = None
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether the step of the state still has to be evaluated."""
+        """Whether the restored step has not been evaluated yet."""
         return bool(self.meta and self.meta["evaluation_due"])
 
 
@@ -83,21 +83,26 @@ def begin(
     options: Options,
     notes: Sequence[str] = (),
 ) -> Iterator[tuple[Training, State]]:
-    """Make the objects of a run, and the state from which it goes on.
+    """Context manager that yields the objects of a run and its first state.
 
-    When the context ends by an error or a signal, the last checkpoint is waited for; the log is closed in any case.
-    `notes` are lines for the log. Raises CheckpointError, StorageError and ConfigError.
+    On exit by an error or a signal, it waits for a checkpoint that is being written. It always closes the log.
+
+    Args:
+        notes: Lines to log.
+
+    Raises:
+        CheckpointError, StorageError, ConfigError
     """
     spec, dataset, _ = prepared
-    found, errors = find_checkpoint(folder, spec)
+    latest, errors = find_checkpoint(folder, spec)
     watchdog.beat(SLOW)
     mesh, model = device_mesh(spec), alexnet.of_config(spec)
     state = states.create(spec, model, spec.seed, mesh=mesh)
-    if found:
+    if latest:
         if processes.is_primary():
-            # A start that was killed between a save and the deletion of old checkpoints left one too many.
+            # A process killed between a save and the deletion of old checkpoints leaves one too many.
             delete_old(folder, spec.train, errors)
-        start = restore(folder, *found, prepared, state)
+        start = restore(folder, *latest, prepared, state)
     else:
         start = initialize(prepared, state, options)
     status.begin(int(start.state.step))
@@ -108,7 +113,13 @@ def begin(
         for line in (*(f"warning: {note}" for note in dataset.notes), *start.notes, *notes):
             log.say(line)
         checkpointer = Checkpointer(
-            plan, folder, status, watchdog, start.statistics, _about(config_dict, dataset), errors
+            plan,
+            folder,
+            status,
+            watchdog,
+            start.statistics,
+            _common_meta(config_dict, dataset),
+            errors,
         )
         run = _assemble(
             plan, model, mesh, dataset, start, folder, log, status, signals, watchdog, checkpointer,
@@ -117,7 +128,7 @@ def begin(
         try:
             yield run, start.state
         except BaseException as cause:
-            _end(run, cause)
+            _handle_failure(run, cause)
             raise
     finally:
         log.close()
@@ -138,7 +149,7 @@ def _assemble(
     *,
     profile: bool,
 ) -> Training:
-    """Make the parts of a run, after logging what will be trained."""
+    """Log what will be trained, and make the objects of the training loop."""
     split = dataset.splits["train"]
     report = _signal_report(plan, model, dataset, start.statistics)
     _announce(plan, mesh, dataset, start, report, log, folder)
@@ -171,8 +182,8 @@ def _assemble(
     )  # fmt: skip
 
 
-def _end(run: Training, cause: BaseException) -> None:
-    """Record a divergence, and wait for the checkpoint that is being written."""
+def _handle_failure(run: Training, cause: BaseException) -> None:
+    """Record a divergence, and wait for a checkpoint that is being written."""
     if isinstance(cause, DivergedError) and (divergence := run.progress.divergence()):
         run.folder.write("diverged.json", divergence)
     if error := run.checkpointer.close(cause):
@@ -182,20 +193,24 @@ def _end(run: Training, cause: BaseException) -> None:
 def find_checkpoint(
     folder: RunFolder, spec: Config
 ) -> tuple[tuple[int, TrainingMeta, list[str]] | None, dict[int, float]]:
-    """Find the checkpoint from which a run goes on.
+    """Find the checkpoint from which a run continues.
 
-    Returns its step, its meta.json and lines for the log, or None for a new run; and the validation errors of all steps
-    that have a checkpoint. Raises CheckpointError.
+    Returns:
+        The step, meta.json and lines to log, or None for a new run; and the validation errors of all steps that have a
+        checkpoint.
+
+    Raises:
+        CheckpointError: No checkpoint is usable, although one was saved.
     """
-    found = processes.run_on_primary(partial(_find_checkpoint, folder))
+    latest = processes.run_on_primary(partial(_find_checkpoint, folder))
     errors = processes.run_on_primary(partial(_saved_errors, folder, spec))
-    return found, dict(errors)
+    return latest, dict(errors)
 
 
 def restore(
     folder: RunFolder, step: int, meta: TrainingMeta, notes: list[str], prepared: Prepared, like: State
 ) -> Start:  # fmt: skip
-    """Restore a checkpoint. Raises ConfigError for one of other images, and CheckpointError if it does not fit."""
+    """Restore a checkpoint. Raises ConfigError if the images changed, and CheckpointError if it does not fit."""
     compare = partial(identity.compare, folder.path, meta["dataset"], prepared.dataset)
     if note := processes.run_on_primary(compare):
         notes = [*notes, note]
@@ -206,7 +221,7 @@ def restore(
 
 
 def initialize(prepared: Prepared, state: State, options: Options) -> Start:
-    """Begin a new run with random parameters, or with those of `options.init`. Raises CheckpointError."""
+    """Start a new run with random parameters, or with those of `options.init`. Raises CheckpointError."""
     if options.init is None:
         return Start(state, prepared.statistics, [])
     init = options.init
@@ -214,40 +229,43 @@ def initialize(prepared: Prepared, state: State, options: Options) -> Start:
     state, wrong = checkpoint.initialize(state, variables, partial=options.allow_partial)
     total = len(jax.tree.leaves((state.params, state.batch_stats)))
     missing = sum(bool(leaf.wanted) for leaf in wrong)
-    note = f"began from {init.config.name}, step {init.step:,}: {total - missing} of {total} arrays"
+    note = f"initialized from {init.config.name}, step {init.step:,}: {total - missing} of {total} arrays"
     if wrong:
-        header = ("not taken", "in the net to begin with", "in this one")
+        header = ("not loaded", "in the initial network", "in this network")
         rows = [
             (leaf.name, leaf.saved or "missing", leaf.wanted or "no such array") for leaf in wrong
         ]
-        note = "\n  ".join([f"{note}; the others keep random values", *table([header, *rows])])
+        note = "\n  ".join(
+            [f"{note}; the others have random initial values", *table([header, *rows])]
+        )
     return Start(state, prepared.statistics, [note])
 
 
 def _find_checkpoint(folder: RunFolder) -> tuple[int, TrainingMeta, list[str]] | None:
+    """Find the latest checkpoint; called on the primary process."""
     notes: list[str] = []
-    found = checkpoint.recover(folder.checkpoints, notes.append)
-    if found is None:
+    latest = checkpoint.recover(folder.checkpoints, notes.append)
+    if latest is None:
         if saved := folder.saved_step():
             raise CheckpointError(
-                f"{folder.checkpoints} is empty, but status.json says that step {saved} was saved: bring it "
-                "back, or begin anew with --overwrite"
+                f"{folder.checkpoints} is empty, but status.json says that step {saved} was saved: restore "
+                "it, or start anew with --overwrite"
             )
         return None
-    step, meta = found
+    step, meta = latest
     file = folder.checkpoints / str(step) / "meta.json"
     return step, files.check(meta, TrainingMeta, file, error=CheckpointError), notes
 
 
 def _saved_errors(folder: RunFolder, spec: Config) -> list[tuple[int, float]]:
-    """Return the validation errors of the steps that have a checkpoint; as a list, which JSON keeps."""
+    """Return the validation errors of the steps that have a checkpoint; as a list, because JSON keys are strings."""
     errors = validation_errors(folder.path, spec)
     steps = checkpoints.committed_steps(folder.checkpoints)
     return [(step, errors[step]) for step in steps if step in errors]
 
 
-def _about(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
-    """Return the entries of meta.json that all checkpoints of a run have."""
+def _common_meta(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
+    """Return the entries of meta.json that all checkpoints of a run share."""
     return {
         "config": json.loads(configs.to_json(config_dict)),
         "class_names": list(dataset.class_names),
@@ -256,7 +274,7 @@ def _about(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
 
 
 def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Dataset) -> RunLog:
-    """Open the log; before that, check the free disk space and record the images. Raises StorageError."""
+    """Check the free disk space, record the identity of the images, and open the log. Raises StorageError."""
     if not processes.is_primary():
         return RunLog()
     checkpoint.check_room(folder.checkpoints, start.state)
@@ -268,7 +286,7 @@ def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Data
 def _signal_report(
     plan: Plan, model: AlexNet, dataset: sources.Dataset, statistics: Statistics
 ) -> SignalReport:
-    """Return the function that measures the signal in each layer, on some images of the first batch."""
+    """Return a function that measures the signal in each layer on some images of the first batch."""
     indices = plan.positions(0)[0][: min(64, plan.batch_size)]
     split = dataset.splits["train"]
 
@@ -282,7 +300,7 @@ def _signal_report(
 def _plateau_detector(
     plan: Plan, folder: RunFolder, dataset: sources.Dataset
 ) -> diagnosis.PlateauDetector | None:
-    """Return a detector that was fed the losses of earlier starts; None for a loss without that plateau."""
+    """Return a detector fed with the recorded losses; None for losses other than cross-entropy."""
     if plan.spec.train.loss != "cross_entropy":
         return None
     detector = diagnosis.PlateauDetector(len(dataset.class_names), plan.examples // plan.batch_size)
@@ -296,15 +314,15 @@ def _announce(
     plan: Plan, mesh: Mesh, dataset: sources.Dataset, start: Start, report: SignalReport, log: RunLog,
     folder: RunFolder,
 ) -> None:  # fmt: skip
-    """Log what will be trained, and for a new run the signal in each layer."""
+    """Log what will be trained, and, for a new run, the signal in each layer."""
     spec, state = plan.spec, start.state
     sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    is_turned = spec.data.exif == "apply" and dataset.applies_exif
-    turned = "; turned as their EXIF says" if is_turned else ""
+    is_rotated = spec.data.exif == "apply" and dataset.applies_exif
+    rotated = "; rotated by their EXIF orientation" if is_rotated else ""
     log.say(
         f"{spec.name}: {count:,} parameters, {len(dataset.class_names)} classes; "
-        f"images: {sizes}{turned}"
+        f"images: {sizes}{rotated}"
     )
     log.say(
         f"{plan.last_step:,} steps of {plan.batch_size} = {plan.epoch(plan.last_step):.1f} epochs, "

@@ -1,4 +1,4 @@
-"""The state of training, and the random streams of a run."""
+"""The training state and the random streams of a run."""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer, schedule
 
-# Streams of random draws. A draw is a function of the seed, the stream and the step, so the state holds no key.
+# Random streams. Draws depend only on the seed, the stream and the step (or example), so the state has no key.
 INIT, AUGMENT, DROPOUT = range(3)
-#: Named explicitly: its draws are the same on 1, 2 and 4 devices.
+#: Set explicitly, because its draws do not depend on the number of devices.
 RANDOM = "threefry2x32"
 
 
 class State(NamedTuple):
-    """All that a run needs to continue; `schedule` stays on the host."""
+    """Everything that a run needs to continue; `schedule` stays on the host."""
 
     step: jax.Array
     params: Any
@@ -29,36 +29,39 @@ class State(NamedTuple):
     schedule: schedule.ScheduleState
 
 
-def create(spec: Config, model: alexnet.AlexNet, seed: int, *, mesh=None) -> State:
-    """The state before the first step; with a mesh, placed by `partition`."""
+def create(
+    spec: Config, model: alexnet.AlexNet, seed: int, *, mesh: jax.sharding.Mesh | None = None
+) -> State:
+    """Create the state before the first step, sharded as `partition` gives if a mesh is given."""
     init = functools.partial(_initial, spec, model)
-    places, platform = None, jax.default_backend()
+    shardings, platform = None, jax.default_backend()
     if mesh is not None:
-        places = parallel.shardings(mesh, partition(spec, model, mesh)[:-1])
+        shardings = parallel.shardings(mesh, partition(spec, model, mesh)[:-1])
         platform = mesh.devices.flat[0].platform
     options = compiler.quick(platform)
-    made = jax.jit(init, out_shardings=places, compiler_options=options)(stream(seed, INIT))
-    return State(*made, schedule=schedule.create())
+    fields = jax.jit(init, out_shardings=shardings, compiler_options=options)(stream(seed, INIT))
+    return State(*fields, schedule=schedule.create())
 
 
 def shapes(spec: Config, model: alexnet.AlexNet) -> State:
-    """The state of `create` as ShapeDtypeStructs."""
-    made = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
-    return State(*made, schedule=None)  # pyright: ignore[reportArgumentType]
+    """Return the state of `create` as ShapeDtypeStructs."""
+    fields = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
+    return State(*fields, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
-def partition(spec: Config, model: alexnet.AlexNet, mesh) -> Any:
-    """A State with a PartitionSpec for every array: replicated on `mesh`, or split over its towers."""
-    made = shapes(spec, model)[:-1]
+def partition(spec: Config, model: alexnet.AlexNet, mesh: jax.sharding.Mesh) -> Any:
+    """Return a State of PartitionSpecs: replicated, or sharded over the towers of `mesh`."""
+    fields = shapes(spec, model)[:-1]
     if mesh.shape[parallel.TOWER] == 1:
-        places: Any = jax.tree.map(lambda _: jax.P(), made)
+        specs: Any = jax.tree.map(lambda _: jax.P(), fields)
     else:
-        places = [towers.partition(spec.model, part) for part in made]
-    return State(*places, schedule=None)  # pyright: ignore[reportArgumentType]
+        specs = [towers.partition(spec.model, tree) for tree in fields]
+    return State(*specs, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
-def _initial(spec: Config, model: alexnet.AlexNet, key):
-    # On one device: there are no examples to average over yet, and the towers are split afterwards.
+def _initial(spec: Config, model: alexnet.AlexNet, key: jax.Array) -> tuple[Any, ...]:
+    """Return the initial fields of State but `schedule`."""
+    # Without collectives: the result is sharded afterwards.
     variables = alexnet.init(
         model.clone(axis_name=None, sharding=TowerSharding()), key, spec.augment.crop_size
     )
@@ -68,5 +71,5 @@ def _initial(spec: Config, model: alexnet.AlexNet, key):
 
 
 def stream(seed: int, name: int) -> jax.Array:
-    """The key of one of INIT, AUGMENT and DROPOUT."""
+    """Return the key of the stream INIT, AUGMENT or DROPOUT."""
     return jax.random.fold_in(jax.random.key(seed, impl=RANDOM), name)

@@ -57,10 +57,10 @@ def test_a_stopped_command_continues_with_the_same_bytes(command, tmp_path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "write_atomically", full)
-        with pytest.raises(StorageError, match=r"No space left.*same command continues"):
+        with pytest.raises(StorageError, match=r"No space left.*run the same command again"):
             features.main([*command, *SPLIT])
     assert not path.exists() and len(list(tmp_path.glob("F.npz.parts/*.npy"))) == 2
-    with pytest.raises(ConfigError, match=r"F\.npz\.parts holds parts for another network"):
+    with pytest.raises(ConfigError, match=r"F\.npz\.parts has parts for another network"):
         features.main([*command, "--split", "test", "--layer", "fc6"])
 
     monkeypatch.setattr(files, "write_atomically", lambda *a: (written.append(a[0]), write(*a)))
@@ -71,7 +71,7 @@ def test_a_stopped_command_continues_with_the_same_bytes(command, tmp_path, monk
 
 def test_another_file_is_not_replaced(command, tmp_path):
     (tmp_path / "F.npz").write_bytes(b"mine")
-    with pytest.raises(ConfigError, match="holds something else; remove it or choose another"):
+    with pytest.raises(ConfigError, match="exists with other content; remove it or choose another"):
         features.main([*command, *SPLIT])
     assert (tmp_path / "F.npz").read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
 
@@ -84,7 +84,7 @@ def test_images_that_were_replaced_are_others(command, tmp_path, pixels):
         os.utime(path, (1e9, 1e9))
         if not (tmp_path / "F.npz").exists():
             features.main(command)
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="exists with other content"):
         features.main(command)
     Image.fromarray(pixels[0]).save(path)
     features.main(command)  # nothing to do

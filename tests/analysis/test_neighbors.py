@@ -32,7 +32,7 @@ def test_the_nearest_are_those_of_a_loop_over_all_chunks():
 
 
 def test_too_few_images_have_no_neighbors():
-    with pytest.raises(ConfigError, match="2 images have no 6 nearest"):
+    with pytest.raises(ConfigError, match="cannot find 6 nearest images among 2"):
         neighbors.nearest(np.zeros((1, 3), np.float32), [np.zeros((2, 3), np.float32)], 6)
 
 

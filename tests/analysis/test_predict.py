@@ -56,8 +56,8 @@ def test_what_cannot_be_answered_is_refused_in_one_line(weights_file, pictures, 
     text = tmp_path / "notes.txt"
     text.write_text("no image")
     for error, words, arguments in (
-        (ConfigError, "name one or more images, or --serve", []),
-        (ConfigError, "name one or more images, or --serve", [*pictures, "--serve"]),
+        (ConfigError, "give one or more images, or --serve", []),
+        (ConfigError, "give one or more images, or --serve", [*pictures, "--serve"]),
         (ConfigError, "--top=0", [*pictures, "--top", "0"]),
         (ConfigError, "--port=70000", ["--serve", "--port", "70000"]),
         (DataError, f"{tmp_path} is a folder, not an image", [str(tmp_path)]),

@@ -236,7 +236,7 @@ def test_without_a_gpu_there_is_one_line(gpus, who, monkeypatch):
     monkeypatch.setattr(hardware, "gpus", lambda: gpus)
     monkeypatch.setattr(hardware, "device", lambda: "cpu")
     monkeypatch.delenv("GPU_DRY", raising=False)
-    with pytest.raises(ConfigError, match=f"{who} no GPU here; GPU_DRY=1 make gpu"):
+    with pytest.raises(ConfigError, match=f"{who} no GPU; GPU_DRY=1 make gpu"):
         gpu.main([])
 
 

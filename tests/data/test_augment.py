@@ -314,7 +314,7 @@ def test_resized_training_boxes_are_pinned(ramps, statistics, augment_spec):
 def test_numbers_of_one_name_change_no_others():
     keys = example_keys(KEY, jnp.zeros(8, jnp.int32), jnp.arange(8))
     plain, boxed = (Draws(keys, box=box) for box in (False, True))
-    for name, number in (("place", 2), ("mirror", 1), ("color", 3)):
+    for name, number in (("position", 2), ("mirror", 1), ("color", 3)):
         assert plain[name].shape == (8, number) and np.array_equal(plain[name], boxed[name])
     assert boxed["box"].shape == (8, resized_crops.DRAWS)
     one, other = plain.uniform("cutout", 3), boxed.uniform("another", 3)

@@ -61,7 +61,7 @@ def test_a_good_store_passes_and_is_shown(stored, examine, tmp_path):
     assert "all SHA-256 sums match" in text and "train: all 15 images can be read" in text
     assert "labels count by sorted synsets; class 0 is n01440764, tench" in text
     assert "a subset of ILSVRC2012 (3 of 1,000 classes, 15 of 1,281,167 train images" in text
-    assert "19.7, 37.1, 121.8 in 2012" in text
+    assert "ILSVRC-2012 are 19.7, 37.1, 121.8" in text
     with Image.open(tmp_path / "sheet.png") as drawn:
         pixels = np.asarray(drawn)
     first = pixels[16:112, :96].reshape(-1, 3).std()
@@ -160,7 +160,7 @@ def test_other_classes_than_the_thousand_are_found(stored, examine, monkeypatch)
     monkeypatch.setattr(ilsvrc, "KNOWN_CLASSES", {0: ("n01440764", "tench"), 2: ("n00000001", "x")})
     code, lines = examine(stored)
     assert code == 3 and "class 2 is n01484850 and should be n00000001 (x)" in mended(lines)[0]
-    assert any("the counts of ILSVRC2012, exactly" in line for line in lines)
+    assert any("the counts are exactly those of ILSVRC2012" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_classes_are_chosen_and_numbered_in_order(root, data_spec):
     assert dataset.splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 1]
     with pytest.raises(DataError, match=r"no class 'cta' in the data; did you mean \"cat\""):
         sources.open_dataset(data_spec("folder", root, classes=("cta", "ant")), 0)
-    with pytest.raises(DataError, match="there are ant, bee, cat"):
+    with pytest.raises(DataError, match="the classes are ant, bee, cat"):
         sources.open_dataset(data_spec("folder", root, classes=("zzzzz", "ant")), 0)
     with pytest.raises(DataError, match="twice"):
         sources.open_dataset(data_spec("folder", root, classes=("cat", "cat")), 0)
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(root, data_spec):
 
     assert "no folder" in fault(root / "absent") and "PATH/train/CLASS" in fault(root / "absent")
     assert "absent" in fault(root / "absent")
-    assert "it has ant, bee, cat" in fault(root / "train")
+    assert "it contains ant, bee, cat" in fault(root / "train")
     for image in (root / "train" / "bee").iterdir():
         image.rename(image.with_suffix(".txt"))
     assert "without images" in fault() and "train/bee" in fault()
@@ -125,7 +125,7 @@ def test_archives_and_stores_in_the_place_of_folders_say_what_to_do(tmp_path, da
     with pytest.raises(DataError, match=f"alexnet prepare --from {tmp_path} --out STORE"):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
     (tmp_path / "index.json").touch()
-    with pytest.raises(DataError, match=r"say --config\.data\.source=store"):
+    with pytest.raises(DataError, match=r"set --config\.data\.source=store"):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
 
 

@@ -275,7 +275,7 @@ def test_digests_follow_their_images(tmp_path, data_spec):
     rows = np.zeros((2, 4, 3), np.uint8)
     assert digests.of_rows(rows)[0] == digests.of_rows(rows)[1]
     assert digests.of_rows(rows)[0] != digests.of_rows(rows.reshape(2, 3, 4))[0]
-    assert len(set(digests.of_places([1, 1, 2], [3, 1, 2]).tolist())) == 5
+    assert len(set(digests.of_records([1, 1, 2], [3, 1, 2]).tolist())) == 5
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_one_warning(
 
 def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "x.bmp")
-    with pytest.raises(DataError, match=r"x\.bmp is not a file"):
+    with pytest.raises(DataError, match=r"x\.bmp is not a regular file"):
         digests.of_files(tmp_path, ["x.bmp"])
 
 
@@ -479,7 +479,7 @@ def resumed(folder, begun, dataset):
         assert "\n" not in str(error) and str(error).endswith("; choose another --workdir")
         return (
             str(error)
-            .removeprefix(f"the images changed since {folder} was begun")
+            .removeprefix(f"the images changed since {folder} was started")
             .removesuffix("; choose another --workdir")
         )
 
@@ -494,27 +494,29 @@ def test_a_resume_says_what_changed(tmp_path, data_spec):
     begun = opened()
     assert resumed(tmp_path, begun, opened()) == ""
     swap(root / "train/ant/0.bmp", root / "train/ant/1.bmp")
-    assert resumed(tmp_path, begun, opened()) == ": the same images, in another order or size"
+    assert resumed(tmp_path, begun, opened()) == ": the same images, in a different order or size"
     swap(root / "train/ant/0.bmp", root / "train/bee/1.bmp")
-    labels = ": 2 of 12 training images (16.7 %) have other labels"
+    labels = ": 2 of 12 training images (16.7 %) have different labels"
     assert resumed(tmp_path, begun, opened()) == labels
     for i in range(3):
         replace_in_place(root / f"train/ant/{i}.bmp", flip_last_bit)
-    three = "3 of 12 training images (25 %) are other ones"
+    three = "3 of 12 training images (25 %) were replaced"
     assert resumed(tmp_path, begun, opened()) == f": {three}"
     for i in range(2):
         Image.fromarray(draw(10 + i, 0, 61, 1)[0]).save(root / f"train/bee/9{i}.bmp")
     (root / "test/ant/0.bmp").unlink()
-    more = f": {three}, 2 training images were added, 1 of 4 test images (25 %) are gone"
+    more = f": {three}, 2 training images were added, 1 of 4 test images (25 %) were removed"
     assert resumed(tmp_path, begun, opened()) == more
     shutil.copy(root / "train/bee/3.bmp", root / "train/bee/4.bmp")  # twice, and one is gone
     assert resumed(tmp_path, begun, opened()).startswith(": 4 of 12 training images (33.3 %)")
     assert "were added" in resumed(tmp_path, opened(), opened(validation=0.5))
     other = opened()
-    assert "other classes" in resumed(tmp_path, other, opened(classes=("bee", "ant")))
+    assert "but class names or their order differ" in resumed(
+        tmp_path, other, opened(classes=("bee", "ant"))
+    )
     for split in COUNTS:
         (root / split / "bee").rename(root / split / "cat")
-    assert "other classes" in resumed(tmp_path, other, opened())
+    assert "but class names or their order differ" in resumed(tmp_path, other, opened())
 
 
 def test_a_resume_without_a_record_is_refused_all_the_same(tmp_path, data_spec):
@@ -524,7 +526,7 @@ def test_a_resume_without_a_record_is_refused_all_the_same(tmp_path, data_spec):
     for content in (None, b"", b"junk", identity.record(begun)[:300], identity.record(other)):
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ConfigError, match="was begun; choose another"):
+        with pytest.raises(ConfigError, match="was started; choose another"):
             identity.compare(tmp_path, begun.fingerprint, other)
         assert identity.compare(tmp_path, begun.fingerprint, begun) is None
 
@@ -567,16 +569,16 @@ def test_other_times_of_a_large_set_are_said_and_more_stops(tmp_path, data_spec,
     begun = sources.open_dataset(spec, 0)
     assert resumed(tmp_path, begun, begun) == ""
     copy = sources.open_dataset(data_spec("folder", moved(root), image_size=32), 0)
-    assert "other times" in resumed(tmp_path, begun, copy)
+    assert "modification times" in resumed(tmp_path, begun, copy)
     (root / "train" / "ant" / "0.bmp").write_bytes(b"")
     said = resumed(tmp_path, begun, sources.open_dataset(spec, 0))
-    assert said == ": 1 of 12 training images (8.33 %) are other ones"
+    assert said == ": 1 of 12 training images (8.33 %) were replaced"
     for path in root.rglob("*.bmp"):
         path.write_bytes(path.read_bytes()[:100])
     assert "cannot be counted" in resumed(tmp_path, begun, sources.open_dataset(spec, 0))
 
 
 def test_cached_names_do_not_depend_on_how_texts_are_joined():
-    assert digests.key("a", "b") != digests.key("ab", "") != digests.key("", "ab")
-    assert len(digests.key(np.zeros(3, np.uint64))) == 32
-    assert cache._KEPT.fullmatch(f"records-{digests.key('x')}.npz")
+    assert digests.cache_key("a", "b") != digests.cache_key("ab", "") != digests.cache_key("", "ab")
+    assert len(digests.cache_key(np.zeros(3, np.uint64))) == 32
+    assert cache._CACHED.fullmatch(f"records-{digests.cache_key('x')}.npz")

@@ -122,7 +122,7 @@ def test_without_room_images_are_still_served(paths, tmp_path, monkeypatch, capl
     with caplog.at_level(logging.WARNING):
         assert images[np.array([1, 2])].shape == (2, SIZE, SIZE, 3)
         assert images[np.array([1])].shape == (1, SIZE, SIZE, 3)
-    assert len(caplog.records) == 1 and "every batch" in caplog.text
+    assert len(caplog.records) == 1 and "again for each batch" in caplog.text
 
 
 def test_long_work_reports_its_progress(paths, monkeypatch, caplog):

@@ -238,7 +238,7 @@ def test_a_declared_subset_leaves_out_what_train_has_not(tmp_path):
     run(tmp_path / "source", tmp_path / "store", "--subset")
     index = store_format.read_index(tmp_path / "store")
     assert index.report["per_class"] == {"train": [5, 5], "val": [3, 3]}
-    assert "3 images of val are of classes that train has not" in index.report["notes"]
+    assert "3 images of val have classes that train does not have" in index.report["notes"]
 
 
 def test_bytes_depend_on_neither_jobs_nor_time(tmp_path):
@@ -673,7 +673,7 @@ MALFORMED = {
     "no devkit": (without("ILSVRC2012_devkit_t12.tar.gz"), "has no ILSVRC2012_devkit_t12", True),
     "not the official classes": (
         as_tars,
-        "train has 3 classes, not 1,000; if this is meant",
+        "train has 3 classes, not 1,000; if this is intended",
         False,
     ),
     "devkit without meta.mat": (devkit({TRUTH: b"1\n"}), "devkit_t12.tar.gz has no meta.mat", True),

@@ -420,7 +420,7 @@ def test_classes_of_arrays_without_images(tmp_path, data_spec):
         weights=np.ones(3),
     )
     assert counts(found)["val"] == [1, 0, 1]
-    assert "left out 1 arrays of other names: weights" in found.notes[0]
+    assert "left out 1 arrays with other names: weights" in found.notes[0]
     assert found.notes[1] == "val has no image of 1 of 3 classes: 1 (2 in train)"
     with pytest.raises(DataError, match="has val_images twice"):
         of(

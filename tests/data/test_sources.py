@@ -125,7 +125,7 @@ def test_gray_arrays_and_other_sizes_are_fitted(tmp_path, data_spec, content):
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        (dict(train_labels=None), "has no train_labels; it has"),
+        (dict(train_labels=None), "has no train_labels; it contains"),
         (dict(train_images=None), "has no train_images"),
         (dict(test_labels=None), "has no test_labels"),
         (
@@ -311,7 +311,7 @@ def test_a_file_larger_than_the_memory_is_not_read(tmp_path, data_spec, content,
     np.savez(tmp_path / "a.npz", **content)
     monkeypatch.setattr(arrays, "_memory_bytes", lambda: 1000)
     with pytest.raises(
-        DataError, match=r"a\.npz holds [0-9,]+ bytes of arrays, more than the memory"
+        DataError, match=r"a\.npz contains [0-9,]+ bytes of arrays, more than the memory"
     ):
         sources.open_dataset(data_spec("arrays", tmp_path / "a.npz"), 0)
 

@@ -445,7 +445,7 @@ def _read_run(run: Path, changed: str) -> None:
         "metrics.jsonl": [lambda: curves.read(run), lambda: convergence.read(run), cut_back,
                           lambda: report_training.learning_curves(run),
                           lambda: reading.validation_errors(run, config.parse(json.loads(_config_json())))],
-        "dataset.npz": [lambda: identity.begun_with(run, "")],
+        "dataset.npz": [lambda: identity.run_fingerprint(run, "")],
         "predictions/test_center_6.npz": [lambda: predictions.load(run, "test", "center", 6).wrong()],
     }  # fmt: skip
     faults = []

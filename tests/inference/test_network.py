@@ -148,14 +148,14 @@ NO_IMAGES = {
     "lists": ([[1, 2], [3, 4]], "image 0 is of the type list"),
     "nested paths": ([["cat.jpg"]], "image 0 is of the type list"),
     "none among images": ([pictures(1)[0], None], "image 1 is of the type NoneType"),
-    "no rows": (np.zeros((0, 5, 3), np.uint8), "the image: pixels are uint8"),
-    "a batch of float": (np.zeros((2, 16, 16, 3), np.float32), "image 0: pixels are uint8"),
+    "no rows": (np.zeros((0, 5, 3), np.uint8), "the image: pixels must be uint8"),
+    "a batch of float": (np.zeros((2, 16, 16, 3), np.float32), "image 0: pixels must be uint8"),
     "several grays without a channel": (np.zeros((9, 28, 28), np.uint8), "not uint8 [9, 28, 28]"),
     "channels first": (np.zeros((3, 16, 16), np.uint8), "channels come last"),
-    "a row of numbers": (np.zeros(5, np.uint8), "image 0: pixels are uint8"),
+    "a row of numbers": (np.zeros(5, np.uint8), "image 0: pixels must be uint8"),
     "a number of NumPy": (np.uint8(5), "not uint8"),
-    "five axes": (np.zeros((1, 2, 9, 9, 3), np.uint8), "image 0: pixels are uint8"),
-    "float of JAX": (jnp.zeros((16, 16, 3)), "the image: pixels are uint8"),
+    "five axes": (np.zeros((1, 2, 9, 9, 3), np.uint8), "image 0: pixels must be uint8"),
+    "float of JAX": (jnp.zeros((16, 16, 3)), "the image: pixels must be uint8"),
 }
 
 

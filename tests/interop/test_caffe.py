@@ -216,7 +216,7 @@ def test_the_mean_is_red_first_and_has_a_default(load, tmp_path):
         (blob(image[:, :, :7, :7]), "is the mean of 7x7 images, but config.data.image_size is 136"),
         (blob(image[:, :2]), "a mean has the shape"),
         (blob(image * np.nan), "not finite"),
-        (blob(image)[:-3], "mean.binaryproto: a field of"),
+        (blob(image)[:-3], "mean.binaryproto: a field has"),
     ):
         path.write_bytes(wrong)
         with pytest.raises(CheckpointError, match=said):
@@ -260,7 +260,7 @@ WRONG = {
         one(FOUR), one(flat(2) + FOUR), one(flat(2**40, 2**40) + FOUR), one(flat(-1, -1) + FOUR), one(flat(0, 2**62)),
         one(flat(1) + message(5, bytes(5))), one(integer(1, -1) + FOUR), one(flat(1) + message(8, bytes(4))),
     ],
-    r"a field of \d+ bytes stands where \d+ are left": [
+    r"a field has \d+ bytes, but only \d+ are left": [
         number(100 * 8 + 2) + number(2**63), number(100 * 8 + 2) + number(5), number(3 * 8 + 1) + bytes(7),
         one(number(5 * 8 + 2) + number(2**31) + bytes(4)),
     ],

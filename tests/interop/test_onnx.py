@@ -120,7 +120,7 @@ def test_what_onnx_has_not_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"has 4\.0 GiB of parameters"):
         ours.save(tmp_path / "net.onnx", run._replace(params=large))
     local = config.parse(config.load("configs/cifar10.py:13pct", ["--config.data.path=images"]))
-    with pytest.raises(ConfigError, match="layer local3 has kernels of its own"):
+    with pytest.raises(ConfigError, match="layer local3 is locally connected"):
         ours.model(run._replace(config=local))
     assert not (tmp_path / "net.onnx").exists()
 

@@ -108,9 +108,9 @@ def test_random_kernels_look_untrained_and_smooth_ones_do_not(copy, caplog):
 
 
 def test_what_cannot_be_released_says_why(run, copy, tmp_path):
-    with pytest.raises(ConfigError, match="made from a run folder"):
+    with pytest.raises(ConfigError, match="must be a run folder"):
         release.main(["--workdir", str(copy), "--out", str(tmp_path)])
-    with pytest.raises(ConfigError, match="--steps takes numbers or all"):
+    with pytest.raises(ConfigError, match="--steps must be numbers or all"):
         release.main(["--workdir", str(run), "--out", str(tmp_path), "--steps", "last"])
     with pytest.raises(StorageError, match="3"):
         release.main(["--workdir", str(run), "--out", str(tmp_path), "--steps", "3"])

@@ -264,7 +264,7 @@ def test_wrong_usage_is_one_line(file, tmp_path):
     with pytest.raises(ConfigError, match=r"are a \.safetensors or a \.pth file"):
         imported(tmp_path / "net.npz", out)
     local = config.load("configs/cifar10.py:11pct", ["--config.data.path=images"])
-    with pytest.raises(ConfigError, match="layer local3 has kernels of its own"):
+    with pytest.raises(ConfigError, match="layer local3 is locally connected"):
         torchvision.tensor_names(config.parse(local).model)
     assert not os.path.exists(out)
 

@@ -145,7 +145,7 @@ def test_a_damaged_record_is_named(tmp_path):
             "--seeds must be at least 1",
         ),
         (["pooling", "--scale", "cifar10", "--out", "o", "--local"], "--data PATH is missing"),
-        (["pooling", *DIGITS, "o", "--data", "d", "--local"], "--data would change nothing"),
+        (["pooling", *DIGITS, "o", "--data", "d", "--local"], "--data has no effect"),
         (["figure1", "--scale", "imagenet", "--out", "o"], "CIFAR-10"),
         (["pooling", "--scale", "digits", "--out", "o", "--local", "--slurm"], "not allowed with"),
         (["nonsense", "--scale", "digits", "--out", "o"], "ladder"),

@@ -116,7 +116,7 @@ def test_a_disk_that_hangs_ends_the_run_whether_or_not_it_is_waited_for(
     folder = tmp_path / "run"
     outcome = starter.run(folder, fault=fault, sabotage="impatient_with_writes")
     assert outcome.code == 8
-    assert "no sign of life" in outcome.err.splitlines()[-1]
+    assert "no progress for" in outcome.err.splitlines()[-1]
     assert "checkpoint.py" in (folder / "log.txt").read_text()  # where the writer was
     assert (status(folder)["state"], status(folder)["code"]) == ("failed", 8)
     assert starter.run(folder).code == 0

@@ -95,7 +95,7 @@ def test_a_step_that_never_ends_ends_the_run(starter, golden, tmp_path, status, 
     folder = tmp_path / "run"
     outcome = starter.run(folder, "--config.train.stall_seconds=1.5", fault=f"{point}:sleep=600")
     assert outcome.code == 8
-    assert "no sign of life" in outcome.err.splitlines()[-1]
+    assert "no progress for" in outcome.err.splitlines()[-1]
     assert "faults.py" in (folder / "log.txt").read_text()  # where the thread was
     assert (status(folder)["state"], status(folder)["code"]) == ("failed", 8)
     assert starter.run(folder).code == 0

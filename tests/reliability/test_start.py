@@ -238,7 +238,7 @@ def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp
     begin = ["--init-from", str(golden_folder), "--config.train.max_steps=2"]
     assert starter.run(tmp_path / "a", *begin).code == 0
     log = (tmp_path / "a" / "log.txt").read_text()
-    assert "began from tiny, step 48: 8 of 8 arrays" in log
+    assert "initialized from tiny, step 48: 8 of 8 arrays" in log
     wider = [*begin, "--config.model.fcs.fc6.features=32"]
     refused = starter.run(tmp_path / "b", *wider)
     assert refused.code == 5 and "params/fc6/kernel is" in refused.err
@@ -317,10 +317,10 @@ def test_changed_images_are_refused(starter, tmp_path):
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
     outcome = starter.run(tmp_path / "run", *data)
     assert outcome.code == 2 and "the images changed" in outcome.err
-    assert "training images (100 %) are other ones, 60 of 60 validation" in outcome.err
+    assert "training images (100 %) were replaced, 60 of 60 validation" in outcome.err
     (tmp_path / "run" / "dataset.npz").write_bytes(b"junk")
     outcome = starter.run(tmp_path / "run", *data)
-    assert outcome.code == 2 and "was begun; choose another --workdir" in outcome.err
+    assert outcome.code == 2 and "was started; choose another --workdir" in outcome.err
     images(0)
     assert starter.run(tmp_path / "run", *data).code == 0
     # Begun by an earlier version, whose fingerprints were of names and sizes.
@@ -329,10 +329,10 @@ def test_changed_images_are_refused(starter, tmp_path):
     assert starter.run(old, *data, until + "7", sabotage="old_fingerprint").code == 0
     (old / "dataset.npz").unlink()
     outcome = starter.run(old, *data, until + "8", sabotage="old_fingerprint")
-    assert outcome.code == 0 and "begun by an earlier version: its images cannot" in outcome.out
+    assert outcome.code == 0 and "started by an earlier version" in outcome.out
     images(1)
     outcome = starter.run(old, *data, until + "9")
-    assert outcome.code == 2 and "training images (100 %) are other ones" in outcome.err
+    assert outcome.code == 2 and "training images (100 %) were replaced" in outcome.err
     images(0)
     outcome = starter.run(old, *data, until + "9")
     assert outcome.code == 0 and "earlier version" not in outcome.out
@@ -364,7 +364,7 @@ def test_a_run_stops_where_images_were_replaced_and_says_how_many(starter, tmp_p
     outcome = starter.run(run, *data, **cache)
     assert outcome.code == 2 and len(outcome.err.splitlines()) == 1
     assert (
-        f"the images changed since {run} was begun: 37 of 100 training images (37 %) are other ones; "
+        f"the images changed since {run} was started: 37 of 100 training images (37 %) were replaced; "
         "choose another --workdir" in outcome.err
     )
     outcome = starter.run(run, *images(tmp_path / "copy", 0), **cache)

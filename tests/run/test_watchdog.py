@@ -65,7 +65,7 @@ def test_a_process_that_was_stopped_has_not_stalled(clock):
     dog.beat()
     with dog.watching(3600):
         clock.now += 10_000
-        assert dog._stalled(clock.now, slept=10_000) == 0.0
+        assert dog._stalled(clock.now, suspended=10_000) == 0.0
         clock.now += 301
         assert dog._stalled(clock.now) == 301
 
@@ -80,7 +80,7 @@ def test_a_heartbeat_that_hangs_keeps_the_watchdog_from_nothing(monkeypatch):
         forever.wait()
 
     monkeypatch.setattr(watchdog, "_HEARTBEAT", 0.01)
-    monkeypatch.setattr(watchdog, "_LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr(watchdog, "_JOIN_SECONDS", 0.01)
     with Watchdog(0.05, lambda _: stalled.set(), hang) as dog:
         assert hanging.wait(SECONDS)
         dog.beat()
@@ -119,6 +119,6 @@ def test_a_disk_that_hangs_in_the_heartbeat_ends_the_run_with_its_code(tmp_path)
         [sys.executable, "-c", HUNG, str(tmp_path / "run")], capture_output=True, text=True
     )
     assert done.returncode == 8, done.stderr
-    assert "no sign of life" in done.stderr.splitlines()[-1]
+    assert "no progress for" in done.stderr.splitlines()[-1]
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "running"
     assert "write_heartbeat" in (tmp_path / "run" / "log.txt").read_text()  # where it hangs

@@ -65,11 +65,11 @@ def train_images(
     if spec.crop == "random_resized":
         if spec.mean == "pixel":  # linear: as if the mean image were resized like each crop
             images = images - mean_image(statistics, size)
-        boxes = resized_crops.boxes(shared["place"], shared["box"], size, spec.min_area)
+        boxes = resized_crops.boxes(shared["position"], shared["box"], size, spec.min_area)
         cropped = resized_crops.resample(images, *boxes, mirrored, crop, forms)
         mean = 0.0 if spec.mean == "pixel" else _mean(statistics, spec, size)
     else:
-        offsets = _offsets(shared["place"], size - crop + 1)
+        offsets = _offsets(shared["position"], size - crop + 1)
         if spec.crop == "center":
             offsets = jnp.full_like(offsets, (size - crop) // 2)
         packed = forms.images == "packed" and images.dtype == jnp.uint8 and to_blocks is not None

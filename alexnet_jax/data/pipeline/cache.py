@@ -1,8 +1,8 @@
-"""Cache folder for decoded images, statistics and digests; all of it may be deleted.
+"""Cache folder for decoded images, statistics and digests; it can be deleted at any time.
 
-The folder holds at most `limit_bytes()`: before a file is written, the least recently used ones are deleted. A process
-that has one of them mapped keeps its content until it ends (on local file systems). Files with other names are neither
-counted nor touched.
+The size of the folder is limited to `limit_bytes()`: before a file is written, the least recently used files are
+deleted. On local file systems, a process with a memory map of a deleted file can still read it. Files with other names
+are neither counted nor deleted.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
 
-#: Four datasets of the largest size that is cached (image_files.CACHE_LIMIT_BYTES).
+#: Enough for four datasets of the maximum size that is cached (image_files.CACHE_LIMIT_BYTES).
 LIMIT_GIB = 32.0
 LIMIT_VARIABLE = "ALEXNET_JAX_CACHE_GIB"
-_OURS = r"(?:images|statistics|labels|records|digests)-[0-9a-f]{32}\.np[yz]"
-_KEPT, _TEMPORARY = re.compile(_OURS), re.compile(rf"\.(.+)-(\d+)(?:\.\d+)?-{_OURS}")
-#: Age after which a temporary file of another host counts as abandoned.
+_NAME = r"(?:images|statistics|labels|records|digests)-[0-9a-f]{32}\.np[yz]"
+_CACHED, _TEMPORARY = re.compile(_NAME), re.compile(rf"\.(.+)-(\d+)(?:\.\d+)?-{_NAME}")
+#: Age in seconds after which a temporary file from another host counts as abandoned.
 _ABANDONED_SECONDS = 86400
 
 log = logging.getLogger(__name__)
@@ -40,20 +40,20 @@ class _Entry(NamedTuple):
 
 
 def folder() -> pathlib.Path:
-    """`$ALEXNET_JAX_CACHE`, or `~/.cache/alexnet_jax`. It need not exist."""
+    """Return `$ALEXNET_JAX_CACHE`, or `~/.cache/alexnet_jax`; it need not exist."""
     chosen = os.environ.get("ALEXNET_JAX_CACHE")
     return pathlib.Path(chosen or "~/.cache/alexnet_jax").expanduser()
 
 
 def limit_bytes() -> int:
-    """`$ALEXNET_JAX_CACHE_GIB` GiB, or LIMIT_GIB; 0 keeps nothing. Raises ConfigError."""
+    """Return `$ALEXNET_JAX_CACHE_GIB` or LIMIT_GIB in bytes; 0 disables the cache. Raises ConfigError."""
     text = os.environ.get(LIMIT_VARIABLE) or str(LIMIT_GIB)
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not number >= 0:
-        raise ConfigError(f"{LIMIT_VARIABLE}={text} is not a number of GiB, 0 or more")
+        raise ConfigError(f"{LIMIT_VARIABLE}={text} is not a number of GiB of at least 0")
     return int(min(number * 2**30, sys.maxsize))
 
 
@@ -64,7 +64,7 @@ def touch(path: pathlib.Path) -> None:
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning about the cache folder, once for each folder."""
+    """Log a warning about the cache folder, unless one was already logged for this folder."""
     if str(folder()) not in _warned:
         _warned.add(str(folder()))
         log.warning(message, *arguments)
@@ -72,10 +72,10 @@ def warn(message: str, *arguments: object) -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
-    """Give a temporary path that is renamed to `path` at the end, so that `path` is always complete.
+    """Context manager for writing a cached file: yields a temporary path, and renames it to `path` on success.
 
-    Makes room for `size` bytes within the limit. Threads or processes that write the same file at the same time use
-    names of their own, and the last one wins. Raises OSError.
+    Makes room for `size` bytes within the limit. Threads and processes that write the same file at the same time have
+    different temporary paths; the last one replaces the others. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     make_room(path.parent, size)
@@ -86,29 +86,29 @@ def replacing(path: pathlib.Path, size: int) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    make_room(path.parent, 0)  # others may have written at the same time
+    make_room(path.parent, 0)  # other processes may have written at the same time
 
 
 def make_room(folder: pathlib.Path, size: int) -> None:
-    """Delete the least recently used files until `size` more bytes fit. Raises OSError if they cannot."""
+    """Delete the least recently used files until `size` more bytes fit. Raises OSError if `size` exceeds the limit."""
     limit = limit_bytes()
     if size > limit:
         raise OSError(errno.EDQUOT, f"{LIMIT_VARIABLE} allows {limit / 2**30:.3g} GiB")
-    kept, total = [], size
+    cached, total = [], size
     with os.scandir(folder) as entries:
         for entry in entries:
             writer = _TEMPORARY.fullmatch(entry.name)
-            if not writer and not _KEPT.fullmatch(entry.name):
+            if not writer and not _CACHED.fullmatch(entry.name):
                 continue
-            with contextlib.suppress(OSError):  # another process was quicker
+            with contextlib.suppress(OSError):  # another process may have deleted it
                 status = entry.stat(follow_symlinks=False)
                 if writer and _is_abandoned(writer[1], writer[2], status.st_mtime):
                     os.unlink(entry.path)
                     continue
                 total += status.st_size
                 if not writer:
-                    kept.append(_Entry(status.st_mtime, entry.path, status.st_size))
-    for entry in sorted(kept):
+                    cached.append(_Entry(status.st_mtime, entry.path, status.st_size))
+    for entry in sorted(cached):
         if total <= limit:
             break
         with contextlib.suppress(OSError):
@@ -117,7 +117,7 @@ def make_room(folder: pathlib.Path, size: int) -> None:
 
 
 def _is_abandoned(host: str, process: str, used: float) -> bool:
-    """Whether the process that began a temporary file was killed."""
+    """Whether the process that was writing a temporary file no longer exists."""
     if host == socket.gethostname():
         return not os.path.exists(f"/proc/{process}")
     return time.time() - used > _ABANDONED_SECONDS

@@ -1,4 +1,4 @@
-"""Image files as one indexed set, decoded by several threads, and cached once decoded."""
+"""Image files as an indexable set, decoded by a thread pool and cached on disk."""
 
 import contextlib
 import errno
@@ -22,9 +22,9 @@ from alexnet_jax.data.pipeline import cache, images
 from alexnet_jax.errors import DataError, StorageError, listed, printable
 from alexnet_jax.specs import Exif
 
-#: Sets that are larger when decoded are decoded again for every batch.
+#: Maximum size of a decoded set in the cache folder; larger sets are decoded again for each batch.
 CACHE_LIMIT_BYTES = 8 * 2**30
-#: Resized arrays stay in memory up to this size; larger ones are resized for every batch.
+#: Maximum size of resized arrays in memory; larger ones are resized again for each batch.
 MEMORY_LIMIT_BYTES = 2**30
 _REPORT_SECONDS = 5.0
 _CHUNK = 1024
@@ -34,28 +34,37 @@ log = logging.getLogger(__name__)
 
 
 class UnreadableImages(DataError):
-    """All images that were found to be undecodable."""
+    """Images that cannot be decoded.
 
-    def __init__(self, faults: Sequence[str], count: int, hint: str = ""):
+    Attributes:
+        faults: An error message for each of them.
+        count: Number of images that were decoded or tried.
+        hint: Suffix of the message.
+    """
+
+    def __init__(self, faults: Sequence[str], count: int, hint: str = "") -> None:
         super().__init__((faults[0] if len(faults) == 1 else undecodable(faults, count)) + hint)
         self.faults, self.count, self.hint = list(faults), count, hint
 
 
 def undecodable(faults: Sequence[str], count: int) -> str:
-    """Describe how many of `count` images have `faults`, and the first of them."""
+    """Describe how many of `count` images have `faults`, and list the first of these."""
     shown = listed([printable(fault.removesuffix("; remove or replace it")) for fault in faults])
     return f"{len(faults):,} of {count:,} images cannot be read: {shown}"
 
 
 class ImageFiles:
-    """Images of any format and size as squares of `size` pixels, decoded when they are indexed.
+    """Images of any format and size as squares of size x size pixels, decoded when indexed.
 
     Args:
-        read: (name for errors, path or encoded bytes or pixels) of image i; called by many threads.
-        identity: A text that changes with the content of any image. If given, the first access decodes all images
-            into the cache folder, if they fit and take at most CACHE_LIMIT_BYTES.
-        exif: As of `images.decode`.
-        check: Called after that; raises DataError if `identity` no longer describes the sources.
+        read: Function that returns, for image i, its name in errors and a source for `images.decode`; called from
+            several threads.
+        identity: A string that changes with the content of any image. If given, the first access decodes all images
+            into the cache folder, provided that they fit and are at most CACHE_LIMIT_BYTES.
+        title: Name of the set in log messages.
+        exif: As in `images.decode`.
+        check: Called after all images were decoded into the cache; raises DataError if the sources have changed and
+            `identity` no longer describes them.
     """
 
     def __init__(
@@ -69,35 +78,35 @@ class ImageFiles:
         title: str = "images",
         exif: Exif = "ignore",
         check: Callable[[], None] | None = None,
-    ):
+    ) -> None:
         self._read, self._count, self.size, self._threads = read, count, size, threads
         self._identity, self._title, self._check = identity, title, check
         self._exif: Exif = exif
         self._pool: ThreadPoolExecutor | None = None
-        self._kept: np.ndarray | None = None
+        self._cached: np.ndarray | None = None
         self._lock = threading.Lock()
-        self._is_written = False  # whether this object has decoded all images
+        self._is_written = False  # whether this object wrote the cached file
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all images, decoded."""
+        """Size of all decoded images in bytes."""
         return self._count * self.size * self.size * 3
 
     def __getitem__(self, indices: np.ndarray) -> UInt8[np.ndarray, "b size size 3"]:
         with self._lock:
             if self._identity is not None:
-                self._kept, self._identity = self._keep(self._identity), None
+                self._cached, self._identity = self._open_or_cache(self._identity), None
                 self._check = None
-            if self._pool is None and self._kept is None:
+            if self._pool is None and self._cached is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         indices = np.asarray(indices)
-        return self._decode(indices) if self._kept is None else self._kept[indices]
+        return self._decode(indices) if self._cached is None else self._cached[indices]
 
     def check(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded; caches nothing."""
+        """Return (index, fault) of each image that cannot be decoded, without caching anything."""
         faults: list[tuple[int, str]] = []
         self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
         for start in range(0, self._count, _CHUNK):
@@ -105,36 +114,36 @@ class ImageFiles:
         return faults
 
     def unreadable(self) -> list[tuple[int, str]]:
-        """(index, fault) of the images that cannot be decoded, which must not be indexed later.
+        """Return (index, fault) of each image that cannot be decoded, and cache the others.
 
-        Raises DataError for sets that are too large to be decoded at once.
+        These images must not be indexed later. Raises DataError if the set is too large for the cache.
         """
         identity = f"{self._identity} skip"
         path = self._path(identity)
-        beside = path.with_suffix(".npz")
-        known = _read_faults(beside) if path.exists() else None
+        faults_path = path.with_suffix(".npz")
+        known = _read_faults(faults_path) if path.exists() else None
         if known is None or any(self._can_read(i) for i, _ in known):
             known = None
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
         found: list[tuple[int, str]] = []
-        self._kept, self._identity = self._keep(identity, found), None
-        if self._kept is None and self.nbytes > CACHE_LIMIT_BYTES:
+        self._cached, self._identity = self._open_or_cache(identity, found), None
+        if self._cached is None and self.nbytes > CACHE_LIMIT_BYTES:
             raise DataError(
                 f"config.data.skip_unreadable decodes all images at the start, and {self._title} are "
-                f"{self.nbytes >> 20:,} MB, more than are kept in {path.parent}: prepare a store from them, with "
+                f"{self.nbytes >> 20:,} MB, more than can be cached in {path.parent}: prepare a store from them, with "
                 "--max-bad-share"
             )
         if known is not None and not self._is_written:
             return known
         if not self._is_written:
             # Nothing can be cached, or another process has cached the images but not yet written the faults.
-            self._kept = None
+            self._cached = None
             return self.check()
         text = np.frombuffer(json.dumps(found).encode(), np.uint8)
         with (
             contextlib.suppress(OSError),
-            cache.replacing(beside, len(text) + 1024) as temporary,
+            cache.replacing(faults_path, len(text) + 1024) as temporary,
             open(temporary, "wb") as file,
         ):
             np.savez(file, faults=text)
@@ -151,25 +160,32 @@ class ImageFiles:
     def _decode(
         self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]] | None = None
     ) -> UInt8[np.ndarray, "b size size 3"]:
-        """Decode; unreadable images become zeros and add (index, fault) to `faults`, or else raise UnreadableImages."""
+        """Decode the images `indices`.
+
+        Args:
+            faults: If given, unreadable images become zeros, and (index, fault) of each is appended.
+
+        Raises:
+            UnreadableImages: Some images are unreadable and `faults` is None.
+        """
         decoded = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         bad: list[tuple[int, str]] = []
 
-        def fill(places: range) -> None:
-            for place in places:
+        def fill(positions: range) -> None:
+            for i in positions:
                 try:
-                    name, source = self._read(int(indices[place]))
-                    images.decode(source, self.size, exif=self._exif, name=name, out=decoded[place])
+                    name, source = self._read(int(indices[i]))
+                    images.decode(source, self.size, exif=self._exif, name=name, out=decoded[i])
                 except DataError as error:
-                    decoded[place] = 0
-                    bad.append((int(indices[place]), str(error)))
+                    decoded[i] = 0
+                    bad.append((int(indices[i]), str(error)))
 
         step = min(max(len(indices) // (4 * self._threads), 1), 64)
-        pieces = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
+        chunks = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
         assert self._pool is not None
-        for _ in self._pool.map(fill, pieces):
+        for _ in self._pool.map(fill, chunks):
             pass
-        bad.sort()  # the same report with any number of threads
+        bad.sort()  # independent of the number of threads
         if faults is not None:
             faults += bad
         elif bad:
@@ -180,16 +196,16 @@ class ImageFiles:
         text = f"{identity} {self.size} {images.VERSION} {self._exif}"
         return cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
-    def _keep(
+    def _open_or_cache(
         self, identity: str, faults: list[tuple[int, str]] | None = None
     ) -> np.ndarray | None:
-        """All images from the cache folder, decoded into it if necessary; None if they do not fit."""
+        """Open the cached images, or decode and cache them first; return None if they do not fit."""
         if self.nbytes > CACHE_LIMIT_BYTES:
             return None
         path = self._path(identity)
         shape = (self._count, self.size, self.size, 3)
-        kept = _open(path, shape)
-        if kept is None:
+        cached = _open(path, shape)
+        if cached is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,26 +217,26 @@ class ImageFiles:
                         self._check()
             except OSError as error:
                 cache.warn(
-                    "cannot keep %d MB of decoded images in %s (%s): every batch decodes its own",
+                    "cannot cache %d MB of decoded images in %s (%s): decoding them again for each batch",
                     self.nbytes >> 20,
                     path.parent,
                     error.strerror,
                 )
                 return None
             self._pool.shutdown()
-            self._pool, kept = None, _open(path, shape)
-        return kept
+            self._pool, cached = None, _open(path, shape)
+        return cached
 
     def _write(
         self, path: pathlib.Path, shape: tuple[int, ...], faults: list[tuple[int, str]] | None
     ) -> None:
-        # Plain writes, because a full disk is then an error; with a memory map it would end the process.
+        # Write without a memory map: a full disk then raises OSError instead of killing the process with SIGBUS.
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         started = reported = time.monotonic()
         bad: list[tuple[int, str]] = []
         with open(path, "wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            file.truncate(file.tell() + self.nbytes)  # so that other processes count it
+            file.truncate(file.tell() + self.nbytes)  # so that other processes see the final size
             for start in range(0, self._count, _CHUNK):
                 stop = min(start + _CHUNK, self._count)
                 self._decode(range(start, stop), bad).tofile(file)
@@ -239,7 +255,7 @@ class ImageFiles:
 def fitted(
     pixels: UInt8[np.ndarray, "n h w *c"], size: int, threads: int
 ) -> UInt8[np.ndarray, "n size size 3"] | ImageFiles:
-    """Resize an array of images, in memory if it is small; an array of the right shape is returned as it is."""
+    """Resize an array of images: in memory if the result is small, else on access; return it unchanged if it fits."""
     if pixels.shape[1:] == (size, size, 3):
         return pixels
     resized = ImageFiles(
@@ -249,7 +265,7 @@ def fitted(
 
 
 def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
-    """The faults that `ImageFiles.unreadable` wrote; None if they are missing or damaged."""
+    """Read the faults that `ImageFiles.unreadable` wrote; return None if the file is missing or damaged."""
     try:
         text = files.read_arrays(path, {"faults": (("bytes",), "uint8")})["faults"].tobytes()
         cache.touch(path)
@@ -259,10 +275,10 @@ def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:
 
 
 def _open(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The cached images as a read-only memory map; None if there are none of this shape."""
+    """Open cached images as a read-only memory map; return None if they are missing or have another shape."""
     try:
-        kept = files.read_array(path, shape, "uint8", mapped=True)
+        cached = files.read_array(path, shape, "uint8", mapped=True)
     except StorageError:
         return None
     cache.touch(path)
-    return kept
+    return cached

@@ -1,7 +1,6 @@
-"""From an image in any form to a square of pixels (§2): shorter side to `size`, then the center.
+"""Decoding of images to square pixel arrays (§2): resize the shorter side to `size`, then crop the center.
 
-Files, encoded bytes, Pillow images and arrays all come through `decode`: the same image gives the same pixels in each
-of these forms.
+`decode` takes files, encoded bytes, Pillow images and arrays; the same image gives the same pixels in each form.
 """
 
 import functools
@@ -19,9 +18,9 @@ from alexnet_jax.data.pipeline.pillow import PIXEL_LIMIT
 from alexnet_jax.errors import DataError
 from alexnet_jax.specs import Exif
 
-#: Part of the name of every cached decode: raise it when `decode` gives other pixels.
+#: Part of the key of every cached decode: increase it when a change alters the pixels that `decode` returns.
 VERSION = 2
-#: Output rows made at once: their intermediates then stay in the cache of the processor.
+#: Output rows resized at once: few enough for the intermediate arrays to stay in the CPU cache.
 _STRIP = 64
 
 
@@ -36,20 +35,20 @@ def decode(
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Decode a path, encoded bytes, a Pillow image, or an array uint8 [h w 3], [h w 4], [h w 1] or [h w].
 
-    An image whose shorter side is `size` keeps its pixels. Transparency becomes white. Gray values of 16 bits keep
-    their upper 8; those of another depth are scaled by the depth that the file declares. Color profiles are ignored,
-    and so are all frames of an animation but the first. Values without a defined white are refused: float, signed,
-    32 bits, and arrays other than uint8.
+    An image whose shorter side is `size` is only cropped. Transparent pixels become white. 16-bit gray values keep
+    their upper 8 bits; other depths are scaled by the depth that the file declares. Color profiles are ignored. Only
+    the first frame of an animation is used. Types without a defined white are refused: float, signed and 32-bit
+    files, and arrays other than uint8.
 
     Args:
-        exif: Whether the camera's orientation turns the image ('apply') or not ('ignore', as the ImageNet baselines
-            do). TIFF, HEIC and AVIF files are always turned upright.
+        exif: 'apply' rotates the image by its EXIF orientation; 'ignore' does not, as in the ImageNet baselines.
+            TIFF, HEIC and AVIF files are always rotated upright.
         name: Name of the source in errors, if it is not a path.
-        out: Array for the pixels, which is returned; a JPEG of that size is decoded right into it.
-        limit: Most pixels of a file that Pillow decodes, at up to 20 bytes a pixel; JPEG takes 3 to 6.
+        out: Output array, which is then returned; a JPEG of exactly that size is decoded into it without a copy.
+        limit: Maximum number of pixels for Pillow, which needs up to 20 bytes per pixel; simplejpeg needs 3 to 6.
 
     Raises:
-        DataError: The image cannot be decoded, or is cut off.
+        DataError: The image cannot be decoded, or the file is truncated.
     """
     pixels = _decode(source, exif, name, out, limit)
     if pixels is out:
@@ -62,7 +61,7 @@ def decode(
 
 
 def is_image(source: Any) -> bool:
-    """Whether `source` is one image, by its type; an array is one if it has 2 or 3 axes."""
+    """Whether the type of `source` is that of a single image; an array must have 2 or 3 axes."""
     if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview) or _is_pillow(source):
         return True
     return hasattr(source, "__array__") and np.ndim(source) in (2, 3)
@@ -71,7 +70,7 @@ def is_image(source: Any) -> bool:
 def _decode(
     source: Any, exif: Exif, name: str | None, out: np.ndarray | None, limit: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode at the original size; returns `out` itself if the image was decoded into it."""
+    """Decode at the original size; return `out` itself if the image was decoded into it."""
     if isinstance(source, str | os.PathLike):
         title = os.fsdecode(source)
         try:
@@ -101,27 +100,27 @@ def _is_pillow(source: Any) -> bool:
 
 
 def _checked_array(source: Any, name: str, limit: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Convert an array, or what can become one. Raises DataError."""
+    """Convert an object with `__array__`. Raises DataError for other types and shapes than `decode` accepts."""
     try:
         pixels = np.asarray(source)
-    except Exception as error:  # a tensor on another device, say
+    except Exception as error:  # for example, a torch tensor on a GPU
         raise DataError(
-            f"{name} does not become an array: {' '.join(str(error).split())}"
+            f"{name} cannot be converted to an array: {' '.join(str(error).split())}"
         ) from None
     is_shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
     if pixels.dtype != np.uint8 or not is_shaped or not pixels.size:
         if pixels.dtype == np.uint16:
-            remedy = "; of 16-bit values give (pixels >> 8).astype(np.uint8)"
+            remedy = "; convert 16-bit values with (pixels >> 8).astype(np.uint8)"
         elif pixels.dtype == bool:
-            remedy = "; give 255 * pixels.astype(np.uint8)"
+            remedy = "; convert with 255 * pixels.astype(np.uint8)"
         elif pixels.dtype.kind == "f":
-            remedy = "; of values from 0 to 1 give np.rint(255 * pixels).astype(np.uint8)"
+            remedy = "; convert values from 0 to 1 with np.rint(255 * pixels).astype(np.uint8)"
         elif pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):
             remedy = "; channels come last: pixels.transpose(1, 2, 0)"
         else:
             remedy = ""
         raise DataError(
-            f"{name}: pixels are uint8 [h w 3] from 0 to 255 (or [h w], [h w 1], or [h w 4] with alpha), "
+            f"{name}: pixels must be uint8 [h w 3] from 0 to 255 (or [h w], [h w 1], or [h w 4] with alpha), "
             f"not {pixels.dtype} {list(pixels.shape)}{remedy}"
         )
     pillow.check_size(pixels.shape[1], pixels.shape[0], name, limit)
@@ -133,37 +132,37 @@ def _checked_array(source: Any, name: str, limit: int) -> UInt8[np.ndarray, "h w
 def _decode_bytes(
     encoded: bytes, exif: Exif, name: str, out: np.ndarray | None, limit: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an encoded image by simplejpeg or else by Pillow."""
-    place = _jpeg_orientation(encoded) if exif == "apply" else 1
-    pixels = _decode_jpeg(encoded, name, out if place == 1 else None)
+    """Decode with simplejpeg, or with Pillow where simplejpeg cannot."""
+    orientation = _jpeg_orientation(encoded) if exif == "apply" else 1
+    pixels = _decode_jpeg(encoded, name, out if orientation == 1 else None)
     if pixels is None:
         return pillow.decode_encoded(encoded, exif, name, limit)
-    return pillow.apply_orientation(pixels, place)
+    return pillow.apply_orientation(pixels, orientation)
 
 
 def _jpeg_orientation(encoded: bytes) -> int:
-    """EXIF orientation of a JPEG file, 1 of any other; opened by Pillow only if there may be metadata."""
+    """Return the EXIF orientation of a JPEG, and 1 for other files; Pillow opens it only if it has an APP1 segment."""
     if encoded[:2] != b"\xff\xd8":
         return 1
-    place = 2
-    while encoded[place : place + 1] == b"\xff" and encoded[place + 1 : place + 2] != b"\xe1":
-        if encoded[place + 1 : place + 2] == b"\xda":  # the pixels begin
+    i = 2
+    while encoded[i : i + 1] == b"\xff" and encoded[i + 1 : i + 2] != b"\xe1":  # not APP1
+        if encoded[i + 1 : i + 2] == b"\xda":  # start of scan: no metadata follows
             return 1
-        place += 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+        i += 2 + int.from_bytes(encoded[i + 2 : i + 4], "big")
     try:
         with pillow.module().open(io.BytesIO(encoded), formats=("JPEG",)) as image:
             return pillow.orientation(image)
-    except Exception:  # decoding will report what is wrong with the file
+    except Exception:  # decoding reports the damage
         return 1
 
 
 def central_square(
     pixels: UInt8[np.ndarray, "h w 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """The central square, resized: bicubic if it grows, else area averages.
+    """Crop the central square and resize it: bicubic to enlarge, area averages to reduce.
 
-    Equal to resizing the shorter side and then cropping the center (§2; cuda-convnet2's make-data.py has these two
-    filters), without resizing what the crop throws away.
+    Equal to resizing the shorter side and then cropping the center (§2), but cheaper. The two filters are those of
+    cuda-convnet2's make-data.py.
     """
     height, width = pixels.shape[:2]
     side = min(height, width)
@@ -183,11 +182,11 @@ def central_square(
 def _area_averages(
     pixels: UInt8[np.ndarray, "h w 3"], top: float, left: float, side: int, size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Means over equal parts of the square; pixels on a border count in proportion."""
-    begin = int(left)
-    pixels = pixels[:, begin : begin + side + 1]
+    """Average over size x size equal cells of the square; a pixel on a border counts by its share in the cell."""
+    offset = int(left)
+    pixels = pixels[:, offset : offset + side + 1]
     rows, row_weights = _taps(pixels.shape[0], top, side, size)
-    columns, column_weights = _taps(pixels.shape[1], left - begin, side, size)
+    columns, column_weights = _taps(pixels.shape[1], left - offset, side, size)
     square = np.empty((size, size, 3), np.uint8)
     for start in range(0, size, _STRIP):
         strip = slice(start, start + _STRIP)
@@ -200,12 +199,13 @@ def _area_averages(
 
 def _weighted_sum(
     pixels: UInt8[np.ndarray, "h w 3"],
-    places: Int[np.ndarray, "k n"],
+    indices: Int[np.ndarray, "k n"],
     weights: Float[np.ndarray, "k n 1 1"],
 ) -> Float[np.ndarray, "n w 3"]:
-    total = pixels[places[0]] * weights[0]
-    for place, weight in zip(places[1:], weights[1:], strict=True):
-        total += pixels[place] * weight
+    """Sum k rows of `pixels` for each of n output rows, with weights."""
+    total = pixels[indices[0]] * weights[0]
+    for row, weight in zip(indices[1:], weights[1:], strict=True):
+        total += pixels[row] * weight
     return total
 
 
@@ -213,19 +213,22 @@ def _weighted_sum(
 def _taps(
     length: int, start: float, side: int, size: int
 ) -> tuple[Int[np.ndarray, "k size"], Float[np.ndarray, "k size 1 1"]]:
-    """(pixels, weights) of each of `size` equal parts of `side`, which begins at `start` of `length` pixels."""
+    """Return the pixels and weights of each output along one axis.
+
+    The `size` outputs divide `side` pixels equally, from `start` on an axis of `length` pixels.
+    """
     edges = np.linspace(start, start + side, size + 1)
     number = math.ceil(side / size) + 1
-    places = np.floor(edges[:-1]).astype(np.intp) + np.arange(number)[:, None]
-    covered = np.minimum(places + 1, edges[1:]) - np.maximum(places, edges[:-1])
+    indices = np.floor(edges[:-1]).astype(np.intp) + np.arange(number)[:, None]
+    covered = np.minimum(indices + 1, edges[1:]) - np.maximum(indices, edges[:-1])
     weights = np.clip(covered, 0, None) * (size / side)
     used = weights.max(axis=1) > 0
-    return np.minimum(places, length - 1)[used], weights[used].astype(np.float32)[:, :, None, None]
+    return np.minimum(indices, length - 1)[used], weights[used].astype(np.float32)[:, :, None, None]
 
 
 @functools.cache
 def _simplejpeg() -> Any:
-    """The module simplejpeg, or None without it: Pillow gives the same pixels, slower."""
+    """Return the module simplejpeg, or None if it is not installed: Pillow is slower but gives the same pixels."""
     try:
         import simplejpeg
     except ImportError:
@@ -236,18 +239,19 @@ def _simplejpeg() -> Any:
 def _decode_jpeg(
     encoded: bytes, name: str, out: np.ndarray | None = None
 ) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Decode by simplejpeg, into `out` if it fits; None if it fails, so that Pillow decides what is damaged.
+    """Decode with simplejpeg, into `out` if its shape fits; return None if Pillow must decode the file instead.
 
-    Raises DataError for a file with too many pixels.
+    Files that simplejpeg rejects go to Pillow, too, which decides whether they are damaged. Raises DataError for a
+    file with too many pixels.
     """
     library = _simplejpeg()
     if library is None or encoded[:2] != b"\xff\xd8":
         return None
     try:
-        height, width, colors, _ = library.decode_jpeg_header(encoded)
+        height, width, color_space, _ = library.decode_jpeg_header(encoded)
         pillow.check_size(int(width), int(height), name)
-        if colors not in ("YCbCr", "Gray", "RGB"):
-            return None  # CMYK: Pillow knows that Adobe stores it inverted
+        if color_space not in ("YCbCr", "Gray", "RGB"):
+            return None  # CMYK: Pillow handles the inverted values of Adobe files
         if out is not None and out.shape == (height, width, 3) and out.flags.c_contiguous:
             library.decode_jpeg(encoded, colorspace="RGB", strict=True, buffer=out)
             return out

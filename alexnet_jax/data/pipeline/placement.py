@@ -1,6 +1,7 @@
-"""Batches on the devices: sent with each step, or gathered there from all images of a split."""
+"""Placement of batches on devices: sent from the host for each step, or gathered from all images on the devices."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,16 +16,17 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run import processes
 
-#: Shares of a device's memory: up to the first, 'auto' puts the images there; above the second they do not fit.
-AUTO_SHARE, LARGEST_SHARE = 0.25, 0.8
+#: Maximum fraction of device memory for the images with placement 'auto', and with 'device'.
+AUTO_FRACTION, MAX_FRACTION = 0.25, 0.8
 
 
 class Pool(NamedTuple):
-    """All images of a split on the devices of a mesh, a share on each.
+    """All images of a split, sharded over the devices of a mesh.
 
     Attributes:
-        images: Split over the data axis; the last image is repeated until n divides over the devices.
-        gather: Inside shard_map: (this device's images, indices of a whole batch) -> its share of the batch.
+        images: Sharded over the data axis; the last image is repeated to make n a multiple of the number of devices.
+        gather: Function for use in shard_map: (local shard of images, indices of the global batch) -> local shard of
+            the batch.
     """
 
     images: UInt8[Array, "n s s 3"]
@@ -32,15 +34,16 @@ class Pool(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """How the batches of a split get to the devices: `finish(read(indices, epochs))` is a Batch.
+    """Functions that put the batches of a split on the devices: `finish(read(indices, epochs))` is a Batch.
 
-    Only `finish` exchanges data between devices. It must be called in the thread that dispatches the steps: devices or
-    processes that begin such exchanges in different orders wait for each other forever.
+    Only `finish` runs collective operations. It must be called in the thread that dispatches the steps: processes that
+    start collectives in different orders deadlock.
 
     Attributes:
-        read: The part that can be done ahead, in any thread.
+        read: The first stage, which can run ahead in any thread.
+        finish: The second stage.
         pool: All images, if they are on the devices.
-        read_steps: Batches of several steps, from indices and epochs [k b], for a step that uses `pool`.
+        read_steps: Makes batches of several steps, from indices and epochs [k b], for a step that uses `pool`.
     """
 
     read: Callable[[np.ndarray, np.ndarray], Batch]
@@ -50,14 +53,18 @@ class Placed(NamedTuple):
 
 
 def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
-    """Place the examples of `split`, with each batch split over the data axis of `mesh`.
+    """Prepare the placement of the examples of `split`, with batches sharded over the data axis of `mesh`.
 
-    placement: 'host' reads and sends the images of each batch; 'device' puts all of them on the devices, a share on
-    each, and gathers there; 'auto' is 'device' if they take at most AUTO_SHARE of its memory, and never on CPU, where
-    that gains nothing. The batches are the same. Raises ConfigError if 'device' is impossible.
+    Args:
+        placement: 'host' reads and sends the images of each batch; 'device' shards all images over the devices once and
+            gathers batches there; 'auto' is 'device' if the images take at most AUTO_FRACTION of the device memory, and
+            'host' on CPU. The batches are the same.
+
+    Raises:
+        ConfigError: The images do not fit on the devices, and `placement` is 'device'.
     """
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
-    images: Callable = functools.partial(sent, split.images, mesh)
+    images: Callable = functools.partial(send, split.images, mesh)
     pool = gather = None
     if on_device(split, mesh, placement):
         replicated = jax.NamedSharding(mesh, jax.P())
@@ -70,10 +77,10 @@ def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
         return Batch(images(indices), *processes.to_devices(others, sharding))
 
     def read_steps(indices: np.ndarray, epochs: np.ndarray) -> Batch:
-        numbers = processes.to_devices(indices, jax.NamedSharding(mesh, jax.P()))
+        image_indices = processes.to_devices(indices, jax.NamedSharding(mesh, jax.P()))
         others = (split.labels[indices], indices, epochs)
-        each = jax.NamedSharding(mesh, jax.P(None, parallel.DATA))
-        return Batch(numbers, *processes.to_devices(others, each))
+        sharding = jax.NamedSharding(mesh, jax.P(None, parallel.DATA))
+        return Batch(image_indices, *processes.to_devices(others, sharding))
 
     def finish(batch: Batch) -> Batch:
         return batch._replace(images=gather(batch.images)) if gather else batch
@@ -81,66 +88,69 @@ def placed(split: Split, mesh: jax.sharding.Mesh, placement: str) -> Placed:
     return Placed(read, finish, pool, read_steps)
 
 
-def sent(
+def send(
     images: Images, mesh: jax.sharding.Mesh, indices: Int[np.ndarray, " b"]
 ) -> UInt8[Array, "b s s 3"]:
-    """Put `images[indices]`, split over the data axis, on the devices; a process reads only those of its devices."""
+    """Put `images[indices]` on the devices, sharded over the data axis; each process reads only its local shards."""
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     if sharding.is_fully_addressable:
         return jax.device_put(images[indices], sharding)
-    count, places = len(indices), sharding.addressable_devices_indices_map(indices.shape)
-    rows = [index[0].indices(count) for index in places.values() if index is not None]
-    # The devices of a process are neighbors.
-    first, last = min(row[0] for row in rows), max(row[1] for row in rows)
-    mine = images[indices[first:last]]
+    count, shards = len(indices), sharding.addressable_devices_indices_map(indices.shape)
+    slices = [index[0].indices(count) for index in shards.values() if index is not None]
+    # The shards of a process are contiguous.
+    first, last = min(s[0] for s in slices), max(s[1] for s in slices)
+    local = images[indices[first:last]]
 
-    def of_device(index: Any) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(count)
-        return mine[start - first : stop - first]
+        return local[start - first : stop - first]
 
-    return jax.make_array_from_callback((count, *mine.shape[1:]), sharding, of_device)
+    return jax.make_array_from_callback((count, *local.shape[1:]), sharding, shard)
 
 
 def on_device(split: Split, mesh: jax.sharding.Mesh, placement: str) -> bool:
     """Whether `placed` puts all images of `split` on the devices. Raises ConfigError if they do not fit."""
     if placement == "host":
         return False
-    each = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.shape[parallel.DATA]
+    per_device = len(split.labels) * split.images[np.arange(1)].nbytes / mesh.shape[parallel.DATA]
     statistics = mesh.local_devices[0].memory_stats() or {}  # CPUs have none
     limit = statistics.get("bytes_limit")
     if placement == "auto":
-        return limit is not None and each <= AUTO_SHARE * limit
-    if limit is not None and each > LARGEST_SHARE * limit:
+        return limit is not None and per_device <= AUTO_FRACTION * limit
+    if limit is not None and per_device > MAX_FRACTION * limit:
         raise ConfigError(
-            f"config.data.placement='device': the images take {each / 1e9:.1f} GB of each device, which has "
+            f"config.data.placement='device': the images take {per_device / 1e9:.1f} GB of each device, which has "
             f"{limit / 1e9:.1f} GB; use 'host'"
         )
     return True
 
 
 def _pool(split: Split, mesh: jax.sharding.Mesh) -> Pool:
+    """Shard all images of a split over the devices."""
     devices = mesh.shape[parallel.DATA]
-    share = -(-len(split.labels) // devices)
-    everything = np.minimum(np.arange(share * devices), len(split.labels) - 1)
+    shard_size = math.ceil(len(split.labels) / devices)
+    padded = np.minimum(np.arange(shard_size * devices), len(split.labels) - 1)
 
     def gather(
         images: UInt8[Array, "m s s 3"], indices: Int[Array, " b"]
     ) -> UInt8[Array, "k s s 3"]:
         if devices == 1:
             return images[indices]
-        # Each device contributes its images of the batch and zeros for the rest, and receives its part of the sum.
-        mine = indices - jax.lax.axis_index(parallel.DATA) * share
-        here = (mine >= 0) & (mine < share)
-        found = jnp.where(here[:, None, None, None], images[jnp.where(here, mine, 0)], 0)
-        return jax.lax.psum_scatter(found, parallel.DATA, scatter_dimension=0, tiled=True)
+        # Each device contributes its images of the batch and zeros for the others, and receives its shard of the sum.
+        local = indices - jax.lax.axis_index(parallel.DATA) * shard_size
+        is_local = (local >= 0) & (local < shard_size)
+        contribution = jnp.where(
+            is_local[:, None, None, None], images[jnp.where(is_local, local, 0)], 0
+        )
+        return jax.lax.psum_scatter(contribution, parallel.DATA, scatter_dimension=0, tiled=True)
 
-    return Pool(sent(split.images, mesh, everything), gather)
+    return Pool(send(split.images, mesh, padded), gather)
 
 
 def _gatherer(
     pool: Pool, mesh: jax.sharding.Mesh
 ) -> Callable[[Int[Array, " b"]], UInt8[Array, "b s s 3"]]:
-    """A function from indices, which are on every device, to the batch, split over the devices."""
+    """Return a jitted function from replicated indices to the images of a batch, sharded over the devices."""
     mapped = jax.jit(
         jax.shard_map(
             pool.gather,

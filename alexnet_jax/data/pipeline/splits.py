@@ -1,4 +1,4 @@
-"""Datasets and splits, which every data source returns, and ways to take a part of them."""
+"""Datasets and splits, the common result of all data sources, and functions that select parts of them."""
 
 import difflib
 import logging
@@ -10,13 +10,13 @@ from jaxtyping import Bool, Int32, Integer, UInt8, UInt64
 
 from alexnet_jax.errors import DataError, listed
 
-#: Split -> the names that a folder, an archive or an array of it may have.
+#: Split -> the names that its folder, archive or array may have.
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-#: The splits to evaluate a net on if none is named, the best first.
+#: The splits to evaluate on by default, in order of preference.
 PREFERRED = ("test", "val", "train")
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Split(NamedTuple):
     """Images with their labels.
 
     Attributes:
-        digests: Of the content of each image, as it is stored; every source gives them.
+        digests: Digest of the stored bytes of each image; every data source sets it.
     """
 
     images: Any  # Images; Any because None and test doubles stand in for them
@@ -43,17 +43,17 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Everything that a data source gives.
+    """Everything that a data source provides.
 
     Attributes:
         splits: 'train' and, if the source has them, 'val' and 'test'.
-        fingerprint: Hash of the digests, labels and classes of all splits and the stored size (open_dataset).
-        statistics: statistics.Statistics of exactly this 'train', if the source has them.
-        notes: What was left out, one line for each kind.
-        skipped: The images that data.skip_unreadable left out, and why.
-        times: Changes with any file's times; '' unless there are so many bytes that `digests` are of a sample.
-        decoding: What the pixels depend on besides `digests`: stored size, EXIF, version of the decoder.
-        applies_exif: Whether the source decodes photos and turns them as data.exif says.
+        fingerprint: Hash of the digests, labels and classes of all splits and the stored size; set by open_dataset.
+        statistics: The stored statistics.Statistics of this 'train' split, if any.
+        notes: One line for each reason why files were left out.
+        skipped: One line for each image that data.skip_unreadable left out, with the reason.
+        times: Hash of the files' sizes, inodes and times, if `digests` cover only a sample of large data; else ''.
+        decoding: The settings that pixels depend on besides the files: stored size, EXIF, version of the decoder.
+        applies_exif: Whether the source decodes photos, so that data.exif has an effect.
     """
 
     splits: dict[str, Split]
@@ -68,14 +68,14 @@ class Dataset(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder of this name holds, ignoring case."""
+    """Return the split that a folder name stands for, ignoring case; None for other names."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 class View:
     """A selection of `images` in the order of `indices`, without a copy."""
 
-    def __init__(self, images: Images, indices: np.ndarray):
+    def __init__(self, images: Images, indices: np.ndarray) -> None:
         self._images, self._indices = images, indices
 
     def __len__(self) -> int:
@@ -86,28 +86,28 @@ class View:
 
 
 def take(split: Split, indices: np.ndarray) -> Split:
-    """The examples `indices` of a split."""
+    """Select the examples `indices` of a split, without copying the images."""
     digests = None if split.digests is None else split.digests[indices]
     return Split(View(split.images, indices), split.labels[indices], digests)
 
 
 def default(names: Iterable[str]) -> str:
-    """The split that a command uses by default: test, or else val, or else train with a warning."""
+    """Return the split that a command uses by default: test, or else val, or else train with a warning."""
     name = next((name for name in PREFERRED if name in names), "train")
     if name == "train":
         log.warning(
-            "there is no test and no val: the images are those of train, which the network learned from"
+            "the data have no test or val split: using train, the images that the network was trained on"
         )
     return name
 
 
 def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
-    """The indices of the classes `wanted`. Raises DataError with the nearest name."""
+    """Return the indices of the classes `wanted`. Raises DataError that suggests the closest name."""
     for name in wanted:
         if name not in names:
             guess = difflib.get_close_matches(name, names, 1)
             known = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
-            hint = f'did you mean "{guess[0]}"?' if guess else f"there are {known}"
+            hint = f'did you mean "{guess[0]}"?' if guess else f"the classes are {known}"
             raise DataError(f"config.data.classes: no class {name!r} in the data; {hint}")
     if len(set(wanted)) < len(wanted):
         raise DataError(f"config.data.classes names a class twice: {', '.join(wanted)}")
@@ -115,7 +115,7 @@ def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
 
 
 def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
-    """Keep only the images of the classes `wanted`, numbered in that order. Raises DataError."""
+    """Keep only the images of the classes `wanted`, and number the classes in that order. Raises DataError."""
     numbers = class_numbers(wanted, dataset.class_names)
     if dataset.class_names == wanted:
         return dataset
@@ -129,7 +129,7 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
 
 
 def summary(dataset: Dataset) -> dict[str, Any]:
-    """Summary of a dataset for the records of a run: counts by class, and what was left out."""
+    """Summarize a dataset for the records of a run: images by split and class, and the images left out."""
     counts = {}
     for name, split in dataset.splits.items():
         found = np.bincount(split.labels, minlength=len(dataset.class_names)).tolist()
@@ -137,21 +137,26 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
 
 
-#: The two kinds of Duplicates, by their keys in the report of a store.
+#: Texts for the two fields of Duplicates, by their keys in the report of a prepared dataset.
 TWICE = {
-    "duplicates": "files are in two splits, byte for byte: errors on these are those on training images",
+    "duplicates": "files are in two splits, byte for byte: an error measured on them is a training error",
     "two_classes": "files are under two classes, byte for byte: at most one of the labels is right",
 }
 
 
 class Duplicates(NamedTuple):
-    """Pairs of equal images in two splits, and under two classes; each image as (split, index)."""
+    """Pairs of equal images; each image is (split, index).
+
+    Attributes:
+        splits: Pairs in different splits.
+        classes: Pairs with different labels.
+    """
 
     splits: list[tuple[tuple[str, int], tuple[str, int]]]
     classes: list[tuple[tuple[str, int], tuple[str, int]]]
 
     def notes(self, title: Callable[[str, int], str]) -> list[str]:
-        """For each kind that occurs, the number of pairs and the first by `title(split, index)`."""
+        """Describe each kind that occurs: the number of pairs, and the first three, named by `title(split, index)`."""
         return [
             f"{len(pairs):,} {text}: {listed([' = '.join(title(*place) for place in pair) for pair in pairs[:3]])}"
             for text, pairs in zip(TWICE.values(), self, strict=True)
@@ -162,9 +167,13 @@ class Duplicates(NamedTuple):
 def duplicates(
     digests: Mapping[str, Sequence[Hashable]], labels: Mapping[str, Sequence[int] | np.ndarray]
 ) -> Duplicates:
-    """Find equal `digests` (None: unknown) in two splits or under two classes, paired with the first like them.
+    """Find equal `digests` in two splits or under two classes; each is paired with its first occurrence.
 
-    The held-out splits come first, so that every image of 'train' that is also held out gives a pair.
+    'train' is read last, so that each training image with a copy in a held-out split gives a pair.
+
+    Args:
+        digests: For each split; None for an unknown digest.
+        labels: For each split.
     """
     first: dict[Hashable, tuple[str, int]] = {}
     found = Duplicates([], [])
@@ -172,18 +181,18 @@ def duplicates(
         for i, digest in enumerate(digests[name]):
             if digest is None:
                 continue
-            before = first.setdefault(digest, (name, i))
-            if before[0] != name:
-                found.splits.append((before, (name, i)))
-            if labels[before[0]][before[1]] != labels[name][i]:
-                found.classes.append((before, (name, i)))
+            original = first.setdefault(digest, (name, i))
+            if original[0] != name:
+                found.splits.append((original, (name, i)))
+            if labels[original[0]][original[1]] != labels[name][i]:
+                found.classes.append((original, (name, i)))
     return found
 
 
 def held_out(
     labels: Integer[np.ndarray, " n"], share: float, generator: np.random.Generator
 ) -> Bool[np.ndarray, " n"]:
-    """A mask of `share` of the examples of every class, drawn by `generator`."""
+    """Draw a mask that selects a fraction `share` of the examples of each class."""
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -192,10 +201,10 @@ def held_out(
 
 
 def class_names(found: Iterable, where: object) -> tuple[str, ...]:
-    """Class names as text, whether they are text, bytes or numbers; `where` names their origin in errors.
+    """Convert class names (str, bytes or numbers) to str; `where` names their origin in errors.
 
-    A byte order mark, with which some editors begin a file, is removed. Raises DataError for a name that is empty or
-    repeated, since results are compared by the names.
+    Removes a leading byte order mark, which some editors write. Raises DataError for an empty or repeated name,
+    because results are matched by class name.
     """
     names: list[str] = []
     for name in found:
@@ -211,6 +220,6 @@ def class_names(found: Iterable, where: object) -> tuple[str, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         numbers = [str(i) for i, name in enumerate(names) if name == twice]
         raise DataError(
-            f"{where}: the classes {' and '.join(numbers)} (from 0) have the same name {twice!r}; give each its own"
+            f"{where}: the classes {' and '.join(numbers)} (from 0) have the same name {twice!r}; rename one"
         )
     return tuple(names)

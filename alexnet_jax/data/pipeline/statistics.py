@@ -102,7 +102,7 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     train = dataset.splits["train"]
     if train.digests is None:
         return compute(train)
-    key = digests.key(train.digests, dataset.decoding, dataset.times, VERSION)
+    key = digests.cache_key(train.digests, dataset.decoding, dataset.times, VERSION)
     path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
     try:
         found = read(path)

@@ -1,4 +1,4 @@
-"""What `doctor` checks of a dataset: counts, label order and colors."""
+"""Checks of `alexnet doctor` on a whole dataset: image counts, label order and colors."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,7 +10,8 @@ from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.data.prepare import ilsvrc
 from alexnet_jax.errors import listed, printable
 
-#: Largest ratio to the standard deviations of ImageNet's colors; 300 photographs, one a class, are up to 1.26 apart.
+#: Maximum ratio of the standard deviation of a color to ImageNet's, or the inverse; a sample of 300 photographs, one
+#: per class, differs by up to 1.26.
 TOLERANCE = 1.5
 
 
@@ -18,9 +19,9 @@ class Contents(NamedTuple):
     """A dataset to check.
 
     Attributes:
-        words: Names of the classes for people.
-        official: 'ILSVRC2012' or 'ILSVRC2010' if the source says so.
-        subset: Whether fewer classes or images than the official ones are intended.
+        words: Readable names of the classes.
+        official: 'ILSVRC2012' or 'ILSVRC2010' if the source declares it.
+        subset: Whether it is meant to have fewer classes or images than the official dataset.
     """
 
     classes: tuple[str, ...]
@@ -32,8 +33,9 @@ class Contents(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """One line of the report: something to correct, a note, or that all is well."""
+    """One line of the report: a fault to correct, a note, or a passed check."""
 
+    #: Whether the user has to correct something.
     mend: bool
     text: str
     note: bool = False
@@ -43,24 +45,25 @@ class Finding(NamedTuple):
 
 
 def as_note(text: str) -> Finding:
-    """A finding to know, with nothing to correct."""
+    """Make a finding that is worth knowing but needs no correction."""
     return Finding(False, text, note=True)
 
 
 def counts(contents: Contents) -> Iterator[Finding]:
-    """Images by split and class, and whether they are the official counts of ILSVRC."""
+    """Count the images by split and class, and compare the counts with those of ILSVRC."""
     for name, split in contents.splits.items():
         counts = np.bincount(split.labels, minlength=len(contents.classes))
         empty = [contents.classes[i] for i in np.flatnonzero(counts == 0)]
         text = f"{name}: {len(split.labels):,} images, {counts.min():,} to {counts.max():,} a class"
         if empty:
             text += f"; none of {len(empty):,} classes: {listed(empty)}"
-        # What training does: it refuses a class without training images, and warns of others.
+        # As in training, a class without training images is a fault; one without other images is only a note.
         yield Finding(bool(empty) and name == "train", text, note=bool(empty))
     official = _official(contents)
     if official is None:
         yield Finding(
-            False, f"{len(contents.classes):,} classes; not an ILSVRC, whose counts are known"
+            False,
+            f"{len(contents.classes):,} classes; not an ILSVRC dataset, so the counts are not checked",
         )
         return
     expected = {"classes": ilsvrc.NUM_CLASSES, **ilsvrc.COUNTS[official]}
@@ -72,28 +75,28 @@ def counts(contents: Contents) -> Iterator[Finding]:
         if name in found and found[name] != count
     ]
     if not fewer:
-        yield Finding(False, f"the counts of {official}, exactly")
+        yield Finding(False, f"the counts are exactly those of {official}")
     elif contents.subset:
         yield Finding(
             False,
-            f"a subset of {official} ({', '.join(fewer)}): its errors compare with no published one",
+            f"a subset of {official} ({', '.join(fewer)}): its errors are not comparable to published ones",
         )
     else:
         yield Finding(
             True,
-            f"{', '.join(fewer)} of {official}: complete the data, or say --subset if this is meant",
+            f"{', '.join(fewer)} of {official}: complete the data, or give --subset if this is intended",
         )
 
 
 def _official(contents: Contents) -> str | None:
-    """Which ILSVRC this is; classes that are synsets are taken for ILSVRC-2012."""
+    """Return the ILSVRC dataset that this is; if all classes are synsets, assume ILSVRC-2012."""
     if contents.official is None and all(map(ilsvrc.is_synset, contents.classes)):
         return "ILSVRC2012"
     return contents.official
 
 
 def order(contents: Contents) -> Iterator[Finding]:
-    """Whether label i is the i-th synset in sorted order, as in all published weights."""
+    """Check that label i is the i-th synset in sorted order, as in all published weights."""
     classes, words = contents.classes, contents.words
     if list(classes) != sorted(classes):
         yield Finding(True, "the classes are not in sorted order: prepare the store again")
@@ -104,43 +107,43 @@ def order(contents: Contents) -> Iterator[Finding]:
             yield Finding(
                 True,
                 f"class {i} is {classes[i]} and should be {synset} ({word}): these are not the "
-                "1,000 classes of ILSVRC-2012; get the missing ones, take out the others",
+                "1,000 classes of ILSVRC-2012; add the missing classes and remove the others",
             )
             return
         if synset in classes:
-            place = classes.index(synset)
-            if words[place] != synset and word.split()[-1] not in words[place].lower():
+            label = classes.index(synset)
+            if words[label] != synset and word.split()[-1] not in words[label].lower():
                 yield Finding(
                     True,
-                    f"class {place}, {synset}, is called {words[place]!r} and should be {word!r}: "
-                    "the names are of another order; take meta.mat of the devkit of 2012",
+                    f"class {label}, {synset}, is called {words[label]!r} and should be {word!r}: "
+                    "the names have a different order; use meta.mat of the 2012 devkit",
                 )
                 return
     first = f"class 0 is {classes[0]}" + (f", {words[0]}" if words[0] != classes[0] else "")
     if classes[0] == ilsvrc.KNOWN_CLASSES[0][0] and words[0] == classes[0]:
         first += f", {ilsvrc.KNOWN_CLASSES[0][1]}"
-    yield Finding(False, f"labels count by sorted synsets; {first}")
+    yield Finding(False, f"labels are in the order of sorted synsets; {first}")
 
 
 def colors(contents: Contents) -> Iterator[Finding]:
-    """Mean and standard deviations of colors; those of ImageNet are known."""
-    found = contents.statistics
-    shown = ", ".join(f"{std:.1f}" for std in found.stds)
-    mean = ", ".join(f"{value:.1f}" for value in found.channel_mean)
-    text = f"color: standard deviations {shown}, mean {mean} (RGB, of 255)"
+    """Report the mean and standard deviations of the colors, and compare them with ImageNet's."""
+    statistics = contents.statistics
+    stds = ", ".join(f"{std:.1f}" for std in statistics.stds)
+    mean = ", ".join(f"{value:.1f}" for value in statistics.channel_mean)
+    text = f"color: standard deviations {stds}, mean {mean} (RGB, of 255)"
     if _official(contents) is None:
         yield Finding(False, text)
         return
     published = ", ".join(f"{std:.1f}" for std in ilsvrc.STDS)
-    text += f"; ILSVRC-2012 had {published} in 2012"
-    ratios = found.stds / np.array(ilsvrc.STDS)
+    text += f"; those of ILSVRC-2012 are {published}"
+    ratios = statistics.stds / np.array(ilsvrc.STDS)
     if ratios.max() > TOLERANCE or ratios.min() < 1 / TOLERANCE:
         yield Finding(
             True,
-            f"{text}: too different for photographs of ImageNet; were they changed, or is this "
-            "another set?",
+            f"{text}: too different for photographs of ImageNet; were the images changed, or is this "
+            "another dataset?",
         )
-    elif found.channel_mean[0] < found.channel_mean[2]:
+    elif statistics.channel_mean[0] < statistics.channel_mean[2]:
         yield Finding(True, f"{text}: more blue than red; were the channels swapped (BGR)?")
     else:
         yield Finding(False, text)

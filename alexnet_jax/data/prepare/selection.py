@@ -1,4 +1,4 @@
-"""What a source holds, and what of it is chosen for a store."""
+"""The contents of a source of images, and the selection of those to store."""
 
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -18,37 +18,38 @@ from alexnet_jax.errors import DataError, listed
 
 @dataclass(frozen=True, order=True)
 class CifarRecord:
-    """Image `index` of one of CIFAR-10's binary files, which lies in a plain tar."""
+    """Image `index` of a binary file of CIFAR-10 in an uncompressed tar."""
 
     file: Member
     index: int
 
     @property
     def title(self) -> str:
+        """Name of the image in messages."""
         return f"{self.file.title}: image {self.index}"
 
     def read(self) -> UInt8[np.ndarray, "32 32 3"]:
-        """Raises DataError."""
+        """Read the pixels. Raises DataError."""
         start = self.file.offset + self.index * cifar10.RECORD + 1
         planes = self.file._replace(offset=start, packed=3072, size=3072).read()
         return np.frombuffer(planes, np.uint8).reshape(3, 32, 32).transpose(1, 2, 0)
 
 
-#: An image has a `title` for people and `read()`, which gives encoded bytes or pixels, or raises DataError.
+#: An image has a `title` for messages, and a method `read` that returns encoded bytes or pixels, or raises DataError.
 Image = File | Member | CifarRecord | tfds.Example
 
 
 class Found(NamedTuple):
-    """Everything that a source holds.
+    """Contents of a source.
 
     Attributes:
         kind: Description of the source.
         splits: Split -> class -> its images, sorted by name.
-        words: Class -> its name for people, if the source gives one.
-        official: 'ILSVRC2012' or 'ILSVRC2010' for their own archives.
+        words: Class -> its readable name, if the source has one.
+        official: 'ILSVRC2012' or 'ILSVRC2010' for the official archives.
         notes: Descriptions of what was left out.
-        stamp: Changes when a file that holds many images does.
-        faults: Descriptions of what has to be corrected first.
+        stamp: A string that changes if an archive changes.
+        faults: Descriptions of what must be corrected first.
         direct: Whether training can read the source without a store.
     """
 
@@ -67,9 +68,9 @@ class Listing(NamedTuple):
     """The chosen images, sorted by class and name.
 
     Attributes:
-        splits: Split -> (label, image) in order.
-        classes: Synsets or names of folders, sorted.
-        words: Their names for people; as `classes` where the source gives none.
+        splits: Split -> its (label, image) pairs.
+        classes: Synsets or folder names, sorted.
+        words: Their readable names; equal to `classes` where the source has none.
     """
 
     kind: str
@@ -87,10 +88,16 @@ def select(
     classes: tuple[str, ...] = (),
     max_per_class: int | None = None,
 ) -> Listing:
-    """Choose the images of `classes` (empty: all), at most the first `max_per_class` of each class and split.
+    """Select the images to store.
 
-    Without `subset`, official archives must be complete and all splits must have the classes of 'train'; with it,
-    images of other classes are left out with a note. Raises DataError with everything that is wrong.
+    Args:
+        subset: If false, official archives must be complete, and all splits must have the classes of 'train'. If true,
+            images of other classes are left out with a note.
+        classes: Classes to select; empty selects all.
+        max_per_class: Select at most the first so many images of each class and split.
+
+    Raises:
+        DataError: Lists all problems of the source.
     """
     names = found.splits["train"]
     faults = [*found.faults, *incomplete(found, subset)]
@@ -103,7 +110,7 @@ def select(
 def listing(
     found: Found, *, classes: tuple[str, ...] = (), max_per_class: int | None = None
 ) -> Listing:
-    """As `select`, but ignores what is wrong with `found`. Raises DataError if nothing is chosen."""
+    """Select images as `select` does, ignoring problems of the source. Raises DataError if nothing is selected."""
     names = tuple(sorted(found.splits["train"]))
     notes = list(found.notes)
     if classes:
@@ -119,7 +126,7 @@ def listing(
         kinds = found.splits[split]
         strangers = sum(len(kinds[name]) for name in set(kinds) - set(found.splits["train"]))
         if strangers:
-            notes.append(f"{strangers:,} images of {split} are of classes that train has not")
+            notes.append(f"{strangers:,} images of {split} have classes that train does not have")
         splits[split] = [
             (label, image)
             for label, name in enumerate(names)
@@ -132,26 +139,26 @@ def listing(
 
 
 def numbered(names: Iterable[str]) -> list[str]:
-    """A fault if all classes are numbers, because there are several numberings of ImageNet's classes.
+    """Return a fault if all class names are numbers, because ImageNet's classes have several numberings.
 
-    The devkit's numbers are not the sorted order, and '10' sorts before '2': confusing them destroys the accuracy
-    without any error. The ten digits are exempt.
+    The numbers of the devkit are not in sorted order, and '10' sorts before '2'. A wrong numbering ruins the accuracy
+    without an error. The ten digits are allowed.
     """
     names = list(names)
     if not names or not all(name.isdigit() for name in names) or set(names) <= set("0123456789"):
         return []
     return [
-        f"the classes are numbers ({listed(sorted(names), 3)}): nothing says which classes these are, and as text "
-        "10 comes before 2; rename them to synsets (n01440764) or names"
+        f"the classes are numbers ({listed(sorted(names), 3)}): it is unknown which classes these are, and as text "
+        "10 sorts before 2; rename them to synsets (n01440764) or names"
     ]
 
 
 def incomplete(found: Found, subset: bool = False) -> list[str]:
-    """Faults if counts are not the official ones or splits lack classes; none if a `subset` is meant."""
+    """Return faults if counts are not the official ones or splits lack classes; none with `subset`."""
     if subset:
         return []
     faults = []
-    hint = "; if this is meant, say --subset"
+    hint = "; if this is intended, give --subset"
     if found.official:
         kinds = found.splits["train"]
         if len(kinds) != ilsvrc.NUM_CLASSES:

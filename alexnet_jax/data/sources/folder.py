@@ -1,4 +1,4 @@
-"""Source 'folder': images in PATH/train/CLASS/, and the same below val/ and test/."""
+"""Data source 'folder': images in PATH/train/CLASS/, PATH/val/CLASS/ and PATH/test/CLASS/."""
 
 import os
 import pathlib
@@ -13,14 +13,17 @@ from alexnet_jax.data.sources.tree import LAYOUT, File
 from alexnet_jax.errors import DataError, listed, printable
 from alexnet_jax.specs import DataSpec
 
-SKIP = "remove or replace them, or skip them by --config.data.skip_unreadable=True"
+SKIP = "remove or replace them, or skip them with --config.data.skip_unreadable=True"
 
 
 def load(spec: DataSpec) -> Dataset:
-    """One folder per class, in sorted order; images of any format and size.
+    """Load a tree with a folder for each class; images of any format and size.
 
-    Images are decoded and checked at their first use, or here if data.skip_unreadable is set.
-    Raises DataError with everything that is wrong with the tree.
+    The classes are data.classes or else the folder names in sorted order. Images are decoded and checked at their
+    first use, or here if data.skip_unreadable is set.
+
+    Raises:
+      DataError: Lists all problems of the tree.
     """
     root = pathlib.Path(spec.path or "").expanduser()
     if not spec.path or not tree.has_train(root):
@@ -39,24 +42,26 @@ def load(spec: DataSpec) -> Dataset:
         for name, kinds in found.splits.items()
     }
     faulty = {file: why for pairs in chosen.values() for file, _ in pairs if (why := file.fault())}
-    lost = list(faulty.values())
-    if faults or (lost and not spec.skip_unreadable):
-        raise tree.refusal(root, faults, _unreadable(chosen, spec, lost))
+    unreadable = list(faulty.values())
+    if faults or (unreadable and not spec.skip_unreadable):
+        raise tree.refusal(root, faults, _unreadable(chosen, spec, unreadable))
     total = sum(map(len, chosen.values()))
-    if lost:
+    if unreadable:
         chosen = {
             name: [pair for pair in pairs if pair[0] not in faulty]
             for name, pairs in chosen.items()
         }
     paths = [tree.relative(file.path, root) for pairs in chosen.values() for file, _ in pairs]
     try:
-        known = digests.of_files(root, paths, spec.threads)
+        tree_files = digests.of_files(root, paths, spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     ends = np.cumsum([len(pairs) for pairs in chosen.values()])[:-1]
-    splits, skipped = {}, list(lost)
-    for (name, pairs), values in zip(chosen.items(), np.split(known.digests, ends), strict=True):
-        splits[name] = _split(found.folders[name], pairs, values, known, spec)
+    splits, skipped = {}, list(unreadable)
+    for (name, pairs), values in zip(
+        chosen.items(), np.split(tree_files.digests, ends), strict=True
+    ):
+        splits[name] = _split(found.folders[name], pairs, values, tree_files, spec)
         if spec.skip_unreadable:
             bad = dict(splits[name].images.unreadable())
             skipped += bad.values()
@@ -64,12 +69,12 @@ def load(spec: DataSpec) -> Dataset:
             splits[name] = take(splits[name], readable)
             chosen[name] = [pairs[i] for i in readable]
     notes = list(found.notes)
-    if not known.sampled:
-        twice = duplicates(
+    if not tree_files.sampled:
+        equal = duplicates(
             {name: split.digests.tolist() for name, split in splits.items()},
             {name: split.labels for name, split in splits.items()},
         )
-        notes += twice.notes(
+        notes += equal.notes(
             lambda name, i: printable(tree.relative(chosen[name][i][0].path, root))
         )
     if skipped:
@@ -77,7 +82,7 @@ def load(spec: DataSpec) -> Dataset:
     return Dataset(
         splits,
         classes,
-        times=known.times,
+        times=tree_files.times,
         notes=tuple(f"{root}: {note}" for note in notes),
         skipped=tuple(map(printable, skipped)),
         applies_exif=True,
@@ -85,9 +90,9 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def _unreadable(
-    chosen: dict[str, list[tuple[File, int]]], spec: DataSpec, lost: list[str]
+    chosen: dict[str, list[tuple[File, int]]], spec: DataSpec, faults: list[str]
 ) -> str | None:
-    """Describe all images that cannot be read; only the `lost` ones if there are too many to decode here."""
+    """Describe the unreadable images; if there are too many images to decode here, only the known `faults`."""
     files = [file for pairs in chosen.values() for file, _ in pairs]
     images = ImageFiles(
         lambda i: (None, files[i].path),
@@ -97,35 +102,36 @@ def _unreadable(
         identity=None,
     )
     if images.nbytes > image_files.CACHE_LIMIT_BYTES:
-        return f"{undecodable(lost, len(files))}; remove or replace them" if lost else None
+        return f"{undecodable(faults, len(files))}; remove or replace them" if faults else None
     bad = [fault for _, fault in images.check()]
     return f"{undecodable(bad, len(files))}; {SKIP}" if bad else None
 
 
 def _no_train(root: pathlib.Path, spec: DataSpec) -> str:
+    """Explain why `root` is not a folder of training images."""
     if not spec.path or not root.is_dir():
-        return f"no folder {spec.path}; it should hold {LAYOUT}"
+        return f"no folder {spec.path}; expected {LAYOUT} in it"
     try:
         entries = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     except OSError as error:
         return f"cannot read {root}: {error.strerror}"
     if "index.json" in entries:
-        return f"{root} is a prepared store: say --config.data.source=store"
+        return f"{root} is a prepared store: set --config.data.source=store"
     if any(archives.is_archive(name) for name in entries):
-        return f"{root} holds archives: {_prepare(root)}"
-    seen = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
-    return f"no folder train in {root}; it has {seen or 'nothing'}, and should hold {LAYOUT}"
+        return f"{root} contains archives: {_prepare(root)}"
+    listing = ", ".join(entries[:8]) + (" ..." if len(entries) > 8 else "")
+    return f"no folder train in {root}; it contains {listing or 'nothing'}; expected {LAYOUT}"
 
 
 def _prepare(root: pathlib.Path) -> str:
-    return f"prepare a store from them first, by alexnet prepare --from {root} --out STORE"
+    return f"prepare a store from them first, with alexnet prepare --from {root} --out STORE"
 
 
 def _split(
     folder: pathlib.Path,
     pairs: list[tuple[File, int]],
     values: np.ndarray,
-    known: digests.Files,
+    tree_files: digests.Files,
     spec: DataSpec,
 ) -> Split:
     paths = [file.path for file, _ in pairs]
@@ -134,9 +140,9 @@ def _split(
         len(paths),
         spec.image_size,
         threads=spec.threads,
-        identity=digests.key(values, known.times),
+        identity=digests.cache_key(values, tree_files.times),
         title=f"{len(paths)} images of {folder}",
-        check=known.check,
+        check=tree_files.check,
         exif=spec.exif,
     )
     return Split(images, np.array([label for _, label in pairs], np.int32), values)

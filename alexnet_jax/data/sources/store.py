@@ -112,7 +112,7 @@ def _digests(
     counts = [shard.count for shard in shards]
     if seen.samples:
         both = [f"{one} {seen.samples[x.file]}" for one, x in zip(sums, shards, strict=True)]
-        return digests.of_places([digests.of_bytes(one.encode()) for one in both], counts)
+        return digests.of_records([digests.of_bytes(one.encode()) for one in both], counts)
     paths, total = [folder / shard.file for shard in shards], sum(counts)
 
     def read() -> dict[str, np.ndarray]:
@@ -125,7 +125,7 @@ def _digests(
         return {"digests": np.fromiter(found, np.uint64, total)}
 
     like: dict[str, Any] = {"digests": ((total,), "uint64")}
-    return digests.kept(digests.key(*sums, *counts), read, like)["digests"]
+    return digests.cached_arrays(digests.cache_key(*sums, *counts), read, like)["digests"]
 
 
 def images(
@@ -157,7 +157,9 @@ def images(
         sum(counts),
         size,
         threads=threads,
-        identity=digests.key(*(index.files[shard.file][1] for shard in shards), *counts, seen.times)
+        identity=digests.cache_key(
+            *(index.files[shard.file][1] for shard in shards), *counts, seen.times
+        )
         if seen
         else None,
         title=f"{sum(counts)} images of {split} in {folder}",

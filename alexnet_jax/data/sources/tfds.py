@@ -46,13 +46,15 @@ def load(spec: DataSpec) -> Dataset:
     for name, known in zip(names, np.split(files.digests, ends), strict=True):
         counts = builder.info.splits[name].shard_lengths
         about = f"{name} of {title}"
-        content = _content(records[name], image, label, digests.key(known, files.times), about)
+        content = _content(
+            records[name], image, label, digests.cache_key(known, files.times), about
+        )
         values, labels = content["digests"], content["labels"]
         if files.sampled:
-            values = digests.of_places(known, counts)
+            values = digests.of_records(known, counts)
         _check_labels(labels, about, len(builder.info.features[label].names))
         images = _images(
-            records[name], image, about, spec, digests.key(values, files.times), files.check
+            records[name], image, about, spec, digests.cache_key(values, files.times), files.check
         )
         splits[SPLITS[name]] = Split(images, labels, values)
     return Dataset(
@@ -305,7 +307,9 @@ def _content(records: Any, image: str, label: str, key: str, about: str) -> dict
         return {"digests": values, "labels": labels.astype(np.int32)}
 
     count = (len(records),)
-    return digests.kept(key, read, {"digests": (count, "uint64"), "labels": (count, "int32")})
+    return digests.cached_arrays(
+        key, read, {"digests": (count, "uint64"), "labels": (count, "int32")}
+    )
 
 
 def _check_labels(labels: np.ndarray, about: str, num_classes: int) -> None:

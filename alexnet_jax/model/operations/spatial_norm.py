@@ -1,4 +1,4 @@
-"""Response normalization over places of one map, of the 2012 program."""
+"""Response normalization over neighboring positions of the same feature map, from the 2012 program."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from alexnet_jax.model.operations.base import Operation
 
 
 class SpatialNorm(Operation):
+    """x / (1 + alpha * sum of x^2 over size x size positions)^beta."""
+
     name = "spatial_norm"
     keeps_float32 = True
 
@@ -18,7 +20,7 @@ class SpatialNorm(Operation):
         )
 
     def to_onnx(self, graph, node, x):
-        """x / (1 + alpha * sum of x^2 over size x size places)^beta: the sum is a mean that counts the padding."""
+        """Add the operation to an ONNX graph; AveragePool, counting the padding, computes the sum divided by size^2."""
         norm, name = graph.model.spatial_norm, node.feature
         before, after = norm.size // 2, norm.size - 1 - norm.size // 2
         squares = graph.add(f"{name}/squares", "Mul", x, x)
