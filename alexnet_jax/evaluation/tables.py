@@ -123,9 +123,7 @@ def _row(model: str, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(made: dict[str, Any]) -> str:
     """Both tables with the paper's rows and ours, and a line on the images of each."""
-    ours = (
-        f"{made['count']:,} images of {made['split']}, {made['data']}, {specs.views_in_words(made['views'])}"
-    )
+    ours = f"{made['count']:,} images of {made['split']}, {made['data']}, {specs.views_in_words(made['views'])}"
     parts = [
         _table("Table 1", _COLUMNS["table1"], published.TABLE_1, made["table1"]),
         _table("Table 2", _COLUMNS["table2"], published.TABLE_2, made["table2"]),

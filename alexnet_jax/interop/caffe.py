@@ -43,7 +43,9 @@ class Layer(NamedTuple):
     blobs: list[np.ndarray]
 
 
-def load(path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None) -> TrainedModel:
+def load(
+    path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None
+) -> TrainedModel:
     """The network of a .caffemodel; `spec` and `tree` are its config, `mean` a .binaryproto, or None for MEAN.
 
     Raises CheckpointError naming the tensor that is missing, unknown, of another shape, or not finite.

@@ -86,7 +86,9 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
     theirs = {name: tensors[names[name]] for name in names}
     found = files.unflatten(layout.from_channels_first(path, spec, theirs))
     class_names = _class_names(path, metadata, spec.model)
-    return TrainedModel(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names)
+    return TrainedModel(
+        spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names
+    )
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:

@@ -102,7 +102,9 @@ class Layer(nn.Module):
         for node, following in itertools.zip_longest(nodes, nodes[1:]):
             # What a pool compares is not rounded before; the pool itself rounds its results.
             compared = following is not None and following.operation.compares
-            wide = node.operation.keeps_float32 and compared and self.model.compute_dtype != "float32"
+            wide = (
+                node.operation.keeps_float32 and compared and self.model.compute_dtype != "float32"
+            )
             dtype = jnp.dtype("float32" if wide else self.model.compute_dtype)
             towers = self.model.towers // self.sharding.devices
             call = operations.Call(node, train, dropout_keys.next, dtype, towers)

@@ -118,7 +118,8 @@ def test_other_methods_are_refused_in_our_words(server, method):
 
 
 @pytest.mark.parametrize(
-    "request_line", [b"GET", b"GET /", b"GET / FTP/1.0", b"GET / HTTP/9.9", b"\xff \x00 \x01", b"G" * 70_000]
+    "request_line",
+    [b"GET", b"GET /", b"GET / FTP/1.0", b"GET / HTTP/9.9", b"\xff \x00 \x01", b"G" * 70_000],
 )
 def test_what_is_no_http_gets_no_page_of_the_library(server, request_line):
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:

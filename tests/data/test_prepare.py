@@ -209,7 +209,8 @@ def test_cifar10_keeps_its_size_and_pixels(tmp_path, data_spec):
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
     dataset = sources.open_dataset(data_spec("store", tmp_path / "one", image_size=32), 0)
     assert (
-        store_format.read_index(tmp_path / "one").format == "raw" and dataset.class_names[0] == "airplane"
+        store_format.read_index(tmp_path / "one").format == "raw"
+        and dataset.class_names[0] == "airplane"
     )
     assert [len(split.labels) for split in dataset.splits.values()] == [20, 4]
     first = np.frombuffer(cifar_files()[0][1], np.uint8)[1:3073].reshape(3, 32, 32)

@@ -441,7 +441,9 @@ def test_doctor_and_prepare_read_archives_beside_folders(tmp_path, data_spec):
     assert not mend and "train: all 3 images can be read" in told
     assert [
         label
-        for label, _ in selection.select(discovery.find(root, tmp_path), subset=False).splits["train"]
+        for label, _ in selection.select(discovery.find(root, tmp_path), subset=False).splits[
+            "train"
+        ]
     ] == [0, 0, 1]
 
 

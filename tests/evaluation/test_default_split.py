@@ -84,7 +84,9 @@ def test_saved_predictions_are_enough_where_the_images_are_gone(files, tmp_path)
     labels = np.zeros(3, np.int32)
     kept = predictions.Predictions(np.full((3, 10), 0.1, np.float32), labels)
     shutil.copy(files["val"], tmp_path)
-    target._data_spec = target._data_spec.__class__(**{**vars(target._data_spec), "path": "/nowhere.npz"})
+    target._data_spec = target._data_spec.__class__(
+        **{**vars(target._data_spec), "path": "/nowhere.npz"}
+    )
     with pytest.raises(DataError, match="nowhere"):
         target.split_name(None, "center")
     predictions.save(tmp_path, "val", "center", target.trained.step, kept)

@@ -45,7 +45,9 @@ def random_run(name: str, overrides=()) -> trained.TrainedModel:
     )
     names = tuple(f"class {number}" for number in range(classes))
     tree = json.loads(config.to_json(loaded))
-    return trained.TrainedModel(spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names)
+    return trained.TrainedModel(
+        spec, tree, 0, found["params"], found.get("batch_stats", {}), means, names
+    )
 
 
 def pictures(run: trained.TrainedModel, count: int = 3) -> np.ndarray:
