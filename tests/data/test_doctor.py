@@ -59,7 +59,7 @@ def test_a_good_store_passes_and_is_shown(stored, examine, tmp_path):
     assert code == 0
     text = "\n".join(lines)
     assert "all SHA-256 sums match" in text and "train: all 15 images can be read" in text
-    assert "labels count by sorted synsets; class 0 is n01440764, tench" in text
+    assert "labels are in the order of sorted synsets; class 0 is n01440764, tench" in text
     assert "a subset of ILSVRC2012 (3 of 1,000 classes, 15 of 1,281,167 train images" in text
     assert "ILSVRC-2012 are 19.7, 37.1, 121.8" in text
     with Image.open(tmp_path / "sheet.png") as drawn:

@@ -72,7 +72,7 @@ def test_a_command_without_split_takes_val_where_there_is_no_test(command, files
 def test_train_is_the_last_choice_and_it_is_said(files, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert EvalTarget(files["train"]).split_name(None, "center") == "train"
-    assert "no test and no val" in caplog.text
+    assert "no test or val split" in caplog.text
     assert splits.default(("train", "val", "test")) == "test"
     assert EvalTarget(files["train"]).split_name("val", "center") == "val"
 

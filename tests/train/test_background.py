@@ -113,7 +113,7 @@ def test_a_state_that_is_not_finite_is_refused_by_the_name_of_the_array(state):
     for value in (np.nan, np.inf, -np.inf):
         fetched.params["conv1"]["kernel"][77] = value
         with pytest.raises(
-            DivergedError, match="params/conv1/kernel is not finite after step 7: no"
+            DivergedError, match="params/conv1/kernel is not finite after step 7, so no"
         ):
             checkpoint.check_finite(fetched)
     fetched.params["conv1"]["kernel"][77] = 0

@@ -27,7 +27,7 @@ def events(monkeypatch):
     """What the loop does, in order: (dispatch | read | log | evaluate | fetch | committed, steps made)."""
     found: list[tuple[str, int]] = []
     make, read, validate, save = (
-        setup.make_train_step, Meter._read, Evaluator.validate, checkpoint.save,
+        setup.make_train_step, Meter._fetch, Evaluator.validate, checkpoint.save,
     )  # fmt: skip
     fetch, train = checkpoint.fetch, Log.train
 
@@ -51,7 +51,7 @@ def events(monkeypatch):
 
     monkeypatch.setattr(setup, "make_train_step", make_train_step)
     monkeypatch.setattr(
-        Meter, "_read", recorded("read", read, lambda meter, step, _, notes: step + len(notes))
+        Meter, "_fetch", recorded("read", read, lambda meter, step, _, notes: step + len(notes))
     )
     monkeypatch.setattr(Log, "train", recorded("log", train, lambda log, step, *_: step))
     monkeypatch.setattr(
