@@ -256,7 +256,7 @@ def test_a_pipe_or_a_device_is_no_image(pipe, two_nets, tmp_path):
         predict.main([str(tmp_path / "z.jpg"), "--workdir", str(two_nets[0])])
     out = str(tmp_path / "fc6.npz")
     asked = ["--workdir", str(two_nets[0]), "--layer", "fc6", "--out", out]
-    with pytest.raises(DataError, match="not a (regular )?file"):
+    with pytest.raises(DataError, match=r"not a (regular )?file"):
         features.main([*asked, "--images", str(tmp_path / "z.jpg")])
 
 
