@@ -46,7 +46,8 @@ def in_own_mounts(script: str, timeout: float = 90) -> subprocess.CompletedProce
 def test_a_run_walks_back_past_damage_and_ends_with_the_same_bits(starter, golden, tmp_path):
     assert starter.run(tmp_path / "run", fault=killed_once_saved("train.step:33")).code == -9
     newest = tmp_path / "run" / "checkpoints" / "30"
-    data = max(newest.rglob("d/*"), key=lambda path: path.stat().st_size)
+    written = [path for path in (newest / "state").rglob("*") if path.is_file()]
+    data = max(written, key=lambda path: path.stat().st_size)
     content = bytearray(data.read_bytes())
     content[len(content) // 3] ^= 4
     data.write_bytes(content)

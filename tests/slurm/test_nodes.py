@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import runs
+from launch import environment, runs
 from tests.launch.test_local import folder, processes_of
 from tests.reliability.compare import differences, snapshot
 from tests.reliability.test_processes import free_address
@@ -60,7 +60,7 @@ def undisturbed(tmp_path_factory) -> dict:
         for index in range(2)
     ]  # fmt: skip
     pair = [
-        subprocess.Popen(run.command, cwd=runs.ROOT, env=runs.environment() | place, stdout=subprocess.DEVNULL)
+        subprocess.Popen(run.command, cwd=runs.ROOT, env=environment.environment() | place, stdout=subprocess.DEVNULL)
         for place in places
     ]  # fmt: skip
     try:
@@ -94,8 +94,8 @@ def ended(cluster: Cluster) -> None:
 def process_of(out: Path, rank: int) -> int:
     """The training process of a rank; srun, which has SLURM_PROCID too, is in no step."""
     for pid in processes_of(out):
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        if b"SLURM_STEP_ID=0" in environment and f"SLURM_PROCID={rank}".encode() in environment:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if b"SLURM_STEP_ID=0" in variables and f"SLURM_PROCID={rank}".encode() in variables:
             return pid
     raise LookupError(f"no process {rank}")
 
@@ -108,8 +108,8 @@ def test_a_member_on_two_nodes_computes_what_two_local_processes_do(
     assert codes(tmp_path, "good") == [0]
     said = cluster.ask("scontrol", "show", "job", record(tmp_path, "good")["slurm"])
     assert "NumNodes=2" in said and "NumTasks=2" in said and "CPUs/Task=2" in said
-    environment = json.loads((folder(tmp_path, "good") / "run.json").read_text())
-    assert environment["processes"] == len(environment["devices"]) == 2
+    found = json.loads((folder(tmp_path, "good") / "run.json").read_text())
+    assert found["processes"] == len(found["devices"]) == 2
     assert json.loads((folder(tmp_path, "good") / "status.json").read_text())["host"] == FIRST
     assert the_same(undisturbed, tmp_path)
     figures["SLURM, two nodes: the same bits"] += 1
