@@ -1,5 +1,6 @@
 """Errors that users can fix; each ends a command with one line on standard error and a documented exit code."""
 
+import difflib
 import errno
 import unicodedata
 from collections.abc import Iterable
@@ -30,6 +31,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(repr(c)[1:-1] if unicodedata.category(c) in _CONTROL else c for c in text)
+
+
+def one_line(error: object) -> str:
+    """Return the text of an error with all whitespace as single spaces."""
+    return " ".join(str(error).split())
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a message that names the nearest known word; '' if none is near."""
+    guess = difflib.get_close_matches(word, known, 1)
+    return f'; did you mean "{guess[0]}"?' if guess else ""
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from alexnet_jax import cli, config
 from alexnet_jax.cli import environment as streams
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.run import environment, failures, processes
+from alexnet_jax.run import environment, failures, processes, reading
 from alexnet_jax.run.schemas import Results
 from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.workdir import RunFolder, Workdir
@@ -102,7 +102,6 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
     from alexnet_jax.kernels import compiler
     from alexnet_jax.run.signals import Signals, Stop
     from alexnet_jax.train import prepare
-    from alexnet_jax.train.plan import Plan
     from alexnet_jax.train.setup import Options
 
     if spec.train.deterministic:
@@ -118,10 +117,11 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
                     lambda: _has_checkpoint(workdir)
                 ):
                     init = trained.load(options.init_from)
+                    prepare.check_init(prepared.spec, init, partial=options.allow_partial)
         except Stop:
             streams.say_error("stopped before the first step: there is nothing to save")
             return signals.exit_code
-        last_step = Plan(prepared.spec, len(prepared.dataset.splits["train"].labels)).last_step
+        last_step = prepared.plan.last_step
         if options.dry_run:
             return _dry_run(options, config_dict, prepared, workdir)
         with workdir if processes.is_primary() else contextlib.nullcontext():
@@ -213,11 +213,10 @@ def _take_folder(
             print(f"{summary(finished)}\nalready finished: nothing to do", flush=True)
         return None
     # Checked before anything is written, so that a rejected start leaves the folder unchanged.
-    spec, dataset, _ = prepared
-    prepare.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
-    earlier, current = workdir.environment(), environment.describe(spec)
+    prepare.check_resume(workdir, prepared, changed=bool(options.override_resume))
+    earlier, current = reading.read_environment(workdir.path), environment.describe(prepared.spec)
     workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
-    workdir.write("run.json", current | {"data": splits.summary(dataset)})
+    workdir.write("run.json", current | {"data": splits.summary(prepared.dataset)})
     return environment.changes(earlier, current)
 
 
@@ -225,7 +224,7 @@ def _finished(workdir: Workdir, last_step: int) -> Results | None:
     """Return results.json if the run reached `last_step` and its checkpoint is intact."""
     from alexnet_jax.inference import checkpoints
 
-    results = workdir.results()
+    results = reading.read_results(workdir.path)
     if not results or results["step"] < last_step:
         return None
     found = checkpoints.latest(workdir.checkpoints)
@@ -240,8 +239,7 @@ def _dry_run(
 
     if not workdir.overwrites:
         workdir.changes(config_dict, options.override_resume)
-        spec, dataset, _ = prepared
-        prepare.check_resume(workdir, spec, dataset, changed=bool(options.override_resume))
+        prepare.check_resume(workdir, prepared, changed=bool(options.override_resume))
     text = prepare.summary(prepared, workdir)
     if processes.is_primary():
         print(text, flush=True)

@@ -254,6 +254,10 @@ class ModelSpec:
         return (*self.convs, *self.fcs)
 
 
+#: Sources of images that read no files.
+NO_FILES = ("digits", "synthetic")
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """The dataset."""

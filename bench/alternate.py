@@ -27,6 +27,7 @@ from typing import IO, Any, NamedTuple
 from alexnet_jax.cli import markdown
 from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
+from alexnet_jax.run import schemas
 
 from . import hardware
 from .paths import IMPORT_ROOT
@@ -106,7 +107,7 @@ def report(
     """Measure at every batch size, print each table, and write all with hardware and `facts` to --json."""
     found: dict[str, Any] = hardware.hardware() | {"command": sys.argv, "steps": options.steps}
     found |= {"device": options.device, "versions": hardware.versions(), **facts}
-    found |= {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "measurements": []}
+    found |= {"time": schemas.now(), "measurements": []}
     end = time.monotonic() + options.limit
     for number, batch in enumerate(options.batch):
         share = (end - time.monotonic()) / (len(options.batch) - number)

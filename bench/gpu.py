@@ -27,6 +27,7 @@ content as a page.
 
 import argparse
 import functools
+import importlib
 import itertools
 import json
 import math
@@ -47,6 +48,7 @@ from alexnet_jax import cli, files
 from alexnet_jax.cli import markdown
 from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.run import schemas
 
 from . import alternate, hardware
 from .paths import ROOT
@@ -244,7 +246,7 @@ def _begin(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], P
     name = f"gpu-{time.strftime('%Y-%m-%d')}"
     number = next(n for n in itertools.count(1) if not (out / _numbered(name, n)).exists())
     record = {
-        "schema": 1, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": _commit(),
+        "schema": 1, "time": schemas.now(), "commit": _commit(),
         "command": sys.argv, "dry": options.dry, **hardware.hardware(), "versions": hardware.versions(),
         "limit": options.limit, "seconds": 0.0, "stages": {},
     }  # fmt: skip
@@ -339,28 +341,9 @@ def _comparisons(result: dict[str, Any]) -> str:
     return "\n".join(alternate.table(result, each) for each in result["measurements"]).rstrip()
 
 
-def _kernels(result: dict[str, Any]) -> str:
-    from . import kernels
-
-    return kernels.table(result)
-
-
-def _layers(result: dict[str, Any]) -> str:
-    from . import layers
-
-    return layers.table(result)
-
-
-def _nets(result: dict[str, Any]) -> str:
-    from . import nets
-
-    return nets.table(result)
-
-
-def _transfer(result: dict[str, Any]) -> str:
-    from . import transfer
-
-    return transfer.table(result)
+def _table_of(benchmark: str) -> Callable[[Any], str]:
+    """The function that formats the result of another benchmark."""
+    return lambda result: importlib.import_module(f"{__package__}.{benchmark}").table(result)
 
 
 def _tests_line(result: dict[str, int]) -> str:
@@ -387,7 +370,8 @@ def _tables(result: str) -> str:
 
 _SHOW: dict[str, Callable[[Any], str]] = {
     "tests": _tests_line, "peers": _comparisons, "autotuned": _comparisons, "forms": _comparisons,
-    "kernels": _kernels, "layers": _layers, "nets": _nets, "transfer": _transfer, "cifar10": _trained, "sweep": _tables,
+    "cifar10": _trained, "sweep": _tables,
+    **{name: _table_of(name) for name in ("kernels", "layers", "nets", "transfer")},
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
     def ours(kind: str) -> Callable[[], int]:
         opened = store_format.read_index(folder / kind)
         images = store.images(folder / kind, opened, "train", opened.size, options.threads)
-        labels = store_format.read_labels(folder / kind, opened, "train", total)
+        labels = store_format.read_labels(folder / kind, opened, "train")
         return lambda: _read(images, labels, options.images)
 
     def decode_only() -> int:

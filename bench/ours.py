@@ -13,7 +13,7 @@ from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.inference import predict_step
-from alexnet_jax.kernels.forms import Forms, choose
+from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.specs import Config
@@ -86,7 +86,7 @@ def lower(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Low
 
 def trace(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Traced:
     """Trace the step of a batch on `mesh` from shapes; the devices of the mesh need not exist."""
-    forms = forms or choose(mesh.devices.flat[0].platform)
+    forms = parallel.forms_of(forms, mesh)
     model = alexnet.of_config(spec, forms)
     start = state.shapes(spec, model)
     weights = jax.eval_shape(functools.partial(step.narrow, spec, forms), start.params)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, StorageError
-from alexnet_jax.run import reading, resume
+from alexnet_jax.run import reading, resume, schemas
 from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
 #: The folder that has launch/ and configs/: of the repository, or of the installed package.
@@ -163,7 +163,7 @@ def from_record(out: Path, identity: str) -> Run:
 
 def begin(run: Run) -> None:
     """Record a start."""
-    start = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    start = {"time": schemas.now()}
     write_record(run, starts=[*_starts(run), start])
 
 

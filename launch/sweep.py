@@ -154,7 +154,8 @@ def submit(options: argparse.Namespace, every: list[Run]) -> int:
             options.processes, options.jobs, tuple(options.sbatch),
         )  # fmt: skip
         print(f"submitted {len(todo)} runs as job {slurm.submit(todo, resources)}")
-    table.console().print(table.table(every, slurm.queued(every)))
+        states = slurm.queued(every)
+    table.console().print(table.table(every, states))
     return 0
 
 

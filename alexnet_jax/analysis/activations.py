@@ -70,7 +70,7 @@ def features(net: "Network") -> dict[str, int]:
 
     model = net.trained.config.model
     towers_of = {}
-    for name, layer in (*model.convs, *model.fcs):
+    for name, layer in model.layers:
         towers = 1 if is_replicated(model, name) else model.towers
         towers_of[f"{name}/act" if "act" in layer.ops else name] = towers
     return towers_of
@@ -94,8 +94,7 @@ def _sums(net: "Network", images: Any, names: list[str]) -> tuple[np.ndarray, di
     positions = {name: int(np.prod(net.shapes[name][:-1])) for name in names}
 
     def of_images(variables: Any, pixels: Any) -> Any:
-        inputs = net.inputs(pixels)[:, 0]
-        outputs: Any = net.model.apply(variables, inputs, train=False)[1]
+        outputs = net.all_features(variables, pixels)
         made = []
         for name in names:
             x = outputs[name].astype(jnp.float32).reshape(len(pixels), positions[name], -1)

@@ -86,8 +86,7 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
     import jax.numpy as jnp
 
     def of_images(variables, pixels):
-        inputs = net.inputs(pixels)[:, 0]
-        features: Any = net.model.apply(variables, inputs, train=False)[1]
+        features = net.all_features(variables, pixels)
         wanted = features[layer][..., np.array(maps)].astype(jnp.float32)
         flat = wanted.reshape(len(pixels), -1, len(maps))
         places = jnp.unravel_index(flat.argmax(axis=1), wanted.shape[1:3])

@@ -133,7 +133,7 @@ def _values(name: str) -> dict[str, object]:
 
 def _plain(argument: str, overrides: list[str]) -> dict[str, Any]:
     """Load a config as nested dicts."""
-    return json.loads(config.to_json(config.load(argument, overrides)))
+    return config.plain(config.load(argument, overrides))
 
 
 def _spec(tree: dict[str, Any]) -> Config:

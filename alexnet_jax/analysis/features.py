@@ -72,6 +72,8 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
+    for layer in options.layer:
+        net.shape_of(layer)  # raises ConfigError before any work
     source = of_files(net, options.images) if options.images else None
     print(extract(net, source or of_split(net, options), options.layer, path))
 
@@ -150,7 +152,7 @@ def _write_parts(
     from alexnet_jax.data.pipeline.splits import View
 
     def compute(variables: Any, pixels: Any) -> Any:
-        outputs: Any = net.model.apply(variables, net.inputs(pixels)[:, 0], train=False)[1]
+        outputs = net.all_features(variables, pixels)
         flat = [outputs[layer].reshape(len(pixels), -1).astype(jnp.float32) for layer in shapes]
         return jnp.concatenate(flat, axis=1)
 

@@ -41,10 +41,10 @@ def main(arguments: list[str]) -> None:
     target = targets.from_arguments(options)
     views = options.views
     split = target.split_name(options.split, views)
+    folder = Path(options.out) if options.out else target.folder / "figures"
     probabilities, labels = target.obtain(split, views)
     images = target.split(split).images
     target.check_images()
-    folder = Path(options.out) if options.out else target.folder / "figures"
     names = target.trained.class_names
     protocol: dict[str, Any] = {
         "net": str(target.path),

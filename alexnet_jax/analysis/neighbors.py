@@ -39,10 +39,12 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    shown = pictures.select(net, options)
     layer = options.layer or last_hidden(net.trained)
-    train = pictures.load_dataset(net.trained, options.data_path).splits["train"]
-    print(plot(net, shown, train, path, layer))
+    net.shape_of(layer)  # raises ConfigError before any work
+    dataset = None if options.images else pictures.load_dataset(net.trained, options.data_path)
+    shown = pictures.select(net, options, dataset)
+    dataset = dataset or pictures.load_dataset(net.trained, options.data_path)
+    print(plot(net, shown, dataset.splits["train"], path, layer))
 
 
 def plot(net: "Network", shown: Pictures, train: "Split", path: Path, layer: str) -> Path:
@@ -116,7 +118,7 @@ def nearest(
 def last_hidden(trained: "TrainedModel") -> str:
     """Return the name of the last hidden layer, such as 'fc7'."""
     model = trained.config.model
-    return [name for name, _ in (*model.convs, *model.fcs)][-2]
+    return [name for name, _ in model.layers][-2]
 
 
 def _draw(queries: np.ndarray, neighbors: np.ndarray, numbers: dict[str, Any]) -> "Figure":

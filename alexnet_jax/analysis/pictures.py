@@ -49,12 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> 
     parser.add_argument("--seed", type=int, default=0, help="seed of the selection; default: 0")
 
 
-def select(net: "Network", options: argparse.Namespace) -> Pictures:
-    """Load the images selected on the command line. Raises ConfigError and DataError."""
+def select(
+    net: "Network", options: argparse.Namespace, dataset: "Dataset | None" = None
+) -> Pictures:
+    """Load the images selected on the command line. Raises ConfigError and DataError.
+
+    `dataset` is the training data, if it is open already.
+    """
     if options.images:
         paths = list_files(options.images)
         return Pictures(net.pixels(paths), None, list(map(str, paths)))
-    name, dataset = load_split(net.trained, options.data_path, options.split)
+    name, dataset = load_split(net.trained, options.data_path, options.split, dataset)
     return sample(dataset.splits[name], name, options.count, options.seed)
 
 
@@ -76,12 +81,15 @@ def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
 
 
 def load_split(
-    run: "TrainedModel", data_path: str | None, name: str | None
+    run: "TrainedModel", data_path: str | None, name: str | None, dataset: "Dataset | None" = None
 ) -> "tuple[str, Dataset]":
-    """Open the training data; return the split to use (`name`, or splits.default) and the data. Raises DataError."""
+    """Return the split to use (`name`, or splits.default) and the training data, opened here unless it is given.
+
+    Raises DataError.
+    """
     from alexnet_jax.data.pipeline import splits
 
-    dataset = load_dataset(run, data_path)
+    dataset = dataset or load_dataset(run, data_path)
     if name and name not in dataset.splits:
         where = data_path or run.config.data.path or run.config.data.source
         raise DataError(f"{where} has no split {name!r}; it has {', '.join(dataset.splits)}")

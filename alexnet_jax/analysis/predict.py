@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_jax import cli, files, specs
+from alexnet_jax.analysis import serve_command
 from alexnet_jax.errors import ConfigError, DataError, printable
 
 #: Length in characters of the bar for probability 1.
@@ -33,18 +34,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=5, help="number of classes; default: 5")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--serve", action="store_true", help="serve a web page on 127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
+    serve_command.add_port(parser)
     options = parser.parse_args(arguments)
     _check(options)
 
+    if options.serve:
+        serve_command.serve(options)
+        return
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    if options.serve:
-        from alexnet_jax.analysis import serve
-
-        serve.serve(net, Path(options.workdir).resolve().name, options.port)
-        return
     predictions = net.top(options.images, options.top, options.views)
     if options.json:
         print(json.dumps(_report(options, net.trained.step, predictions), indent=1))
@@ -58,8 +57,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("give one or more images, or --serve without images; see --help")
     if options.top < 1:
         raise ConfigError(f"--top={options.top} must be at least 1")
-    if not 0 <= options.port < 65536:
-        raise ConfigError(f"--port={options.port} must be from 0 to 65535")
+    serve_command.check_port(options.port)
     for image in options.images:
         if Path(image).is_dir():
             raise DataError(f"{image} is a folder, not an image; give the files in it: {image}/*")

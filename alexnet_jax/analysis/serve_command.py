@@ -3,6 +3,7 @@
 alexnet serve --workdir W [--step N|best] [--port 8000]
 """
 
+import argparse
 from pathlib import Path
 
 from alexnet_jax import cli
@@ -14,13 +15,27 @@ def main(arguments: list[str]) -> None:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
+    add_port(parser)
     options = parser.parse_args(arguments)
-    if not 0 <= options.port < 65536:
-        raise ConfigError(f"--port={options.port} must be from 0 to 65535")
+    check_port(options.port)
+    serve(options)
 
-    from alexnet_jax.analysis import serve
+
+def add_port(parser: argparse.ArgumentParser) -> None:
+    """Add --port."""
+    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
+
+
+def check_port(port: int) -> None:
+    """Raise ConfigError for a number that no port has."""
+    if not 0 <= port < 65536:
+        raise ConfigError(f"--port={port} must be from 0 to 65535")
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Load the network of --workdir and --step, and serve its page at --port until it is interrupted."""
+    from alexnet_jax.analysis.serve import serve
     from alexnet_jax.inference import network
 
     net = network.load(options.workdir, options.step)
-    serve.serve(net, Path(options.workdir).resolve().name, options.port)
+    serve(net, Path(options.workdir).resolve().name, options.port)

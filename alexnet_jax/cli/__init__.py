@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from alexnet_jax.cli import environment
-from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError, of_system
+from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError, of_system, one_line
 
 
 def exit_codes() -> str:
@@ -111,7 +111,7 @@ def _run(main: Callable[[list[str]], int | None], arguments: list[str]) -> int |
             return _report(known)
         environment.say_error(
             f"{traceback.format_exc()}alexnet: error[E_INTERNAL]: {type(error).__name__}: "
-            f"{' '.join(str(error).split())}; this is a fault of the program: please report it with the lines above"
+            f"{one_line(error)}; this is a fault of the program: please report it with the lines above"
         )
         return 1
 

@@ -5,8 +5,9 @@ import io
 import os
 import subprocess
 import sys
+import traceback
 
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, one_line
 
 #: Values with which JAX counts a variable as set.
 _TRUE = ("y", "yes", "t", "true", "on", "1")
@@ -85,15 +86,15 @@ def _check_xla_flags() -> None:
 
 def fault(error: BaseException) -> ConfigError | None:
     """Convert an error that the environment caused; None for any other error."""
-    said = " ".join(str(error).split())
+    said = one_line(error)
     if isinstance(error, RuntimeError) and "determine home directory" in said:
         return ConfigError(
             "there is no home folder: set HOME, or ALEXNET_JAX_CACHE=FOLDER for decoded images, and write no ~"
         )
     if not isinstance(error, RuntimeError | AssertionError | ValueError):
         return None
-    *_, last = [None, *_frames(error)]
-    if last is None or not last.endswith(_JAX_STARTS):
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or not frames[-1].endswith(_JAX_STARTS):
         return None
     set_here = [
         f"{name}={value}"
@@ -105,12 +106,3 @@ def fault(error: BaseException) -> ConfigError | None:
     return ConfigError(
         f"JAX does not start{asked}: {why}; unset what is wrong (JAX_PLATFORMS=cpu computes without a GPU)"
     )
-
-
-def _frames(error: BaseException) -> list[str]:
-    """The source files of the traceback, the innermost last."""
-    found, at = [], error.__traceback__
-    while at:
-        found.append(at.tb_frame.f_code.co_filename)
-        at = at.tb_next
-    return found

@@ -6,7 +6,7 @@ mistake is reported at once. No other module handles a ConfigDict, except to pas
 """
 
 from alexnet_jax.config.building import parse, with_classes
-from alexnet_jax.config.canonical import completed, digest, to_json
+from alexnet_jax.config.canonical import completed, digest, plain, to_json
 from alexnet_jax.config.loading import load
 
-__all__ = ["completed", "digest", "load", "parse", "to_json", "with_classes"]
+__all__ = ["completed", "digest", "load", "parse", "plain", "to_json", "with_classes"]

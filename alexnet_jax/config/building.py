@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import dataclasses
-import difflib
 import math
 import re
 import types
@@ -12,7 +11,7 @@ from typing import Any
 
 from alexnet_jax.config import checks, keys, switches
 from alexnet_jax.config.canonical import plain, upgraded
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, did_you_mean
 from alexnet_jax.specs import MOST_LAYERS, Config
 
 
@@ -83,7 +82,7 @@ def _build(kind: Any, value: Any, path: str, faults: list[str]) -> Any:
     if origin is typing.Literal:
         if value not in arguments:
             known = ", ".join(map(str, arguments))
-            hint = _did_you_mean(str(value), arguments)
+            hint = did_you_mean(str(value), arguments)
             faults.append(f"{path} is {value!r}, not one of {known}{hint}")
         return value
     return _build_scalar(kind, value, path, faults)
@@ -114,7 +113,7 @@ def _build_dataclass(kind: Any, value: Any, path: str, faults: list[str]) -> Any
         return None
     known = keys.key_types(kind)
     for key in sorted(set(value) - set(known)):
-        faults.append(f"unknown key {path}.{key}{_did_you_mean(key, known)}")
+        faults.append(f"unknown key {path}.{key}{did_you_mean(key, known)}")
     arguments = {}
     for field in dataclasses.fields(kind):
         key = keys.key_of(field)
@@ -176,8 +175,3 @@ def _build_layers(
         faults.append(f"{path}: two of the layers {', '.join(order)} have the same number")
     names = sorted(order, key=lambda name: order[name])
     return tuple((name, _build(kind, value[name], f"{path}.{name}", faults)) for name in names)
-
-
-def _did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    guess = difflib.get_close_matches(word, known, 1)
-    return f'; did you mean "{guess[0]}"?' if guess else ""

@@ -1,13 +1,13 @@
 """What the values of a config must fulfil together; the range of each one alone is in its type."""
 
 import dataclasses
-import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
 from alexnet_jax.config.canonical import weight_decays
+from alexnet_jax.errors import did_you_mean
 from alexnet_jax.model import geometry, operations
-from alexnet_jax.specs import Config, ModelSpec, RateSpec
+from alexnet_jax.specs import NO_FILES, Config, ModelSpec, RateSpec
 
 
 def faults(spec: Config) -> list[str]:
@@ -60,9 +60,7 @@ def _layer_name_faults(spec: Config) -> Iterator[str]:
     }
     for section, values in by_layer.items():
         for name in sorted(values.keys() - names):
-            guess = difflib.get_close_matches(name, names, 1)
-            hint = f'; did you mean "{guess[0]}"?' if guess else ""
-            yield f"config.{section}.{name}: the model has no such layer{hint}"
+            yield f"config.{section}.{name}: the model has no such layer{did_you_mean(name, names)}"
 
 
 def _image_faults(spec: Config) -> Iterator[str]:
@@ -72,10 +70,15 @@ def _image_faults(spec: Config) -> Iterator[str]:
         yield f"config.augment.crop_size={augment.crop_size} is larger than the {size} pixel images"
     if augment.color_std and augment.mean == "standardize":
         yield "config.augment: color noise is for images that keep their scale"
-    if data.source not in ("digits", "synthetic", "tfds") and not data.path:
+    if data.source not in (*NO_FILES, "tfds") and not data.path:
         yield "config.data.path is not set: --config.data.path=FOLDER says where the images are"
     if data.source == "tfds" and data.name is None and data.path is None:
         yield "config.data.name is not set for tfds"
+    if data.skip_unreadable and data.source != "folder":
+        yield (
+            f"config.data.skip_unreadable is for source 'folder', not {data.source!r}; a store leaves unreadable "
+            "images out when it is prepared, with --max-bad-share"
+        )
 
 
 def _step_faults(spec: Config) -> Iterator[str]:
@@ -86,6 +89,8 @@ def _step_faults(spec: Config) -> Iterator[str]:
         )
     if train.accumulate > 1 and train.steps_per_dispatch > 1:
         yield "config.train: with accumulate, each part is a dispatch of its own: leave out steps_per_dispatch"
+    if train.steps_per_dispatch > 1 and spec.data.placement == "host":
+        yield "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
     if train.split_towers:
         yield from (f"config.train.split_towers: {one}" for one in _split_tower_faults(spec.model))
     if train.label_smoothing and train.loss != "cross_entropy":

@@ -8,14 +8,14 @@ Prints each key and its value in the syntax of `--config.KEY=VALUE`, defaults in
 config.json in a run folder: only the keys set in the config file or on the command line.
 """
 
-import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
-from alexnet_jax import cli, config
+from alexnet_jax import cli, config, files
 from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def main(arguments: list[str]) -> None:
@@ -41,25 +41,17 @@ def main(arguments: list[str]) -> None:
     print(config.to_json(loaded) if options.json else _text(loaded))
 
 
-def _text(loaded: ConfigDict) -> str:
+def _text(loaded: "ConfigDict") -> str:
     """Format the config as `key = value` lines, with a heading for each section."""
-    tree = config.completed(json.loads(config.to_json(loaded)))
+    tree = config.completed(config.plain(loaded))
     sections = {key: value for key, value in tree.items() if isinstance(value, dict)}
     top = [f"{key} = {_format(value)}" for key, value in tree.items() if key not in sections]
     blocks = [top]
     for name, section in sections.items():
-        blocks.append([f"# {name}", *_lines(section, name)])
+        flat = files.flatten(section, ".", keep_empty=True)
+        names = sorted(flat, key=lambda key: key.split("."))
+        blocks.append([f"# {name}", *(f"{name}.{key} = {_format(flat[key])}" for key in names)])
     return "\n\n".join("\n".join(lines) for lines in blocks)
-
-
-def _lines(tree: dict, path: str) -> list[str]:
-    lines = []
-    for key, value in sorted(tree.items()):
-        if isinstance(value, dict) and value:
-            lines += _lines(value, f"{path}.{key}")
-        else:
-            lines.append(f"{path}.{key} = {_format(value)}")
-    return lines
 
 
 def _format(value: Any) -> str:

@@ -5,7 +5,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from alexnet_jax.config import building, checks, find, no_effect, overrides
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -56,7 +56,7 @@ def _execute(argument: str) -> "ConfigDict":
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
         place = f", line {lines[-1]}" if lines else ""
-        message = " ".join(str(error).split()) or "no message"
+        message = one_line(error) or "no message"
         raise ConfigError(f"{argument}{place}: {type(error).__name__}: {message}") from None
     if not isinstance(config, ConfigDict):
         returned = f", not {type(config).__name__}" if callable(get_config) else ""

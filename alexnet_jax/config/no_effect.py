@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from alexnet_jax.specs import Config, RateSpec
+from alexnet_jax.specs import NO_FILES, Config, RateSpec
 
 
 class Effect(NamedTuple):
@@ -68,7 +68,7 @@ def _dropout(config: Config, key: str) -> bool:
 
 
 def _needs_path(config: Config, key: str) -> bool:
-    return config.data.source not in ("digits", "synthetic")
+    return config.data.source not in NO_FILES
 
 
 #: Checked in order, up to the first that does not hold for a key.

@@ -55,9 +55,8 @@ def main(arguments: list[str]) -> None:
     mixed = options.nets and (options.first or options.second)
     if not first or not second or len(options.nets) not in (0, 2) or mixed:
         raise ConfigError("give two nets, A B, or two groups, --first A1 A2 --second B1 B2")
-    split, found = target.obtain_all(
-        [*first, *second], options.split, options.views, options.data_path
-    )
+    targets = target.open_all([*first, *second], options.data_path)
+    split, found = target.obtain_all(targets, options.split, options.views)
     nets = [f"{one.path}, step {one.trained.step:,}" for one, _ in found]
     predictions = [one for _, one in found]
     report = {"split": split, "views": options.views}

@@ -38,9 +38,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if len(options.workdir) < 2:
         raise ConfigError("an ensemble needs two nets or more: --workdir A B")
-    split, found = target.obtain_all(
-        options.workdir, options.split, options.views, options.data_path
-    )
+    targets = target.open_all(options.workdir, options.data_path)
+    split, found = target.obtain_all(targets, options.split, options.views)
     probabilities = [predictions.probabilities for _, predictions in found]
     report = {
         "split": split,

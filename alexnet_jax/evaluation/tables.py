@@ -36,11 +36,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
     parser.add_argument("--out", metavar="DIR", help="also write tables.md and tables.json there")
     options = parser.parse_args(arguments)
-    split, found = target.obtain_all(
-        options.workdir, options.split, options.views, options.data_path
-    )
-    starred = [reading.begun_from(one.path) is not None for one, _ in found]
-    _check_seeds([one for one, _ in found], starred)
+    targets = target.open_all(options.workdir, options.data_path)
+    starred = [reading.begun_from(one.path) is not None for one in targets]
+    _check_seeds(targets, starred)
+    split, found = target.obtain_all(targets, options.split, options.views)
     first, (_, labels) = found[0]
     protocol = {
         "nets": [{"net": str(one.path), "step": one.trained.step} for one, _ in found],

@@ -47,7 +47,7 @@ class EvalTarget:
         self.path, self.trained = Path(path), trained.load(path, step)
         data = self.trained.config.data
         if source not in (None, data.source):
-            if not data_path and source not in ("digits", "synthetic"):
+            if not data_path and source not in specs.NO_FILES:
                 raise ConfigError(f"--source {source} needs --data-path, which says where it is")
             data = dataclasses.replace(data, source=source, path=None, validation=0.0)
         self._data_spec = dataclasses.replace(data, path=data_path or data.path)
@@ -168,11 +168,12 @@ class EvalTarget:
 
     @cached_property
     def _training_fingerprint(self) -> str | None:
-        """The fingerprint of the images that the run was begun with, after verifying its checkpoint."""
+        """The fingerprint of the images that the run was begun with; its checkpoint was verified when it was loaded."""
         from alexnet_jax.inference import checkpoints
 
-        found = checkpoints.latest(self.path.absolute() / "checkpoints", self.trained.step)
-        return identity.run_fingerprint(self.path, found[1].get("dataset", "")) if found else None
+        folder = self.path.absolute() / "checkpoints"
+        saved = checkpoints.read_meta(folder, self.trained.step).get("dataset")
+        return identity.run_fingerprint(self.path, saved if isinstance(saved, str) else "")
 
     def _has_predictions(self, name: str, view: str) -> bool:
         if self._is_file or self._out or self._is_other_data:
@@ -202,8 +203,17 @@ def open_dataset(model: TrainedModel, data: specs.DataSpec) -> splits.Dataset:
     return splits.keep_classes(found, model.class_names)
 
 
+def open_all(paths: typing.Sequence[str | Path], data_path: str | None = None) -> list[EvalTarget]:
+    """Load several models, before any is evaluated. Raises DataError if their classes or the order of them differ."""
+    targets = [EvalTarget(path, data_path=data_path) for path in paths]
+    for target in targets[1:]:
+        if target.trained.class_names != targets[0].trained.class_names:
+            raise DataError(f"{targets[0].path} and {target.path} have not the same classes")
+    return targets
+
+
 def obtain_all(
-    paths: typing.Sequence[str | Path], split: str | None, view: str, data_path: str | None = None
+    targets: typing.Sequence[EvalTarget], split: str | None, view: str
 ) -> tuple[str, list[tuple[EvalTarget, Predictions]]]:
     """Obtain the predictions of several models for one split, by default the first model's.
 
@@ -211,26 +221,23 @@ def obtain_all(
         The name of the split, and each target with its predictions.
 
     Raises:
-        DataError: the models differ in their classes or their order, or the images or labels differ.
+        DataError: the images or labels differ.
     """
     found: list[tuple[EvalTarget, Predictions]] = []
     first: np.ndarray | None = None
-    for path in paths:
-        target = EvalTarget(path, data_path=data_path)
-        if found and target.trained.class_names != found[0][0].trained.class_names:
-            raise DataError(f"{found[0][0].path} and {path} have not the same classes")
+    for target in targets:
         split = target.split_name(split, view)
         answers = target.obtain(split, view)
         if found and not np.array_equal(answers.labels, found[0][1].labels):
             raise DataError(
-                f"{found[0][0].path} and {path} answered other images: the labels of their {split} differ"
+                f"{found[0][0].path} and {target.path} answered other images: the labels of their {split} differ"
             )
         digests = target.digests(split)
         if digests is not None:
             first = digests if first is None else first
             if not np.array_equal(digests, first):
                 raise DataError(
-                    f"{found[0][0].path} and {path} answered other images: the files of their {split} differ"
+                    f"{found[0][0].path} and {target.path} answered other images: the files of their {split} differ"
                 )
         found.append((target, answers))
     return split or "", found

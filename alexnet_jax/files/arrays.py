@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from alexnet_jax.errors import AlexNetError, StorageError
+from alexnet_jax.errors import AlexNetError, StorageError, one_line
 from alexnet_jax.files.json_files import unreadable
 
 if typing.TYPE_CHECKING:
@@ -154,5 +154,5 @@ def _check_values(name: str, array: "np.ndarray") -> None:
 
 def _message(fault: BaseException) -> str:
     """The start of an exception's message, on one line."""
-    text = " ".join(str(fault).split())
+    text = one_line(fault)
     return text[:200] or type(fault).__name__

@@ -35,11 +35,16 @@ def load(path: str | Path, step: Step = None) -> "Network":
     Warns if a network that has been trained has first-layer kernels that look random. Raises StorageError.
     """
     model = trained.load(path, step)
+    warn_if_untrained(path, model)
+    return Network(model)
+
+
+def warn_if_untrained(path: str | Path, model: TrainedModel) -> None:
+    """Warn if the first-layer kernels of a network that has been trained look random."""
     if model.step > 0:
         for name, layer in model.config.model.convs[:1]:
             if layer.kind == "conv" and looks_untrained(model.params[name]["kernel"]):
                 log.warning("%s: %s looks as before training, like random numbers", path, name)
-    return Network(model)
 
 
 class Network:
@@ -72,7 +77,7 @@ class Network:
     def variables(self) -> dict[str, Any]:
         """The variables for `model.apply`, on the default device."""
         model = self.trained
-        return jax.device_put({"params": model.params, "batch_stats": model.batch_stats})
+        return jax.device_put(model.variables)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -80,7 +85,7 @@ class Network:
         names: list[str] = []  # jax sorts the keys of a dict
 
         def features(variables: Any, pixels: Any) -> dict[str, jax.Array]:
-            found = self._all_features(variables, pixels)
+            found = self.all_features(variables, pixels)
             names.extend(found)
             return found
 
@@ -140,7 +145,7 @@ class Network:
         self.shape_of(name)
 
         def features(variables: Any, pixels: Any) -> jax.Array:
-            return self._all_features(variables, pixels)[name].astype(np.float32)
+            return self.all_features(variables, pixels)[name].astype(np.float32)
 
         return self.in_batches(f"features {name}", features, self.pixels(images))
 
@@ -198,7 +203,8 @@ class Network:
             self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
         return self._jitted[name]
 
-    def _all_features(self, variables: Any, pixels: Any) -> dict[str, jax.Array]:
+    def all_features(self, variables: Any, pixels: Any) -> dict[str, jax.Array]:
+        """Compute the features of the center crops of uint8 [n s s 3], by name; for functions to jit."""
         outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)
         return outputs[1]
 

@@ -1,6 +1,5 @@
 """Jitted prediction of class probabilities for a batch, on all devices."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,17 +48,12 @@ def make_eval_step(
     return lambda params, batch_stats, images: jitted(params, batch_stats, images, statistics)
 
 
-def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
     """Return the PartitionSpecs of parameters and batch statistics: replicated, or sharded over the towers."""
-    init = functools.partial(
-        alexnet.init, alexnet.of_config(spec), input_size=spec.augment.crop_size
+    variables = alexnet.shapes(spec.model, spec.augment.crop_size)
+    return tuple(
+        towers.partition(spec.model, variables[name], mesh) for name in ("params", "batch_stats")
     )
-    variables = jax.eval_shape(init, jax.random.key(0))
-    if mesh.shape[TOWER] == 1:
-        specs = jax.tree.map(lambda _: jax.P(), variables)
-    else:
-        specs = {name: towers.partition(spec.model, tree) for name, tree in variables.items()}
-    return specs["params"], specs["batch_stats"]
 
 
 def mean_probabilities(

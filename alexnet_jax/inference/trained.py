@@ -38,6 +38,11 @@ class TrainedModel(NamedTuple):
     statistics: Statistics
     class_names: tuple[str, ...]
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The collections of Flax."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 def load(path: str | Path, step: Step = None) -> TrainedModel:
     """Load a checkpoint of a run folder, or a .safetensors file.
@@ -139,7 +144,8 @@ def _best_step(path: str | Path, spec: Config) -> int:
     from alexnet_jax.inference import checkpoints
 
     steps = checkpoints.committed_steps(Path(path) / "checkpoints")
-    best = checkpoints.best_step(steps, reading.validation_errors(path, spec))
+    lines = reading.read_metrics(path, missing_ok=True)
+    best = checkpoints.best_step(steps, reading.validation_errors(lines, spec))
     if best is None:
         raise ConfigError(
             f"no checkpoint of {path} has a validation error to choose the best by: leave --step out for the newest"

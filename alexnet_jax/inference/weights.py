@@ -73,13 +73,10 @@ def shapes(spec: Config) -> dict[str, tuple[int, ...]]:
 
 @functools.cache
 def _shapes(model: ModelSpec, input_size: int) -> dict[str, tuple[int, ...]]:
-    import jax
-
     from alexnet_jax.model import alexnet
 
-    init = functools.partial(alexnet.init, alexnet.AlexNet(model), input_size=input_size)
-    made = jax.eval_shape(init, jax.random.key(0))
-    return {name: leaf.shape for name, leaf in files.flatten(made).items()}
+    shapes = alexnet.shapes(model, input_size)
+    return {name: leaf.shape for name, leaf in files.flatten(shapes).items()}
 
 
 def _with_sorted_metadata(encoded: bytes, metadata: dict[str, str]) -> bytes:

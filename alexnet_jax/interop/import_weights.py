@@ -7,7 +7,6 @@ alexnet import bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
 """
 
 import collections
-import json
 from pathlib import Path
 
 from alexnet_jax import cli, config, files
@@ -39,7 +38,7 @@ def main(arguments: list[str]) -> None:
     overrides = cli.config_overrides(rest)
     chosen = options.config or CONFIGS[options.format]
     loaded = config.load(chosen, overrides)
-    tree = json.loads(config.to_json(loaded))
+    tree = config.plain(loaded)
     tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
     spec = config.parse(tree)
     names = _class_names(options.classes) if options.classes else None

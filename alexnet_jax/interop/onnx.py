@@ -74,7 +74,7 @@ class _Graph(operations.Graph):
     def __init__(self, run: TrainedModel) -> None:
         self.run, self.spec, self.model = run, run.config, run.config.model
         self.nodes, self.constants = [], []
-        tree = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
+        tree = files.flatten(run.variables)
         self.tensors = layout.to_channels_first(self.spec, tree)
         crop, classes = self.spec.augment.crop_size, len(run.class_names)
         self.walk = list(geometry.walk(self.model, crop, classes))
@@ -112,13 +112,13 @@ class _Graph(operations.Graph):
 
     def _mean_crop(self) -> np.ndarray:
         """Return the center crop [3 c c] of the mean image, at the size that images are resized to."""
-        from alexnet_jax.data.pipeline import augment
+        from alexnet_jax.data.pipeline import views
+        from alexnet_jax.inference.predict_step import resized_statistics
 
-        size = self.spec.augment.resize or self.spec.data.image_size
-        mean = np.asarray(augment.mean_image(self.run.statistics, size))
+        mean = np.asarray(resized_statistics(self.run.statistics, self.spec).mean_image)
         crop = self.spec.augment.crop_size
-        center = slice((size - crop) // 2, (size - crop) // 2 + crop)
-        return mean[center, center].transpose(2, 0, 1)
+        [(top, left, _)] = views.center(len(mean), crop)
+        return mean[top : top + crop, left : left + crop].transpose(2, 0, 1)
 
     def size(self, node: operations.Node) -> int:
         """Return the height (= width) of the input of a node."""

@@ -32,21 +32,25 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if Path(options.workdir).suffix == ".safetensors":
         raise ConfigError("--workdir must be a run folder, which has the history that a card needs")
+    from alexnet_jax.evaluation.target import EvalTarget
+
+    dataset = None
     for step in _steps(options.workdir, options.steps):
-        print(release(options.workdir, step, Path(options.out), options.data_path))
+        target = EvalTarget(options.workdir, step, data_path=options.data_path)
+        # The checkpoints of a run share its images, which are opened once, before anything is written.
+        dataset = target.dataset = dataset or target.dataset
+        print(release(target, Path(options.out)))
 
 
-def release(folder: str | Path, step: int | None, out: Path, data_path: str | None = None) -> Path:
+def release(target: "EvalTarget", out: Path) -> Path:
     """Write NAME.safetensors and NAME.json of a checkpoint into `out`, and return the path of the weights.
 
     Raises:
       DataError: The images do not have the classes of the run.
       StorageError: A file cannot be read or written.
     """
-    from alexnet_jax.evaluation.target import EvalTarget
     from alexnet_jax.inference import trained
 
-    target = EvalTarget(folder, step, data_path=data_path)
     run = target.trained
     config = run.config.name.replace(":", "-").replace(",", "-")
     try:
@@ -61,7 +65,7 @@ def release(folder: str | Path, step: int | None, out: Path, data_path: str | No
 
 def card(target: "EvalTarget", path: Path) -> dict[str, Any]:
     """Return the card of the weights at `path`, exported from the run folder of `target`."""
-    import jax
+    from alexnet_jax.model import alexnet
 
     run, data = target.trained, target.trained.config.data
     environment = reading.read_environment(target.path) or {}
@@ -74,7 +78,7 @@ def card(target: "EvalTarget", path: Path) -> dict[str, Any]:
         "seed": run.config.seed,
         "step": run.step,
         "begun_from": Path(init_from).name if init_from else None,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+        "parameters": alexnet.count_parameters(run.params),
         "commit": environment.get("commit"),
         "uncommitted_changes": environment.get("uncommitted_changes"),
         "trained_on": {

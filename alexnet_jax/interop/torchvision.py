@@ -38,7 +38,7 @@ def save(path: str | Path, run: TrainedModel) -> None:
     """
     spec, means = run.config, run.statistics
     names = tensor_names(spec.model)
-    ours = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
+    ours = files.flatten(run.variables)
     theirs = layout.to_channels_first(spec, ours)
     tensors = {names[name]: array for name, array in theirs.items()}
     metadata = {"format": "pt", "class_names": json.dumps(run.class_names)}

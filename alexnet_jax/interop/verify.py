@@ -38,13 +38,15 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
     card = _card(path)
     if card["sha256"] != files.sha256_of(path):
         raise CheckpointError(f"{path} is not the file of its card: its SHA-256 differs")
-    run = network.load(path).trained  # warns if conv1 looks untrained
+    target = EvalTarget(path, data_path=data_path)
+    run = target.trained
+    network.warn_if_untrained(path, run)
     for key, found in (("config", run.config.name), ("seed", run.config.seed), ("step", run.step)):
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
     if not evaluate:
         return f"the weights of its card, which says {_errors(card['splits'])}"
-    results = release.errors_of(EvalTarget(path, data_path=data_path))
+    results = release.errors_of(target)
     for split, views in card["splits"].items():
         for view, expected in views.items():
             found = results.get(split, {}).get(view)

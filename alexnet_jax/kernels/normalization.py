@@ -67,7 +67,7 @@ def spatial_response_normalization(
     dtype=None,
 ) -> Float[Array, "b h w c"]:
     """Normalize within each map, as the 2012 program: the sum is over size x size elements, and k is 1."""
-    before, after = size // 2, size - 1 - size // 2
+    before, after = lrn_reach(size)
     windows = ((1, before, after), (2, before, after))
     return response_normalization(
         x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype

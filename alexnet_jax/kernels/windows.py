@@ -19,7 +19,7 @@ def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
 
 
 def lrn_reach(n: int) -> tuple[int, int]:
-    """Return the number of maps before and after map f in its LRN window of n maps (§3.3).
+    """Return how far a normalization window of n maps (§3.3) or places reaches before and after its own one.
 
     For an even n there is one more before than after.
     """

@@ -190,8 +190,18 @@ def of_config(config: Config, forms: Forms | None = None) -> AlexNet:
     return AlexNet(config.model, forms=forms, precision=config.train.matmul_precision)
 
 
+def count_parameters(params: Any) -> int:
+    """The number of values in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 def init(model: AlexNet, key: Key[Array, ""], input_size: int) -> dict[str, Any]:
     """{"params": ..., "batch_stats": ...} of `model` for square images; jit it or eval_shape it."""
     images = jnp.zeros((1, input_size, input_size, 3), jnp.float32)
     variables = model.init(key, images, train=False)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def shapes(spec: ModelSpec, input_size: int) -> dict[str, Any]:
+    """What `init` makes for a network, as ShapeDtypeStructs."""
+    return jax.eval_shape(lambda key: init(AlexNet(spec), key, input_size), jax.random.key(0))

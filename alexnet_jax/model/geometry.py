@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.operations import Maps, Node, nodes
 from alexnet_jax.specs import FCSpec, ModelSpec
 
@@ -39,16 +40,18 @@ class Layer(NamedTuple):
     step: int
 
 
-def walk(
-    model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
-) -> Iterator[Applied]:
+def walk(model: ModelSpec, input_size: int, num_classes: int) -> Iterator[Applied]:
     """Iterate over the operations of `model`, in order. The config's switches must be applied already.
 
     Raises ConfigError if a layer has no outputs, or if a number of groups does not divide its channels.
     """
-    model, maps = dataclasses.replace(model, num_classes=num_classes), Maps(input_size, channels)
+    model, maps = dataclasses.replace(model, num_classes=num_classes), Maps(input_size, 3)
     for name, spec in model.layers:
-        if isinstance(spec, FCSpec):  # its inputs are flattened
+        if isinstance(spec, FCSpec):  # its inputs are flattened, group by group
+            if maps.channels % spec.groups:
+                raise ConfigError(
+                    f"config.model.fcs.{name}: groups={spec.groups} must divide its {maps.channels} inputs"
+                )
             maps = Maps(1, maps.channels * maps.size**2)
         for node in nodes(name, spec):
             outputs = node.operation.output(node, model, maps)
@@ -56,11 +59,11 @@ def walk(
             maps = outputs
 
 
-def layers(model: ModelSpec, input_size: int, num_classes: int, channels: int = 3) -> list[Layer]:
+def layers(model: ModelSpec, input_size: int, num_classes: int) -> list[Layer]:
     """List the layers of `model` in order, each pool as an entry of its own. Raises ConfigError as `walk`."""
     model = dataclasses.replace(model, num_classes=num_classes)
     found, field, step = [], 1, 1
-    walked = walk(model, input_size, num_classes, channels)
+    walked = walk(model, input_size, num_classes)
     for name, group in itertools.groupby(walked, key=lambda applied: applied.node.layer):
         applied = list(group)
         parameters = sum(n.operation.parameters(n, model, inputs) for n, inputs, _ in applied)
@@ -97,9 +100,7 @@ def is_replicated(model: ModelSpec, name: str) -> bool:
     return any(name == last and layer.groups == 1 for last, layer in model.fcs[-1:])
 
 
-def crossings(
-    model: ModelSpec, input_size: int, num_classes: int, channels: int = 3
-) -> list[Crossing]:
+def crossings(model: ModelSpec, input_size: int, num_classes: int) -> list[Crossing]:
     """List where the towers of `model` communicate: in the paper at conv3, fc6, fc7 and fc8.
 
     In the forward pass each value is sent to the other towers. In the backward pass each tower returns its part of
@@ -108,7 +109,7 @@ def crossings(
     """
     found: list[Crossing] = []
     others, previous = model.towers - 1, None
-    for node, inputs, outputs in walk(model, input_size, num_classes, channels):
+    for node, inputs, outputs in walk(model, input_size, num_classes):
         if previous and node.layer != previous.node.layer and node.spec.groups == 1:
             size, maps = previous.outputs
             values = others * size**2 * maps

@@ -1,7 +1,7 @@
 """Keep the maps of each group in a separate array between grouped layers (Forms.towers = 'apart').
 
 This avoids splitting and joining arrays between consecutive grouped convolutions. The outputs of a layer are then a
-tuple of arrays; only this module and `Conv.apply` handle tuples.
+tuple of arrays; only this module, `Conv.apply` and `convolution.channels` handle tuples.
 """
 
 from typing import Any, cast

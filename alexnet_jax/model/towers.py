@@ -153,11 +153,14 @@ def exchange_borders(
     return jnp.concatenate(parts, axis=-1)
 
 
-def partition(model: ModelSpec, tree: Any) -> Any:
+def partition(model: ModelSpec, tree: Any, mesh: jax.sharding.Mesh) -> Any:
     """Return a PartitionSpec for every array in `tree`: parameters, or a tree with the same layers and names.
 
-    Maps and units, the last axis, are split over the towers. The last layer is replicated if it joins the towers.
+    Arrays are replicated if `mesh` does not split the towers. Otherwise maps and units, the last axis, are split over
+    them, except for a last layer that joins the towers.
     """
+    if mesh.shape[TOWER] == 1:
+        return jax.tree.map(lambda _: jax.P(), tree)
     return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
 
 

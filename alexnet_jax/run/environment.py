@@ -3,11 +3,11 @@
 import dataclasses
 import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax.run import schemas
 from alexnet_jax.specs import Config
 
 #: Keys of run.json that must not change for a resumed run to be bit for bit the same.
@@ -25,7 +25,7 @@ def describe(spec: Config) -> dict[str, Any]:
     import optax
 
     return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": schemas.now(),
         "command": sys.argv,
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain")),

@@ -7,6 +7,7 @@ from alexnet_jax.errors import (
     OutOfMemoryError,
     StalledError,
     of_system,
+    one_line,
 )
 from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
@@ -16,7 +17,7 @@ def explain(error: BaseException, spec: Config) -> AlexNetError | None:
     """Return the AlexNetError that describes `error`; None for a fault of this program."""
     if isinstance(error, AlexNetError):
         return error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     if processes.lost_peer(error):
         return StalledError(
             f"lost another process of this run, which says why ({text[:120]}); the same command continues"

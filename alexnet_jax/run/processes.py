@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import errors
-from alexnet_jax.errors import AlexNetError, ConfigError, StalledError
+from alexnet_jax.errors import AlexNetError, ConfigError, StalledError, one_line
 
 #: A process without a heartbeat for this long counts as lost.
 HEARTBEAT_SECONDS = 30
@@ -91,7 +91,7 @@ def connect() -> None:
     except (RuntimeError, ValueError) as error:
         where = here.coordinator or "the coordinator that SLURM names"
         raise ConfigError(
-            f"process {here.index} of {here.count} cannot connect to the others at {where}: {_line(error)}"
+            f"process {here.index} of {here.count} cannot connect to the others at {where}: {one_line(error)[:200]}"
         ) from error
     _exit_where_jax_aborts()
 
@@ -232,7 +232,3 @@ def _broadcast(content: bytes) -> bytes:
 
 def _text(row: np.ndarray) -> str:
     return bytes(row).rstrip(b"\0").decode(errors="replace")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

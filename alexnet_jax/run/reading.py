@@ -3,6 +3,7 @@
 import bisect
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,15 @@ def read_results(folder: Path) -> Results | None:
     return files.read_json(folder / "results.json", Results, remedy=remedy)
 
 
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(folder: str | Path, *, missing_ok: bool = False) -> list[dict[str, Any]]:
     """Read metrics.jsonl, in the order of its steps, without a last line that is still being written.
 
-    Damaged lines are left out with a warning. Raises WorkdirError if there is no metrics.jsonl.
+    Damaged lines are left out with a warning. Raises WorkdirError if there is no metrics.jsonl, unless `missing_ok`.
     """
     file = Path(folder) / "metrics.jsonl"
     if not file.exists():
+        if missing_ok:
+            return []
         raise WorkdirError(f"cannot read {file}: --workdir must be a run folder")
     return _intact(file, metrics_lines(file))
 
@@ -92,12 +95,10 @@ def damaged_lines(file: Path, lines: list[Line]) -> str | None:
     return f"{file} is damaged and was read without {shown}"
 
 
-def validation_errors(folder: str | Path, spec: Config) -> dict[int, float]:
-    """Top-1 error on 'val', as a fraction, by the step of each evaluation in metrics.jsonl."""
+def validation_errors(lines: Iterable[dict[str, Any]], spec: Config) -> dict[int, float]:
+    """Top-1 error on 'val', as a fraction, by the step of each evaluation among lines of metrics.jsonl."""
     key = f"eval_val_{spec.evaluation.views}_top1_error"
-    if not (Path(folder) / "metrics.jsonl").exists():
-        return {}
-    return {line["step"]: line[key] for line in read_metrics(folder) if key in line}
+    return {line["step"]: line[key] for line in lines if key in line}
 
 
 def history(folder: str | Path) -> list[Start]:

@@ -1,6 +1,5 @@
 """Compare the configs of two starts of a run: some keys may change, others may not."""
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, listed
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ HARMLESS = (
 
 def identity(config: "ConfigDict") -> str:
     """Return the SHA-256 of all keys on which the results of a run depend, including its length."""
-    tree = json.loads(configs.to_json(config))
+    tree = configs.plain(config)
     for key in set(HARMLESS) - {"train.max_steps"}:
         section, _, name = key.rpartition(".")
         (tree[section] if section else tree).pop(name, None)
@@ -47,15 +46,14 @@ def check_same(
     changes, allowed = differences(old, new), set(allowed)
     refused = [k for k in changes if k not in HARMLESS and k not in allowed]
     if refused:
-        shown = ", ".join("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused[:6])
-        more = f" and {len(refused) - 6} more" if len(refused) > 6 else ""
+        shown = listed(("{}: {!r} -> {!r}".format(k, *changes[k]) for k in refused), 6)
         fits_command_line = all(
             isinstance(changes[k][0], bool | int | float | str) for k in refused[:6]
         )
         old_values = " ".join(shlex.quote(f"--config.{k}={changes[k][0]}") for k in refused[:6])
         keep = f"keep the run's values with {old_values}, " if fits_command_line else ""
         raise ConfigError(
-            f"{folder} has a run with another config ({shown}{more}); choose another --workdir, {keep}or "
+            f"{folder} has a run with another config ({shown}); choose another --workdir, {keep}or "
             f"allow it with {' '.join('--override-resume=' + k for k in refused[:6])}"
         )
     return changes

@@ -15,6 +15,11 @@ Positive = Annotated[int, Range(1)]
 Fraction = Annotated[float, Condition("from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
+def now() -> str:
+    """The time as a Time."""
+    return time.strftime(TIME, time.gmtime())
+
+
 def seconds(time_text: str) -> float:
     """Convert a Time to POSIX seconds. Raises ValueError or OverflowError."""
     return calendar.timegm(time.strptime(time_text, TIME))

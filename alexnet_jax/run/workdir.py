@@ -44,10 +44,6 @@ class RunFolder:
     def write_traceback(self, error: BaseException) -> None:
         """Append the traceback of `error` to log.txt, if possible."""
 
-    def saved_step(self) -> int:
-        """Step of the newest checkpoint according to status.json; 0 if there is none."""
-        return reading.saved_step(self.path)
-
 
 class Workdir(RunFolder):
     """A run folder; as a context manager, the exclusive use of it.
@@ -116,7 +112,7 @@ class Workdir(RunFolder):
         Raises:
             ConfigError: a key changed that the run's numbers depend on, and it is not among `allowed`.
         """
-        new, allowed = json.loads(configs.to_json(config)), list(allowed)
+        new, allowed = configs.plain(config), list(allowed)
         known = resume.flat(configs.completed(new))
         unknown = [key for key in allowed if key not in known]
         if unknown:
@@ -134,7 +130,7 @@ class Workdir(RunFolder):
     ) -> None:
         """Record a start: its config, command, changes, and the weights it initializes from."""
         self._replace("config.json", configs.to_json(config))
-        entry = {"time": _now(), "command": command, "config_sha256": configs.digest(config)}
+        entry = {"time": schemas.now(), "command": command, "config_sha256": configs.digest(config)}
         entry |= {"changes": changes, "init_from": init_from}
         self._append("history.jsonl", json.dumps(entry) + "\n")
 
@@ -154,7 +150,7 @@ class Workdir(RunFolder):
             self._status = dict(
                 state=state, step=step, saved=0 < saved_step == step, saved_step=saved_step, code=code,
                 reason=reason, pid=os.getpid(), host=socket.gethostname(), slurm=ownership.slurm_start(),
-                heartbeat=_now(),
+                heartbeat=schemas.now(),
             )  # fmt: skip
             self.write("status.json", self._status)
 
@@ -162,19 +158,11 @@ class Workdir(RunFolder):
         with self._status_lock:
             if self._status.get("state") == "running":
                 with contextlib.suppress(StorageError):
-                    self.write("status.json", self._status | {"heartbeat": _now()})
+                    self.write("status.json", self._status | {"heartbeat": schemas.now()})
 
     def write_traceback(self, error: BaseException) -> None:
         with contextlib.suppress(StorageError):
             self._append("log.txt", "".join(traceback.format_exception(error)))
-
-    def environment(self) -> schemas.Environment | None:
-        """run.json of the latest start; None before the first. Raises StorageError."""
-        return reading.read_environment(self.path)
-
-    def results(self) -> schemas.Results | None:
-        """results.json; None before the end of the run. Raises StorageError."""
-        return reading.read_results(self.path)
 
     def _replace(self, name: str, content: str | bytes) -> None:
         try:
@@ -188,7 +176,3 @@ class Workdir(RunFolder):
                 file.write(text)
         except OSError as error:
             raise StorageError(f"cannot write {self.path / name}: {error.strerror}") from None
-
-
-def _now() -> str:
-    return time.strftime(schemas.TIME, time.gmtime())

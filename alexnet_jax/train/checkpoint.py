@@ -189,13 +189,13 @@ def size(state: State) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-def needed_room(folder: Path, state: State) -> int:
-    """Return the free bytes that the next checkpoints in `folder` need.
+def needed_room(state: State, *, is_new: bool) -> int:
+    """Return the free bytes that the next checkpoints of a run need.
 
     A new run needs room for two states, and a run with checkpoints for one more, since each save is followed by the
     deletion of an old checkpoint. A tenth is added for metadata.
     """
-    return int(size(state) * (1.1 if checkpoints.committed_steps(folder) else 2.2)) + MARGIN_BYTES
+    return int(size(state) * (2.2 if is_new else 1.1)) + MARGIN_BYTES
 
 
 def free_room(folder: Path) -> int:
@@ -203,9 +203,9 @@ def free_room(folder: Path) -> int:
     return shutil.disk_usage(files.existing_parent(Path(folder))).free
 
 
-def check_room(folder: Path, state: State) -> None:
+def check_room(folder: Path, state: State, *, is_new: bool) -> None:
     """Raise StorageError if the disk has less free space than `needed_room`."""
-    need, free = needed_room(folder, state), free_room(folder)
+    need, free = needed_room(state, is_new=is_new), free_room(folder)
     if free < need:
         raise StorageError(
             f"{folder}: checkpoints need {need:,} bytes and {free:,} are free; make room or choose another --workdir"

@@ -7,10 +7,11 @@ from jax.sharding import Mesh
 
 from alexnet_jax import config as configs
 from alexnet_jax.data import sources
-from alexnet_jax.data.pipeline import identity, placement, statistics
+from alexnet_jax.data.pipeline import identity, placement, splits, statistics
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from alexnet_jax.inference import checkpoints
+from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run import processes
@@ -30,6 +31,10 @@ class Prepared(NamedTuple):
     dataset: sources.Dataset
     #: Statistics of the training images.
     statistics: Statistics
+
+    @property
+    def plan(self) -> Plan:
+        return Plan(self.spec, len(self.dataset.splits["train"].labels))
 
 
 def prepare(spec: Config) -> Prepared:
@@ -80,9 +85,7 @@ def device_mesh(spec: Config) -> Mesh:
     return parallel.device_mesh(towers=_sharded_towers(spec))
 
 
-def check_resume(
-    workdir: Workdir, spec: Config, dataset: sources.Dataset, *, changed: bool
-) -> None:
+def check_resume(workdir: Workdir, prepared: Prepared, *, changed: bool) -> None:
     """Check that a run can resume from the newest intact checkpoint of `workdir`.
 
     Args:
@@ -92,6 +95,7 @@ def check_resume(
         ConfigError: The checkpoint was trained on other images.
         CheckpointError: The checkpoint does not fit the model of `spec`.
     """
+    spec, dataset, _ = prepared
     folder = workdir.checkpoints
     for step in reversed(checkpoints.committed_steps(folder)):
         fingerprint = checkpoints.read_meta(folder, step).get("dataset")
@@ -110,15 +114,20 @@ def check_resume(
             raise
 
 
+def check_init(spec: Config, init: TrainedModel, *, partial: bool) -> None:
+    """Raise CheckpointError if the parameters of --init-from do not fit the model of `spec`."""
+    checkpoint.initialize(state_shapes(spec), init.variables, partial=partial)
+
+
 def state_shapes(spec: Config) -> State:
     """Return the shapes of the training state of `spec`."""
     return states.shapes(spec, alexnet.of_config(spec))._replace(schedule=schedule.create())
 
 
-def check_memory(spec: Config) -> None:
+def check_memory(spec: Config, state: State) -> None:
     """Raise OutOfMemoryError if the state alone exceeds the memory of a device. CPUs are not checked."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # None on CPUs
-    needed = checkpoint.size(state_shapes(spec)) // _sharded_towers(spec)
+    needed = checkpoint.size(state) // _sharded_towers(spec)
     if limit is not None and needed > limit:
         raise OutOfMemoryError(
             f"the training state takes {needed:,} bytes, but a device has {limit:,}; choose a smaller net, or "
@@ -129,22 +138,20 @@ def check_memory(spec: Config) -> None:
 def summary(prepared: Prepared, workdir: Workdir) -> str:
     """Summarize a run before it starts, for `--dry-run`. Raises OutOfMemoryError and StorageError."""
     spec, dataset, _ = prepared
-    check_memory(spec)
-    state, plan = state_shapes(spec), Plan(spec, len(dataset.splits["train"].labels))
-    folder = workdir.path if workdir.overwrites else workdir.checkpoints
-    checkpoint.check_room(folder, state)
-    steps = checkpoints.committed_steps(folder)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    images = ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
+    state, plan, folder = state_shapes(spec), prepared.plan, workdir.checkpoints
+    check_memory(spec, state)
+    steps = [] if workdir.overwrites else checkpoints.committed_steps(folder)
+    checkpoint.check_room(folder, state, is_new=not steps)
+    needed = checkpoint.needed_room(state, is_new=not steps)
     rows = {
         "config": spec.name,
-        "images": f"{images}; {len(dataset.class_names):,} classes",
-        "parameters": f"{parameters:,}",
+        "images": f"{splits.sizes(dataset)}; {len(dataset.class_names):,} classes",
+        "parameters": f"{alexnet.count_parameters(state.params):,}",
         "steps": f"{plan.last_step:,} of {plan.batch_size} images, {plan.epoch(plan.last_step):.1f} epochs, "
         f"from step {steps[-1] if steps else 0:,}",
         "devices": f"{len(jax.devices())} {jax.default_backend()}",
         "state": f"{checkpoint.size(state):,} bytes",
-        "checkpoints": f"{checkpoint.needed_room(folder, state):,} bytes, of {checkpoint.free_room(folder):,} free",
+        "checkpoints": f"{needed:,} bytes, of {checkpoint.free_room(folder):,} free",
     }  # fmt: skip
     return "\n".join(f"{name:12}{value}" for name, value in rows.items())
 

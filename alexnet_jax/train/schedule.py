@@ -45,7 +45,7 @@ def rates(spec: Config, epoch: float, state: ScheduleState, total_epochs: float)
         biases = weights * schedule.bias_factor
     else:
         biases = _rate(schedule.biases, epoch, state, total_epochs)
-    layers = [name for name, _ in (*spec.model.convs, *spec.model.fcs)]
+    layers = [name for name, _ in spec.model.layers]
     factors = {layer: _factor(schedule.layer_factors.get(layer, ()), epoch) for layer in layers}
     colored = augment.color_off_epoch is None or epoch < augment.color_off_epoch
     return Rates(

@@ -1,6 +1,5 @@
 """Set up a run: the initial or restored state, and the objects of the training loop."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +12,7 @@ from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.cli import table
 from alexnet_jax.data import sources
-from alexnet_jax.data.pipeline import identity
+from alexnet_jax.data.pipeline import identity, splits
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, DivergedError
 from alexnet_jax.inference import checkpoints
@@ -21,7 +20,7 @@ from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.model import alexnet
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.run import processes
-from alexnet_jax.run.reading import read_metrics, validation_errors
+from alexnet_jax.run.reading import read_metrics, saved_step, validation_errors
 from alexnet_jax.run.schemas import TrainingMeta
 from alexnet_jax.run.signals import Signals
 from alexnet_jax.run.status import RunStatus
@@ -43,6 +42,9 @@ from alexnet_jax.train.profiler import Profiler
 from alexnet_jax.train.progress import Progress, SignalReport
 from alexnet_jax.train.state import State
 from alexnet_jax.train.step import make_train_step
+
+#: Step and training loss of each line of metrics.jsonl that has one.
+Losses = Sequence[tuple[int, float]]
 
 
 class Options(NamedTuple):
@@ -94,7 +96,7 @@ def begin(
         CheckpointError, StorageError, ConfigError
     """
     spec, dataset, _ = prepared
-    latest, errors = find_checkpoint(folder, spec)
+    latest, errors, losses = _read_folder(folder, spec)
     watchdog.beat(SLOW)
     mesh, model = device_mesh(spec), alexnet.of_config(spec)
     state = states.create(spec, model, spec.seed, mesh=mesh)
@@ -106,7 +108,7 @@ def begin(
     else:
         start = initialize(prepared, state, options)
     status.begin(int(start.state.step))
-    plan = Plan(spec, len(dataset.splits["train"].labels))
+    plan = prepared.plan
     log = _open_log(folder, plan, start, dataset)
     try:
         status.write_running()
@@ -123,7 +125,7 @@ def begin(
         )
         run = _assemble(
             plan, model, mesh, dataset, start, folder, log, status, signals, watchdog, checkpointer,
-            profile=options.profile,
+            losses, profile=options.profile,
         )  # fmt: skip
         try:
             yield run, start.state
@@ -146,6 +148,7 @@ def _assemble(
     signals: Signals,
     watchdog: Watchdog,
     checkpointer: Checkpointer,
+    losses: Losses,
     *,
     profile: bool,
 ) -> Training:
@@ -162,7 +165,7 @@ def _assemble(
         batches=batches,
         train_step=make_train_step(plan.spec, model, start.statistics, mesh, batches.pool),
         progress=Progress(
-            plan, split, meter, log, status, report, _plateau_detector(plan, folder, dataset),
+            plan, split, meter, log, status, report, _plateau_detector(plan, dataset, losses),
             batch_digest=start.meta["batch_hash"] if start.meta else "",
             seconds=start.meta["seconds"] if start.meta else 0.0,
         ),
@@ -184,27 +187,45 @@ def _assemble(
 
 def _handle_failure(run: Training, cause: BaseException) -> None:
     """Record a divergence, and wait for a checkpoint that is being written."""
-    if isinstance(cause, DivergedError) and (divergence := run.progress.divergence()):
-        run.folder.write("diverged.json", divergence)
-    if error := run.checkpointer.close(cause):
-        run.log.say(error.line())
+    try:
+        if isinstance(cause, DivergedError) and (divergence := run.progress.divergence()):
+            run.folder.write("diverged.json", divergence)
+    finally:
+        if error := run.checkpointer.close(cause):
+            run.log.say(error.line())
 
 
-def find_checkpoint(
+def _read_folder(
     folder: RunFolder, spec: Config
-) -> tuple[tuple[int, TrainingMeta, list[str]] | None, dict[int, float]]:
-    """Find the checkpoint from which a run continues.
+) -> tuple[tuple[int, TrainingMeta, list[str]] | None, dict[int, float], Losses]:
+    """Read what the primary process knows of an earlier start of the run.
 
     Returns:
-        The step, meta.json and lines to log, or None for a new run; and the validation errors of all steps that have a
-        checkpoint.
+        The step, meta.json and lines to log of the checkpoint from which the run continues, or None for a new run; the
+        validation errors of all steps that have a checkpoint; the training losses logged up to that checkpoint.
 
     Raises:
         CheckpointError: No checkpoint is usable, although one was saved.
     """
-    latest = processes.run_on_primary(partial(_find_checkpoint, folder))
-    errors = processes.run_on_primary(partial(_saved_errors, folder, spec))
-    return latest, dict(errors)
+
+    def read() -> tuple:
+        latest = _find_checkpoint(folder)
+        lines = read_metrics(folder.path, missing_ok=True)
+        found = validation_errors(lines, spec)
+        steps = checkpoints.committed_steps(folder.checkpoints)
+        # As lists, because the keys of JSON are strings.
+        errors = [(step, found[step]) for step in steps if step in found]
+        # The log drops the lines after the step from which the run continues.
+        start = latest[0] if latest else 0
+        losses = [
+            (line["step"], line["train_loss"])
+            for line in lines
+            if "train_loss" in line and line["step"] <= start
+        ]
+        return latest, errors, losses
+
+    latest, errors, losses = processes.run_on_primary(read)
+    return latest, dict(errors), losses
 
 
 def restore(
@@ -225,8 +246,7 @@ def initialize(prepared: Prepared, state: State, options: Options) -> Start:
     if options.init is None:
         return Start(state, prepared.statistics, [])
     init = options.init
-    variables = {"params": init.params, "batch_stats": init.batch_stats}
-    state, wrong = checkpoint.initialize(state, variables, partial=options.allow_partial)
+    state, wrong = checkpoint.initialize(state, init.variables, partial=options.allow_partial)
     total = len(jax.tree.leaves((state.params, state.batch_stats)))
     missing = sum(bool(leaf.wanted) for leaf in wrong)
     note = f"initialized from {init.config.name}, step {init.step:,}: {total - missing} of {total} arrays"
@@ -246,7 +266,7 @@ def _find_checkpoint(folder: RunFolder) -> tuple[int, TrainingMeta, list[str]] |
     notes: list[str] = []
     latest = checkpoint.recover(folder.checkpoints, notes.append)
     if latest is None:
-        if saved := folder.saved_step():
+        if saved := saved_step(folder.path):
             raise CheckpointError(
                 f"{folder.checkpoints} is empty, but status.json says that step {saved} was saved: restore "
                 "it, or start anew with --overwrite"
@@ -257,17 +277,10 @@ def _find_checkpoint(folder: RunFolder) -> tuple[int, TrainingMeta, list[str]] |
     return step, files.check(meta, TrainingMeta, file, error=CheckpointError), notes
 
 
-def _saved_errors(folder: RunFolder, spec: Config) -> list[tuple[int, float]]:
-    """Return the validation errors of the steps that have a checkpoint; as a list, because JSON keys are strings."""
-    errors = validation_errors(folder.path, spec)
-    steps = checkpoints.committed_steps(folder.checkpoints)
-    return [(step, errors[step]) for step in steps if step in errors]
-
-
 def _common_meta(config_dict: Any, dataset: sources.Dataset) -> dict[str, Any]:
     """Return the entries of meta.json that all checkpoints of a run share."""
     return {
-        "config": json.loads(configs.to_json(config_dict)),
+        "config": configs.plain(config_dict),
         "class_names": list(dataset.class_names),
         "dataset": dataset.fingerprint,
     }
@@ -277,7 +290,8 @@ def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Data
     """Check the free disk space, record the identity of the images, and open the log. Raises StorageError."""
     if not processes.is_primary():
         return RunLog()
-    checkpoint.check_room(folder.checkpoints, start.state)
+    is_new = not checkpoints.committed_steps(folder.checkpoints)
+    checkpoint.check_room(folder.checkpoints, start.state, is_new=is_new)
     folder.write_bytes(identity.RECORD, identity.record(dataset))
     step = int(start.state.step)
     return Log(folder.path, step, plan.last_step, unfinished=start.evaluation_due)
@@ -298,15 +312,14 @@ def _signal_report(
 
 
 def _plateau_detector(
-    plan: Plan, folder: RunFolder, dataset: sources.Dataset
+    plan: Plan, dataset: sources.Dataset, losses: Losses
 ) -> diagnosis.PlateauDetector | None:
     """Return a detector fed with the recorded losses; None for losses other than cross-entropy."""
     if plan.spec.train.loss != "cross_entropy":
         return None
     detector = diagnosis.PlateauDetector(len(dataset.class_names), plan.examples // plan.batch_size)
-    for line in processes.run_on_primary(lambda: read_metrics(folder.path)):
-        if "train_loss" in line:
-            detector.feed(line["step"], line["train_loss"])
+    for step, loss in losses:
+        detector.feed(step, loss)
     return detector
 
 
@@ -316,13 +329,11 @@ def _announce(
 ) -> None:  # fmt: skip
     """Log what will be trained, and, for a new run, the signal in each layer."""
     spec, state = plan.spec, start.state
-    sizes = ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     is_rotated = spec.data.exif == "apply" and dataset.applies_exif
     rotated = "; rotated by their EXIF orientation" if is_rotated else ""
     log.say(
-        f"{spec.name}: {count:,} parameters, {len(dataset.class_names)} classes; "
-        f"images: {sizes}{rotated}"
+        f"{spec.name}: {alexnet.count_parameters(state.params):,} parameters, {len(dataset.class_names)} classes; "
+        f"images: {splits.sizes(dataset)}{rotated}"
     )
     log.say(
         f"{plan.last_step:,} steps of {plan.batch_size} = {plan.epoch(plan.last_step):.1f} epochs, "

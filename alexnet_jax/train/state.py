@@ -52,10 +52,7 @@ def shapes(spec: Config, model: alexnet.AlexNet) -> State:
 def partition(spec: Config, model: alexnet.AlexNet, mesh: jax.sharding.Mesh) -> Any:
     """Return a State of PartitionSpecs: replicated, or sharded over the towers of `mesh`."""
     fields = shapes(spec, model)[:-1]
-    if mesh.shape[parallel.TOWER] == 1:
-        specs: Any = jax.tree.map(lambda _: jax.P(), fields)
-    else:
-        specs = [towers.partition(spec.model, tree) for tree in fields]
+    specs = [towers.partition(spec.model, tree, mesh) for tree in fields]
     return State(*specs, schedule=None)  # pyright: ignore[reportArgumentType]
 
 

@@ -317,13 +317,11 @@ def _steps(step, gather, loops: str, state, weights, batch, rates, requests, con
 
 def _to_blocks(spec: Config, forms: Forms):
     """Return the function that cuts crops into blocks for the first layer (Forms.images); None if it takes images."""
+    if forms.images == "plain" or not spec.model.convs:
+        return None
     _, first = spec.model.convs[0]
     takes_blocks = first.kind == "conv" and first.groups == 1
-    if (
-        forms.images == "plain"
-        or not takes_blocks
-        or not convolution.in_blocks(forms, 3, first.stride)
-    ):
+    if not takes_blocks or not convolution.in_blocks(forms, 3, first.stride):
         return None
     return functools.partial(
         convolution.to_blocks, kernel=first.kernel, stride=first.stride, pad=first.pad

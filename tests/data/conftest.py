@@ -16,11 +16,16 @@ def cache_folder(tmp_path_factory, monkeypatch):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def pillow_filters():
+    """The filters of warnings that reading images sets once, and pytest takes away after every test."""
+    pillow.module.cache_clear()
+    pillow.module()
+
+
 @pytest.fixture(params=["simplejpeg", "Pillow"])
 def jpeg_decoder(request, monkeypatch):
     """Each test once with simplejpeg, and once as where it is not installed."""
-    pillow.module.cache_clear()  # pytest takes the filters of warnings away after every test
-    pillow.module()
     if request.param == "Pillow":
         monkeypatch.setattr(images, "_simplejpeg", lambda: None)
 

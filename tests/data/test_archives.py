@@ -202,7 +202,8 @@ HOSTILE = {
     "damaged pax header": (
         "train.tar",
         tarred(changed(entry("pax", b"99 path=x\n"), 156, b"x"), GOOD),
-        "train.tar",  # what tarfile makes of it differs between versions of Python
+        # tarfile stops at it, or reads a name out of it, depending on the version of Python.
+        ("download or pack it again", "has a control character in its name"),
     ),
     "folder with content": ("train.tar", tarred(entry("cat", type=b"5")), "folder with content"),
     "program among the pictures": ("train.tar", tarred(GOOD, entry("cat/a.py")), "cat/a.py ends"),
@@ -394,7 +395,8 @@ def test_a_hostile_archive_is_refused_and_writes_nothing(case, tmp_path, monkeyp
     arguments = ["--from", str(source), "--out", str(out), "--jobs", "1", "--size", "8"]
     with pytest.raises(DataError) as caught:
         prepare.main([*arguments, "--subset", "--max-bad-share", "0"])
-    assert name in str(caught.value) and message in str(caught.value)
+    messages = (message,) if isinstance(message, str) else message
+    assert name in str(caught.value) and any(one in str(caught.value) for one in messages)
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
     after = {k: v for k, v in snapshot(tmp_path).items() if not k.startswith("out/store.preparing")}
     assert after == before
@@ -461,3 +463,9 @@ def test_an_archive_that_changed_since_is_noticed(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="cannot read"):
         member.read()
+
+
+def test_a_packed_archive_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "train.tar.gz").mkdir()  # root can read any file, but not a folder
+    with pytest.raises(DataError, match=r"cannot read .*train\.tar\.gz: Is a directory"):
+        archives.gunzip(tmp_path / "train.tar.gz", tmp_path / "train.tar", 2**20)

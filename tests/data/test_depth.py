@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_jax.data.pipeline import images, pillow
+from alexnet_jax.data.pipeline import images
 from alexnet_jax.errors import DataError
 
 SIDE = 16
@@ -191,12 +191,6 @@ DECODED = {
     "15.pgm": (pnm("P5", FOUR, 15), FOUR * 17),
     "100.ppm": (pnm("P6", color(RAMP // 3), 100), scaled(color(RAMP // 3), 100)),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def warnings_of_pillow():
-    pillow.module.cache_clear()  # pytest takes the filters of warnings away after every test
-    pillow.module()
 
 
 @pytest.mark.fault("F25")

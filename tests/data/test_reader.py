@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_jax import config
 from alexnet_jax.analysis import pictures
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import image_files, splits
@@ -367,9 +368,9 @@ def test_where_skipping_is_refused(tmp_path, data_spec, monkeypatch):
     monkeypatch.setattr(image_files, "CACHE_LIMIT_BYTES", 100)
     with pytest.raises(DataError, match="prepare a store from them, with --max-bad-share"):
         trained(root, data_spec, skip_unreadable=True)
-    spec = data_spec("digits", skip_unreadable=True)
+    overrides = ["--config.data.source=digits", "--config.data.skip_unreadable=True"]
     with pytest.raises(ConfigError, match="is for source 'folder', not 'digits'"):
-        sources.check(sources.open_dataset(spec, 0), spec)
+        config.parse(config.load("tests/tiny.py", overrides))
 
 
 def test_of_a_large_set_dangling_links_are_found_at_the_start(tmp_path, data_spec, monkeypatch):

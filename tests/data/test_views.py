@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -8,25 +7,13 @@ import pytest
 from alexnet_jax import config
 from alexnet_jax.data.pipeline import views
 from alexnet_jax.data.pipeline.statistics import Statistics
-from alexnet_jax.specs import AugmentSpec
 
 SIZE, CROP = 12, 8
 
 
-PLAIN = AugmentSpec(
-    resize=None,
-    crop_size=CROP,
-    crop="random",
-    crop_chunk=1,
-    flip=True,
-    mean="none",
-    scale=1.0,
-    color_std=0.1,
-    color_basis="std",
-    color_rescale=True,
-    color_off_epoch=None,
-)
-spec = functools.partial(dataclasses.replace, PLAIN)
+@pytest.fixture
+def spec(augment_spec):
+    return functools.partial(augment_spec, crop_size=CROP, color_std=0.1, color_rescale=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +34,7 @@ def made(images, statistics, spec, name):
 @pytest.mark.parametrize(
     ("name", "count"), [("center", 1), ("ten", 10), ("nine", 9), ("dense", 50)]
 )
-def test_views_are_distinct_and_equal_for_a_constant_image(images, statistics, name, count):
+def test_views_are_distinct_and_equal_for_a_constant_image(images, statistics, name, count, spec):
     output = made(images, statistics, spec(), name)
     assert output.shape == (3, count, CROP, CROP, 3) and output.dtype == np.float32
     assert len({view.tobytes() for view in output[0]}) == count
@@ -55,7 +42,7 @@ def test_views_are_distinct_and_equal_for_a_constant_image(images, statistics, n
     assert (constant == 77).all()  # nor divided by 1 + color_std
 
 
-def test_ten_views_are_corners_and_center_then_their_mirror_images(images, statistics):
+def test_ten_views_are_corners_and_center_then_their_mirror_images(images, statistics, spec):
     output = made(images, statistics, spec(), "ten")
     places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
     for view, (top, left) in enumerate(places):
@@ -65,14 +52,16 @@ def test_ten_views_are_corners_and_center_then_their_mirror_images(images, stati
     assert np.array_equal(made(images, statistics, spec(), "center")[:, 0], output[:, 4])
 
 
-def test_nine_views_are_a_grid_without_mirror_images(images, statistics):
+def test_nine_views_are_a_grid_without_mirror_images(images, statistics, spec):
     output = made(images, statistics, spec(), "nine")
     for view in range(9):
         top, left = view // 3 * 2, view % 3 * 2
         assert np.array_equal(output[:, view], images[:, top : top + CROP, left : left + CROP])
 
 
-def test_dense_views_are_a_grid_from_corner_to_corner_and_its_mirror_images(images, statistics):
+def test_dense_views_are_a_grid_from_corner_to_corner_and_its_mirror_images(
+    images, statistics, spec
+):
     output = made(images, statistics, spec(), "dense")
     for view in range(25):
         top, left = divmod(view, 5)
@@ -99,20 +88,20 @@ def test_a_batch_has_no_more_crops_than_the_config_says(view, most):
     assert views.number(view, tiny) == {"center": 1, "ten": 10, "dense": 18}[view]
 
 
-def test_the_mean_image_is_cropped_and_mirrored_with_the_view(images, statistics):
+def test_the_mean_image_is_cropped_and_mirrored_with_the_view(images, statistics, spec):
     output = made(images, statistics, spec(mean="pixel", scale=2.0), "ten")
     centered = images - statistics.mean_image
     assert np.allclose(output[:, 1], 2 * centered[:, :CROP, 4:], atol=1e-3)
     assert np.allclose(output[:, 6], 2 * centered[:, :CROP, 4:][:, :, ::-1], atol=1e-3)
 
 
-def test_the_center_of_the_mean_image_stays_for_every_view(images, statistics):
+def test_the_center_of_the_mean_image_stays_for_every_view(images, statistics, spec):
     output = made(images, statistics, spec(mean="image_center"), "ten")
     plain = made(images, statistics, spec(), "ten")
     assert np.allclose(output, plain - statistics.mean_image[2:10, 2:10], atol=1e-3)
 
 
-def test_views_of_resized_images(images, statistics):
+def test_views_of_resized_images(images, statistics, spec):
     output = made(images, statistics, spec(resize=20, crop_size=16, mean="channel"), "nine")
     assert output.shape == (3, 9, 16, 16, 3)
     flat = made(np.full_like(images, 50), statistics, spec(resize=20, crop_size=16), "nine")

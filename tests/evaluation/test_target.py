@@ -10,7 +10,7 @@ import alexnet_jax
 from alexnet_jax.data import sources
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import evaluate, target
-from alexnet_jax.evaluation.target import EvalTarget, obtain_all
+from alexnet_jax.evaluation.target import EvalTarget, obtain_all, open_all
 from alexnet_jax.inference import predictions
 
 
@@ -103,7 +103,7 @@ def test_answers_to_other_images_are_not_compared(two_nets, dark_and_bright, mon
 
     monkeypatch.setattr(EvalTarget, "__init__", of_folder)
     with pytest.raises(DataError, match="the files of their test differ"):
-        obtain_all(two_nets, "test", "center")
+        obtain_all(open_all(two_nets), "test", "center")
 
 
 def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
@@ -125,13 +125,13 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
 
 
 def test_several_nets_answer_the_same_images(two_nets):
-    split, ((one, first), (other, second)) = obtain_all(two_nets, None, "center")
+    split, ((one, first), (other, second)) = obtain_all(open_all(two_nets), None, "center")
     assert split == "test"
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
     assert [one.trained.config.seed, other.trained.config.seed] == [0, 1]
     with pytest.raises(DataError, match="answered other images: the labels of their val differ"):
-        obtain_all(two_nets, "val", "center")  # each seed draws its own
+        obtain_all(open_all(two_nets), "val", "center")  # each seed draws its own
 
 
 def test_the_report_is_a_table_or_json(two_nets, report, tmp_path, capsys):

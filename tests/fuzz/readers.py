@@ -303,7 +303,7 @@ def _read_index(folder: Path, *_: object) -> object:
 def _read_labels(folder: Path, index: Any, _: Path) -> object:
     from alexnet_jax.data.sources import store_format
 
-    return store_format.read_labels(folder, index, "train", STORE_COUNT)
+    return store_format.read_labels(folder, index, "train")
 
 
 def _read_store_statistics(folder: Path, index: Any, _: Path) -> object:
@@ -429,6 +429,7 @@ def _read_run(run: Path, changed: str) -> None:
 
     owned = workdir.Workdir(run, steal=True)
     new = types.SimpleNamespace(to_dict=lambda: json.loads(_config_json()))
+    spec = config.parse(json.loads(_config_json()))
 
     def cut_back() -> None:
         metrics = (run / "metrics.jsonl").read_bytes()
@@ -438,13 +439,14 @@ def _read_run(run: Path, changed: str) -> None:
     readers: dict[str, list[Callable[[], object]]] = {
         "config.json": [lambda: trained.load_config(run), lambda: owned.changes(new), lambda: convergence.read(run)],
         "status.json": [lambda: reading.read_status(run), owned.check],
-        "run.json": [owned.environment, lambda: report_training.reproduction(run)],
-        "results.json": [lambda: log.summary(owned.results() or RESULTS), lambda: report_evaluation.results(run, [])],
+        "run.json": [lambda: reading.read_environment(run), lambda: report_training.reproduction(run)],
+        "results.json": [lambda: log.summary(reading.read_results(run) or RESULTS),
+                         lambda: report_evaluation.results(run, [])],
         "history.jsonl": [lambda: reading.history(run), lambda: reading.begun_from(run),
                           lambda: report_training.reproduction(run)],
         "metrics.jsonl": [lambda: curves.read(run), lambda: convergence.read(run), cut_back,
                           lambda: report_training.learning_curves(run),
-                          lambda: reading.validation_errors(run, config.parse(json.loads(_config_json())))],
+                          lambda: reading.validation_errors(reading.read_metrics(run), spec)],
         "dataset.npz": [lambda: identity.run_fingerprint(run, "")],
         "predictions/test_center_6.npz": [lambda: predictions.load(run, "test", "center", 6).wrong()],
     }  # fmt: skip

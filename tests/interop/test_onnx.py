@@ -61,7 +61,7 @@ def parameters_in(path, run):
     """The parameters of an ONNX file, in our layout again."""
     graph = onnx.load(path).graph
     found = {array.name: onnx.numpy_helper.to_array(array) for array in graph.initializer}
-    names = files.flatten({"params": run.params, "batch_stats": run.batch_stats})
+    names = files.flatten(run.variables)
     ours = layout.from_channels_first(path, run.config, {name: found[name] for name in names})
     tree = files.unflatten(ours)
     return run._replace(params=tree["params"], batch_stats=tree.get("batch_stats", {}))

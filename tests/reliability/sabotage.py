@@ -113,8 +113,8 @@ def old_fingerprint() -> None:
     """Checkpoints have the fingerprint that an earlier version gave to the images."""
     from alexnet_jax.train import setup
 
-    about = setup._about
-    setup._about = lambda *arguments: about(*arguments) | {"dataset": "0123456789abcdef" * 4}
+    about = setup._common_meta
+    setup._common_meta = lambda *arguments: about(*arguments) | {"dataset": "0123456789abcdef" * 4}
 
 
 def impatient_with_writes() -> None:

@@ -16,12 +16,12 @@ from alexnet_jax import config
 from alexnet_jax.errors import ConfigError, WorkdirError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import checkpoints
-from alexnet_jax.run import ownership, reading, resume, workdir
+from alexnet_jax.run import ownership, reading, resume, schemas, workdir
 from tests.reliability.compare import differences, snapshot
 
 
 def stamp(seconds_ago: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds_ago))
+    return time.strftime(schemas.TIME, time.gmtime(time.time() - seconds_ago))
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_run_begins_with_the_parameters_of_another(starter, golden_folder, tmp
     assert refused.code == 5 and "params/fc6/kernel is" in refused.err
     assert starter.run(tmp_path / "c", *wider, "--allow-partial").code == 0
     log = (tmp_path / "c" / "log.txt").read_text()
-    assert "5 of 8 arrays; the others keep random values" in log
+    assert "5 of 8 arrays; the others have random initial values" in log
     rows = [line.split()[1:] for line in log.splitlines() if "params/" in line]
     assert ["params/fc6/bias", "float32(16,)", "float32(32,)"] in rows and len(rows) == 3
 

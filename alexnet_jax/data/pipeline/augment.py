@@ -62,7 +62,7 @@ def train_images(
         normal = 2**0.5 * jax.lax.erf_inv(draws["color"])
         noise = color_std * color_offsets(normal, statistics, spec.color_basis)
     mean: Any
-    if spec.crop == "random_resized":
+    if box:
         if spec.mean == "pixel":  # linear: as if the mean image were resized like each crop
             images = images - mean_image(statistics, size)
         boxes = resized_crops.boxes(shared["position"], shared["box"], size, spec.min_area)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, UInt8
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import pillow
 from alexnet_jax.data.pipeline.pillow import PIXEL_LIMIT
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, one_line
 from alexnet_jax.specs import Exif
 
 #: Part of the key of every cached decode: increase it when a change alters the pixels that `decode` returns.
@@ -104,9 +104,7 @@ def _checked_array(source: Any, name: str, limit: int) -> UInt8[np.ndarray, "h w
     try:
         pixels = np.asarray(source)
     except Exception as error:  # for example, a torch tensor on a GPU
-        raise DataError(
-            f"{name} cannot be converted to an array: {' '.join(str(error).split())}"
-        ) from None
+        raise DataError(f"{name} cannot be converted to an array: {one_line(error)}") from None
     is_shaped = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4))
     if pixels.dtype != np.uint8 or not is_shaped or not pixels.size:
         if pixels.dtype == np.uint16:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, one_line
 from alexnet_jax.specs import Exif
 
 #: Supported formats and their suffixes. A file is recognized by its content, not its suffix, and is never given to a
@@ -127,7 +127,7 @@ def decode_errors(name: str) -> Iterator[None]:
     except (library.DecompressionBombWarning, library.DecompressionBombError):
         raise too_large(name) from None
     except _FAULTS as error:
-        fault = " ".join(str(error).split()) or f"it is damaged ({type(error).__name__})"
+        fault = one_line(error) or f"it is damaged ({type(error).__name__})"
         raise DataError(f"cannot decode {name}: {fault}; remove or replace it") from None
 
 

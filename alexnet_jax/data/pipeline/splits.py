@@ -137,6 +137,11 @@ def summary(dataset: Dataset) -> dict[str, Any]:
     return {"images": counts, "left_out": list(dataset.notes), "skipped": list(dataset.skipped)}
 
 
+def sizes(dataset: Dataset) -> str:
+    """Return the number of images of each split, as text."""
+    return ", ".join(f"{len(split.labels):,} {name}" for name, split in dataset.splits.items())
+
+
 #: Texts for the two fields of Duplicates, by their keys in the report of a prepared dataset.
 TWICE = {
     "duplicates": "files are in two splits, byte for byte: an error measured on them is a training error",

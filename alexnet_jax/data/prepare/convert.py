@@ -1,8 +1,8 @@
 """Convert an image of a source to an image of a store."""
 
+import hashlib
 import io
 import os
-import warnings
 import zlib
 from typing import NamedTuple
 
@@ -46,22 +46,20 @@ def convert(
     """
     size = options.size
     kept, changes = False, []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as those about broken EXIF, which is not used here
-        if isinstance(content, bytes):
-            if content[:2] == b"\x1f\x8b":  # gzipped, as some files of ILSVRC-2010 are said to be
-                content = _gunzipped(content, title)
-                changes.append("gzipped")
-            pixels = images.decode(content, size, exif=options.exif, name=title)
-            kind, (width, height), found = inspect(content, title, options.exif)
-            changes += found
-            kept = kind == "JPEG" and width == height == size
-            kept &= not {"CMYK, now RGB", _TURNED} & set(found)
-        else:
-            height, width = content.shape[:2]
-            pixels = images.decode(content, size, name=title)
-        if min(width, height) < size:
-            changes.append(f"enlarged to {size} pixels")
+    if isinstance(content, bytes):
+        if content[:2] == b"\x1f\x8b":  # gzipped, as some files of ILSVRC-2010 are said to be
+            content = _gunzipped(content, title)
+            changes.append("gzipped")
+        pixels = images.decode(content, size, exif=options.exif, name=title)
+        kind, (width, height), found = inspect(content, title, options.exif)
+        changes += found
+        kept = kind == "JPEG" and width == height == size
+        kept &= not {"CMYK, now RGB", _TURNED} & set(found)
+    else:
+        height, width = content.shape[:2]
+        pixels = images.decode(content, size, name=title)
+    if min(width, height) < size:
+        changes.append(f"enlarged to {size} pixels")
     if options.format == "raw":
         return pixels, b"", changes
     if kept and isinstance(content, bytes):
@@ -76,6 +74,12 @@ def convert(
         fastdct=False,
     )
     return pixels, record, changes
+
+
+def digest(content: bytes | np.ndarray) -> str:
+    """Return the SHA-256 of an image of a source, by which duplicates are found."""
+    encoded = content if isinstance(content, bytes) else content.tobytes()
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def _gunzipped(content: bytes, title: str) -> bytes:
@@ -96,12 +100,8 @@ def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int
     Returns:
         The format, (width, height), and descriptions of what decoding changes.
     """
-    from PIL import Image
-
     changes = []
-    Image.init()
-    known = [name for name in pillow.FORMATS if name in Image.OPEN]  # some need a package
-    with Image.open(io.BytesIO(encoded), formats=known) as image:
+    with pillow.module().open(io.BytesIO(encoded), formats=pillow.readable()) as image:
         kind = image.format if image.format in pillow.FORMATS else "JPEG"  # such as MPO
         mode, size = image.mode, image.size
         if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -10,7 +10,6 @@ Exit code: 0 if there is nothing to correct, otherwise 3.
 """
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import pathlib
@@ -28,7 +27,7 @@ from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import TWICE, Split, duplicates
 from alexnet_jax.data.prepare import checks, discovery, selection
 from alexnet_jax.data.prepare.checks import Contents, Finding, as_note
-from alexnet_jax.data.prepare.convert import Options, convert
+from alexnet_jax.data.prepare.convert import Options, convert, digest
 from alexnet_jax.data.prepare.selection import Found, Image, Listing
 from alexnet_jax.data.prepare.sheet import draw_sheet
 from alexnet_jax.data.prepare.workers import leave_signals_to_the_parent, progress_bar
@@ -158,8 +157,8 @@ def _files(folder: pathlib.Path, index: store_format.Index) -> Iterator[Finding]
 
 def _of_store(folder: pathlib.Path, index: store_format.Index, subset: bool, jobs: int) -> Contents:
     splits = {}
-    for name, shards in index.splits.items():
-        labels = store_format.read_labels(folder, index, name, sum(shard.count for shard in shards))
+    for name in index.splits:
+        labels = store_format.read_labels(folder, index, name)
         images = store.images(folder, index, name, index.size, jobs)
         splits[name] = Split(images, labels)
     request = index.request
@@ -256,8 +255,7 @@ def _check(direct: bool, part: list[tuple[int, Image]]) -> list[tuple[str | None
                 images.decode(content, _SMALL, name=image.title)
             else:
                 convert(content, Options("raw", _SMALL, 95), image.title)
-            encoded = content if isinstance(content, bytes) else content.tobytes()
-            found.append((hashlib.sha256(encoded).hexdigest(), None))
+            found.append((digest(content), None))
         except DataError as error:
             found.append((None, str(error)))
     return found

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet_jax.data.sources import archives
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, one_line
 
 #: Images of each split; Russakovsky et al. (2015), Table 2. Those of test 2012 have no labels.
 COUNTS = {
@@ -85,7 +85,7 @@ def _synsets(content: bytes, year: str, title: str) -> tuple[dict[str, str], dic
         words = {str(row["WNID"]): str(row["words"]) for row in leaves}
         by_id = {int(row[f"{year}_ID"]): str(row["WNID"]) for row in leaves}
     except Exception as error:  # scipy's reader fails in as many ways as a file can be damaged
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = one_line(error)[:200] or type(error).__name__
         raise DataError(f"{title}: cannot read the synsets of meta.mat: {text}") from None
     if not by_id or not all(is_synset(name) for name in words) or len(words) != len(by_id):
         raise DataError(f"{title}: meta.mat does not list synsets such as n01440764, each once")

@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import statistics
-from alexnet_jax.data.pipeline.splits import Split, duplicates
+from alexnet_jax.data.pipeline.splits import TWICE, Split, duplicates
 from alexnet_jax.data.prepare.selection import Image, Listing
 from alexnet_jax.data.prepare.shards import EXAMPLES, Task, shown, versions
 from alexnet_jax.data.sources import store, store_format
@@ -35,9 +35,9 @@ def summary(index: store_format.Index) -> Iterator[str]:
             yield f"  {refused['count']:,} refused: {_named(refused['count'], refused['first'])}"
     for note in report.get("notes", []):
         yield f"note: {note}"
-    for key, where in (("duplicates", "in two splits"), ("two_classes", "under two classes")):
+    for key, text in TWICE.items():
         found = report.get(key, {"count": 0})  # older stores know of splits alone
-        yield f"{found['count']:,} files are {where}, byte for byte" + (
+        yield f"{found['count']:,} {text.partition(':')[0]}" + (
             f": {_named(found['count'], found['first'])}; all in {DUPLICATES}"
             if found["count"]
             else ""
@@ -73,7 +73,7 @@ def complete(
             raise DataError(f"{split} has no usable image")
         splits[split] = tuple(shards)
         labels = np.array([label for _, result in mine for label in result["labels"]], np.int32)
-        with files.replacing(folder / f"{split}-labels.npy") as file:
+        with files.replacing(folder / store_format.labels_name(split)) as file:
             np.save(file, labels)
     refused = [one for task in tasks for one in results[task.stem]["refused"]]
     write_lines(folder / REFUSED, refused)
@@ -96,7 +96,7 @@ def complete(
     found = statistics.compute(Split(train, np.empty(0, np.int32)))
     with files.replacing(folder / STATISTICS) as file:
         np.savez(file, **found._asdict())
-    rest = [f"{split}-labels.npy" for split in splits]
+    rest = [store_format.labels_name(split) for split in splits]
     for name in (*rest, REFUSED, DUPLICATES, STATISTICS):
         sums[name] = ((folder / name).stat().st_size, files.sha256_of(folder / name))
     report["bytes"] = sum(size for size, _ in sums.values())

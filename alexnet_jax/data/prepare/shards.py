@@ -17,12 +17,12 @@ import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import images
-from alexnet_jax.data.prepare.convert import Options, convert
+from alexnet_jax.data.prepare.convert import Options, convert, digest
 from alexnet_jax.data.prepare.selection import Image, Listing
 from alexnet_jax.data.prepare.workers import leave_signals_to_the_parent
 from alexnet_jax.data.sources import store
 from alexnet_jax.data.sources.store_format import SUFFIXES
-from alexnet_jax.errors import DataError, OutOfMemoryError, StorageError, printable
+from alexnet_jax.errors import DataError, OutOfMemoryError, StorageError, one_line, printable
 from alexnet_jax.specs import Range
 
 #: Raise it when the same source gives other bytes: shards of older versions are then not used again.
@@ -201,8 +201,7 @@ def write_shard(task: Task, count: Callable[[int], None]) -> None:
                 sums.append(None)
             else:
                 write(record if task.options.format == "jpeg" else pixels)
-                encoded = content if isinstance(content, bytes) else content.tobytes()
-                sums.append(hashlib.sha256(encoded).hexdigest())
+                sums.append(digest(content))
                 labels.append(label)
                 for change in changes:
                     found = converted.setdefault(change, {"count": 0, "first": []})
@@ -244,7 +243,7 @@ def _writer(path: pathlib.Path, task: Task) -> Iterator[Callable[[Any], None]]:
             yield writer.write
             writer.close()
         except RuntimeError as error:  # array_record's error for a full disk
-            raise OSError(None, " ".join(str(error).split())[:200], str(path)) from None
+            raise OSError(None, one_line(error)[:200], str(path)) from None
         return
     size, written = task.options.size, 0
 

@@ -11,7 +11,7 @@ from alexnet_jax.data.pipeline import identity, images
 from alexnet_jax.data.pipeline.image_files import UnreadableImages, undecodable
 from alexnet_jax.data.pipeline.splits import Dataset, class_names, held_out, keep_classes, take
 from alexnet_jax.data.sources.folder import SKIP
-from alexnet_jax.errors import ConfigError, DataError, listed
+from alexnet_jax.errors import DataError, listed
 from alexnet_jax.specs import DataSpec
 
 _VALIDATION_SEED = 0x76616C
@@ -48,13 +48,8 @@ def check(dataset: Dataset, spec: DataSpec) -> None:
     """Check that the dataset can be trained on: classes have training images, and images can be read.
 
     All images are tried if they are decoded at the start, otherwise the first of each split.
-    Raises DataError and ConfigError.
+    Raises DataError.
     """
-    if spec.skip_unreadable and spec.source != "folder":
-        raise ConfigError(
-            f"config.data.skip_unreadable is for source 'folder', not {spec.source!r}; a store leaves unreadable "
-            "images out when it is prepared, with --max-bad-share"
-        )
     where = spec.path or spec.source
     if fault := _empty_classes(dataset).get("train"):
         remedy = "add images, or choose classes with config.data.classes"

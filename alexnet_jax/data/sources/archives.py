@@ -169,6 +169,8 @@ def _inflated(path: str, limit: int) -> Iterator[bytes]:
         raise DataError(f"{path} is cut off: download it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}; download it again") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
 class _Reader:

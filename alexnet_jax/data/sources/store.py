@@ -13,7 +13,7 @@ from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.data.sources import store_format
 from alexnet_jax.data.sources.store_format import AGAIN, Index
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, one_line
 from alexnet_jax.specs import DataSpec, Exif
 
 INSTALL = 'pip install -e ".[store]"'
@@ -28,10 +28,7 @@ def load(spec: DataSpec) -> Dataset:
     folder = pathlib.Path(spec.path or "").expanduser()
     index = store_format.read_index(folder)
     store_format.check_sizes(folder, index)
-    labels = {
-        name: store_format.read_labels(folder, index, name, sum(shard.count for shard in shards))
-        for name, shards in index.splits.items()
-    }
+    labels = {name: store_format.read_labels(folder, index, name) for name in index.splits}
     if index.format == "jpeg":
         array_record()  # fails early
     seen = check_content(folder, index, spec.threads)
@@ -73,7 +70,7 @@ class Content(NamedTuple):
 def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
     """Compare the files that training reads with the index. Raises DataError for the first difference."""
     shards = [shard.file for one in index.splits.values() for shard in one]
-    others = [f"{name}-labels.npy" for name in index.splits]
+    others = [store_format.labels_name(name) for name in index.splits]
     others += [store_format.STATISTICS] if store_format.STATISTICS in index.files else []
     sampled = sum(index.files[name][0] for name in shards) > digests.WHOLE_BYTES
     whole = others if sampled else [*shards, *others]
@@ -246,7 +243,7 @@ class JpegShards:
             return self._readers[shard]
 
     def _fault(self, shard: int, error: Exception) -> DataError:
-        text = " ".join(str(error).split())[:200]
+        text = one_line(error)[:200]
         return DataError(f"cannot read {self._paths[shard]}: {text}; {AGAIN}")
 
 

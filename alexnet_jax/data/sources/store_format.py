@@ -5,6 +5,7 @@
     train-labels.npy             int32 [n]; the same for val and test
     statistics.npz               mean image and principal components of train
     refused.jsonl                the images that could not be used, one per line
+    duplicates.jsonl             the images that occur in two splits or under two classes
 
 `alexnet prepare` writes stores (data/prepare), and `data.source='store'` reads them (store.py).
 """
@@ -177,7 +178,7 @@ def read_index(folder: pathlib.Path) -> Index:
     is_complete = "train" in index.splits
     is_complete &= 0 < len(index.classes) == len(set(index.classes)) == len(index.words)
     for name, shards in index.splits.items():
-        is_complete &= f"{name}-labels.npy" in index.files
+        is_complete &= labels_name(name) in index.files
         is_complete &= all(shard.file in index.files for shard in shards)
     if not is_complete:
         raise DataError(f"{path} is damaged; {AGAIN}")
@@ -220,7 +221,7 @@ def fingerprint(index: Index) -> str:
     """Return the SHA-256 of all that training depends on, which excludes `request` and `report`."""
     content: list[Any] = [index.format, index.size, index.classes]
     for name, shards in sorted(index.splits.items()):
-        names = [*(shard.file for shard in shards), f"{name}-labels.npy"]
+        names = [*(shard.file for shard in shards), labels_name(name)]
         content.append([name, [index.files[file][1] for file in names]])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -253,9 +254,15 @@ def read_statistics(folder: pathlib.Path, size: int) -> Statistics:
     return statistics.read(folder / STATISTICS, size, error=DataError, remedy=AGAIN)
 
 
-def read_labels(folder: pathlib.Path, index: Index, split: str, count: int) -> np.ndarray:
-    """Read and check the labels int32 [count] of a split. Raises DataError."""
-    path = folder / f"{split}-labels.npy"
+def labels_name(split: str) -> str:
+    """The name of the file with the labels of a split."""
+    return f"{split}-labels.npy"
+
+
+def read_labels(folder: pathlib.Path, index: Index, split: str) -> np.ndarray:
+    """Read and check the labels int32 [n] of a split. Raises DataError."""
+    count = sum(shard.count for shard in index.splits[split])
+    path = folder / labels_name(split)
     labels = files.read_array(path, (count,), "int32", error=DataError, remedy=AGAIN)
     if count and not 0 <= labels.min() <= labels.max() < len(index.classes):
         raise DataError(

@@ -15,7 +15,7 @@ from alexnet_jax.data.pipeline import digests
 from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.data.sources.tfrecord import TFRecords
-from alexnet_jax.errors import DataError
+from alexnet_jax.errors import DataError, one_line
 from alexnet_jax.specs import DataSpec
 
 INSTALL = 'pip install -e ".[tfds]"'
@@ -212,7 +212,7 @@ def _prepare(library: Any, name: str, root: pathlib.Path) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     return text if len(text) <= 400 else text[:400] + " ..."
 
 

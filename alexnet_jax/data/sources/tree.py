@@ -17,9 +17,9 @@ from alexnet_jax.errors import DataError, listed, printable
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
-#: Image formats that are not read, unless FORMATS has them: named in the notes rather than counted as other files.
+#: Image formats that are not read: named in the notes rather than counted as other files.
 _OTHER_IMAGES = (
-    ".jfif", ".jpe", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
+    ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
     ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".eps", ".exr",
 )  # fmt: skip
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")

@@ -175,7 +175,6 @@ class Operation:
         on_dense: Whether fully-connected layers may have it.
         is_linear: Whether it is the convolution or matrix product of a layer.
         has_own_line: Whether tables of a net have a line for it.
-        mixes_groups: Whether its results depend on the maps of all groups together.
         takes_groups: Whether `apply` takes the maps of each group as an array of their own (model/grouping.py).
         keeps_float32: Whether its result stays float32 if an operation that compares values follows.
         compares: Whether it compares its inputs, which rounding would make equal.

@@ -27,7 +27,7 @@ class Conv(Operation):
 
         shape = (*2 * (layer.spec.kernel,), convolution.channels(x) // layer.groups, layer.features)
         kernel, bias = layer.weights(shape, (layer.features,))
-        convolve = self._function(layer.spec, groups=1, forms=layer.forms)
+        convolve = functools.partial(self._function(layer.spec), groups=1, forms=layer.forms)
         if isinstance(x, tuple):
             parts = [convolution.split(array, len(x)) for array in (kernel, bias)]
             return tuple(
@@ -36,12 +36,12 @@ class Conv(Operation):
             )
         return elementwise.add_bias(convolve(x, kernel, groups=layer.groups), bias, layer.forms)
 
-    def _function(self, spec, **options) -> Callable[..., Float[Array, "b oh ow f"]]:
+    def _function(self, spec) -> Callable[..., Float[Array, "b oh ow f"]]:
         """Return the function (x, kernel) -> convolution, without a bias."""
         from alexnet_jax.kernels import convolution
 
         return functools.partial(
-            convolution.convolution, stride=spec.stride, pad=spec.pad, **options
+            convolution.convolution, stride=spec.stride, pad=spec.pad, groups=spec.groups
         )
 
     def output(self, node, model, inputs):
@@ -89,9 +89,6 @@ class Conv(Operation):
         import jax.numpy as jnp
 
         kernel = inversion.params["kernel"]
-        function = self._function(inversion.node.spec, **self._inverted(inversion.node.spec))
+        function = self._function(inversion.node.spec)
         zeros = jnp.zeros_like(inversion.inputs)
         return jax.vjp(lambda inputs: function(inputs, kernel), zeros)[1](x)[0]
-
-    def _inverted(self, spec) -> dict:
-        return {"groups": spec.groups}

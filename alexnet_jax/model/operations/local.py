@@ -21,15 +21,10 @@ class Local(Conv):
         kernel, bias = layer.weights(shape, (*places, layer.features), copies=len(places))
         return elementwise.add_bias(self._function(spec)(x, kernel), bias, layer.forms)
 
-    def _function(self, spec, **options):
+    def _function(self, spec):
         from alexnet_jax.kernels import convolution
 
-        return functools.partial(
-            convolution.locally_connected, stride=spec.stride, pad=spec.pad, **options
-        )
-
-    def _inverted(self, spec):
-        return {}
+        return functools.partial(convolution.locally_connected, stride=spec.stride, pad=spec.pad)
 
     def parameters(self, node, model, inputs):
         places = self.output(node, model, inputs).size ** 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from alexnet_jax.errors import ConfigError
@@ -72,32 +73,13 @@ def unpool(
 ) -> Float[Array, "b h w c"]:
     """`x` at the outputs of a pool -> at its `inputs`: at the first maximum of each window, or spread equally."""
     import jax
-    import jax.numpy as jnp
-    from jax import lax
 
     from alexnet_jax.kernels import pooling
+    from alexnet_jax.kernels.forms import Forms
 
-    window, stride = pool.window, pool.stride
+    sides = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
     if pool.kind == "average":
-
-        def average(inputs):
-            return pooling.average_pool(
-                inputs, window=window, stride=stride, rounding=pool.rounding
-            )
-
-        return jax.vjp(average, inputs)[1](x)[0]
-
-    # A last window may hang over the border: nothing there is the maximum.
-    over = [
-        max((count - 1) * stride + window - size, 0)
-        for count, size in zip(x.shape[1:3], inputs.shape[1:3], strict=True)
-    ]
-
-    def maximum(inputs):
-        return lax.reduce_window(
-            inputs, -jnp.inf, lax.max, (1, window, window, 1), (1, stride, stride, 1),
-            ((0, 0), (0, over[0]), (0, over[1]), (0, 0)),
-        )  # fmt: skip
-
-    # Its gradient goes to the first maximum of a window; that of pooling.max_pool goes to all.
-    return jax.vjp(maximum, inputs)[1](x)[0]
+        function = functools.partial(pooling.average_pool, **sides)
+    else:  # the gradient of this form goes to the first maximum of a window, that of others to all
+        function = functools.partial(pooling.max_pool, **sides, forms=Forms(pool="reduce_window"))
+    return jax.vjp(function, inputs)[1](x)[0]

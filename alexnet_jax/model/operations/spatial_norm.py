@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alexnet_jax.kernels.windows import lrn_reach
 from alexnet_jax.model.operations.base import Operation
 
 
@@ -22,7 +23,7 @@ class SpatialNorm(Operation):
     def to_onnx(self, graph, node, x):
         """Add the operation to an ONNX graph; AveragePool, counting the padding, computes the sum divided by size^2."""
         norm, name = graph.model.spatial_norm, node.feature
-        before, after = norm.size // 2, norm.size - 1 - norm.size // 2
+        before, after = lrn_reach(norm.size)
         squares = graph.add(f"{name}/squares", "Mul", x, x)
         means = graph.add(f"{name}/means", "AveragePool", squares, kernel_shape=[norm.size] * 2,
                           pads=[before, before, after, after], count_include_pad=1)  # fmt: skip
