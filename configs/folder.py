@@ -47,3 +47,20 @@ def begin_quickly(model):
         model.convs[name].init_std = 0.03  # layers-145.cfg has it in conv3 to conv5
     for layer in (*model.convs.values(), *model.fcs.values()):
         layer.bias = 0.1 if layer.bias else 0.0  # bvlc_alexnet
+
+
+def shrink(config):
+    """Make the net small: 0.9 million parameters, 19 million multiply-adds per image of 64x64 pixels."""
+    model = config.model
+    begin_quickly(model)
+    model.init = "he"
+    model.convs.conv1.update(features=32, kernel=7, stride=2, pad=(1, 2))
+    for name, features in (("conv2", 96), ("conv3", 128), ("conv4", 128), ("conv5", 96)):
+        model.convs[name].features = features
+    model.fcs.fc6.features = 512
+    model.fcs.fc7.features = 256
+    config.data.image_size = 64
+    config.augment.crop_size = 56
+    config.augment.scale = 1 / 64
+    config.schedule.weights = dict(kind="cosine", learning_rate=0.01)
+    config.schedule.bias_factor = 2.0
