@@ -57,10 +57,13 @@ def shrink(config):
     model.convs.conv1.update(features=32, kernel=7, stride=2, pad=(1, 2))
     for name, features in (("conv2", 96), ("conv3", 128), ("conv4", 128), ("conv5", 96)):
         model.convs[name].features = features
+    for layer in model.convs.values():
+        layer.then = ("batch_norm", *(op for op in layer.then if op != "lrn"))
+    model.batch_norm.momentum = 0.9
     model.fcs.fc6.features = 512
     model.fcs.fc7.features = 256
     config.data.image_size = 64
     config.augment.crop_size = 56
     config.augment.scale = 1 / 64
-    config.schedule.weights = dict(kind="cosine", learning_rate=0.01)
+    config.schedule.weights = dict(kind="cosine", learning_rate=0.02)
     config.schedule.bias_factor = 2.0
