@@ -27,7 +27,7 @@ from alexnet_jax.run import environment, failures, processes, reading
 from alexnet_jax.run.schemas import Results
 from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.workdir import RunFolder, Workdir
-from alexnet_jax.specs import Config
+from alexnet_jax.specs import Config, DataSpec
 
 if TYPE_CHECKING:
     from alexnet_jax.run.signals import Signals
@@ -40,9 +40,11 @@ def main(arguments: list[str]) -> int:
     options, rest = _parser().parse_known_args(arguments)
     if options.allow_partial and not options.init_from:
         raise ConfigError("--allow-partial needs --init-from")
-    config_dict = config.load(options.config, cli.config_overrides(rest))
-    spec = config.parse(config_dict)
+    overrides = cli.config_overrides(rest)
     workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
+    options.config, options.reason = _choose_variant(options.config, overrides, workdir)
+    config_dict = config.load(options.config, overrides)
+    spec = config.parse(config_dict)
     if processes.is_primary():
         workdir.check()
     try:
@@ -61,8 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workdir", required=True, help="the run folder; created if needed")
     parser.add_argument(
         "--init-from",
-        metavar="WORKDIR",
-        help="start a new run from the parameters of another run folder",
+        metavar="WORKDIR|FILE|NAME",
+        help="start a new run from the parameters of another run folder, of a .safetensors file, or of weights that "
+        "come with the package, such as tiny_imagenet; none: from random ones, where the config names some",
     )
     parser.add_argument(
         "--allow-partial",
@@ -96,6 +99,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _choose_variant(argument: str, overrides: list[str], workdir: Workdir) -> tuple[str, str]:
+    """Return --config with its variant, and the reason if it was chosen by the number of images.
+
+    A run that was begun keeps its variant, whatever the images are now: a change of them is reported as such.
+    """
+    name = None if workdir.overwrites else reading.config_name(workdir.path)
+    if name is None or name.partition(":")[0] != Path(argument).stem:
+        return config.choose_variant(argument, overrides, _count_images)
+    _, colon, variant = name.partition(":")
+    return argument if ":" in argument else argument + colon + variant, ""
+
+
+def _count_images(data: DataSpec) -> int | None:
+    """Return the number of training images; None for a source other than folders, and without images."""
+    if data.source != "folder":
+        return None
+    from alexnet_jax.data.sources import folder
+
+    return folder.count_training_images(data)
+
+
+def _initial_weights(options: argparse.Namespace, spec: Config) -> str | None:
+    """Return the weights that a new run begins from; None for random ones."""
+    chosen = options.init_from or spec.train.init_from
+    return None if chosen == "none" else chosen
+
+
 def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir: Workdir) -> int:
     # Usage errors are reported before this point, because importing JAX takes a second.
     from alexnet_jax.inference import trained
@@ -112,12 +142,12 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
         try:
             with signals.at_once():
                 prepared = prepare.prepare(spec)
-                init = None
-                if options.init_from and not processes.run_on_primary(
-                    lambda: _has_checkpoint(workdir)
-                ):
-                    init = trained.load(options.init_from)
-                    prepare.check_init(prepared.spec, init, partial=options.allow_partial)
+                init, weights = None, _initial_weights(options, spec)
+                # The last layer does not fit other classes, which a config with init_from takes into account.
+                partial = options.allow_partial or not options.init_from
+                if weights and not processes.run_on_primary(lambda: _has_checkpoint(workdir)):
+                    init = trained.load(weights)
+                    prepare.check_init(prepared.spec, init, partial=partial)
         except Stop:
             streams.say_error("stopped before the first step: there is nothing to save")
             return signals.exit_code
@@ -133,7 +163,8 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
                 return 0
             folder = workdir if processes.is_primary() else RunFolder(workdir.path)
             profile = options.profile and processes.is_primary()
-            start = Options(init, options.allow_partial, profile)
+            start = Options(init, partial, profile)
+            notes = [*_how_chosen(options, weights), *notes]
             return _run(prepared, config_dict, folder, signals, start, notes)
 
 
@@ -215,20 +246,30 @@ def _take_folder(
     # Checked before anything is written, so that a rejected start leaves the folder unchanged.
     prepare.check_resume(workdir, prepared, changed=bool(options.override_resume))
     earlier, current = reading.read_environment(workdir.path), environment.describe(prepared.spec)
-    workdir.adopt(config_dict, shlex.join(sys.argv), changes, options.init_from)
+    weights = _initial_weights(options, prepared.spec)
+    workdir.adopt(config_dict, shlex.join(sys.argv), changes, weights)
     workdir.write("run.json", current | {"data": splits.summary(prepared.dataset)})
     return environment.changes(earlier, current)
 
 
+def _how_chosen(options: argparse.Namespace, weights: str | None) -> list[str]:
+    """Return the line that says which net was chosen for the images, or none if it was chosen by the user."""
+    if not options.reason:
+        return []
+    begun = f"begun from the weights {weights} (--init-from none: random ones)" if weights else ""
+    return ["; ".join(filter(None, (options.reason, begun)))]
+
+
 def _finished(workdir: Workdir, last_step: int) -> Results | None:
-    """Return results.json if the run reached `last_step` and its checkpoint is intact."""
+    """Return results.json if the run reached `last_step`, or ended early, and its checkpoint is intact."""
     from alexnet_jax.inference import checkpoints
 
     results = reading.read_results(workdir.path)
-    if not results or results["step"] < last_step:
+    if not results or results.get("planned_step", results["step"]) < last_step:
         return None
     found = checkpoints.latest(workdir.checkpoints)
-    return results if found and found[0] >= last_step else None
+    ended = results.get("last_step", last_step)
+    return results if found and found[0] >= ended else None
 
 
 def _dry_run(
@@ -242,7 +283,8 @@ def _dry_run(
         prepare.check_resume(workdir, prepared, changed=bool(options.override_resume))
     text = prepare.summary(prepared, workdir)
     if processes.is_primary():
-        print(text, flush=True)
+        chosen = _how_chosen(options, _initial_weights(options, prepared.spec))
+        print("\n".join([*chosen, text]), flush=True)
     return 0
 
 

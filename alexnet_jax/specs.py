@@ -411,6 +411,12 @@ class TrainSpec:
     exact: bool = True
     #: Steps that are dispatched together if all images are on the devices.
     steps_per_dispatch: Count = 1
+    #: Make at least this many steps, where `epochs` amounts to fewer; `max_steps` still limits them.
+    min_steps: Steps | None = None
+    #: End when the validation error has not fallen during this share of the steps, and report the best checkpoint.
+    patience: typing.Annotated[float, Range(0, 1, ends="(]")] | None = None
+    #: Weights that a new run begins from, as far as they fit: what --init-from accepts.
+    init_from: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,13 @@ def main(arguments: list[str]) -> None:
             )
         print("\n".join(cli.table([(name, find.summary(name)) for name in find.names()])))
         return
-    loaded = config.load(options.config, overrides)
+    argument, reason = config.choose_variant(options.config, overrides, lambda data: None)
+    loaded = config.load(argument, overrides)
     config.parse(loaded, needs_images=False)
-    print(config.to_json(loaded) if options.json else _text(loaded))
+    if options.json:
+        print(config.to_json(loaded))
+        return
+    print(f"# {reason}\n\n{_text(loaded)}" if reason else _text(loaded))
 
 
 def _text(loaded: "ConfigDict") -> str:

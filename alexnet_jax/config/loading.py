@@ -2,10 +2,13 @@
 
 import re
 import traceback
+from collections.abc import Callable
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from alexnet_jax.config import building, checks, find, no_effect, overrides
 from alexnet_jax.errors import ConfigError, one_line
+from alexnet_jax.specs import DataSpec
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -20,7 +23,7 @@ def load(argument: str, arguments: list[str]) -> "ConfigDict":
     Raises:
         ConfigError: with all faults on one line; setting a key that has no effect in this config is one of them.
     """
-    config = _execute(argument)
+    _, config = _execute(argument)
     given: dict[str, list[str]] = {}
     for one in arguments:
         key = re.sub(r"^--(no)?config\.", "", one.split("=", 1)[0])
@@ -40,8 +43,35 @@ def load(argument: str, arguments: list[str]) -> "ConfigDict":
     return config
 
 
-def _execute(argument: str) -> "ConfigDict":
-    """Return what `get_config` of a config file returns. Raises ConfigError."""
+def choose_variant(
+    argument: str, arguments: list[str], count_images: Callable[[DataSpec], int | None]
+) -> tuple[str, str]:
+    """Return `argument` with the variant that its file chooses by the number of training images, and the reason.
+
+    A file that chooses has a function `choose(images)`, which returns a variant and the reason in one line; `images` is
+    None if they cannot be counted. The reason is empty for any other file, and if `argument` has a variant.
+
+    Args:
+        arguments: As in `load`.
+        count_images: Returns the number of training images, or None if they cannot be counted.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    if ":" in argument:
+        return argument, ""
+    module, config = _execute(argument)
+    choose = getattr(module, "choose", None)
+    if not callable(choose):
+        return argument, ""
+    config = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
+    images = count_images(building.parse(config).data) if config.data.path else None
+    variant, reason = choose(images)
+    return f"{argument}:{variant}", reason
+
+
+def _execute(argument: str) -> tuple[ModuleType, "ConfigDict"]:
+    """Execute a config file; return the module and what its `get_config` returns. Raises ConfigError."""
     from ml_collections import ConfigDict
 
     name, *variant = argument.split(":", 1)
@@ -61,4 +91,4 @@ def _execute(argument: str) -> "ConfigDict":
     if not isinstance(config, ConfigDict):
         returned = f", not {type(config).__name__}" if callable(get_config) else ""
         raise ConfigError(f"{path} must define get_config(), which returns a ConfigDict{returned}")
-    return config.lock()
+    return module, config.lock()

@@ -6,6 +6,7 @@ Flax's: convolution kernels [kh kw in out], dense kernels [in out].
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +20,10 @@ from alexnet_jax.run import reading
 from alexnet_jax.specs import MOST_STEPS, Config, Text
 
 SCHEMA = "1"
-#: Which checkpoint of a run folder: the one of a step, the one with the lowest validation error, or the newest (None).
+#: The weights that come with the package.
+SHIPPED = Path(__file__).parents[1] / "weights"
+#: Which checkpoint of a run folder: the one of a step, the one with the lowest validation error, or (None) the newest;
+#: in a finished run with train.patience, the one that its results are of.
 Step = int | Literal["best"] | None
 
 
@@ -45,12 +49,13 @@ class TrainedModel(NamedTuple):
 
 
 def load(path: str | Path, step: Step = None) -> TrainedModel:
-    """Load a checkpoint of a run folder, or a .safetensors file.
+    """Load a checkpoint of a run folder, a .safetensors file, or weights that come with the package, by their name.
 
     Raises:
         StorageError: `path` has no network or a damaged one.
         ConfigError: `step` is "best" and no checkpoint has a validation error, or a `step` is given for a file.
     """
+    path = _shipped(path)
     if Path(path).suffix == ".safetensors":
         if step is not None:
             raise ConfigError(f"{path} is a single set of weights and has no other steps")
@@ -61,6 +66,8 @@ def load(path: str | Path, step: Step = None) -> TrainedModel:
     from alexnet_jax.inference import checkpoints
 
     folder, spec = Path(path).absolute() / "checkpoints", configs.parse(tree)
+    if step is None:
+        step = _reported_step(Path(path), spec)
     found = checkpoints.latest(folder, _best_step(path, spec) if step == "best" else step)
     if found is None:
         raise StorageError(
@@ -71,6 +78,13 @@ def load(path: str | Path, step: Step = None) -> TrainedModel:
     spec = configs.with_classes(spec, len(meta["class_names"]))
     return TrainedModel(spec, tree, step, variables["params"], variables["batch_stats"],
                         checkpoints.load_statistics(folder, step), tuple(meta["class_names"]))  # fmt: skip
+
+
+def _shipped(path: str | Path) -> str | Path:
+    """Return the packaged weights file that `path` names, such as tiny_imagenet, or `path` itself."""
+    if not re.fullmatch(r"\w+", str(path)) or Path(path).exists():
+        return path
+    return next(iter(sorted(SHIPPED.glob(f"{path}-*.safetensors"))), path)
 
 
 def load_file(path: str | Path) -> TrainedModel:
@@ -137,6 +151,16 @@ def load_config(path: str | Path) -> Config:
         if found := checkpoints.latest(Path(path).absolute() / "checkpoints"):
             return configs.with_classes(spec, len(found[1]["class_names"]))
     return spec
+
+
+def _reported_step(path: Path, spec: Config) -> int | None:
+    """Return the step that the results of a finished run with train.patience are of; None for the newest."""
+    from alexnet_jax.inference import checkpoints
+
+    results = reading.read_results(path) if spec.train.patience is not None else None
+    steps = checkpoints.committed_steps(path.absolute() / "checkpoints")
+    is_newest = results and steps and results.get("last_step") == steps[-1]
+    return results["step"] if results and is_newest and results["step"] in steps else None
 
 
 def _best_step(path: str | Path, spec: Config) -> int:

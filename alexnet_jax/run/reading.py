@@ -28,6 +28,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def config_name(folder: Path) -> str | None:
+    """The name of the config of a run folder; None if there is no run, or its config.json is damaged."""
+    try:
+        tree = files.read_json(folder / "config.json", dict[str, Any]) or {}
+    except StorageError:
+        return None
+    name = tree.get("name")
+    return name if isinstance(name, str) else None
+
+
 def read_status(folder: Path) -> Status | None:
     """Read status.json; None before the first start, and if it is damaged."""
     try:

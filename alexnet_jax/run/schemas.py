@@ -90,6 +90,10 @@ class Results(TypedDict):
     splits: Splits
     seconds: Number
     images_per_second: NotRequired[Number]
+    #: With train.patience: the step at which training ended, of which `step` may be an earlier one ...
+    last_step: NotRequired[Natural]
+    #: ... and the step at which it would have ended.
+    planned_step: NotRequired[Natural]
 
 
 class Start(TypedDict):

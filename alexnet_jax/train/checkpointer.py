@@ -105,6 +105,11 @@ class Checkpointer:
         step = checkpoints.best_step(steps, self._errors)
         return None if step is None else (step, self._errors[step])
 
+    def better_than(self, step: int) -> int | None:
+        """Return the best checkpoint if its validation error is below that of `step`, else None."""
+        best = self.best()
+        return best[0] if best and best[1] < self._errors.get(step, math.inf) else None
+
     def check(self) -> None:
         """Raise the StorageError of the last checkpoint, if its write has ended."""
         self._writer.check()

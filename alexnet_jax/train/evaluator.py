@@ -73,8 +73,9 @@ class Evaluator:
         # Not at a last step between two evaluations: a run of more epochs would not update the schedule there.
         if step % self._plan.evaluate_every == 0:
             updated = schedule.update(
-                spec.schedule.weights, state.schedule, round(error * count), count
-            )
+                spec.schedule.weights, state.schedule, round(error * count), count,
+                stops_early=spec.train.patience is not None,
+            )  # fmt: skip
             state = state._replace(schedule=updated)
         return state, error
 

@@ -45,7 +45,7 @@ class Training:
 
 
 def train(run: Training, state: State) -> State:
-    """Train to the last step of the plan, and return the final state.
+    """Train to the last step of the plan, or until `Plan.is_stalled`, and return the final state.
 
     Raises:
         Stop: After a signal; the state is saved, or being saved in the background.
@@ -54,6 +54,8 @@ def train(run: Training, state: State) -> State:
         DataError: Images cannot be read; the state is saved if possible.
     """
     state = _before_first_step(run, state)
+    if run.plan.is_stalled(state.schedule):
+        return state
     done, evaluation_due = int(state.step), False
     try:
         with run.batches.stream(done, run.agreement.poll) as stream, run.profiler:
@@ -78,11 +80,18 @@ def train(run: Training, state: State) -> State:
                         state, error = run.evaluator.validate(state, done)
                     evaluation_due = False
 
+                is_stalled = error is not None and run.plan.is_stalled(state.schedule)
                 is_due = run.checkpointer.is_due(done, error) or run.agreement.save
-                if is_due or run.agreement.stop:
+                if is_due or is_stalled or run.agreement.stop:
                     _save(run, state, error, evaluation_due=evaluation_due)
                     if run.agreement.stop:
                         raise Stop
+                if is_stalled:
+                    run.log.say(
+                        f"ends at step {done:,}: the validation error has not fallen for "
+                        f"{int(state.schedule.stalled)} evaluations (config.train.patience)"
+                    )
+                    break
     except (Stop, DataError):
         # An evaluation stops in all processes at once; the reading of batches may fail in one alone.
         can_save = evaluation_due or not processes.is_distributed()

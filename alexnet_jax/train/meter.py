@@ -115,12 +115,16 @@ class Meter:
         """The sums since the last logged line, for a checkpoint."""
         return dict(self._sums)
 
+    @property
+    def seconds(self) -> float:
+        """Training time of the steps fetched since the last reset."""
+        return max(self._read_at - self._clock, 1e-9)
+
     def speed(self, batch_size: int) -> dict:
         """Return images_per_second and data_wait_fraction over the steps fetched since the last reset."""
-        seconds = max(self._read_at - self._clock, 1e-9)
         return {
-            "images_per_second": self._timed * batch_size / seconds,
-            "data_wait_fraction": min(1.0, (self._waited_total - self._waited) / seconds),
+            "images_per_second": self._timed * batch_size / self.seconds,
+            "data_wait_fraction": min(1.0, (self._waited_total - self._waited) / self.seconds),
         }
 
     def summary(self, batch_size: int) -> dict:

@@ -39,14 +39,24 @@ class Plan:
     def last_step(self) -> int:
         """The number of steps of the whole run. Raises ConfigError."""
         train = self.spec.train
-        steps = math.ceil(train.epochs * self.examples / train.batch_size)
-        steps = min(steps, train.max_steps or steps)
+        steps = min(self._scheduled_steps, train.max_steps or self._scheduled_steps)
         if steps > specs.MOST_STEPS:
             raise ConfigError(
                 f"config.train.epochs={train.epochs:g} of {self.examples:,} images is {steps:,} steps, more than "
                 f"{specs.MOST_STEPS:,}; train.max_steps can limit them"
             )
         return steps
+
+    @property
+    def _scheduled_steps(self) -> int:
+        """The number of steps without the limit of train.max_steps, over which the learning rate falls."""
+        train = self.spec.train
+        return max(math.ceil(train.epochs * self.examples / train.batch_size), train.min_steps or 0)
+
+    @property
+    def total_epochs(self) -> float:
+        """The epochs over which the learning rate falls: train.epochs, or those of train.min_steps."""
+        return max(self.spec.train.epochs, self.epoch(self.spec.train.min_steps or 0))
 
     @property
     def evaluate_every(self) -> int:
@@ -67,7 +77,7 @@ class Plan:
 
     def rates(self, step: int, state: ScheduleState) -> Rates:
         """Return the learning rates of a step."""
-        return schedule.rates(self.spec, self.epoch(step), state, self.spec.train.epochs)
+        return schedule.rates(self.spec, self.epoch(step), state, self.total_epochs)
 
     def dispatch_rates(self, dispatch: Dispatch, state: ScheduleState) -> Rates:
         """Return the learning rates of a dispatch as the train step takes them: stacked [k] for several steps."""
@@ -83,6 +93,13 @@ class Plan:
     def is_evaluated(self, done: int) -> bool:
         """Whether the held-out images are evaluated after `done` steps."""
         return done == self.last_step or done % self.evaluate_every == 0
+
+    def is_stalled(self, state: ScheduleState) -> bool:
+        """Whether the run ends before its last step, because of train.patience."""
+        patience = self.spec.train.patience
+        if patience is None or schedule.can_drop(self.spec.schedule.weights, state):
+            return False
+        return int(state.stalled) * self.evaluate_every >= patience * self.last_step
 
     def is_saved(self, done: int) -> bool:
         """Whether a checkpoint is due after `done` steps, whatever the time and the validation error."""

@@ -19,8 +19,8 @@ from alexnet_jax.train.plan import Dispatch, Plan
 from alexnet_jax.train.schedule import Rates, ScheduleState
 from alexnet_jax.train.state import State
 
-#: Steps of a start after which its remaining time is estimated.
-_ESTIMATE_AFTER = 4
+#: Steps of a start, or else seconds since its first, after which its remaining time is estimated.
+_ESTIMATE_AFTER, _ESTIMATE_SECONDS = 4, 5.0
 
 SignalReport = Callable[[State], list[dict]]
 Examples = Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -144,8 +144,11 @@ class Progress:
         """Log the completed steps; `state` may be that of a later step."""
         for step in completed:
             notes: _Notes = step.notes
-            can_estimate = not notes.is_first and step.done >= self._start + _ESTIMATE_AFTER
-            if can_estimate and not self._is_estimated:
+            is_time = (
+                step.done >= self._start + _ESTIMATE_AFTER
+                or self._meter.seconds >= _ESTIMATE_SECONDS
+            )
+            if is_time and not notes.is_first and not self._is_estimated:
                 self._is_estimated = True
                 self._say_estimate(step.done)
             if self._plan.is_logged(step.done):
@@ -168,4 +171,6 @@ class Progress:
     def _say_estimate(self, done: int) -> None:
         speed = self._meter.speed(self._plan.batch_size)["images_per_second"]
         seconds = (self._plan.last_step - done) * self._plan.batch_size / speed
-        self._log.say(f"about {duration(seconds)} of training on this {jax.default_backend()}")
+        self._log.say(
+            f"about {duration(seconds)} of training on this {jax.default_backend()}, at {speed:,.1f} images/s"
+        )

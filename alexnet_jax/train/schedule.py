@@ -22,7 +22,7 @@ class Rates(NamedTuple):
 
 
 class ScheduleState(NamedTuple):
-    """State of the plateau schedule; 0-d arrays, part of a checkpoint."""
+    """State of the plateau schedule and of train.patience; 0-d arrays, part of a checkpoint."""
 
     #: Number of times that the rate was lowered.
     drops: np.ndarray
@@ -56,22 +56,29 @@ def rates(spec: Config, epoch: float, state: ScheduleState, total_epochs: float)
     )
 
 
-def update(spec: RateSpec, state: ScheduleState, wrong: int, count: int) -> ScheduleState:
+def update(
+    spec: RateSpec, state: ScheduleState, wrong: int, count: int, *, stops_early: bool = False
+) -> ScheduleState:
     """Return the state after an evaluation with errors on `wrong` of `count` validation images.
 
-    Only the 'plateau' schedule has a state. Numbers of images are compared, not fractions, so that the result does not
+    Only the 'plateau' schedule, and a run that `stops_early`, have a state. Numbers of images are compared, not fractions, so that the result does not
     depend on rounding: `best` is a float32, which is exact to one of 8 million images.
     """
-    if spec.kind != "plateau":
+    if spec.kind != "plateau" and not stops_early:
         return state
     drops, stalled, best = int(state.drops), int(state.stalled), float(state.best)
     fallen = round(best * count) - wrong if math.isfinite(best) else count + 1
     # The decimal number in the config, not the float nearest to it.
     if fallen > 0 and fallen >= Fraction(repr(spec.min_improvement)) * count:
         return _state(drops, 0, wrong / count)
-    if stalled + 1 >= spec.patience and drops < spec.max_drops:
+    if can_drop(spec, state) and stalled + 1 >= spec.patience:
         return _state(drops + 1, 0, best)
     return _state(drops, stalled + 1, best)
+
+
+def can_drop(spec: RateSpec, state: ScheduleState) -> bool:
+    """Whether a stalled validation error will lower the rate once more."""
+    return spec.kind == "plateau" and int(state.drops) < spec.max_drops
 
 
 def _state(drops: int, stalled: int, best: float) -> ScheduleState:

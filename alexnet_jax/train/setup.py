@@ -112,7 +112,8 @@ def begin(
     log = _open_log(folder, plan, start, dataset)
     try:
         status.write_running()
-        for line in (*(f"warning: {note}" for note in dataset.notes), *start.notes, *notes):
+        warnings = (*dataset.notes, *_shortages(plan, dataset))
+        for line in (*notes, *(f"warning: {note}" for note in warnings), *start.notes):
             log.say(line)
         checkpointer = Checkpointer(
             plan,
@@ -295,6 +296,22 @@ def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Data
     folder.write_bytes(identity.RECORD, identity.record(dataset))
     step = int(start.state.step)
     return Log(folder.path, step, plan.last_step, unfinished=start.evaluation_due)
+
+
+def _shortages(plan: Plan, dataset: sources.Dataset) -> list[str]:
+    """Describe what the images are too few for: an error on other images, and a whole batch."""
+    lines = []
+    if set(dataset.splits) == {"train"}:
+        lines.append(
+            "no images are held out, so the error on other images stays unknown: --config.data.validation=0.2 holds "
+            "out a fifth of them"
+        )
+    if plan.examples < plan.batch_size:
+        lines.append(
+            f"{plan.examples} training images are fewer than a batch of {plan.batch_size}: expect a net that has "
+            "learned them by heart; 40 or more of each class are better"
+        )
+    return lines
 
 
 def _signal_report(

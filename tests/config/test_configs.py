@@ -1,5 +1,6 @@
 """Every config and variant: it parses, builds its network, and says what it costs and gives."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -21,6 +22,7 @@ from configs import (
     cifar10,
     figure1,
     flowers17,
+    folder,
     krizhevsky2012,
     ladder,
     scales,
@@ -36,6 +38,7 @@ VARIANTS = {
     "cifar10": cifar10.VARIANTS,
     "figure1": figure1.LEARNING_RATES,
     "flowers17": flowers17.VARIANTS,
+    "folder": ("", *set(folder.VARIANTS) - {"full"}),
     "krizhevsky2012": ("", *krizhevsky2012.VARIANTS),
     "ladder": ladder.STEPS,
     "scales": scales.SCALES,
@@ -159,7 +162,7 @@ def test_every_ablation_says_what_was_published_and_changes_its_base(name):
 
 @pytest.mark.parametrize("file", sorted(set(VARIANTS) - {"krizhevsky2012"}))
 def test_unknown_variant_names_those_that_exist(file):
-    with pytest.raises(ValueError, match=sorted(VARIANTS[file])[0]):
+    with pytest.raises(ValueError, match=max(VARIANTS[file])):
         importlib.import_module(f"configs.{file}").get_config("nonsense")
 
 
@@ -172,6 +175,34 @@ def test_without_images_the_error_names_the_flag():
     loaded = config.load(str(CONFIGS / "folder.py"), [])
     with pytest.raises(ConfigError, match=r"--config\.data\.path"):
         config.parse(loaded)
+
+
+@pytest.mark.parametrize(
+    "images, variant", [(7, "small"), (9_999, "small"), (10_000, "full"), (None, "full")]
+)
+def test_the_net_for_your_own_pictures_follows_their_number(images, variant):
+    path = "--config.data.path=images"
+    chosen, reason = config.choose_variant("folder", [path], lambda data: images)
+    assert chosen == f"folder:{variant}" and "folder:" in reason
+    assert images is None or f"{images:,} training images" in reason
+    assert config.load(chosen, [path]).name == ("folder" if variant == "full" else chosen)
+
+
+def test_a_variant_that_is_named_is_not_chosen_and_other_files_choose_none():
+    def count(data):
+        raise AssertionError
+
+    for argument in ("folder:full", "paper", "tiny_imagenet:small"):
+        assert config.choose_variant(argument, ["--config.data.path=images"], count) == (argument, "")
+
+
+def test_the_small_net_fits_the_one_that_it_begins_from():
+    """All but the number of classes, and what acts in training alone."""
+    ours, theirs = spec_of("folder:small"), spec_of("tiny_imagenet:start")
+    classes, dropout = ours.model.num_classes, ours.model.dropout
+    same = dataclasses.replace(theirs.model, num_classes=classes, dropout=dropout)
+    assert same == ours.model
+    assert (ours.data.image_size, ours.augment) == (theirs.data.image_size, theirs.augment)
 
 
 def test_the_quickstart_needs_no_images():

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from alexnet_jax.data import sources
+from alexnet_jax.data.sources import folder
 from alexnet_jax.errors import DataError
 
 COUNTS = {"train": 3, "val": 2, "test": 1}
@@ -43,6 +44,30 @@ def test_only_train_is_needed(root, data_spec):
     shutil.rmtree(root / "val")
     shutil.rmtree(root / "test")
     assert set(sources.open_dataset(data_spec("folder", root), 0).splits) == {"train"}
+
+
+def test_class_folders_alone_are_the_training_images(root, data_spec):
+    whole = sources.open_dataset(data_spec("folder", root / "train"), 0)
+    assert set(whole.splits) == {"train"} and whole.class_names == ("ant", "bee", "cat")
+    assert levels(whole.splits["train"]) == [10, 11, 12, 20, 21, 22, 30, 31, 32]
+    assert any("its folders are the classes ant, bee, cat" in note for note in whole.notes)
+    split = sources.open_dataset(data_spec("folder", root / "train", validation=1 / 3), 0)
+    assert {name: len(one.labels) for name, one in split.splits.items()} == {"train": 6, "val": 3}
+
+
+@pytest.mark.parametrize("place", ["", "train"])
+@pytest.mark.parametrize("changes", [{}, {"validation": 1 / 3}, {"classes": ("ant", "cat")}])
+def test_images_are_counted_as_training_will_have_them(root, data_spec, place, changes):
+    spec = data_spec("folder", root / place, **changes)
+    if place == "" and changes.get("validation"):
+        shutil.rmtree(root / "val")
+    expected = len(sources.open_dataset(spec, 0).splits["train"].labels)
+    assert folder.count_training_images(spec) == expected
+
+
+def test_what_cannot_be_counted_is_left_to_the_error_of_loading(tmp_path, data_spec):
+    for path in (tmp_path, tmp_path / "none"):
+        assert folder.count_training_images(data_spec("folder", path)) is None
 
 
 @pytest.mark.fault("F28")

@@ -199,8 +199,9 @@ LAYOUTS = {
     "folder: nothing there": (lambda root: None, "data", TREE),
     "folder: a file": (lambda root: (root / "data").write_text("x"), "data", TREE),
     "folder: empty": (lambda root: (root / "data").mkdir(), "data", TREE),
-    "folder: no split": (
-        lambda root: write_images(root / "data/a/1.png", root / "data/b/1.png"), "data", TREE,
+    "folder: no split": (lambda root: write_images(root / "data/a/1.png"), "data", TREE),
+    "folder: no train": (
+        lambda root: write_images(root / "data/val/a/1.png", root / "data/val/b/1.png"), "data", TREE,
     ),
     "folder: no classes": (lambda root: write_images(root / "data/train/1.png"), "train", TREE),
     "folder: an empty class": (

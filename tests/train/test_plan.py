@@ -1,9 +1,11 @@
 """What happens at which step."""
 
+import numpy as np
 import pytest
 
 from alexnet_jax import config
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.train import schedule
 from alexnet_jax.train.plan import Plan
 
 
@@ -17,6 +19,31 @@ def test_the_last_step_follows_from_the_epochs_or_the_limit():
     assert plan("train.epochs=1.5").last_step == 18
     assert plan("train.max_steps=14").last_step == 14
     assert plan("train.max_steps=100").last_step == 48
+
+
+def test_a_minimum_of_steps_stretches_the_schedule_to_them():
+    cosine = ("schedule.weights.kind=cosine", "train.min_steps=96")
+    few, many = plan(*cosine, examples=7), plan(*cosine, examples=1000)
+    assert (few.last_step, many.last_step) == (96, 125)
+    assert plan(*cosine, "train.max_steps=10", examples=7).last_step == 10
+    half, end = (float(few.rates(step, schedule.create()).weights) for step in (48, 96))
+    assert np.isclose(half, 0.001) and end == 0  # of 0.002
+    assert many.total_epochs == 4
+
+
+def stalled(evaluations: int, drops: int = 0) -> schedule.ScheduleState:
+    return schedule.create()._replace(stalled=np.int32(evaluations), drops=np.int32(drops))
+
+
+def test_a_run_ends_when_the_error_has_not_fallen_for_a_share_of_its_steps():
+    patient = plan("schedule.weights.kind=cosine", "train.patience=0.5")  # an evaluation in 12 of 48 steps
+    assert not patient.is_stalled(stalled(1)) and patient.is_stalled(stalled(2))
+    assert not plan("schedule.weights.kind=cosine").is_stalled(stalled(99))
+
+
+def test_a_rate_that_can_still_be_lowered_is_lowered_first():
+    plateau = plan("train.patience=0.5")
+    assert not plateau.is_stalled(stalled(2, drops=2)) and plateau.is_stalled(stalled(2, drops=3))
 
 
 def test_more_steps_than_can_be_counted_are_refused():
@@ -46,8 +73,6 @@ def test_dispatches_end_where_something_is_due():
 
 
 def test_rates_of_a_dispatch_of_several_steps_are_stacked():
-    from alexnet_jax.train import schedule
-
     many = plan("train.steps_per_dispatch=3")
     dispatch = next(iter(plan("train.steps_per_dispatch=3").dispatches(0)))
     rates = many.dispatch_rates(dispatch, schedule.create())

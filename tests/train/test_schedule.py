@@ -115,6 +115,13 @@ def test_only_plateau_looks_at_the_error(kind):
     assert schedule.update(RateSpec(kind, 0.01), state, 1, 10) is state
 
 
+def test_with_patience_every_kind_counts_the_evaluations_without_a_fall():
+    rate, state = RateSpec("cosine", 0.01, patience=1), schedule.create()
+    for wrong, stalled in ((50, 0), (50, 1), (60, 2), (49, 0)):
+        state = schedule.update(rate, state, wrong, 100, stops_early=True)
+        assert (int(state.stalled), int(state.drops)) == (stalled, 0)
+
+
 def test_state_keeps_its_dtypes_for_the_checkpoint():
     state = schedule.update(RateSpec("plateau", 0.01), schedule.create(), 3, 10)
     assert [x.dtype for x in state] == [np.int32, np.int32, np.float32]

@@ -17,6 +17,7 @@ LAYOUTS = (
     "the official tars ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
     "ILSVRC2012_devkit_t12.tar.gz (or those of ILSVRC2010)",
     "train/CLASS/*.jpg and the same below val/ and test/; CLASS.tar or CLASS.zip instead of CLASS/",
+    "CLASS/*.jpg alone",
     "train.tar or train.zip, val.tar ..., with CLASS/*.jpg inside",
     "cifar-10-binary.tar.gz",
     "a folder that tensorflow-datasets prepared (dataset_info.json)",

@@ -1,4 +1,4 @@
-"""Data source 'folder': images in PATH/train/CLASS/, PATH/val/CLASS/ and PATH/test/CLASS/."""
+"""Data source 'folder': images in PATH/train/CLASS/, PATH/val/CLASS/ and PATH/test/CLASS/, or in PATH/CLASS/."""
 
 import os
 import pathlib
@@ -87,6 +87,15 @@ def load(spec: DataSpec) -> Dataset:
         skipped=tuple(map(printable, skipped)),
         applies_exif=True,
     )
+
+
+def count_training_images(spec: DataSpec) -> int | None:
+    """Count the images that `load` and data.validation leave for training, by their names; None if there are none."""
+    root = pathlib.Path(spec.path or "").expanduser()
+    if not spec.path or not tree.has_train(root):
+        return None
+    classes = tree.discover(root, spec.classes).splits["train"].values()
+    return sum(len(kind) - round(spec.validation * len(kind)) for kind in classes) or None
 
 
 def _unreadable(

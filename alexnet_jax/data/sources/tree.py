@@ -1,4 +1,4 @@
-"""Folders of images: train/CLASS/*.jpg, and the same below val/ and test/.
+"""Folders of images: train/CLASS/*.jpg, and the same below val/ and test/; or CLASS/*.jpg alone.
 
 Training, `prepare` and `doctor` all find images by `discover`, so that they see the same ones.
 """
@@ -16,7 +16,7 @@ from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError, listed, printable
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/"
+LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/, or PATH/CLASS/*.jpg"
 #: Image formats that are not read: named in the notes rather than counted as other files.
 _OTHER_IMAGES = (
     ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
@@ -96,9 +96,22 @@ def refusal(
 
 
 def has_train(root: pathlib.Path) -> bool:
-    """Whether an entry of the folder `root` is named as the training split, even a dangling link."""
+    """Whether an entry of the folder `root` is named as the training split, even a dangling link, or it `is_flat`."""
     try:
-        return any(split_of(name) == "train" for name in os.listdir(root))
+        return any(split_of(name) == "train" for name in os.listdir(root)) or is_flat(root)
+    except OSError:
+        return False
+
+
+def is_flat(root: pathlib.Path) -> bool:
+    """Whether `root` is the training split itself: no split, but two folders or more that hold images, lie in it."""
+    try:
+        with os.scandir(root) as scan:
+            entries = [entry for entry in scan if not entry.name.startswith(".")]
+        if any(split_of(entry.name) or archives.is_archive(entry.name) for entry in entries):
+            return False
+        folders = [entry.path for entry in entries if entry.is_dir()]
+        return sum(any(map(_is_image, os.listdir(folder))) for folder in folders) > 1
     except OSError:
         return False
 
@@ -157,14 +170,19 @@ class _Discovery:
         self._others: dict[str, list] = {}
 
     def tree(self, wanted: tuple[str, ...]) -> Tree:
-        folders = self._folders()
+        flat = is_flat(self._root)
+        folders = {"train": self._root} if flat else self._folders()
         splits, packed = {}, {}
         for name in SPLITS:
             if name in folders:
                 splits[name], packed[name] = self._classes(folders[name], set(wanted))
         splits.setdefault("train", {})
         packed.setdefault("train", {})
-        return Tree(folders, splits, packed, self.faults(), self.notes())
+        notes = self.notes()
+        if flat:
+            names = listed([printable(name) for name in sorted(splits["train"])])
+            notes.append(f"there is no folder train: its folders are the classes {names}")
+        return Tree(folders, splits, packed, self.faults(), notes)
 
     def faults(self) -> list[str]:
         return [_in_words(kind, *found) for kind, found in self._faults.items()]
