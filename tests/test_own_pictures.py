@@ -111,7 +111,8 @@ def test_a_run_ends_early_and_is_then_finished(mine, tmp_path, capsys):
     capsys.readouterr()
     mine(*rest)
     assert "already finished" in capsys.readouterr().out
-    (tmp_path / "run" / "results.json").unlink()  # killed between the last checkpoint and the report
+    # As if it had been killed between the last checkpoint and the report.
+    (tmp_path / "run" / "results.json").unlink()
     mine(*rest)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["last_step"] == 5
 

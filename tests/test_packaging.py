@@ -225,7 +225,10 @@ def test_a_wheel_adds_one_package_with_everything_in_it(tmp_path):
         "bench/step.py",
     ):
         assert f"alexnet_jax/{name}" in names
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "alexnet_jax").rglob("*.py")}
+    package = ROOT / "alexnet_jax"
+    data = [path for path in (package / "weights").iterdir() if path.suffix != ".md"]
+    assert {path.suffix for path in data} == {".json", ".safetensors"}
+    source = {str(path.relative_to(ROOT)) for path in [*package.rglob("*.py"), *data]}
     assert source <= set(names)
 
 

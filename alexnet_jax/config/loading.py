@@ -60,13 +60,13 @@ def choose_variant(
     """
     if ":" in argument:
         return argument, ""
-    module, config = _execute(argument)
-    choose = getattr(module, "choose", None)
-    if not callable(choose):
+    module, _ = _execute(argument)
+    choose: Callable[[int | None], tuple[str, str]] | None = getattr(module, "choose", None)
+    if choose is None:
         return argument, ""
     config = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
-    images = count_images(building.parse(config).data) if config.data.path else None
-    variant, reason = choose(images)
+    data = building.parse(config, needs_images=False).data
+    variant, reason = choose(count_images(data))
     return f"{argument}:{variant}", reason
 
 

@@ -86,6 +86,18 @@ _KNOWN = "from general knowledge"
 _NO_BIAS_DECAY = _OURS + ": none, as in the authors' program"
 _ADAM = "Keras variant, " + _KNOWN
 
+#: The net of folder:small and tiny_imagenet:start.
+_SMALL = {
+    "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",
+    "model.*.bias": "bvlc_alexnet: 0.1",
+    "model.init": _OURS,
+    "model.batch_norm.momentum": _OURS,
+    "model.convs.*": _OURS,
+    "model.fcs.*": _OURS,
+    "model.dropout.rate": _OURS,
+    "augment.*": _OURS,
+}
+
 #: Config -> pattern of keys -> source; the first pattern that matches counts.
 SOURCES: dict[str, dict[str, str]] = {
     "paper": {
@@ -291,6 +303,8 @@ SOURCES: dict[str, dict[str, str]] = {
         "train.*": _OURS,
         "evaluation.batch_size": _OURS,
     },
+    "folder:small": {**_SMALL, "data.image_size": _OURS, "evaluation.*": _OURS},
+    "tiny_imagenet:start": _SMALL,
     "folder": {
         "model.convs.conv2.init_std": _OURS,
         "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",

@@ -22,7 +22,8 @@ DrawFigures = Callable[[Path, np.ndarray], list[Path]]
 def finish(run: Training, state: State, draw: DrawFigures) -> None:
     """Evaluate the final state, verify its checkpoint, draw figures, and write results.json.
 
-    With train.patience, the checkpoint with the lowest validation error is evaluated instead. All processes must call it. Raises Stop, DataError and StorageError.
+    With train.patience, the checkpoint with the lowest validation error is evaluated instead. All processes must call
+    it. Raises Stop, DataError and StorageError.
     """
     last_step, seconds = int(state.step), run.progress.seconds
     state = _reported(run, state)

@@ -61,8 +61,9 @@ def update(
 ) -> ScheduleState:
     """Return the state after an evaluation with errors on `wrong` of `count` validation images.
 
-    Only the 'plateau' schedule, and a run that `stops_early`, have a state. Numbers of images are compared, not fractions, so that the result does not
-    depend on rounding: `best` is a float32, which is exact to one of 8 million images.
+    Only the 'plateau' schedule, and a run that `stops_early`, have a state. Numbers of images are compared, not
+    fractions, so that the result does not depend on rounding: `best` is a float32, which is exact to one of 8 million
+    images.
     """
     if spec.kind != "plateau" and not stops_early:
         return state

@@ -162,7 +162,8 @@ def test_every_ablation_says_what_was_published_and_changes_its_base(name):
 
 @pytest.mark.parametrize("file", sorted(set(VARIANTS) - {"krizhevsky2012"}))
 def test_unknown_variant_names_those_that_exist(file):
-    with pytest.raises(ValueError, match=max(VARIANTS[file])):
+    known = next(filter(None, sorted(VARIANTS[file])))
+    with pytest.raises(ValueError, match=known):
         importlib.import_module(f"configs.{file}").get_config("nonsense")
 
 
@@ -192,8 +193,9 @@ def test_a_variant_that_is_named_is_not_chosen_and_other_files_choose_none():
     def count(data):
         raise AssertionError
 
+    path = "--config.data.path=images"
     for argument in ("folder:full", "paper", "tiny_imagenet:small"):
-        assert config.choose_variant(argument, ["--config.data.path=images"], count) == (argument, "")
+        assert config.choose_variant(argument, [path], count) == (argument, "")
 
 
 def test_the_small_net_fits_the_one_that_it_begins_from():

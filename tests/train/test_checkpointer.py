@@ -8,6 +8,7 @@ import pytest
 
 from alexnet_jax import config
 from alexnet_jax.errors import DivergedError, StorageError
+from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import processes
 from alexnet_jax.run.signals import Stop
 from alexnet_jax.run.status import RunStatus
@@ -118,3 +119,13 @@ def test_old_checkpoints_are_deleted_by_the_policy_of_the_config(tmp_path, monke
     checkpointer.delete_old(folder, policy, {18: 0.1, 30: 0.2})
     left = sorted(int(path.name) for path in folder.checkpoints.iterdir())
     assert left == [0, 18, 24, 42, 48]
+
+
+def test_a_better_checkpoint_is_one_with_a_lower_validation_error(saver, tmp_path, monkeypatch):
+    made = saver({6: 0.5, 12: 0.25, 18: 0.25})
+    steps = [6, 12, 18]
+    monkeypatch.setattr(checkpoints, "committed_steps", lambda folder: steps)
+    assert made.better_than(6) == 12 and made.better_than(18) is None
+    assert made.better_than(24) == 12  # it was not evaluated
+    steps.remove(12)
+    assert made.better_than(6) == 18

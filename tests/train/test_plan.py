@@ -36,7 +36,8 @@ def stalled(evaluations: int, drops: int = 0) -> schedule.ScheduleState:
 
 
 def test_a_run_ends_when_the_error_has_not_fallen_for_a_share_of_its_steps():
-    patient = plan("schedule.weights.kind=cosine", "train.patience=0.5")  # an evaluation in 12 of 48 steps
+    patient = plan("schedule.weights.kind=cosine", "train.patience=0.5")
+    assert (patient.evaluate_every, patient.last_step) == (12, 48)
     assert not patient.is_stalled(stalled(1)) and patient.is_stalled(stalled(2))
     assert not plan("schedule.weights.kind=cosine").is_stalled(stalled(99))
 

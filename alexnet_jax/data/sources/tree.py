@@ -16,7 +16,9 @@ from alexnet_jax.data.sources import archives
 from alexnet_jax.errors import DataError, listed, printable
 
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-LAYOUT = "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/, or PATH/CLASS/*.jpg"
+LAYOUT = (
+    "PATH/train/CLASS/*.jpg (or .png ...), and the same below val/ and test/, or PATH/CLASS/*.jpg"
+)
 #: Image formats that are not read: named in the notes rather than counted as other files.
 _OTHER_IMAGES = (
     ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".tga", ".ico", ".dng",
