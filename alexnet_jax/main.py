@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--allow-partial needs --init-from")
     overrides = cli.config_overrides(rest)
     workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
-    options.config, options.reason = _choose_variant(options.config, overrides, workdir)
+    begun = None if options.overwrite else reading.config_name(workdir.path)
+    options.config, options.reason = config.choose_variant(
+        options.config, overrides, _count_images, begun
+    )
     config_dict = config.load(options.config, overrides)
     spec = config.parse(config_dict)
     if processes.is_primary():
@@ -97,18 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         help="check config, data, memory and disk, print a summary, and write nothing",
     )
     return parser
-
-
-def _choose_variant(argument: str, overrides: list[str], workdir: Workdir) -> tuple[str, str]:
-    """Return --config with its variant, and the reason if it was chosen by the number of images.
-
-    A run that was begun keeps its variant, whatever the images are now: a change of them is reported as such.
-    """
-    name = None if workdir.overwrites else reading.config_name(workdir.path)
-    if name is None or name.partition(":")[0] != Path(argument).stem:
-        return config.choose_variant(argument, overrides, _count_images)
-    _, colon, variant = name.partition(":")
-    return argument if ":" in argument else argument + colon + variant, ""
 
 
 def _count_images(data: DataSpec) -> int | None:

@@ -44,16 +44,21 @@ def load(argument: str, arguments: list[str]) -> "ConfigDict":
 
 
 def choose_variant(
-    argument: str, arguments: list[str], count_images: Callable[[DataSpec], int | None]
+    argument: str,
+    arguments: list[str],
+    count_images: Callable[[DataSpec], int | None],
+    begun: str | None = None,
 ) -> tuple[str, str]:
     """Return `argument` with the variant that its file chooses by the number of training images, and the reason.
 
     A file that chooses has a function `choose(images)`, which returns a variant and the reason in one line; `images` is
-    None if they cannot be counted. The reason is empty for any other file, and if `argument` has a variant.
+    None if they cannot be counted. The reason is empty if nothing is chosen: for any other file, if `argument` has a
+    variant, and for a run that was begun, which keeps its net so that a change of its images is reported as such.
 
     Args:
         arguments: As in `load`.
         count_images: Returns the number of training images, or None if they cannot be counted.
+        begun: The name of the config of the run, if it was begun.
 
     Raises:
         ConfigError: As `load`.
@@ -64,6 +69,9 @@ def choose_variant(
     choose: Callable[[int | None], tuple[str, str]] | None = getattr(module, "choose", None)
     if choose is None:
         return argument, ""
+    family, colon, variant = (begun or "").partition(":")
+    if family == find.config_file(argument).stem:
+        return argument + colon + variant, ""
     config = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
     data = building.parse(config, needs_images=False).data
     variant, reason = choose(count_images(data))

@@ -198,6 +198,15 @@ def test_a_variant_that_is_named_is_not_chosen_and_other_files_choose_none():
         assert config.choose_variant(argument, [path], count) == (argument, "")
 
 
+@pytest.mark.parametrize("begun, chosen", [("folder", "folder"), ("folder:small", "folder:small")])
+def test_a_run_that_was_begun_keeps_its_variant(begun, chosen):
+    """Also one of before there were variants, whose name is folder."""
+    path = "--config.data.path=images"
+    assert config.choose_variant("folder", [path], lambda data: 20_000, begun) == (chosen, "")
+    assert config.choose_variant("folder", [path], lambda data: 7, "paper")[0] == "folder:small"
+    assert config.choose_variant("cifar10", [path], lambda data: 7, "cifar10:80sec")[0] == "cifar10"
+
+
 def test_the_small_net_fits_the_one_that_it_begins_from():
     """All but the number of classes, and what acts in training alone."""
     ours, theirs = spec_of("folder:small"), spec_of("tiny_imagenet:start")
