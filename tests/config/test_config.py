@@ -289,7 +289,7 @@ OUT_OF_RANGE = {
     ("train", specs.TrainSpec): dict(
         epochs=ZERO, max_steps=COUNT, batch_size=COUNT, accumulate=COUNT, log_every=COUNT,
         checkpoint_every=COUNT, keep_every=COUNT, stall_seconds=ZERO, label_smoothing=(-0.1, 1.0),
-        checkpoint_minutes=NEGATIVE, steps_per_dispatch=COUNT,
+        checkpoint_minutes=NEGATIVE, steps_per_dispatch=COUNT, min_steps=COUNT, patience=(-0.1, 0.0, 1.1),
     ),
     ("evaluation", specs.EvaluationSpec): dict(every_epochs=ZERO, batch_size=COUNT),
     ("", specs.Config): dict(seed=(-1, 2**32, 2**64)),
@@ -430,6 +430,9 @@ UNLISTED = {
     "train.deterministic": ("--config.train.deterministic", True),
     "train.exact": ("--noconfig.train.exact", False),
     "train.steps_per_dispatch": ("--config.train.steps_per_dispatch=4", 4),
+    "train.min_steps": ("--config.train.min_steps=250", 250),
+    "train.patience": ("--config.train.patience=0.5", 0.5),
+    "train.init_from": ("--config.train.init_from=tiny_imagenet", "tiny_imagenet"),
     "model.lrn_constants.within_towers": (
         "--config.model.lrn_constants.within_towers=False",
         False,
@@ -491,7 +494,8 @@ def test_completed_lists_every_default_and_changes_nothing_else():
     old, new = (files.flatten(tree, ".") for tree in (whole, completed))
     assert old.items() <= new.items()
     added = new.keys() - old.keys()
-    assert set(UNLISTED) - {"augment.min_area"} <= added
+    unset = {"train.min_steps", "train.patience", "train.init_from"}  # their default is None
+    assert set(UNLISTED) - {"augment.min_area"} - unset <= added and not unset & added
     assert config.parse(completed) == config.parse(whole)
 
 
