@@ -22,13 +22,16 @@ class Parts:
     """The parts of a run of six steps: evaluated after 2, 4, 6, saved after 3, 6.
 
     errors: validation errors by step. stop_at: a signal comes in that step; `seen`: after it, else when the next batch
-    is read. fails: (place, step) at which 'read', 'evaluate' or 'check' raises `error`.
+    is read. stalls_at: the evaluation of that step finds that the error has not fallen for long. fails: (place, step) at
+    which 'read', 'evaluate' or 'check' raises `error`.
     """
 
     def __init__(
-        self, errors=None, stop_at=None, seen=True, fails=None, error: type = DataError, **training
-    ):
+        self, errors=None, stop_at=None, seen=True, fails=None, error: type = DataError, stalls_at=None,
+        **training
+    ):  # fmt: skip
         self.events: list[Any] = []
+        self.stalls_at = stalls_at
         self.seen = seen
         self.errors, self.stop_at, self.fails, self.error = errors or {}, stop_at, fails, error
         self.fetched_step, self.saved_errors, self.stopped = 0, [1.0], False
@@ -45,7 +48,7 @@ class Parts:
             ),  # type: ignore
             profiler=contextlib.nullcontext(),  # type: ignore
             watchdog=SimpleNamespace(beat=lambda *_, **__: None),  # type: ignore
-            log=None,  # type: ignore
+            log=SimpleNamespace(say=lambda text: self.events.append("said")),  # type: ignore
             folder=None,  # type: ignore
             **({"is_new": True, "evaluation_due": False} | training),
         )  # fmt: skip
@@ -63,6 +66,9 @@ class Parts:
     # Plan
     def dispatch_rates(self, dispatch, schedule):
         return None
+
+    def is_stalled(self, schedule):
+        return schedule is not None and schedule.stalled == self.stalls_at
 
     def is_evaluated(self, done):
         return done % 2 == 0
@@ -112,7 +118,7 @@ class Parts:
     def validate(self, state, step):
         self.fail("evaluate", step)
         self.events.append(("evaluate", step))
-        return state, self.errors.get(step, 1.0)
+        return state._replace(schedule=SimpleNamespace(stalled=step)), self.errors.get(step, 1.0)
 
     # Checkpointer
     def check(self):
@@ -163,6 +169,18 @@ def test_the_lowest_validation_error_so_far_is_saved():
     parts = Parts(errors={2: 0.5, 4: 0.6, 6: 0.4})
     loop.train(parts.run, State(0))
     assert [step for step, _ in saves(parts)] == [2, 3, 6]
+
+
+def test_a_run_whose_error_has_stalled_is_saved_and_ends():
+    parts = Parts(stalls_at=4)
+    assert loop.train(parts.run, State(0)).step == 4
+    assert parts.events[-4:] == [("evaluate", 4), ("save", 4, False), "said", "closed"]
+
+
+def test_a_stalled_run_that_goes_on_makes_no_step():
+    parts = Parts(stalls_at=4, is_new=False)
+    assert loop.train(parts.run, State(4, SimpleNamespace(stalled=4))).step == 4
+    assert parts.events == []
 
 
 def test_an_evaluation_that_was_stopped_is_made_first():
