@@ -1,4 +1,4 @@
-"""Caffe's networks: .caffemodel files, of its old layers (V1LayerParameter) and its later ones, and .binaryproto means.
+"""Read Caffe's networks (.caffemodel, with V1LayerParameter or LayerParameter) and mean images (.binaryproto).
 
 Field numbers are those of caffe.proto. Caffe's images are B, G, R from 0 to 255 minus the mean, and its maps are
 flattened channel first; its LRN, pools and dropout are those of configs/caffe.py.
@@ -29,7 +29,7 @@ LARGEST_FILE = 2**31
 OLD_LAYERS, LAYERS = 2, 100
 MOST_LAYERS, MOST_BLOBS, MOST_AXES, LONGEST_NAME = 1000, 10, 10, 200
 
-# Types by the names of LayerParameter and by the numbers of V1LayerParameter -> our operations.
+# Type of a layer, a name in LayerParameter or a number in V1LayerParameter -> operation of a config.
 OPERATIONS = {
     "ReLU": "act", "LRN": "lrn", "Pooling": "pool", "Dropout": "dropout",
     18: "act", 15: "lrn", 17: "pool", 6: "dropout",
@@ -46,9 +46,15 @@ class Layer(NamedTuple):
 def load(
     path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None
 ) -> TrainedModel:
-    """The network of a .caffemodel; `spec` and `tree` are its config, `mean` a .binaryproto, or None for MEAN.
+    """Load the network of a .caffemodel.
 
-    Raises CheckpointError naming the tensor that is missing, unknown, of another shape, or not finite.
+    Args:
+        spec: The checked config of the network.
+        tree: The same config as nested dicts.
+        mean: A .binaryproto with the mean image; None for MEAN.
+
+    Raises:
+        CheckpointError: Names the tensor that is missing, unknown, of another shape or not finite.
     """
     layout.refuse_local(spec.model, "Caffe")
     layers = read_layers(path)
@@ -78,7 +84,7 @@ def load(
 
 
 def read_layers(path: str | Path) -> list[Layer]:
-    """The layers of a .caffemodel. Raises CheckpointError. Takes about twice the memory of the file at most."""
+    """Read the layers of a .caffemodel, in at most twice the file's size of memory. Raises CheckpointError."""
     layers: list[Layer] = []
     with _naming(path):
         for field in protobuf.fields(_content(path)):
@@ -113,7 +119,7 @@ def _layer(message: memoryview, old: bool) -> Layer:
     for field in protobuf.fields(message):
         if old and field.number == 1:
             raise CheckpointError(
-                "it has Caffe's first format: Caffe's upgrade_net_proto_binary makes a newer one of it"
+                "it has Caffe's first format: convert it with Caffe's upgrade_net_proto_binary"
             )
         if field.number == name_field:
             name = _text(field.data)
@@ -155,9 +161,9 @@ def _shape(message: memoryview) -> list[int]:
         if field.number == 1 and field.type == VARINT:
             lengths.append(field.integer)
         elif field.number == 1:  # packed
-            place = 0
-            while place < len(field.data) and len(lengths) <= MOST_AXES:
-                length, place = protobuf.varint(field.data, place)
+            offset = 0
+            while offset < len(field.data) and len(lengths) <= MOST_AXES:
+                length, offset = protobuf.varint(field.data, offset)
                 lengths.append(length)
         if len(lengths) > MOST_AXES:
             raise CheckpointError(f"a blob has more than {MOST_AXES} axes")
@@ -211,6 +217,7 @@ def _content(path: str | Path) -> memoryview:
 
 @contextlib.contextmanager
 def _naming(path: str | Path):
+    """Begin the message of a CheckpointError with `path`."""
     try:
         yield
     except CheckpointError as error:

@@ -622,9 +622,9 @@ def cifar(files):
 # what is wrong: (how it comes about, what the message names, whether a subset is declared)
 MALFORMED = {
     "nothing there": (lambda root: None, "no folder or archive", False),
-    "empty folder": (lambda root: root.mkdir(), "has nothing; known are", False),
-    "something else": (folder_of(notes=b"x", more=b"y"), "has more, notes; known are", False),
-    "no train": (folder_of(val__cat__x=PLAIN), "has val; known are", False),
+    "empty folder": (lambda root: root.mkdir(), "has nothing; known layouts", False),
+    "something else": (folder_of(notes=b"x", more=b"y"), "has more, notes; known layouts", False),
+    "no train": (folder_of(val__cat__x=PLAIN), "has val; known layouts", False),
     "train without classes": (folder_of(train=""), "splits without class folders: 1", False),
     "flat train": (folder_of(**{"train__a.jpg": PLAIN}), "their 1 images lie flat", False),
     "flat val": (
@@ -708,7 +708,7 @@ MALFORMED = {
     ),
     "val under another name": (
         tar_of(VAL_TAR, [("ILSVRC2010_val_00000001.JPEG", PLAIN)]),
-        "is not named as ILSVRC2012_val_00000001.JPEG is",
+        "is not named like ILSVRC2012_val_00000001.JPEG",
         True,
     ),
     "val with number 0": (
@@ -724,17 +724,17 @@ MALFORMED = {
     ),
     "inner tar without a synset": (
         tar_of(TRAIN_TAR, [("tench.tar", INNER)]),
-        "named by a synset, as n01440764.tar is",
+        "named after a synset, such as n01440764.tar",
         True,
     ),
     "inner tar of an unknown synset": (
         tar_of(TRAIN_TAR, [("n00000001.tar", INNER)]),
-        "n00000001.tar is no class of the devkit",
+        "n00000001.tar is not a class of the devkit",
         True,
     ),
     "image of another class": (
         tar_of(TRAIN_TAR, [("n01443537.tar", INNER)]),
-        "n01443537.tar/n01440764_0.JPEG says that it is of class n01440764",
+        "n01443537.tar/n01440764_0.JPEG is named as an image of class n01440764",
         True,
     ),
     "inner tar that is no tar": (
@@ -770,15 +770,15 @@ MALFORMED = {
         False,
     ),
     "tfds: shard cut off": (cut_shard, "example 0 of train: ArrayRecord file", False),
-    "a picture": (one_file("cat.jpg", PLAIN), "cat.jpg is no archive", False),
+    "a picture": (one_file("cat.jpg", PLAIN), "cat.jpg is neither a folder nor an archive", False),
     "archive of pictures alone": (
         one_file("x.tar", imagenet_tars.tar([("a.jpg", PLAIN), ("b/c.jpg", PLAIN)])),
-        "a.jpg is in no class folder",
+        "a.jpg is not in a class folder",
         False,
     ),
     "archive with a stray class": (
         one_file("x.tar", imagenet_tars.tar([("train/a/b.jpg", PLAIN), ("a/b.jpg", PLAIN)])),
-        "a/b.jpg is in no folder train/CLASS",
+        "a/b.jpg is not in a folder train/CLASS",
         False,
     ),
     "archive of val alone": (
