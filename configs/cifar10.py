@@ -137,10 +137,8 @@ def net_13pct(config):
     # for about 150, then divided the rates by 10 twice, for 10 epochs each. Here all images are used
     # from the start (inferred).
     anneal(config, 500, 510, epochs=520)
-    config.evaluation.final_views = (
-        "center",
-        "nine",
-    )  # convdata_cifar.py: nine crops, not mirrored
+    # convdata_cifar.py: nine crops, not mirrored.
+    config.evaluation.final_views = ("center", "nine")
 
 
 def net_11pct(config):

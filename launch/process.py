@@ -21,7 +21,7 @@ def start(
     The kernel kills the process when the calling thread ends, so call this from the main thread.
 
     Args:
-      prefix: Words to put before the run's command, such as srun and its options.
+      prefix: Arguments to put before the run's command, such as srun and its options.
       cores: CPU cores to run on; empty for all.
       variables: Additional environment variables.
     """

@@ -84,8 +84,8 @@ def config_module(name: str) -> ModuleType:
 def execute(path: Path) -> ModuleType:
     """Execute a config file and return the module.
 
-    Relative imports of a file mean its own folder where that has an `__init__.py`, and the packaged configs
-    otherwise: a copy of a packaged config works anywhere.
+    Relative imports refer to the folder of the file if it has an `__init__.py`, and to the packaged configs otherwise,
+    so that a copy of a packaged config works anywhere.
     """
     inside = (path.resolve().parent / "__init__.py").is_file()
     package = _import_package(path.resolve().parent if inside else folder().resolve())

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one a line; those that are there twice get their numbers",
+        help="names of the classes, one per line; the class number is added to names that repeat",
     )
     parser.add_argument(
         "--mean", metavar="FILE", help="Caffe's mean image, a .binaryproto; default: 123, 117, 104"
@@ -75,7 +75,7 @@ def _class_names(path: str) -> tuple[str, ...]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names with the number of the class added where a name repeats: ImageNet has two classes named crane."""
+    """Add the number of the class to names that repeat: ImageNet has two classes named crane."""
     repeated = {name for name, count in collections.Counter(names).items() if count > 1 and name}
     return [f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)]
 

@@ -31,7 +31,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def save(path: str | Path, run: TrainedModel) -> None:
-    """Write the state dict of `run` as .safetensors. Raises ConfigError for a local layer, StorageError.
+    """Write the state dict of `run` as .safetensors. Raises StorageError, and ConfigError for a local layer.
 
     The first kernel of a net with channel means is float64, so that the folding can be undone to the last bit;
     PyTorch's load_state_dict makes it float32.
@@ -55,9 +55,14 @@ def save(path: str | Path, run: TrainedModel) -> None:
 
 
 def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
-    """The network of a .safetensors file, or of a .pth file where torch is; `spec` and `tree` are its config.
+    """Load the network of a .safetensors file or, if PyTorch is installed, of a .pth file.
 
-    Raises CheckpointError naming the tensor that is missing, unknown, of another shape or type, or not finite.
+    Args:
+        spec: The checked config of the network.
+        tree: The same config as nested dicts.
+
+    Raises:
+        CheckpointError: Names the tensor that is missing, unknown, of another shape or type, or not finite.
     """
     tensors, metadata = _read(Path(path))
     tensors = {n: array for n, array in tensors.items() if not n.endswith(".num_batches_tracked")}
@@ -92,7 +97,7 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:
-    """'params/conv1/kernel' -> 'features.0.weight', for every tensor.
+    """Map the name of each tensor to PyTorch's, such as 'params/conv1/kernel' to 'features.0.weight'.
 
     Raises ConfigError for a local layer, and for a net without convolutions.
     """
@@ -110,7 +115,7 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
 
 
 def _factors(spec: Config, std) -> np.ndarray:
-    """Our inputs over theirs, (pixels / 255 - mean) / std, by channel, for [out 3 kh kw]; float64."""
+    """Return the float64 ratios of our inputs to (pixels / 255 - mean) / std, by channel, for [out 3 kh kw]."""
     return (255 * spec.augment.scale * np.asarray(std, np.float64))[:, None, None]
 
 
@@ -125,8 +130,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
     """Read with PyTorch, which with weights_only=True executes nothing in the file."""
     needed = (
-        f"{path}: a .pth file needs torch 2.10 or newer here. Where torch is, save_file of safetensors.torch makes a "
-        ".safetensors file of torch.load(FILE, weights_only=True)"
+        f"{path}: a .pth file needs torch 2.10 or newer; where torch is installed, safetensors.torch.save_file("
+        "torch.load(FILE, weights_only=True), OUT) converts it to .safetensors"
     )
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -139,22 +144,20 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # warnings of its unpickler: the error below is enough
+        # The unpickler warns of what the error below reports.
+        with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
         return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
-    except (
-        Exception
-    ):  # a damaged file makes it raise nearly anything; its words recommend to execute the file
+    # A damaged file can raise nearly anything, with a message that advises to execute the file.
+    except Exception:
         raise CheckpointError(
-            f"{path} is not a readable state dict: it is damaged, or holds other things than tensors, for which code "
-            "of the file would have to be executed, and never is here"
+            f"{path} is not a readable state dict: it is damaged, or holds objects other than tensors, which are not "
+            "loaded because that can execute code in the file"
         ) from None
 
 
 def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
-    """Three numbers [3] of the metadata, or torchvision's where there are none."""
+    """Read three numbers from the metadata; return `default` if there are none."""
     try:
         three = list[float]
         numbers = np.asarray(files.parse_json(metadata[key], three) if key in metadata else default)
@@ -167,7 +170,7 @@ def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
 
 
 def _class_names(path, metadata: dict[str, str], model: ModelSpec) -> tuple[str, ...]:
-    """Those of the metadata, or numbers."""
+    """Return the class names in the metadata, or numbers if there are none."""
     numbers = tuple(map(str, range(model.num_classes or 0)))
     try:
         found = metadata.get("class_names")

@@ -20,7 +20,7 @@ def cache_folder(tmp_path_factory, monkeypatch):
 def pillow_filters():
     """The filters of warnings that reading images sets once, and pytest takes away after every test."""
     pillow.module.cache_clear()
-    pillow.module()
+    pillow.image_module()
 
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])

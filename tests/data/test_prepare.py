@@ -266,7 +266,7 @@ def test_what_is_there_already_is_not_prepared_again(from_tars, tmp_path, capsys
         run(tmp_path / "source", tmp_path / "store", "--format", "raw")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="exists and is no store"):
+    with pytest.raises(ConfigError, match="exists and is not a store"):
         run(tmp_path / "source", tmp_path / "mine")
     assert tree(tmp_path / "store") == before
 
@@ -626,10 +626,10 @@ MALFORMED = {
     "something else": (folder_of(notes=b"x", more=b"y"), "has more, notes; known layouts", False),
     "no train": (folder_of(val__cat__x=PLAIN), "has val; known layouts", False),
     "train without classes": (folder_of(train=""), "splits without class folders: 1", False),
-    "flat train": (folder_of(**{"train__a.jpg": PLAIN}), "their 1 images lie flat", False),
+    "flat train": (folder_of(**{"train__a.jpg": PLAIN}), "1 images are not in any", False),
     "flat val": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "val__b.jpg": PLAIN}),
-        "splits without class folders (their 1 images lie flat",
+        "splits without class folders (1 images are not in any",
         False,
     ),
     "empty class": (
@@ -654,19 +654,19 @@ MALFORMED = {
     ),
     "class of val only": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "val__dog__a.jpg": PLAIN}),
-        "val has dog, which train has not",
+        "val has dog, which train does not have",
         False,
     ),
     "class of train only": (
         folder_of(
             **{"train__cat__a.jpg": PLAIN, "train__dog__a.jpg": PLAIN, "val__cat__a.jpg": PLAIN}
         ),
-        "train has dog, which val has not",
+        "train has dog, which val does not have",
         False,
     ),
     "class as folder and archive": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "train__cat.tar": INNER}),
-        "classes that are there twice: 1",
+        "classes that occur twice: 1",
         False,
     ),
     "no train tar": (without(TRAIN_TAR), f"has no {TRAIN_TAR}", True),
@@ -719,7 +719,7 @@ MALFORMED = {
     "val without images": (tar_of(VAL_TAR, []), f"{VAL_TAR} has no images", True),
     "train as a flat tar": (
         tar_of(TRAIN_TAR, [("n01440764/a.JPEG", PLAIN)]),
-        "n01440764/a.JPEG is no .tar",
+        "n01440764/a.JPEG is not a .tar",
         True,
     ),
     "inner tar without a synset": (
@@ -739,7 +739,7 @@ MALFORMED = {
     ),
     "inner tar that is no tar": (
         tar_of(TRAIN_TAR, [("n01440764.tar", PLAIN.ljust(1024, b"x"))]),
-        "n01440764.tar is no tar archive",
+        "n01440764.tar is not a tar archive",
         True,
     ),
     "CIFAR-10 with a batch less": (cifar(cifar_files()[1:]), "has no data_batch_1.bin", False),
@@ -891,7 +891,7 @@ def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number,
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert errors == "stopped; the same command continues where it was\n"
+    assert errors == "stopped; the same command continues where it stopped\n"
     assert list(done.glob("[!p]*.json"))
 
 

@@ -43,7 +43,7 @@ def train_images(
     in the authors' program (convdata_jpeg.py). Color noise is drawn for each example.
 
     Args:
-        indices: The number of each example in the dataset.
+        indices: The index of each example in the split.
         epochs: The epoch of each example.
         positions: The position of each example in the global batch.
         color_std: May be traced; 0 switches the noise and its rescaling off.

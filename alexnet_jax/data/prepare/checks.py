@@ -36,12 +36,13 @@ class Finding(NamedTuple):
     """One line of the report: a fault to correct, a note, or a passed check."""
 
     #: Whether the user has to correct something.
-    mend: bool
+    is_fault: bool
     text: str
     note: bool = False
 
     def __str__(self) -> str:
-        return f"{'MEND' if self.mend else 'NOTE' if self.note else 'ok  '}  {printable(self.text)}"
+        label = "FIX" if self.is_fault else "NOTE" if self.note else "ok"
+        return f"{label:4}  {printable(self.text)}"
 
 
 def as_note(text: str) -> Finding:
