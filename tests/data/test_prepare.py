@@ -531,7 +531,7 @@ def test_no_bad_image_of_val_is_skipped_and_mending_it_continues(tmp_path):
     kept = [path.read_bytes() for path in bad]
     for path in bad:
         path.write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match=r"2 images of val cannot be used \(none may be"):
+    with pytest.raises(DataError, match=r"2 images of val cannot be used \(none is allowed"):
         run(tmp_path / "source", tmp_path / "store", "--max-bad-share", "1")
     for path, content in zip(bad, kept, strict=True):
         path.write_bytes(content)

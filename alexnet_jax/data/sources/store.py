@@ -57,7 +57,7 @@ def _exif_notes(folder: pathlib.Path, index: Index, exif: Exif) -> tuple[str, ..
 
 
 class Content(NamedTuple):
-    """The state of the shards of a store that is too large to read at each start.
+    """What was seen of the shards of a store that is too large to read at each start; empty for a smaller store.
 
     Attributes:
         times: Digest of the modification times of the shards; '' if all bytes were read.
