@@ -103,7 +103,7 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
     """
     layout.refuse_local(model, "torchvision")
     if not model.convs:
-        raise ConfigError("config.model.convs is empty: torchvision's names begin with one")
+        raise ConfigError("config.model.convs is empty: torchvision's format needs a convolution")
     names = {}
     for sequence, layers in (("features", model.convs), ("classifier", model.fcs)):
         nodes = [node for name, spec in layers for node in operations.nodes(name, spec)]

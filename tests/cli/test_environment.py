@@ -193,7 +193,11 @@ def test_every_command_begins_there():
     [
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 5, "a/b: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "make room"),
-        (RuntimeError("Could not determine home directory."), 2, "set HOME, or set ALEXNET_JAX_CACHE"),
+        (
+            RuntimeError("Could not determine home directory."),
+            2,
+            "set HOME, or set ALEXNET_JAX_CACHE",
+        ),
         (BrokenPipeError(), 0, ""),
         (ValueError("our own"), 1, "fault of the program"),
         (OSError(errno.EBADF, "Bad file descriptor"), 1, "fault of the program"),

@@ -75,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subset", action="store_true",
                         help="allow fewer classes or images than the official ones")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="only these")
-    parser.add_argument("--max-per-class", type=int, metavar="N", help="the first of each split")
+    parser.add_argument(
+        "--max-per-class",
+        type=int,
+        metavar="N",
+        help="only the first N images of each class and split",
+    )
     parser.add_argument("--max-bad-share", type=float, default=0.001, metavar="SHARE",
                         help="share of unusable images allowed in train (val, test: none); default: 0.001")  # fmt: skip
     return parser
@@ -265,8 +270,8 @@ def _check_refused(
             policy = f"--max-bad-share allows {limits[split]:,} of {total:,}"
         reasons = listed([one["reason"].removesuffix("; remove or replace it") for one in found])
         messages.append(f"{len(found):,} images of {split} cannot be used ({policy}): {reasons}")
-    remedy = "remove or replace them; all"
-    raise DataError(f"{'; '.join(messages)}; {remedy} {'' if seen else 'so far '}are in {listing}")
+    so_far = "" if seen else " so far"
+    raise DataError(f"{'; '.join(messages)}; remove or replace them; all{so_far} are in {listing}")
 
 
 if __name__ == "__main__":

@@ -136,15 +136,15 @@ def _duplicates(
     """Find identical files: (those in two splits, those under two classes)."""
     digests: dict[str, list] = {}
     labels: dict[str, list[int]] = {}
-    places: dict[str, list[tuple[Image, Task]]] = {}
+    origins: dict[str, list[tuple[Image, Task]]] = {}
     for task in tasks:
         digests.setdefault(task.split, []).extend(results[task.stem]["sums"])
         labels.setdefault(task.split, []).extend(label for label, _ in task.images)
-        places.setdefault(task.split, []).extend((image, task) for _, image in task.images)
+        origins.setdefault(task.split, []).extend((image, task) for _, image in task.images)
     found = duplicates(digests, labels)
     return (
-        [{split: shown(*places[split][i]) for split, i in pair} for pair in found.splits],
-        [{"classes": [shown(*places[split][i]) for split, i in pair]} for pair in found.classes],
+        [{split: shown(*origins[split][i]) for split, i in pair} for pair in found.splits],
+        [{"classes": [shown(*origins[split][i]) for split, i in pair]} for pair in found.classes],
     )
 
 
