@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
-#: Steps of a start that are traced, counted from 1: earlier ones compile and fill caches.
+#: The steps that are traced, counted from 1 where a process begins or resumes: earlier ones compile and fill caches.
 FIRST, LAST = 5, 10
 
 
 class Profiler:
-    """Traces some of the steps `start` to `end` - 1: FIRST to LAST, or the last ones of a shorter run.
+    """Traces some of the steps `start` to `end` - 1: the FIRST to the LAST of them, or the last ones of fewer.
 
     Use it as a context. With `folder` None nothing is traced.
     """
