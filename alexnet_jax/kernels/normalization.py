@@ -178,7 +178,7 @@ def lrn_constants(
     if n % 2 == 0 and framework in ("caffe", "matconvnet"):
         # Caffe rejects even windows; MatConvNet puts the extra map after the center, the 2012 program before it.
         raise ConfigError(
-            f"lrn_constants: {framework} with an even window of {n} has no equal here"
+            f"lrn_constants: {framework} with an even window of {n} has no equivalent here"
         )
     return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
 
