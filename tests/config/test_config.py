@@ -367,7 +367,11 @@ def test_the_ranges_of_all_numbers_are_tested():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model.convs.conv1.then", ["act", "pool", "pool"], "conv1.then lists 'pool' more than once"),
+        (
+            "model.convs.conv1.then",
+            ["act", "pool", "pool"],
+            "conv1.then lists 'pool' more than once",
+        ),
         ("model.convs.conv1.then", ["act", "pol"], 'did you mean "pool"?'),
         ("model.convs.conv3.then", ["pool"], "conv3.then lists 'pool', but the layer has no pool"),
         ("model.fcs.fc6.then", ["act", "pool"], "config.model.fcs.fc6.then[1] is 'pool'"),
