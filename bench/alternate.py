@@ -38,7 +38,7 @@ memory_settings = importlib.import_module(find.module_name("launch.environment")
 BESIDE = {"cpu": 2, "cuda": 12}
 BATCHES = {"cpu": [32], "cuda": [128, 512]}
 STEPS = {"cpu": 3, "cuda": 30}
-#: The share of the time of a comparison in which programs must get ready.
+#: Programs that are not ready after this share of the time of a comparison are left out.
 READY_SHARE = 0.8
 #: JAX_PLATFORMS of a worker on a GPU. JAX would fall back to the CPU, which `serve` refuses.
 ON_GPU = "cuda,cpu"

@@ -5,8 +5,8 @@
 
 For each config the milliseconds per step: `alone`, waiting for each step before the next; `in a row`, waiting only for
 the last, as in training; `issued`, what the host needs before it can issue the next; `kernels`, the time that the
-device computes. If `issued` is close to `in a row`, the host is the limit: a larger batch or several runs on one device
-are free, and train.steps_per_dispatch may help. The images are random and on the device.
+device computes. If `issued` is close to `in a row`, the host is the limit: a larger batch or more runs on the device
+cost no time, and train.steps_per_dispatch may help. The images are random and on the device.
 """
 
 import contextlib
@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dispatch", type=int, nargs="+", default=[1, 8], metavar="STEPS",
                         help="values of train.steps_per_dispatch")  # fmt: skip
     parser.add_argument("--steps", type=int, default=100, help="steps per measurement")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements; the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="measurements; the median is reported"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.steps, options.repeats, *options.dispatch) < 1:
@@ -48,14 +50,14 @@ def main(arguments: list[str]) -> int:
     report: dict[str, Any] = hardware.hardware() | {"nets": []}
     report["device"] = jax.devices()[0].device_kind if on_gpu else report["machine"]
     for name, per_dispatch in itertools.product(options.config, options.dispatch):
-        at_once = f"--config.train.steps_per_dispatch={per_dispatch}"
-        spec = ours.load(name, options.batch, [*overrides, at_once])
+        dispatch = f"--config.train.steps_per_dispatch={per_dispatch}"
+        spec = ours.load(name, options.batch, [*overrides, dispatch])
         with hardware.device_lock() if on_gpu else contextlib.nullcontext():
             run, facts = ours.program(spec)
             measured = measure(run, options.steps, options.repeats, per_dispatch)
-        of_net = {"config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
-                  "steps_per_dispatch": per_dispatch}  # fmt: skip
-        report["nets"].append(of_net | facts | measured)
+        settings = {"config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
+                    "steps_per_dispatch": per_dispatch}  # fmt: skip
+        report["nets"].append(settings | facts | measured)
         if options.json:
             options.json.write_text(json.dumps(report, indent=1) + "\n")
     print(table(report))

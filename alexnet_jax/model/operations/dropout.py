@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Dropout(Operation):
-    """§4.2: zero with probability `rate`; a factor makes up for it, at test time or at once."""
+    """Sets values to zero with probability `rate` in training; a factor compensates, at test time or in training."""
 
     name = "dropout"
     on_dense = True
