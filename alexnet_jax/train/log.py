@@ -16,7 +16,7 @@ from alexnet_jax.train.meter import Meter
 
 
 class RunLog:
-    """Where training reports to. This class, for processes other than the primary, writes nothing."""
+    """The log as training sees it. This base class, for processes other than the primary, writes nothing."""
 
     def say(self, text: str) -> None:
         """Print lines, and write them to log.txt."""

@@ -80,7 +80,7 @@ class Progress:
         state: State,
         waited: float,
     ) -> None:
-        """Add the steps that were just dispatched, and log those of the dispatch before.
+        """Add the steps that were just dispatched, and log those of the previous dispatch.
 
         Args:
             examples: (labels, indices, epochs) of each step.
