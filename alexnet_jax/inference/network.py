@@ -76,8 +76,7 @@ class Network:
     @cached_property
     def variables(self) -> dict[str, Any]:
         """The variables for `model.apply`, on the default device."""
-        model = self.trained
-        return jax.device_put(model.variables)
+        return jax.device_put(self.trained.variables)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -198,7 +197,7 @@ class Network:
         return np.concatenate(list(self.map_batches(jitted, pixels, batch_size, others)))
 
     def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what was jitted under `name`, or jit `function`."""
+        """Jit `function`, or return the function that was jitted under `name` before."""
         if name not in self._jitted:
             self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
         return self._jitted[name]
