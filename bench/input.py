@@ -157,12 +157,12 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
 
 def _read(images: Any, labels: np.ndarray, count: int) -> int:
     """Read `count` images in shuffled batches, as the training loop does."""
-    hashed = ""
+    digest = ""
     for step in range(count // BATCH):
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
         )
-        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
+        digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
         _ = images[indices]
     return count // BATCH * BATCH
 
@@ -171,12 +171,12 @@ def _order_and_hash() -> float:
     """Measure the seconds per batch for the order of the examples and its digest, over an epoch of ImageNet."""
     labels, steps = np.zeros(1_281_167, np.int32), 10_009
     begin = time.perf_counter()
-    hashed = ""
+    digest = ""
     for step in range(steps):
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
         )
-        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
+        digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
     return (time.perf_counter() - begin) / steps
 
 
