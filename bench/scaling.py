@@ -223,7 +223,7 @@ def check(spec: Config) -> int:
         title = f"{devices} device(s), {towers} tower(s) apart"
         wrong += compare(title, collectives(jaxpr, dict(mesh.shape)), model)
     if wrong:
-        raise AlexNetError("the model and the traced step differ in " + "; ".join(wrong))
+        raise AlexNetError("the calculation and the traced step differ in " + "; ".join(wrong))
     return 0
 
 
@@ -264,7 +264,9 @@ def compare(title: str, traced: list[Transfer], model: list[Transfer]) -> list[s
     print(f"{title}:" + ("" if counts else " nothing is sent"))
     wrong = []
     for (kind, group), (expected, actual) in sorted(counts.items()):
-        print(f"  {kind} among {group}: {expected:,} bytes in the model, {actual:,} in the program")
+        print(
+            f"  {kind} among {group}: {expected:,} bytes calculated, {actual:,} in the traced step"
+        )
         if expected != actual:
             wrong.append(f"{kind} among {group} on {title}")
     return wrong
