@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
 
 def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]]:
     """Measure the seconds per step with and without checks, one value per round."""
-    mesh, model = parallel.device_mesh(), alexnet.of_config(spec)
+    mesh, model = parallel.device_mesh(), alexnet.from_config(spec)
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     batch = ours.examples(spec)
     on_device = jax.device_put(batch, sharding)
@@ -105,7 +105,7 @@ def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]
 
 def measure_checkpoint(spec: Config, rounds: int, folder: str | None) -> dict[str, Any]:
     """Measure the size of a checkpoint and the seconds of each stage: write, hash, commit, verify, restore."""
-    current = state.create(spec, alexnet.of_config(spec), 0, mesh=parallel.device_mesh())
+    current = state.create(spec, alexnet.from_config(spec), 0, mesh=parallel.device_mesh())
     stages: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for number in range(rounds):

@@ -57,7 +57,7 @@ class Network:
 
     def __init__(self, model: TrainedModel) -> None:
         self.trained = model
-        self.model = alexnet.of_config(model.config)
+        self.model = alexnet.from_config(model.config)
         self._statistics = jax.device_get(resized_statistics(model.statistics, model.config))
         self._jitted: dict[str, Callable[..., Any]] = {}
 

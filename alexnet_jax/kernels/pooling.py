@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.kernels.forms import Forms, of_backend
+from alexnet_jax.kernels.forms import Forms, or_default
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import pool_size
 
@@ -46,7 +46,7 @@ def max_pool(
     Args:
         rounding: 'ceil' keeps a last window that extends over the border, 'floor' drops it.
     """
-    forms = of_backend(forms)
+    forms = or_default(forms)
     height, width = (_outputs(size, window, stride, rounding) for size in x.shape[1:3])
     sizes = (height, width)
     dtype, form = jnp.dtype(dtype or x.dtype), forms.pool

@@ -121,7 +121,7 @@ def check_init(spec: Config, init: TrainedModel, *, partial: bool) -> None:
 
 def state_shapes(spec: Config) -> State:
     """Return the shapes of the training state of `spec`."""
-    return states.shapes(spec, alexnet.of_config(spec))._replace(schedule=schedule.create())
+    return states.shapes(spec, alexnet.from_config(spec))._replace(schedule=schedule.create())
 
 
 def check_memory(spec: Config, state: State) -> None:

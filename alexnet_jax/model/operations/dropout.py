@@ -27,7 +27,7 @@ class Dropout(Operation):
             return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
         key = call.next_key()
         mask = layer.sharding.local(
-            lambda shape: _mask(key, keep, shape), x.shape, of_inputs=bool(call.node.prefix)
+            lambda shape: _mask(key, keep, shape), x.shape, over_inputs=bool(call.node.prefix)
         )
         factor = 1.0 if dropout.scale_at == "test" else 1 / keep
         return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
