@@ -19,8 +19,7 @@ class Activation(NamedTuple):
     Attributes:
         apply: f(x, forms), elementwise.
         to_onnx: f(graph, name, x) that adds it to an ONNX graph.
-        limits: The lower and upper asymptote, between which it saturates; None for a lower one that does not exist, or
-            for both.
+        limits: Its lower and upper asymptote, at which it saturates; None where there is none.
         rectifies: Whether a deconvnet applies a ReLU in its place.
     """
 
