@@ -30,7 +30,6 @@ from alexnet_jax.errors import AlexNetError, ConfigError
 from alexnet_jax.run import schemas
 
 from . import hardware
-from .paths import IMPORT_ROOT
 
 memory_settings = importlib.import_module(find.module_name("launch.environment")).memory_settings
 
@@ -391,7 +390,7 @@ def _start(program: Program, device: str, errors: IO[str]) -> subprocess.Popen[b
     for name in memory_settings("cpu"):  # all of launch/malloc.env
         environment.pop(name, None)
     environment |= (memory if program.kept_memory else {}) | program.environment
-    path = filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH")))
+    path = filter(None, (str(find.IMPORT_ROOT), os.environ.get("PYTHONPATH")))
     environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.{program.module}", *program.arguments],

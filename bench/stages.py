@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet_jax.config.find import IMPORT_ROOT
 from alexnet_jax.run.signals import Signals
-
-from .paths import IMPORT_ROOT
 
 #: Lines of output that are kept of a stage that is not done.
 TAIL = 30
