@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from alexnet_jax.cli import markdown
@@ -29,7 +28,7 @@ from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
 from alexnet_jax.run import schemas
 
-from . import hardware
+from . import hardware, output
 
 memory_settings = importlib.import_module(find.module_name("launch.environment")).memory_settings
 
@@ -75,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="in total; programs that are not ready in time are left out")  # fmt: skip
     parser.add_argument("--keep-going", action="store_true",
                         help="report failed programs, and measure the others")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -116,8 +115,7 @@ def report(
         )  # fmt: skip
         found["measurements"].append({"batch": batch, "programs": measured})
         print(table(found, found["measurements"][-1]), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(found, indent=1) + "\n")
+        output.write_json(options.json, found)
     return found
 
 
@@ -266,7 +264,7 @@ class _Comparison:
     def measure(self, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
         """Measure `rounds` times, as `compare` returns it, but without ratios."""
         on_gpu = self.device == "cuda"
-        with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+        with hardware.device_lock(self.device):
             try:
                 self._get_ready(side_by_side=on_gpu)
                 for number in range(rounds):

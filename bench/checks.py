@@ -7,7 +7,6 @@ watchdog and the signal flag. Rounds with and without checks alternate in one pr
 order. The stages of a checkpoint are writing with orbax, SHA-256 of all files, commit, verification and restoring.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -30,7 +29,7 @@ from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, schedule, state, step
 from alexnet_jax.train.meter import Meter
 
-from . import ours
+from . import ours, output
 from .hardware import machine
 
 
@@ -44,7 +43,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--steps", type=int, default=3, help="steps per measurement")
     parser.add_argument("--folder", help="folder of the checkpoints; default: a temporary one")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
     report = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
@@ -52,8 +51,7 @@ def main(arguments: list[str]) -> int:
     report["step"] = measure_step(spec, options.rounds, options.steps)
     report["checkpoint"] = measure_checkpoint(spec, options.rounds, options.folder)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 

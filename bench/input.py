@@ -18,7 +18,6 @@ in shuffled batches. The programs are measured in turn, on the same cores:
 import argparse
 import contextlib
 import io
-import json
 import os
 import statistics
 import tempfile
@@ -38,6 +37,7 @@ from alexnet_jax.data.prepare import discovery
 from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError
 
+from . import output
 from .hardware import machine
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
     parser.add_argument("--images", type=int, default=1024, help="images per measurement")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= options.threads <= len(cores):
@@ -72,8 +72,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = measure(options, Path(folder))
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 

@@ -14,8 +14,6 @@ On a CPU, the time is that of the thread that executes an operation, without the
 
 import argparse
 import collections
-import contextlib
-import json
 import os
 import re
 import tempfile
@@ -28,7 +26,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import AlexNetError, ConfigError
 
-from . import hardware
+from . import hardware, output
 
 #: Parts of the step that are not layers, with the names of their scopes and functions; the first match counts.
 PLACES = {
@@ -92,7 +90,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="default: measured")
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="default: measured")
     parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs enabled")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.steps) < 1:
         raise ConfigError("--batch and --steps must be at least 1")
@@ -101,14 +99,14 @@ def main(arguments: list[str]) -> int:
         overrides.append(f"--config.model.compute_dtype={options.dtype}")
     report = measure(options, overrides)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
 def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """Measure the time of each operation and layer, the bound of each layer, and the time of an untraced step."""
-    on_gpu = hardware.device() == "cuda"
+    device = hardware.device()
+    on_gpu = device == "cuda"
     if on_gpu:  # before JAX initializes its devices
         graphs = (
             "--xla_enable_command_buffers_during_profiling=true"
@@ -125,7 +123,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
 
     spec = ours.load(options.config, options.batch, overrides)
     made = {"forms": _forms(options.forms)} if options.forms else {}
-    with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+    with hardware.device_lock(device):
         run, facts = ours.program(spec, **made)
         run(3)
         steps = 30 if on_gpu else options.steps
@@ -141,7 +139,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     for work in roofline.step_work(spec):
         bounds[Place(work.layer, work.direction)] += work.seconds(peak, bandwidth)
     return facts | hardware.hardware() | {
-        "device": jax.devices()[0].device_kind if on_gpu else hardware.machine(),
+        "device": hardware.device_name(),
         "config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
         "forms": options.forms or "", "steps": options.steps, "step_seconds": seconds,
         "graphs": ("on" if options.graphs else "off") if on_gpu else "none",

@@ -7,11 +7,8 @@ Batches of uint8 images of 256x256 pixels, as training sends them: one at a time
 pinned memory, which the device reads directly. GB are 1e9 bytes; an image has 196,608 bytes.
 """
 
-import contextlib
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +18,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
 
-from . import hardware, roofline
+from . import hardware, output, roofline
 
 IMAGE = (256, 256, 3)
 #: Batches sent at the same time.
@@ -34,18 +31,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--repeats", type=int, default=9, help="measurements; the median is reported"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options = parser.parse_args(arguments)
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
-    on_gpu = jax.default_backend() != "cpu"
-    report = hardware.hardware() | {"batch": options.batch, "version": f"jax {jax.__version__}"}
-    report["device"] = jax.devices()[0].device_kind if on_gpu else report["machine"]
-    with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+    report = hardware.hardware() | {
+        "batch": options.batch, "version": f"jax {jax.__version__}", "device": hardware.device_name(),
+    }  # fmt: skip
+    with hardware.device_lock(jax.default_backend()):
         report["ways"] = measure(options.batch, options.repeats)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
