@@ -108,7 +108,7 @@ class TowerNormalization(nn.Module):
 
 
 class WrittenNormalization(nn.Module):
-    """Response normalization by shifted slices and square roots, which is faster on a CPU and when compiled."""
+    """The same from shifted slices and square roots, which is faster on a CPU and when compiled."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         maps = x.shape[1] // 2
