@@ -132,7 +132,7 @@ def compare(
     """Measure programs and compare them with the first.
 
     Args:
-      seconds: For everything; later rounds are left out, except the first of each program that got ready.
+      seconds: For everything; rounds after that are left out, except the first of each program that is ready.
       keep_going: Whether to continue when a program fails.
 
     Returns:
@@ -151,15 +151,18 @@ def compare(
             if "failed" not in result:
                 pairs = zip(result["seconds"], base, strict=False)
                 result["ratios"] = [theirs / mine for theirs, mine in pairs]
-            earlier = found.get(name, result)  # the first is in every group
-            if "failed" in result and "failed" not in earlier:
-                continue
-            if earlier is not result and "failed" not in earlier:
-                for key in ("seconds", "ratios"):
-                    result[key] = earlier[key] + result[key]
-                result["peak_bytes"] = max(earlier["peak_bytes"], result["peak_bytes"])
-            found[name] = result
+            found[name] = _combined(found[name], result) if name in found else result
     return {name: found[name] for name in programs}
+
+
+def _combined(earlier: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Combine the results of the first program from two groups; one that failed counts only if both did."""
+    if "failed" in earlier:
+        return result
+    if "failed" in result:
+        return earlier
+    lists = {key: earlier[key] + result[key] for key in ("seconds", "ratios")}
+    return result | lists | {"peak_bytes": max(earlier["peak_bytes"], result["peak_bytes"])}
 
 
 def table(report: dict[str, Any], measurement: dict[str, Any]) -> str:

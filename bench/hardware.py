@@ -87,7 +87,7 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def device_lock(device: str) -> Iterator[None]:
-    """Hold a lock on the GPU, so that only one process at a time measures or autotunes on it; nothing on "cpu"."""
+    """Hold a lock on the GPU, so that only one process at a time measures or autotunes on it; no-op for "cpu"."""
     if device == "cpu":
         yield
         return

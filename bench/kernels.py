@@ -64,7 +64,7 @@ class Operation(NamedTuple):
     operands: tuple[str, ...]
 
 
-class Sum(NamedTuple):
+class OperationTime(NamedTuple):
     """The time of an operation in a trace."""
 
     name: str
@@ -156,7 +156,7 @@ def _forms(text: str) -> Any:
 
 
 def summed(
-    sums: Iterable[Sum],
+    sums: Iterable[OperationTime],
     operations: dict[str, Operation],
     layers: list[str],
     bounds: dict[Place, float],
@@ -172,13 +172,13 @@ def summed(
       "layers", with the microseconds per step, kernels per step and bound of each place; "kernels", with the times of
       each operation; and "known_share", the fraction of the time in operations of the compiled program.
     """
-    by_name = {_plain(name): name for name in operations}
+    by_kernel = {_kernel_name(name): name for name in operations}
     places = _places(operations, set(layers))
     total: dict[Place, list[float]] = {where: [0.0, 0.0] for where in bounds}
     kernels, known = [], 0.0
     for name, kernel, nanoseconds, count in sorted(sums, key=lambda row: -row.nanoseconds):
         # In a CUDA graph only the name of the kernel may identify the operation.
-        known_as = name if name in operations else by_name.get(_plain(kernel), "")
+        known_as = name if name in operations else by_kernel.get(_kernel_name(kernel), "")
         operation, where = operations.get(known_as), places.get(known_as, REST)
         microseconds = nanoseconds / 1e3 / steps
         known += microseconds if operation else 0.0
@@ -298,7 +298,7 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
+def traced(run: Callable[[int], Any], steps: int) -> list[OperationTime]:
     """Trace the device during `run(steps)`; the program must be compiled already."""
     import jax
 
@@ -316,7 +316,7 @@ def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
             return sums(jax.profiler.ProfileData.from_file(str(path)))
 
 
-def sums(data: Any) -> list[Sum]:
+def sums(data: Any) -> list[OperationTime]:
     """Sum the events of a ProfileData by operation, over the streams of a GPU or the threads of a CPU."""
     planes = [plane for plane in data.planes if plane.name.startswith("/device:GPU")]
     on_gpu = bool(planes)
@@ -330,7 +330,10 @@ def sums(data: Any) -> list[Sum]:
             nanoseconds[name] += own
             counts[name] += 1
             kernels.setdefault(name, kernel)
-    return [Sum(name, kernels[name], total, counts[name]) for name, total in nanoseconds.items()]
+    return [
+        OperationTime(name, kernels[name], total, counts[name])
+        for name, total in nanoseconds.items()
+    ]
 
 
 def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
@@ -340,20 +343,20 @@ def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
         operation = dict(event.stats).get("hlo_op", event.name if on_gpu else None)
         if operation is not None:
             found.append((event.start_ns, -event.duration_ns, str(operation), event.name))
-    own, open_ones = [], []
+    own, enclosing = [], []
     for number, (start, duration, _, _) in enumerate(sorted(found)):
         own.append(-duration)
-        while open_ones and open_ones[-1][0] <= start:
-            open_ones.pop()
-        if open_ones:
-            own[open_ones[-1][1]] += duration
-        open_ones.append((start - duration, number))
+        while enclosing and enclosing[-1][0] <= start:
+            enclosing.pop()
+        if enclosing:
+            own[enclosing[-1][1]] += duration
+        enclosing.append((start - duration, number))
     for (_, _, operation, kernel), nanoseconds in zip(sorted(found), own, strict=True):
         yield operation, kernel, nanoseconds
 
 
-def _plain(name: str) -> str:
-    """Return the name that the kernel of an instruction has."""
+def _kernel_name(name: str) -> str:
+    """Convert the name of an instruction to that of its kernel."""
     return re.sub(r"\W", "_", name)
 
 

@@ -17,10 +17,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def _file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"{text} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        )
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
     return path
 
 

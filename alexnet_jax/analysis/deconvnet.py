@@ -56,7 +56,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
     full contrast, and the receptive fields in the images.
     """
     strongest = strengths(net, split.images, layer, maps)
-    towers, every = net.trained.config.model.towers, _shape(net, layer)[-1]
+    towers, count = net.trained.config.model.towers, _shape(net, layer)[-1]
     blocks, rows = [], []
     for number, activations in zip(maps, np.moveaxis(strongest, 1, 0), strict=True):
         best = np.argsort(-activations[:, 0], kind="stable")[: SIDE**2]
@@ -76,7 +76,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
             }
             for index, place in zip(best.tolist(), places, strict=True)
         ]
-        rows.append({"map": number, "tower": number * towers // every + 1, "images": images})
+        rows.append({"map": number, "tower": number * towers // count + 1, "images": images})
     numbers = {"step": net.trained.step, "layer": layer, "maps": rows}
     return figures.save(_draw(blocks, numbers, towers), numbers, path)
 

@@ -27,7 +27,7 @@ from alexnet_jax.pages.render import data_uri, render
 
 #: Largest image file, in bytes.
 BYTE_LIMIT = 32 * 2**20
-#: Most pixels of formats other than JPEG, whose decoders take much memory.
+#: Maximum number of pixels in formats other than JPEG, whose decoders take much memory.
 PIXEL_LIMIT = 32_000_000
 #: Maximum number of files that are received at the same time.
 UPLOADS = 8

@@ -44,7 +44,7 @@ def warn_if_untrained(path: str | Path, model: TrainedModel) -> None:
     if model.step > 0:
         for name, layer in model.config.model.convs[:1]:
             if layer.kind == "conv" and looks_untrained(model.params[name]["kernel"]):
-                log.warning("%s: %s looks as before training, like random numbers", path, name)
+                log.warning("%s: the kernels of %s look random, as before training", path, name)
 
 
 class Network:

@@ -186,7 +186,7 @@ class DropoutKeys:
 
 
 def from_config(config: Config, forms: Forms | None = None) -> AlexNet:
-    """The network of `config`, with products as precise as its `train.matmul_precision`."""
+    """Return the network of `config`, with `train.matmul_precision` as the precision of its products."""
     return AlexNet(config.model, forms=forms, precision=config.train.matmul_precision)
 
 

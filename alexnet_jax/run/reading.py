@@ -80,7 +80,7 @@ def metrics_lines(file: Path) -> list[Line]:
     places = list(steps)
     kept = {places[i] for i in _longest_nondecreasing(list(steps.values()))}
     for i in steps.keys() - kept:
-        lines[i] = lines[i][0], f"its step {steps[i]} is not between its neighbors'"
+        lines[i] = lines[i][0], f"its step {steps[i]} is not between those of its neighbors"
     return lines
 
 
@@ -102,9 +102,9 @@ def validation_errors(lines: Iterable[dict[str, Any]], spec: Config) -> dict[int
 
 
 def history(folder: str | Path) -> list[Start]:
-    """Read history.jsonl: every start of the run, the first first.
+    """Read history.jsonl: all starts of the run, in order.
 
-    Damaged lines are left out with a warning, and a last one that is cut off without.
+    Damaged lines are left out with a warning, and a last line that is cut off without one.
     """
     file = Path(folder) / "history.jsonl"
     if not file.is_file():

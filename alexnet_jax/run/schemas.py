@@ -70,7 +70,7 @@ class Environment(TypedDict):
 
 
 class Errors(TypedDict):
-    """Errors on a split, with center crops or with ten views."""
+    """Errors on a split with one choice of views."""
 
     count: Positive
     top1_error: Fraction

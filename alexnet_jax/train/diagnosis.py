@@ -162,7 +162,7 @@ class PlateauDetector:
 
 
 def causes(records: list[dict]) -> list[str]:
-    """Return likely causes of a plateau and what to try, the likeliest first as `records` tell, which may be empty."""
+    """Return likely causes of a plateau and what to try, the likeliest first; `records` of the signal may be empty."""
     rows = [record for record in records if record["section"]]
     weighed = [
         *_faint(rows),

@@ -189,9 +189,7 @@ class TensorBoard:
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
-        if (
-            first_step
-        ):  # makes TensorBoard drop the events that a killed start wrote after this step
+        if first_step:  # makes TensorBoard drop what a killed start wrote after this step
             start = self._events.SessionLog(status=self._events.SessionLog.START)
             self._write(step=first_step + 1, session_log=start)
 

@@ -93,7 +93,7 @@ def check_resume(workdir: Workdir, prepared: Prepared, *, changed: bool) -> None
 
     Raises:
         ConfigError: The checkpoint was trained on other images.
-        CheckpointError: The checkpoint does not fit the model of `spec`.
+        CheckpointError: The checkpoint does not fit the model of the config.
     """
     spec, dataset, _ = prepared
     folder = workdir.checkpoints

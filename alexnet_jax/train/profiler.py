@@ -11,7 +11,7 @@ FIRST, LAST = 5, 10
 
 
 class Profiler:
-    """Traces some of the steps `start` to `end` - 1: the FIRST to the LAST of them, or the last ones of fewer.
+    """Traces steps FIRST to LAST of those from `start` to `end` - 1; in a shorter run, its last ones.
 
     Use it as a context. With `folder` None nothing is traced.
     """

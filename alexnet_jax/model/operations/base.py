@@ -214,7 +214,7 @@ class Operation:
         return None
 
     def border(self, model: ModelSpec) -> tuple[int, int]:
-        """How many maps of the towers before and after its own the results of a tower need."""
+        """Number of maps that a tower needs from the previous tower and from the next one."""
         return 0, 0
 
     def describe(self, node: Node, model: ModelSpec) -> str:

@@ -44,7 +44,7 @@ class Dropout(Operation):
 
 
 def _mask(key: Key[Array, "*b"], keep: float, shape: tuple[int, ...]) -> Bool[Array, "b *place c"]:
-    """True with probability `keep`; a mask for each example by its key, or all by one key."""
+    """Draw a mask that is True with probability `keep`: from the key of each example, or from one key for all."""
     import jax
 
     if key.ndim:
