@@ -10,10 +10,7 @@ from bench import checks, input, kernels, layers, nets, output, scaling, transfe
 
 
 @pytest.mark.parametrize("benchmark", [checks, input, kernels, layers, nets, scaling, transfer])
-def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(
-    benchmark, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(benchmark, "table", None)  # nothing is printed
+def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(benchmark, tmp_path):
     with pytest.raises(ConfigError, match=f"--json: there is no folder {tmp_path}/none"):
         benchmark.main(["--from=.", "--json", f"{tmp_path}/none/numbers.json"])
     with pytest.raises(ConfigError, match=f"--json: {tmp_path} is a folder"):
