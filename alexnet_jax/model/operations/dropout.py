@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Dropout(Operation):
-    """Sets values to zero with probability `rate` in training; a factor compensates, at test time or in training."""
+    """Sets values to zero with probability `rate` in training (§4.2); a factor compensates, then or at test time."""
 
     name = "dropout"
     on_dense = True
