@@ -24,8 +24,8 @@ class Plain(nn.Module):
         def conv(*settings: Any, **others: Any) -> nn.Conv:
             return nn.Conv(*settings, **others, dtype=self.dtype)
 
-        side = ((0, 3), (0, 3))
-        x = pool(normalize(nn.relu(conv(96, (11, 11), 4, side)(x))))
+        pad = ((0, 3), (0, 3))  # 227x227, as 55x55 outputs need
+        x = pool(normalize(nn.relu(conv(96, (11, 11), 4, pad)(x))))
         x = pool(normalize(nn.relu(conv(256, (5, 5), feature_group_count=2)(x))))
         x = nn.relu(conv(384, (3, 3))(x))
         x = nn.relu(conv(384, (3, 3), feature_group_count=2)(x))

@@ -52,7 +52,7 @@ def program(
       forms: Default: those of the device.
     """
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    model = alexnet.of_config(spec, forms)
+    model = alexnet.from_config(spec, forms)
     batch: Any = jax.device_put(examples(spec))
     pool, per_dispatch = None, spec.train.steps_per_dispatch
     current = state.create(spec, model, 0, mesh=mesh)
@@ -87,7 +87,7 @@ def lower(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Low
 def trace(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Traced:
     """Trace the step of a batch on `mesh` from shapes; the devices of the mesh need not exist."""
     forms = parallel.forms_of(forms, mesh)
-    model = alexnet.of_config(spec, forms)
+    model = alexnet.from_config(spec, forms)
     start = state.shapes(spec, model)
     weights = jax.eval_shape(functools.partial(step.narrow, spec, forms), start.params)
     rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)

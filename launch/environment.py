@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from .runs import IMPORT_ROOT, ROOT
+from alexnet_jax.config.find import IMPORT_ROOT, ROOT
 
 
 @functools.cache

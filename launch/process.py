@@ -7,8 +7,10 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
+from alexnet_jax.config.find import ROOT
+
 from .environment import environment
-from .runs import ROOT, Run
+from .runs import Run
 
 _PR_SET_PDEATHSIG = 1
 

@@ -17,14 +17,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
+from alexnet_jax.config.find import ROOT
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.run import reading, resume, schemas
 from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
-#: The folder that has launch/ and configs/: of the repository, or of the installed package.
-ROOT = Path(__file__).resolve().parents[1]
-#: The folder from which this package can be imported under its name.
-IMPORT_ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 #: Exit codes after which another start may succeed: stopped and saved, stalled, killed, signaled at its start, crashed.
 RETRYABLE = (75, 8, 137, 138, 139)
 #: Maximum number of retries without a new checkpoint.

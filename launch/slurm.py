@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 
 from . import runs
@@ -69,7 +70,7 @@ def script(todo: list[Run], options: Options) -> str:
             "#!/bin/bash",
             *lines,
             f"runs=({' '.join(run.identity for run in todo)})",
-            f"cd {shlex.quote(str(runs.IMPORT_ROOT))}",
+            f"cd {shlex.quote(str(find.IMPORT_ROOT))}",
             f"exec {command} ${{runs[$SLURM_ARRAY_TASK_ID]}}",
             "",
         ]

@@ -186,7 +186,7 @@ def to_run(all_runs: list[Run], retry_failed: bool) -> list[Run]:
 
 def command(run: Run) -> str:
     """Return the shell command of a run, for the repository root or for an installed package."""
-    program = ["launch/train.sh"] if runs.ROOT == runs.IMPORT_ROOT else ["alexnet", "train"]
+    program = ["launch/train.sh"] if find.ROOT == find.IMPORT_ROOT else ["alexnet", "train"]
     arguments = ["--config", run.config, "--workdir", str(run.folder), *run.overrides]
     return shlex.join([*program, *arguments])
 

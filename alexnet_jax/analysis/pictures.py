@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
-    """Add --split and --data-path and, if `count` is given, the other options of `select` (`count` is a default)."""
+    """Add --split and --data-path; if `count` is given, also --images, --count (with this default) and --seed."""
     parser.add_argument("--split", help=target.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"

@@ -108,9 +108,8 @@ def load_file(path: str | Path) -> TrainedModel:
 def save(path: str | Path, model: TrainedModel) -> Path:
     """Write `model` to a .safetensors file; equal networks give equal bytes. Raises StorageError."""
     tree = model.config_tree
-    if data_path := tree["data"][
-        "path"
-    ]:  # keep the last part only: the rest is specific to one machine
+    if data_path := tree["data"]["path"]:
+        # Keep the last part only: the rest is specific to one machine.
         tree = tree | {"data": tree["data"] | {"path": Path(data_path).name}}
     metadata = {
         "format": "alexnet_jax",

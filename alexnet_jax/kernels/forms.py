@@ -142,7 +142,7 @@ def choose(platform: str) -> Forms:
     return {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}.get(platform, PLAIN)
 
 
-def of_backend(forms: Forms | None) -> Forms:
+def or_default(forms: Forms | None) -> Forms:
     """Return `forms` or, if None, those of the default backend."""
     return forms or choose(jax.default_backend())
 

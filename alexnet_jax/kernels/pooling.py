@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.kernels.forms import Forms, of_backend
+from alexnet_jax.kernels.forms import Forms, or_default
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import pool_size
 
@@ -46,7 +46,7 @@ def max_pool(
     Args:
         rounding: 'ceil' keeps a last window that extends over the border, 'floor' drops it.
     """
-    forms = of_backend(forms)
+    forms = or_default(forms)
     height, width = (_outputs(size, window, stride, rounding) for size in x.shape[1:3])
     sizes = (height, width)
     dtype, form = jnp.dtype(dtype or x.dtype), forms.pool
@@ -109,7 +109,7 @@ def windows_along(
 
 
 def _taps(x, how: _How, fill=-jnp.inf):
-    """Yield, for each offset within a window, row by row, the elements at it of all windows: [b *sizes c]."""
+    """Yield, for each offset within a window, row by row, the elements at that offset of all windows: [b *sizes c]."""
     for rows in windows_along(x, 1, how.window, how.stride, how.sizes[0], fill):
         yield from windows_along(rows, 2, how.window, how.stride, how.sizes[1], fill)
 
@@ -233,7 +233,7 @@ def _marked_backward(how: _How, gather, dtype, residuals, gradient):
 def _by_parity(marks, gradient, how: _How):
     """Gather the gradient separately for elements with equal position modulo the stride, which share window offsets."""
     rows = [
-        jnp.stack([_of_parity(marks, gradient, how, i, j) for j in range(how.stride)], axis=3)
+        jnp.stack([_gather_at(marks, gradient, how, i, j) for j in range(how.stride)], axis=3)
         for i in range(how.stride)
     ]
     total = jnp.stack(rows, axis=2)  # [b h/s s w/s s c]
@@ -242,8 +242,8 @@ def _by_parity(marks, gradient, how: _How):
     return total.reshape(b, h * s, w * s, c)[:, :height, :width]
 
 
-def _of_parity(marks, gradient, how: _How, i: int, j: int):
-    """Return the gradient [b h/s w/s c] of the elements at positions i, j modulo the stride."""
+def _gather_at(marks, gradient, how: _How, i: int, j: int):
+    """Gather the gradient [b h/s w/s c] of the elements at positions i, j modulo the stride."""
     outputs = [math.ceil(size / how.stride) for size in how.shape[1:3]]
     total = jnp.zeros((marks.shape[0], *outputs, marks.shape[3]), gradient.dtype)
     for row in range(i, how.window, how.stride):

@@ -19,7 +19,7 @@ from alexnet_jax.train.plan import Dispatch, Plan
 from alexnet_jax.train.schedule import Rates, ScheduleState
 from alexnet_jax.train.state import State
 
-#: Steps of a start after which its remaining time is estimated.
+#: The remaining time is estimated after this many steps of a start.
 _ESTIMATE_AFTER = 4
 
 SignalReport = Callable[[State], list[dict]]
@@ -36,7 +36,7 @@ class _Notes(NamedTuple):
 
 
 class Progress:
-    """Follows the steps of one start.
+    """Follows the steps of a run from one start, the first or a resumption, to its end.
 
     Args:
         split: The training images, of which only the labels are used.
@@ -80,7 +80,7 @@ class Progress:
         state: State,
         waited: float,
     ) -> None:
-        """Add the steps that were just dispatched, and log those of the dispatch before.
+        """Add the steps that were just dispatched, and log those of the previous dispatch.
 
         Args:
             examples: (labels, indices, epochs) of each step.

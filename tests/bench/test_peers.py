@@ -8,8 +8,9 @@ from importlib import util
 
 import pytest
 
+from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
-from bench import alternate, hardware, paths, peers
+from bench import alternate, hardware, peers
 
 WORKER = """
 import json, sys, time
@@ -169,7 +170,7 @@ def test_memory_settings_are_given_or_taken_away(kept, seen, monkeypatch):
 
 
 def test_the_memory_settings_are_those_of_the_device():
-    settings = (paths.ROOT / "launch" / "malloc.env").read_text().splitlines()
+    settings = (find.ROOT / "launch" / "malloc.env").read_text().splitlines()
     names = {line.partition("=")[0] for line in settings if not line.startswith("#")}
     assert set(alternate.memory_settings("cpu")) == names
     on_gpu = alternate.memory_settings("cuda,cpu")
@@ -190,7 +191,7 @@ def test_on_a_gpu_a_program_must_not_fall_back_to_the_cpu(monkeypatch):
     script = "import jax; from bench import alternate; alternate.serve(lambda: (float, {}))"
     said = subprocess.run(
         [sys.executable, "-c", script], input="begin\n", capture_output=True, text=True,
-        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=paths.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=find.ROOT,
     )  # fmt: skip
     assert "JAX finds no GPU" in said.stderr and not said.stdout
 
@@ -260,7 +261,7 @@ def test_a_worker_serves_and_tunes_when_told():
     )
     command = [sys.executable, "-c", script]
     said = subprocess.run(
-        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=paths.ROOT
+        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=find.ROOT
     )
     built, facts, tuned, measured = map(json.loads, said.stdout.splitlines())
     assert (

@@ -27,7 +27,7 @@ def first_step(dtype: str, chosen) -> tuple:
     spec = ours.load("tests/tiny.py", 16, settings)
     with jax.default_device(DEVICE):
         mesh = parallel.device_mesh([DEVICE])
-        model = alexnet.of_config(spec, chosen)
+        model = alexnet.from_config(spec, chosen)
         begin = state.create(spec, model, 0, mesh=mesh)
         train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         rates = schedule.rates(spec, 0.0, begin.schedule, 1.0)

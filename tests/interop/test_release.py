@@ -104,7 +104,7 @@ def test_random_kernels_look_untrained_and_smooth_ones_do_not(copy, caplog):
     assert not network.looks_untrained(np.ones((1, 1, 3, 8)))
     with caplog.at_level(logging.WARNING):
         alexnet_jax.load(copy)
-    assert "conv1 looks as before training" in caplog.text
+    assert "the kernels of conv1 look random, as before training" in caplog.text
 
 
 def test_what_cannot_be_released_says_why(run, copy, tmp_path):

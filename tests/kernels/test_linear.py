@@ -23,7 +23,7 @@ SETTINGS = (
 def net(chosen):
     """(model, parameters, images) of a tiny net with both normalizations, a max-pool, groups and dropout."""
     spec = config.parse(config.load("tests/tiny.py", list(SETTINGS)))
-    model = alexnet.of_config(spec, chosen)
+    model = alexnet.from_config(spec, chosen)
     size = spec.augment.crop_size
     params = jax.jit(lambda key: alexnet.init(model, key, size))(jax.random.key(0))["params"]
     return model, params, 50 * jax.random.normal(jax.random.key(1), (2, size, size, 3))
