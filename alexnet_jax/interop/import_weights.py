@@ -107,7 +107,7 @@ def _load_identified(options: argparse.Namespace, overrides: list[str]) -> "Trai
         return _load(options, found.config, own + overrides)
     if options.format:
         return _load(options, CONFIGS[options.format], overrides)
-    raise ConfigError(_question(options.file, found))
+    raise ConfigError(_question(read, found))
 
 
 def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
@@ -124,16 +124,19 @@ def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
     return run._replace(step=described.step)
 
 
-def _question(path: str, found: "Identification") -> str:
+def _question(read: "Contents", found: "Identification") -> str:
     """Say which configs to choose from, and by what."""
-    if not found.candidates:
+    if read.format in ("npz", "onnx"):
         return (
-            f"{path} is {found.net.value} ({found.net.evidence[-1]}): give the --config of its net"
+            f"{read.path} can be identified but not imported: import reads .safetensors and .pth with the names of "
+            "torchvision, .caffemodel, and what alexnet export wrote"
         )
+    if not found.candidates:
+        return f"{read.path} is {found.net.value} ({found.net.evidence[-1]}): give the --config of its net"
     choices = " or ".join(f"--config {name}" for name in found.candidates)
     return (
-        f"{path} is {found.net.confidence}: {found.net.value}; choose {choices}, "
-        "by what alexnet identify says of it"
+        f"{read.path} is not identified with certainty ({found.net.confidence}: {found.net.value}): choose {choices}; "
+        "alexnet identify shows the evidence"
     )
 
 

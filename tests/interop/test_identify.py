@@ -294,7 +294,7 @@ def test_damaged_exports_are_refused(tmp_path):
             )
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "plain.onnx")
-    with pytest.raises(ConfigError, match="none of the published nets"):
+    with pytest.raises(ConfigError, match="identified but not imported"):
         import_weights.main(
             [str(tmp_path / "plain.onnx"), "--out", str(tmp_path / "b.safetensors")]
         )
@@ -370,8 +370,17 @@ def test_what_is_not_certain_is_asked(narrow, tmp_path, capsys):
     import_weights.main([str(file), "--format", "caffe", "--out", out, *narrow_to(103)])
     assert trained.load(out).config.name == "caffe:alexnet"  # the default, as before
     np.savez(tmp_path / "net.npz", weights=np.zeros((3, 4), np.float32))
-    with pytest.raises(ConfigError, match=r"none of the published nets .* weights 3x4"):
+    with pytest.raises(ConfigError, match="identified but not imported"):
         import_weights.main([str(tmp_path / "net.npz"), "--out", out])
+
+
+def test_an_unknown_net_is_asked_for_with_its_layers(tmp_path):
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(safetensors.numpy.save({"a.weight": np.zeros((3, 4), np.float32)}))
+    with pytest.raises(
+        ConfigError, match=r"none of the published nets .* a 3x4\): give the --conf"
+    ):
+        import_weights.main([str(file), "--out", str(tmp_path / "out.safetensors")])
 
 
 def test_options_without_effect_are_refused(tmp_path):
