@@ -66,7 +66,7 @@ class Identification(NamedTuple):
 
 def identify(contents: Contents) -> Identification:
     """Identify the net of a weights file. Raises CheckpointError for damaged metadata of our own files."""
-    if "config" in contents.metadata:
+    if {"config", "class_names", "step"} <= contents.metadata.keys():
         return _of_metadata(contents)
     layers = variants.layers_of(contents.tensors)
     fits = variants.fits(contents, layers)

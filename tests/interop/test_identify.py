@@ -194,6 +194,7 @@ def test_the_input_follows_from_metadata_or_convention():
     assert found.input.value == ("(pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]")
     assert found.input.confidence == found.channels.confidence == "likely"
     assert found.channels.value == "RGB" and found.channels.decided_by
+    assert identify.identify(read._replace(metadata={"config": "of another program"})) == found
     found = identify.identify(read._replace(metadata={"mean": "[0, 0, 0]", "std": "[1, 1, 1]"}))
     assert (found.input.value, found.input.confidence) == (
         "(pixels / 255 - [0, 0, 0]) / [1, 1, 1]", "certain",
