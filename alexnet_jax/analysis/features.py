@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--split", help=target.SPLIT_HELP)
-    images.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders")
+    images.add_argument(
+        "--images", nargs="+", metavar="PATH", help="image files, folders and patterns in quotes"
+    )
     parser.add_argument(
         "--data-path", help="present location of the images; default: as in training"
     )

@@ -4,7 +4,7 @@ A file may come from anywhere and be damaged in any way: reading one never execu
 the limits here allow, and fails with a typed error that names the file and the fault.
 """
 
-from alexnet_jax.files.arrays import Shape, read_array, read_arrays
+from alexnet_jax.files.arrays import Shape, read_all_arrays, read_array, read_arrays
 from alexnet_jax.files.disk import (
     existing_parent,
     is_locked,
@@ -29,6 +29,6 @@ from alexnet_jax.files.nested import flatten, unflatten
 
 __all__ = [
     "MOST_JSON_BYTES", "Number", "Shape", "check", "existing_parent", "flatten", "is_locked", "is_utf8", "lock",
-    "not_regular", "open_regular", "parse_json", "read_array", "read_arrays", "read_json", "read_json_lines",
-    "replacing", "sha256_of", "sync_folder", "unflatten", "write_atomically",
+    "not_regular", "open_regular", "parse_json", "read_all_arrays", "read_array", "read_arrays", "read_json",
+    "read_json_lines", "replacing", "sha256_of", "sync_folder", "unflatten", "write_atomically",
 ]  # fmt: skip

@@ -64,6 +64,25 @@ def read_arrays(
         raise unreadable(path, _message(fault), error, remedy) from None
 
 
+def read_all_arrays(
+    path: Path, *, error: type[AlexNetError] = StorageError, remedy: str = ""
+) -> "dict[str, np.ndarray]":
+    """Read all numbers in an .npz file, checked as in `read_arrays`; arrays of other types are left out."""
+    like: dict[str, tuple[Shape, str]] = {}
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    header = _header(stream)
+                if header.dtype.kind in "fiub":
+                    like[name.removesuffix(".npy")] = header.shape, header.dtype.str
+    except OSError as fault:
+        raise unreadable(path, fault.strerror or fault, error, remedy) from None
+    except Exception as fault:  # as above
+        raise unreadable(path, _message(fault), error, remedy) from None
+    return read_arrays(path, like, error=error, remedy=remedy)
+
+
 def read_array(
     path: Path,
     shape: Shape,

@@ -7,7 +7,8 @@ names of torchvision, and every other config follows the same rule.
 The metadata describe the expected inputs. Where a config subtracts the mean of each channel, they are torchvision's
 Normalize(mean, std). Our inputs are scaled by one `augment.scale` instead, and so the division by three std is folded
 into the first kernel; padding is zero in both. Inputs of any other net follow its config: pixels from 0 to 255, minus
-the tensor mean_image [3 s s] if there is one, times `augment.scale`.
+the tensor mean_image [3 s s] if there is one, times `augment.scale`. The metadata also hold the configuration, the step
+and the names of the classes, as those of our own weights files do.
 """
 
 import json
@@ -20,7 +21,7 @@ from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
-from alexnet_jax.inference import weights
+from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout
 from alexnet_jax.model import operations
@@ -41,7 +42,7 @@ def save(path: str | Path, run: TrainedModel) -> None:
     ours = files.flatten(run.variables)
     theirs = layout.to_channels_first(spec, ours)
     tensors = {names[name]: array for name, array in theirs.items()}
-    metadata = {"format": "pt", "class_names": json.dumps(run.class_names)}
+    metadata = {"format": "pt", **trained.metadata_of(run)}
     if spec.augment.mean == "channel":
         tensors["features.0.weight"] = tensors["features.0.weight"] * _factors(spec, STD)
         metadata["mean"] = json.dumps([float(mean) / 255 for mean in means.channel_mean])
@@ -64,8 +65,7 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
     Raises:
         CheckpointError: Names the tensor that is missing, unknown, of another shape or type, or not finite.
     """
-    tensors, metadata = _read(Path(path))
-    tensors = {n: array for n, array in tensors.items() if not n.endswith(".num_batches_tracked")}
+    tensors, metadata = read(path)
     names = tensor_names(spec.model)
     if spec.model.num_classes is None:
         last = tensors.get(names[f"params/{spec.model.fcs[-1][0]}/bias"], np.zeros(2))
@@ -119,12 +119,23 @@ def _factors(spec: Config, std) -> np.ndarray:
     return (255 * spec.augment.scale * np.asarray(std, np.float64))[:, None, None]
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and metadata of a state dict, .safetensors or .pth, without the names that DataParallel adds.
+
+    Raises CheckpointError, and ConfigError for another kind of file or a .pth file without torch.
+    """
+    path = Path(path)
     if path.suffix == ".safetensors":
-        return weights.read(path)
-    if path.suffix in (".pth", ".pt"):
-        return _read_pth(path), {}
-    raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+        tensors, metadata = weights.read(path)
+    elif path.suffix in (".pth", ".pt"):
+        tensors, metadata = _read_pth(path), {}
+    else:
+        raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+    return {
+        ".".join(part for part in name.split(".") if part != "module"): array
+        for name, array in tensors.items()
+        if not name.endswith(".num_batches_tracked")
+    }, metadata
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
@@ -147,6 +158,7 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         # The unpickler warns of what the error below reports.
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)  # a checkpoint of PyTorch's ImageNet example
         return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
     # A damaged file can raise nearly anything, with a message that advises to execute the file.
     except Exception:
