@@ -30,7 +30,7 @@ from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, schedule, state, step
 from alexnet_jax.train.meter import Meter
 
-from . import ours
+from . import ours, workload
 from .hardware import machine
 
 
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", help="folder of the checkpoints; default: a temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options, rest = parser.parse_known_args(arguments)
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
               "config": spec.name, "batch": options.batch}  # fmt: skip
     report["step"] = measure_step(spec, options.rounds, options.steps)

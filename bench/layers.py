@@ -39,7 +39,7 @@ from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
 
-from . import hardware, ours, roofline
+from . import hardware, ours, roofline, workload
 
 
 class Part(NamedTuple):
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         if jax.default_backend() != "cpu":

@@ -25,7 +25,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
 
-from . import hardware, kernels, ours, roofline
+from . import hardware, kernels, ours, roofline, workload
 
 CONFIGS = ("configs/quickstart.py", "configs/cifar10.py:80sec")
 #: Dispatches that the host can issue without waiting: JAX allows 32.
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     report["device"] = jax.devices()[0].device_kind if on_gpu else report["machine"]
     for name, per_dispatch in itertools.product(options.config, options.dispatch):
         at_once = f"--config.train.steps_per_dispatch={per_dispatch}"
-        spec = ours.load(name, options.batch, [*overrides, at_once])
+        spec = workload.load(name, options.batch, [*overrides, at_once])
         with hardware.device_lock() if on_gpu else contextlib.nullcontext():
             run, facts = ours.program(spec)
             measured = measure(run, options.steps, options.repeats, per_dispatch)

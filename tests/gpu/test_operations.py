@@ -18,7 +18,7 @@ from alexnet_jax.kernels.forms import GPU, PLAIN, Forms, parse, values
 from alexnet_jax.model import alexnet, operations
 from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import DropoutSpec, FCSpec
-from bench import ours
+from bench import workload
 from tests.gpu.device import BFLOAT16, DEVICE, FLOAT32, HOST, STAND_IN, TF32, Computed, error
 
 
@@ -239,7 +239,7 @@ AUGMENTATIONS = {
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_images_are_cropped_mirrored_and_colored_as_on_a_cpu(name, form):
     changes, bound = AUGMENTATIONS[name]
-    paper = ours.load("configs/paper.py", 64, []).augment
+    paper = workload.load("configs/paper.py", 64, []).augment
     chosen = dataclasses.replace(paper, **{"crop_size": 32, "color_basis": "std", **changes})
     draw, indices = np.random.default_rng(0), np.arange(64, dtype=np.int32)
     images = draw.integers(0, 256, (64, 40, 40, 3), np.uint8)
