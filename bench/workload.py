@@ -26,7 +26,7 @@ def of_peers(options: argparse.Namespace) -> Config:
     """
     spec = load(options.config, options.batch, [])
     if spec.train.loss != "cross_entropy":
-        raise ConfigError(f"--config {options.config}: only train.loss=cross_entropy has peers")
+        raise ConfigError(f"--config {options.config}: train.loss={spec.train.loss} has no peers")
     return load(
         options.config,
         options.batch,

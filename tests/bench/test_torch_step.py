@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alexnet_jax import files
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.interop import layout
 from alexnet_jax.model import alexnet
@@ -79,7 +78,7 @@ def _fill(network, spec, run):
 
 def test_what_has_no_peer_is_refused():
     options = argparse.Namespace(config="cifar10:resized", batch=2, dtype="float32")
-    with pytest.raises(ConfigError, match="only train.loss"):
+    with pytest.raises(ConfigError, match="no peers"):
         workload.of_peers(options)
     with pytest.raises(ConfigError, match="windows are odd"):
         torch_step.network(workload.load("paper", 2, ["--config.model.lrn_constants.n=4"]))
