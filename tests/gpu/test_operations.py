@@ -190,7 +190,7 @@ def test_products_are_rounded_to_ten_bits_unless_they_are_to_be_exact():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
+@pytest.mark.parametrize("form", ["compared", "separable", "parity", "repeat"])
 def test_tied_maxima_get_the_gradient_that_they_get_on_a_cpu(form, dtype):
     """All of them in float32, the first alone in bfloat16."""
     given = np.random.default_rng(0).integers(0, 3, MAPS).astype(dtype)
