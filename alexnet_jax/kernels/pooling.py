@@ -97,15 +97,17 @@ def windows_along(
     x: Float[Array, "..."], axis: int, window: int, stride: int, count: int, fill: float
 ) -> list[Float[Array, "..."]]:
     """List, for each offset within a window, the elements at that offset of all `count` windows along `axis`."""
-    end = (count - 1) * stride + window
-    if end > x.shape[axis]:
-        padding = [(0, 0, 0)] * x.ndim
-        padding[axis] = (0, end - x.shape[axis], 0)
-        x = lax.pad(x, jnp.asarray(fill, x.dtype), padding)
-    return [
-        lax.slice_in_dim(x, offset, offset + (count - 1) * stride + 1, stride, axis)
-        for offset in range(window)
-    ]
+    size, taps = x.shape[axis], []
+    for offset in range(window):
+        inside = min(count, max(0, math.ceil((size - offset) / stride)))
+        end = offset + max(0, inside - 1) * stride + min(inside, 1)
+        tap = lax.slice_in_dim(x, min(offset, end), end, stride, axis)
+        if inside < count:  # padding x before would copy all of it
+            padding = [(0, 0, 0)] * x.ndim
+            padding[axis] = (0, count - inside, 0)
+            tap = lax.pad(tap, jnp.asarray(fill, x.dtype), padding)
+        taps.append(tap)
+    return taps
 
 
 def _taps(x, how: _How, fill=-jnp.inf):
