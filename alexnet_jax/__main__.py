@@ -39,6 +39,9 @@ BENCHES = {
     "layers": Command("bench.layers", "each operation alone, with its roofline bound"),
     "kernels": Command("bench.kernels", "the compiled step by layer, from a trace"),
     "nets": Command("bench.nets", "small nets: whether host or device is the limit"),
+    "startup": Command(
+        "bench.startup", "seconds from the start of a command to its first training step"
+    ),
     "transfer": Command("bench.transfer", "images to the device and back"),
     "scaling": Command("bench.scaling", "a model of what several devices gain"),
     "checks": Command("bench.checks", "the cost of reliability: checks of a step, checkpoints"),

@@ -29,7 +29,7 @@ from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, schedule, state, step
 from alexnet_jax.train.meter import Meter
 
-from . import ours, output
+from . import ours, output, workload
 from .hardware import machine
 
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--folder", help="folder of the checkpoints; default: a temporary one")
     output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
               "config": spec.name, "batch": options.batch}  # fmt: skip
     report["step"] = measure_step(spec, options.rounds, options.steps)

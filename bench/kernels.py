@@ -119,9 +119,9 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     from alexnet_jax.model import geometry
     from alexnet_jax.model import mesh as parallel
 
-    from . import ours, roofline
+    from . import ours, roofline, workload
 
-    spec = ours.load(options.config, options.batch, overrides)
+    spec = workload.load(options.config, options.batch, overrides)
     made = {"forms": _forms(options.forms)} if options.forms else {}
     with hardware.device_lock(device):
         run, facts = ours.program(spec, **made)

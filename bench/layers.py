@@ -36,7 +36,7 @@ from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
 
-from . import hardware, ours, output, roofline
+from . import hardware, ours, output, roofline, workload
 
 
 class Part(NamedTuple):
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report: dict[str, Any] = {}
     with hardware.device_lock(jax.default_backend()):
         for report in measure(spec, options.repeats):

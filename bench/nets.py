@@ -22,7 +22,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
 
-from . import hardware, kernels, ours, output, roofline
+from . import hardware, kernels, ours, output, roofline, workload
 
 CONFIGS = ("configs/quickstart.py", "configs/cifar10.py:80sec")
 #: Dispatches that the host can issue without waiting: JAX allows 32.
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     report: dict[str, Any] = hardware.hardware() | {"nets": [], "device": hardware.device_name()}
     for name, per_dispatch in itertools.product(options.config, options.dispatch):
         dispatch = f"--config.train.steps_per_dispatch={per_dispatch}"
-        spec = ours.load(name, options.batch, [*overrides, dispatch])
+        spec = workload.load(name, options.batch, [*overrides, dispatch])
         with hardware.device_lock(jax.default_backend()):
             run, facts = ours.program(spec)
             measured = measure(run, options.steps, options.repeats, per_dispatch)

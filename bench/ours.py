@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import config
 from alexnet_jax.data.pipeline import placement
 from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.data.pipeline.splits import Split
@@ -18,13 +17,6 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.specs import Config
 from alexnet_jax.train import schedule, state, step
-
-
-def load(name: str, batch: int, overrides: list[str]) -> Config:
-    """Load a config at a batch size, without data: with 1000 classes unless it sets their number."""
-    at_batch = [f"--config.train.batch_size={batch}", *overrides]
-    spec = config.parse(config.load(name, at_batch), needs_images=False)
-    return config.with_classes(spec, spec.model.num_classes or 1000)
 
 
 def examples(spec: Config) -> Batch:

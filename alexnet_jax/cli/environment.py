@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, one_line
 
 #: Values of variables that JAX takes as true.
@@ -65,6 +66,7 @@ def check() -> None:
         if os.environ.get(name, "").lower() in _TRUE:
             raise ConfigError(f"{name}={os.environ[name]} is set, but {why}: unset {name}")
     _check_xla_flags()
+    _keep_compiled_programs()
     # Figures are drawn to files, for which no other backend is needed.
     os.environ["MPLBACKEND"] = "Agg"
 
@@ -82,6 +84,19 @@ def _check_xla_flags() -> None:
         raise ConfigError(
             f"XLA_FLAGS={os.environ['XLA_FLAGS']}: {line.rpartition('] ')[2]}; correct or unset XLA_FLAGS"
         )
+
+
+def _keep_compiled_programs() -> None:
+    """Have JAX keep what it compiles in the cache folder, if nothing else is set and the folder can be made."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = files.cache_folder() / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or read-only: JAX would warn at each program
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def fault(error: BaseException) -> ConfigError | None:

@@ -212,7 +212,7 @@ def test_a_gpu_has_more_peers_and_computes_in_bfloat16(monkeypatch):
     options, programs, facts = started([], "cuda", monkeypatch)
     assert list(programs) == ["ours", *peers.ON_GPU] and set(peers.ON_GPU) == set(peers.PEERS)
     assert (options.batch, options.steps, options.beside) == ([128, 512], 30, 12)
-    assert facts == {"dtype": "bfloat16"}
+    assert facts == {"dtype": "bfloat16", "config": "configs/paper.py"}
     for program in programs.values():
         assert program.arguments[-2:] == ["--device=cuda", "--dtype=bfloat16"]
     _, programs, facts = started(["--dtype", "float32"], "cuda", monkeypatch)
@@ -221,12 +221,27 @@ def test_a_gpu_has_more_peers_and_computes_in_bfloat16(monkeypatch):
 
 def test_a_cpu_has_the_peers_it_had(monkeypatch):
     options, programs, facts = started([], "cpu", monkeypatch)
-    assert list(programs) == ["ours", *peers.ON_CPU] and facts == {"dtype": "float32"}
+    assert list(programs) == ["ours", *peers.ON_CPU] and facts["dtype"] == "float32"
     assert (options.batch, options.steps, options.beside) == ([32], 3, 2)
     assert started([], "cuda", monkeypatch)[0].device == "cuda"
     assert started(["--device", "cpu"], "cuda", monkeypatch)[0].device == "cpu"
     with pytest.raises(ConfigError, match="only on a GPU"):
         started(["--peers", "graph"], "cpu", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("cifar10:80sec", ["eager", "compile"]),
+        ("quickstart", ["eager", "eager-written", "compile", "compile-written"]),
+    ],
+)
+def test_another_config_has_the_peers_that_have_its_network(config, expected, monkeypatch):
+    _, programs, facts = started(["--config", config], "cpu", monkeypatch)
+    assert list(programs) == ["ours", *expected] and facts["config"] == config
+    assert all(f"--config={config}" in program.arguments for program in programs.values())
+    with pytest.raises(ConfigError, match="plain: only for --config"):
+        started(["--config", config, "--peers", "plain"], "cpu", monkeypatch)
 
 
 @pytest.mark.parametrize(

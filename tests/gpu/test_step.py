@@ -14,7 +14,7 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run.environment import numerics
 from alexnet_jax.train import schedule, state, step
-from bench import ours
+from bench import ours, workload
 from tests.gpu.device import DEVICE, HOST, STAND_IN, distance
 
 MADE_UP = "--config.data.source=folder"
@@ -46,7 +46,7 @@ if STAND_IN:
 
 def load(name: str, *more: str):
     config, batch, settings = NETS[name]
-    return ours.load(config, batch, [*settings, *more])
+    return workload.load(config, batch, [*settings, *more])
 
 
 def first_step(spec, device, chosen, begin):

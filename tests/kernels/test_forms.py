@@ -13,7 +13,7 @@ from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, Forms
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.train import schedule, state, step
-from bench import ours
+from bench import ours, workload
 
 TINY = ("tests/tiny.py", ("--config.data.source=folder", "--config.train.accumulate=2"))
 #: In the order of the 2012 program, with its second normalization.
@@ -43,7 +43,7 @@ TOGETHER = (
 
 def load(which, *overrides, batch=8):
     config, settings = which
-    return ours.load(config, batch, [*settings, *overrides])
+    return workload.load(config, batch, [*settings, *overrides])
 
 
 def gradient(spec, chosen):

@@ -98,7 +98,7 @@ def operations():
             normalization.response_normalization, k=2.0, alpha=0.1, beta=0.75, windows=windows, forms=chosen
         )  # fmt: skip
         yield f"lrn {form}", lrn, (x,)
-    for form in ("compared", "parity", "repeat"):
+    for form in ("compared", "separable", "parity", "repeat"):
         pool = functools.partial(
             pooling.max_pool, window=3, stride=2, rounding="floor", forms=forms.parse(f"pool={form}", PLAIN)
         )  # fmt: skip

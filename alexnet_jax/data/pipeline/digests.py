@@ -152,7 +152,7 @@ def cached_arrays(
     name: str, make: Callable[[], dict[str, np.ndarray]], like: dict[str, tuple[files.Shape, str]]
 ) -> dict[str, np.ndarray]:
     """Read `records-NAME.npz` in the cache folder, or call `make` and write it; `like` as in files.read_arrays."""
-    path = cache.folder() / f"records-{name}.npz"
+    path = files.cache_folder() / f"records-{name}.npz"
     try:
         found = files.read_arrays(path, like)
         cache.touch(path)
@@ -221,7 +221,7 @@ def _remembered(
         settled: Whether each file is old enough to be remembered.
     """
     real = os.path.realpath(root)
-    memo_path = cache.folder() / f"digests-{cache_key(os.fsencode(real).hex())}.npz"
+    memo_path = files.cache_folder() / f"digests-{cache_key(os.fsencode(real).hex())}.npz"
     memo = _read_memo(memo_path)
     keys = [
         hashlib.sha256(os.fsencode(os.path.join(real, name)) + row.tobytes()).digest()[:16]

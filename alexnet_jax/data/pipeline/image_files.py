@@ -194,7 +194,7 @@ class ImageFiles:
 
     def _path(self, identity: str) -> pathlib.Path:
         text = f"{identity} {self.size} {images.VERSION} {self._exif}"
-        return cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        return files.cache_folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
     def _open_or_cache(
         self, identity: str, faults: list[tuple[int, str]] | None = None

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import cli
-from alexnet_jax.data.pipeline import cache, images, statistics
+from alexnet_jax import cli, files
+from alexnet_jax.data.pipeline import images, statistics
 from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import TWICE, Split, duplicates
 from alexnet_jax.data.prepare import checks, discovery, selection
@@ -135,7 +135,7 @@ def examine(
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
     """Make a temporary folder for unpacked archives, in the cache folder if possible, since /tmp may be in memory."""
-    parent: pathlib.Path | None = cache.folder()
+    parent: pathlib.Path | None = files.cache_folder()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent)
