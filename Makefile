@@ -42,9 +42,8 @@ quickstart: $(VENV)/core.stamp
 	echo "Training configs/quickstart.py in $$workdir"; \
 	$(RUN) -m alexnet_jax.main --config configs/quickstart.py --workdir $$workdir
 
-# XLA compiles with little optimization here: tests compile much and compute little. `make reliability` has all of it.
-# Every program is kept, since most are small ones that many tests and processes compile.
-test: export XLA_FLAGS := --xla_backend_optimization_level=1
+# Every program is kept, since most are small ones that many tests and processes compile. tests/conftest.py has XLA
+# optimize little; `make reliability`, which passes --full, has all of it.
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder

@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 def load(path: str | Path, step: Step = None) -> Network:
     """Load a trained network from a run folder (default: its newest checkpoint) or a .safetensors file.
 
-    net.predict(images), net.top(images), net.features(images, "fc7"). Raises alexnet_jax.errors.StorageError.
+    Call predict(images), top(images) or features(images, "fc7") on the result. Raises
+    alexnet_jax.errors.StorageError.
     """
     from alexnet_jax.inference import network  # imports JAX, which importing this package does not
 

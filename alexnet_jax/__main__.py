@@ -12,9 +12,9 @@ from alexnet_jax.errors import ConfigError
 
 
 class Command(NamedTuple):
-    """What runs a subcommand."""
+    """A subcommand."""
 
-    #: A module with `main(arguments)`, or the table of the kinds that the subcommand has.
+    #: A module with `main(arguments)`, or the table of the subcommand's own subcommands.
     runs: "str | dict[str, Command]"
     summary: str
 
@@ -35,17 +35,20 @@ FIGURES = {
 #: The kinds of `alexnet bench`.
 BENCHES = {
     "peers": Command("bench.peers", "the training step next to PyTorch and plain Flax"),
-    "step": Command("bench.step", "the training step with one choice undone"),
-    "layers": Command("bench.layers", "each operation alone, beside its bound"),
+    "step": Command("bench.step", "the training step with one optimization undone at a time"),
+    "layers": Command("bench.layers", "each operation alone, with its roofline bound"),
     "kernels": Command("bench.kernels", "the compiled step by layer, from a trace"),
     "nets": Command("bench.nets", "small nets: whether host or device is the limit"),
+    "startup": Command(
+        "bench.startup", "seconds from the start of a command to its first training step"
+    ),
     "transfer": Command("bench.transfer", "images to the device and back"),
     "scaling": Command("bench.scaling", "a model of what several devices gain"),
-    "checks": Command("bench.checks", "what the safety of a run costs"),
+    "checks": Command("bench.checks", "the cost of reliability: checks of a step, checkpoints"),
     "input": Command("bench.input", "images per second from disk"),
 }
 
-#: Heading -> subcommand -> what runs it.
+#: Heading -> name -> subcommand.
 GROUPS = {
     "train and use a net": {
         "train": Command("alexnet_jax.main", "train a net, or continue a run that was stopped"),
@@ -62,7 +65,7 @@ GROUPS = {
     },
     "data": {
         "prepare": Command("alexnet_jax.data.prepare.command", "convert images or ImageNet's archives into a store"),
-        "doctor": Command("alexnet_jax.data.prepare.doctor", "check a data set before training on it"),
+        "doctor": Command("alexnet_jax.data.prepare.doctor", "check a dataset before training on it"),
     },
     "several nets": {
         "sweep": Command("launch.sweep", "train the members of a sweep, here or on SLURM, and compare them"),
@@ -71,7 +74,8 @@ GROUPS = {
         "tables": Command("alexnet_jax.evaluation.tables", "Tables 1 and 2 of the paper with your nets"),
     },
     "weights": {
-        "import": Command("alexnet_jax.interop.import_weights", "convert weights of torchvision or Caffe"),
+        "identify": Command("alexnet_jax.interop.identify_command", "which AlexNet a weights file has, and its input"),
+        "import": Command("alexnet_jax.interop.import_weights", "convert weights of torchvision, Caffe or an export"),
         "export": Command("alexnet_jax.interop.export_weights", "write safetensors, torchvision or ONNX files"),
         "release": Command("alexnet_jax.interop.release", "write weights with a card, for others to use"),
         "verify": Command("alexnet_jax.interop.verify", "check released weights against their cards"),

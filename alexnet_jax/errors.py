@@ -102,7 +102,7 @@ class WorkdirError(AlexNetError):
 
 
 class OutOfMemoryError(AlexNetError):
-    """The device or the machine has too little memory for a training step."""
+    """The device or the machine has too little memory."""
 
     exit_code, name = 7, "E_MEMORY"
 
@@ -113,7 +113,7 @@ class StalledError(AlexNetError):
     exit_code, name = 8, "E_STALLED"
 
 
-#: Errors of the disk or the system, which are not faults of this program.
+#: Errors of the disk or the operating system rather than of this program.
 _SYSTEM = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EMFILE, errno.ENFILE, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT,
@@ -122,7 +122,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def of_system(error: BaseException) -> StorageError | None:
-    """Convert an error of the disk or the system; return None for errors that may be bugs of this program."""
+    """Convert an error in _SYSTEM; return None for other errors, which may be bugs of this program."""
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
         return None
     remedy = "make room" if error.errno in _DISK_FULL else "fix this"

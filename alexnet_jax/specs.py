@@ -55,7 +55,7 @@ class Length(int):
 
 @dataclass(frozen=True)
 class Condition:
-    """Any other condition on a value, and its words in error messages."""
+    """Any other condition on a value; `words` describes it in error messages."""
 
     words: str
     holds: Callable[[typing.Any], bool]
@@ -77,7 +77,7 @@ class Registered(str):
 
 #: A step number is an int32 on the device.
 MOST_STEPS = 2**31 - 1
-#: Limit of numbers that have none by their meaning, well within float32.
+#: Limit of numbers whose meaning sets none, well within the range of float32.
 LARGEST = 1e30
 Count = typing.Annotated[int, Range(1), AtMost(2**24)]
 Steps = typing.Annotated[int, Range(1), AtMost(MOST_STEPS)]
@@ -98,7 +98,7 @@ Share = typing.Annotated[float, Range(0, 1)]
 Text = typing.Annotated[str, Condition("UTF-8", _is_unicode)]
 MOST_LAYERS = 100
 MOST_CLASSES = 2**20
-#: Operations of one layer.
+#: Of one layer.
 MOST_OPERATIONS = 32
 Operation = typing.Annotated[str, Registered("operation")]
 FCOperation = typing.Annotated[str, Registered("dense operation")]
@@ -161,7 +161,7 @@ class ConvSpec:
     )
     #: The pool that the operation 'pool' refers to.
     pool: PoolSpec | None = None
-    #: So that code for both kinds of layers need not tell them apart.
+    #: Always empty; code can thus treat both kinds of layers alike.
     pre_ops: typing.ClassVar[tuple[()]] = ()
 
 
@@ -236,7 +236,7 @@ class ModelSpec:
     lrn: bool
     #: Ablation switch: False makes each pool's window as large as its stride.
     overlapping_pooling: bool
-    #: Number of towers (§3.2), for LRN and split_towers; the groups of each layer say what it sees of the others.
+    #: Number of towers (§3.2), for LRN and split_towers; which maps a layer takes as input depends on its groups.
     towers: Features
     init: typing.Literal["gaussian", "he", "glorot"]
     compute_dtype: typing.Literal["float32", "bfloat16"]
@@ -279,7 +279,7 @@ class DataSpec:
     prefetch: NaturalNumber
     #: Where the images are kept during training.
     placement: typing.Literal["auto", "device", "host"]
-    #: 'apply': photos are rotated as their EXIF orientation tells; 'ignore': they are used as stored.
+    #: 'apply': images are rotated by their EXIF orientation; 'ignore': they are used as stored.
     exif: Exif = "ignore"
     #: For source='folder': train without the images that cannot be decoded, which the run records.
     skip_unreadable: bool = False
@@ -287,19 +287,19 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class AugmentSpec:
-    """What happens to an image between the dataset and the network."""
+    """Preprocessing and augmentation of images."""
 
-    #: Size to which images are resized on the device; None: not.
+    #: Size to which images are resized on the device; None: they are not resized.
     resize: Pixels | None
     crop_size: Pixels
-    #: Of training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015).
+    #: Crops in training. 'random_resized': boxes of random size and shape, resized (Szegedy et al., 2015).
     crop: typing.Literal["random", "center", "random_resized"]
     #: Consecutive images of a batch that share the position of their crop and their flip.
     crop_chunk: Count
     flip: bool
     #: What is subtracted from the pixels.
     mean: typing.Literal["pixel", "image_center", "channel", "none", "standardize"]
-    #: Factor of the centered pixels.
+    #: Factor by which centered pixels are multiplied.
     scale: Positive
     #: Standard deviation of the color noise of §4.1; 0: none.
     color_std: NotNegative
@@ -309,7 +309,7 @@ class AugmentSpec:
     color_rescale: bool
     #: Epoch from which there is no color noise.
     color_off_epoch: NotNegative | None
-    #: For crop='random_resized': the smallest share of an image's area that a box has.
+    #: For crop='random_resized': minimum area of a box, as a share of the image's.
     min_area: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.08
     #: Names of further augmentations, applied in this order.
     extra: typing.Annotated[
@@ -381,10 +381,10 @@ class TrainSpec:
     """The training loop."""
 
     epochs: Epochs
-    #: Limit of the steps that `epochs` amounts to.
+    #: Maximum number of steps, if less than in `epochs`; None: no limit.
     max_steps: Steps | None
     batch_size: Count
-    #: Parts in which a batch is computed, to save memory.
+    #: Number of parts in which the gradient of a batch is computed, to save memory.
     accumulate: Count
     #: Place each tower on a device of its own (§3.2).
     split_towers: bool
@@ -393,9 +393,9 @@ class TrainSpec:
     log_every: Steps
     #: Steps between checkpoints.
     checkpoint_every: Steps
-    #: Keep every checkpoint whose step this divides.
+    #: Keep each checkpoint whose step is a multiple of this.
     keep_every: Steps | None
-    #: Give up when a step takes longer.
+    #: Abort the run when a step takes longer.
     stall_seconds: Duration
     #: For cross_entropy: the target is 1 - this for the label, plus this / classes for each class.
     label_smoothing: Share = 0.0
@@ -403,11 +403,11 @@ class TrainSpec:
     keep_powers_of_two: bool = False
     #: Also save when this much time has passed since the last checkpoint; 0: never.
     checkpoint_minutes: typing.Annotated[float, Range(0), AtMost(1e9)] = 10.0
-    #: Of float32 products and convolutions. 'default': TF32 if the device has it; 'highest': float32.
+    #: Precision of float32 products and convolutions. 'default': TF32 if the device has it; 'highest': float32.
     matmul_precision: typing.Literal["default", "highest"] = "default"
     #: Use only deterministic kernels on a GPU. CPUs always do.
     deterministic: bool = False
-    #: Dropout masks depend on the example alone. False: one draw for a layer and device, faster on GPUs.
+    #: Dropout masks depend on the example alone. False: one draw per layer and device, faster on GPUs.
     exact: bool = True
     #: Steps that are dispatched together if all images are on the devices.
     steps_per_dispatch: Count = 1
@@ -424,7 +424,7 @@ class EvaluationSpec:
     """Evaluation during and after training."""
 
     every_epochs: Epochs
-    #: Crops that are evaluated together: with ten views, those of a tenth as many images.
+    #: Crops that are evaluated together; with ten views they are of a tenth as many images.
     batch_size: Count
     #: Views of each evaluation during training.
     views: Views

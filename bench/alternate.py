@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from alexnet_jax.cli import markdown
@@ -29,8 +28,7 @@ from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
 from alexnet_jax.run import schemas
 
-from . import hardware
-from .paths import IMPORT_ROOT
+from . import hardware, output
 
 memory_settings = importlib.import_module(find.module_name("launch.environment")).memory_settings
 
@@ -38,7 +36,7 @@ memory_settings = importlib.import_module(find.module_name("launch.environment")
 BESIDE = {"cpu": 2, "cuda": 12}
 BATCHES = {"cpu": [32], "cuda": [128, 512]}
 STEPS = {"cpu": 3, "cuda": 30}
-#: The share of the time of a comparison in which programs must get ready.
+#: Programs that are not ready after this share of the time of a comparison are left out.
 READY_SHARE = 0.8
 #: JAX_PLATFORMS of a worker on a GPU. JAX would fall back to the CPU, which `serve` refuses.
 ON_GPU = "cuda,cpu"
@@ -76,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="in total; programs that are not ready in time are left out")  # fmt: skip
     parser.add_argument("--keep-going", action="store_true",
                         help="report failed programs, and measure the others")  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -117,8 +115,7 @@ def report(
         )  # fmt: skip
         found["measurements"].append({"batch": batch, "programs": measured})
         print(table(found, found["measurements"][-1]), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(found, indent=1) + "\n")
+        output.write_json(options.json, found)
     return found
 
 
@@ -135,7 +132,7 @@ def compare(
     """Measure programs and compare them with the first.
 
     Args:
-      seconds: For everything; later rounds are left out, except the first of each program that got ready.
+      seconds: For everything; rounds after that are left out, except the first of each program that is ready.
       keep_going: Whether to continue when a program fails.
 
     Returns:
@@ -154,15 +151,18 @@ def compare(
             if "failed" not in result:
                 pairs = zip(result["seconds"], base, strict=False)
                 result["ratios"] = [theirs / mine for theirs, mine in pairs]
-            earlier = found.get(name, result)  # the first is in every group
-            if "failed" in result and "failed" not in earlier:
-                continue
-            if earlier is not result and "failed" not in earlier:
-                for key in ("seconds", "ratios"):
-                    result[key] = earlier[key] + result[key]
-                result["peak_bytes"] = max(earlier["peak_bytes"], result["peak_bytes"])
-            found[name] = result
+            found[name] = _combined(found[name], result) if name in found else result
     return {name: found[name] for name in programs}
+
+
+def _combined(earlier: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Combine the results of the first program from two groups; one that failed counts only if both did."""
+    if "failed" in earlier:
+        return result
+    if "failed" in result:
+        return earlier
+    lists = {key: earlier[key] + result[key] for key in ("seconds", "ratios")}
+    return result | lists | {"peak_bytes": max(earlier["peak_bytes"], result["peak_bytes"])}
 
 
 def table(report: dict[str, Any], measurement: dict[str, Any]) -> str:
@@ -267,7 +267,7 @@ class _Comparison:
     def measure(self, rounds: int, steps: int) -> dict[str, dict[str, Any]]:
         """Measure `rounds` times, as `compare` returns it, but without ratios."""
         on_gpu = self.device == "cuda"
-        with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+        with hardware.device_lock(self.device):
             try:
                 self._get_ready(side_by_side=on_gpu)
                 for number in range(rounds):
@@ -391,7 +391,7 @@ def _start(program: Program, device: str, errors: IO[str]) -> subprocess.Popen[b
     for name in memory_settings("cpu"):  # all of launch/malloc.env
         environment.pop(name, None)
     environment |= (memory if program.kept_memory else {}) | program.environment
-    path = filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH")))
+    path = filter(None, (str(find.IMPORT_ROOT), os.environ.get("PYTHONPATH")))
     environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.{program.module}", *program.arguments],

@@ -7,7 +7,6 @@ watchdog and the signal flag. Rounds with and without checks alternate in one pr
 order. The stages of a checkpoint are writing with orbax, SHA-256 of all files, commit, verification and restoring.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -30,7 +29,7 @@ from alexnet_jax.specs import Config
 from alexnet_jax.train import checkpoint, schedule, state, step
 from alexnet_jax.train.meter import Meter
 
-from . import ours
+from . import ours, output, workload
 from .hardware import machine
 
 
@@ -44,22 +43,21 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--steps", type=int, default=3, help="steps per measurement")
     parser.add_argument("--folder", help="folder of the checkpoints; default: a temporary one")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report = {"machine": machine(), "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__,
               "config": spec.name, "batch": options.batch}  # fmt: skip
     report["step"] = measure_step(spec, options.rounds, options.steps)
     report["checkpoint"] = measure_checkpoint(spec, options.rounds, options.folder)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
 def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]]:
     """Measure the seconds per step with and without checks, one value per round."""
-    mesh, model = parallel.device_mesh(), alexnet.of_config(spec)
+    mesh, model = parallel.device_mesh(), alexnet.from_config(spec)
     sharding = jax.NamedSharding(mesh, jax.P(parallel.DATA))
     batch = ours.examples(spec)
     on_device = jax.device_put(batch, sharding)
@@ -105,7 +103,7 @@ def measure_step(spec: Config, rounds: int, steps: int) -> dict[str, list[float]
 
 def measure_checkpoint(spec: Config, rounds: int, folder: str | None) -> dict[str, Any]:
     """Measure the size of a checkpoint and the seconds of each stage: write, hash, commit, verify, restore."""
-    current = state.create(spec, alexnet.of_config(spec), 0, mesh=parallel.device_mesh())
+    current = state.create(spec, alexnet.from_config(spec), 0, mesh=parallel.device_mesh())
     stages: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for number in range(rounds):

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .workload import CLASSES, DECAY, MOMENTUM, RATE, examples
+from alexnet_jax.specs import Config
+
+from .workload import DECAY, MOMENTUM, RATE, examples
 
 
 class Plain(nn.Module):
     """The network as one would first write it."""
 
     dtype: Any
+    classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -24,8 +27,8 @@ class Plain(nn.Module):
         def conv(*settings: Any, **others: Any) -> nn.Conv:
             return nn.Conv(*settings, **others, dtype=self.dtype)
 
-        side = ((0, 3), (0, 3))
-        x = pool(normalize(nn.relu(conv(96, (11, 11), 4, side)(x))))
+        pad = ((0, 3), (0, 3))  # 227x227, as 55x55 outputs need
+        x = pool(normalize(nn.relu(conv(96, (11, 11), 4, pad)(x))))
         x = pool(normalize(nn.relu(conv(256, (5, 5), feature_group_count=2)(x))))
         x = nn.relu(conv(384, (3, 3))(x))
         x = nn.relu(conv(384, (3, 3), feature_group_count=2)(x))
@@ -33,7 +36,7 @@ class Plain(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for _ in range(2):
             x = nn.Dropout(0.5, deterministic=False)(nn.relu(nn.Dense(4096, dtype=self.dtype)(x)))
-        return nn.Dense(CLASSES, dtype=self.dtype)(x)
+        return nn.Dense(self.classes, dtype=self.dtype)(x)
 
 
 def normalize(x: jax.Array) -> jax.Array:
@@ -45,12 +48,12 @@ def normalize(x: jax.Array) -> jax.Array:
     return (towers / (2 + 1e-4 * squares) ** 0.75).reshape(x.shape)
 
 
-def build(batch: int, dtype: str) -> tuple[Callable[[int], float], dict[str, Any]]:
+def build(spec: Config, dtype: str) -> tuple[Callable[[int], float], dict[str, Any]]:
     """Build the program: run(steps) -> the last loss, and facts."""
-    images, labels = examples(batch)
+    images, labels = examples(spec)
     images = jnp.asarray(images, jnp.float32) / 255
     labels = jnp.asarray(labels, jnp.int32)
-    model = Plain(dtype)
+    model = Plain(dtype, spec.model.num_classes or 1000)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = jax.jit(model.init)(keys, images)
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))

@@ -14,7 +14,7 @@ import jax
 from alexnet_jax import cli
 from alexnet_jax.kernels import compiler, forms
 
-from . import alternate, ours
+from . import alternate, ours, workload
 
 
 class Patch(NamedTuple):
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     for module, name, wrap in PROGRAM.get(options.form, ()):
         setattr(module, name, wrap(getattr(module, name)))
     chosen = parse(options.form, forms.choose(jax.default_backend()))
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     alternate.serve(lambda: ours.program(spec, chosen))
     return 0
 

@@ -47,11 +47,11 @@ from xml.etree import ElementTree
 from alexnet_jax import cli, files
 from alexnet_jax.cli import markdown
 from alexnet_jax.config import find
+from alexnet_jax.config.find import ROOT
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.run import schemas
 
 from . import alternate, hardware
-from .paths import ROOT
 from .peers import ON_GPU
 from .stages import Stage, execute
 

@@ -1,4 +1,4 @@
-"""Description of the hardware and versions for measurements, and a lock on the GPU."""
+"""Description of the hardware and versions for measurements, and a lock on the device."""
 
 import contextlib
 import fcntl
@@ -69,6 +69,13 @@ def device() -> str:
     return "cuda" if done.stdout.split()[-1:] in (["gpu"], ["cuda"]) else "cpu"
 
 
+def device_name() -> str:
+    """Return the model name of JAX's default device: of the GPU, or of the processor."""
+    import jax
+
+    return machine() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the installed PACKAGES."""
     found = {"python": platform.python_version()}
@@ -79,8 +86,11 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def device_lock() -> Iterator[None]:
-    """Hold a lock on the GPU, so that only one process at a time measures or autotunes on it."""
+def device_lock(device: str) -> Iterator[None]:
+    """Hold a lock on the GPU, so that only one process at a time measures or autotunes on it; no-op for "cpu"."""
+    if device == "cpu":
+        yield
+        return
     path = Path(tempfile.gettempdir()) / f"alexnet-jax-device-{os.getuid()}.lock"
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -18,7 +18,6 @@ in shuffled batches. The programs are measured in turn, on the same cores:
 import argparse
 import contextlib
 import io
-import json
 import os
 import statistics
 import tempfile
@@ -38,6 +37,7 @@ from alexnet_jax.data.prepare import discovery
 from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError
 
+from . import output
 from .hardware import machine
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
     parser.add_argument("--images", type=int, default=1024, help="images per measurement")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= options.threads <= len(cores):
@@ -72,8 +72,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = measure(options, Path(folder))
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
@@ -157,12 +156,12 @@ def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[
 
 def _read(images: Any, labels: np.ndarray, count: int) -> int:
     """Read `count` images in shuffled batches, as the training loop does."""
-    hashed = ""
+    digest = ""
     for step in range(count // BATCH):
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
         )
-        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
+        digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
         _ = images[indices]
     return count // BATCH * BATCH
 
@@ -171,12 +170,12 @@ def _order_and_hash() -> float:
     """Measure the seconds per batch for the order of the examples and its digest, over an epoch of ImageNet."""
     labels, steps = np.zeros(1_281_167, np.int32), 10_009
     begin = time.perf_counter()
-    hashed = ""
+    digest = ""
     for step in range(steps):
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
         )
-        hashed = batches.update_batch_digest(hashed, labels[indices], indices, epochs)
+        digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
     return (time.perf_counter() - begin) / steps
 
 

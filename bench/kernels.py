@@ -14,8 +14,6 @@ On a CPU, the time is that of the thread that executes an operation, without the
 
 import argparse
 import collections
-import contextlib
-import json
 import os
 import re
 import tempfile
@@ -28,7 +26,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import AlexNetError, ConfigError
 
-from . import hardware
+from . import hardware, output
 
 #: Parts of the step that are not layers, with the names of their scopes and functions; the first match counts.
 PLACES = {
@@ -66,7 +64,7 @@ class Operation(NamedTuple):
     operands: tuple[str, ...]
 
 
-class Sum(NamedTuple):
+class OperationTime(NamedTuple):
     """The time of an operation in a trace."""
 
     name: str
@@ -92,7 +90,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="default: measured")
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="default: measured")
     parser.add_argument("--graphs", action="store_true", help="leave CUDA graphs enabled")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.steps) < 1:
         raise ConfigError("--batch and --steps must be at least 1")
@@ -101,14 +99,14 @@ def main(arguments: list[str]) -> int:
         overrides.append(f"--config.model.compute_dtype={options.dtype}")
     report = measure(options, overrides)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
 def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]:
     """Measure the time of each operation and layer, the bound of each layer, and the time of an untraced step."""
-    on_gpu = hardware.device() == "cuda"
+    device = hardware.device()
+    on_gpu = device == "cuda"
     if on_gpu:  # before JAX initializes its devices
         graphs = (
             "--xla_enable_command_buffers_during_profiling=true"
@@ -121,11 +119,11 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     from alexnet_jax.model import geometry
     from alexnet_jax.model import mesh as parallel
 
-    from . import ours, roofline
+    from . import ours, roofline, workload
 
-    spec = ours.load(options.config, options.batch, overrides)
+    spec = workload.load(options.config, options.batch, overrides)
     made = {"forms": _forms(options.forms)} if options.forms else {}
-    with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+    with hardware.device_lock(device):
         run, facts = ours.program(spec, **made)
         run(3)
         steps = 30 if on_gpu else options.steps
@@ -141,7 +139,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, Any]
     for work in roofline.step_work(spec):
         bounds[Place(work.layer, work.direction)] += work.seconds(peak, bandwidth)
     return facts | hardware.hardware() | {
-        "device": jax.devices()[0].device_kind if on_gpu else hardware.machine(),
+        "device": hardware.device_name(),
         "config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
         "forms": options.forms or "", "steps": options.steps, "step_seconds": seconds,
         "graphs": ("on" if options.graphs else "off") if on_gpu else "none",
@@ -158,7 +156,7 @@ def _forms(text: str) -> Any:
 
 
 def summed(
-    sums: Iterable[Sum],
+    sums: Iterable[OperationTime],
     operations: dict[str, Operation],
     layers: list[str],
     bounds: dict[Place, float],
@@ -174,13 +172,13 @@ def summed(
       "layers", with the microseconds per step, kernels per step and bound of each place; "kernels", with the times of
       each operation; and "known_share", the fraction of the time in operations of the compiled program.
     """
-    by_name = {_plain(name): name for name in operations}
+    by_kernel = {_kernel_name(name): name for name in operations}
     places = _places(operations, set(layers))
     total: dict[Place, list[float]] = {where: [0.0, 0.0] for where in bounds}
     kernels, known = [], 0.0
     for name, kernel, nanoseconds, count in sorted(sums, key=lambda row: -row.nanoseconds):
         # In a CUDA graph only the name of the kernel may identify the operation.
-        known_as = name if name in operations else by_name.get(_plain(kernel), "")
+        known_as = name if name in operations else by_kernel.get(_kernel_name(kernel), "")
         operation, where = operations.get(known_as), places.get(known_as, REST)
         microseconds = nanoseconds / 1e3 / steps
         known += microseconds if operation else 0.0
@@ -300,7 +298,7 @@ def _functions(text: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
+def traced(run: Callable[[int], Any], steps: int) -> list[OperationTime]:
     """Trace the device during `run(steps)`; the program must be compiled already."""
     import jax
 
@@ -318,7 +316,7 @@ def traced(run: Callable[[int], Any], steps: int) -> list[Sum]:
             return sums(jax.profiler.ProfileData.from_file(str(path)))
 
 
-def sums(data: Any) -> list[Sum]:
+def sums(data: Any) -> list[OperationTime]:
     """Sum the events of a ProfileData by operation, over the streams of a GPU or the threads of a CPU."""
     planes = [plane for plane in data.planes if plane.name.startswith("/device:GPU")]
     on_gpu = bool(planes)
@@ -332,7 +330,10 @@ def sums(data: Any) -> list[Sum]:
             nanoseconds[name] += own
             counts[name] += 1
             kernels.setdefault(name, kernel)
-    return [Sum(name, kernels[name], total, counts[name]) for name, total in nanoseconds.items()]
+    return [
+        OperationTime(name, kernels[name], total, counts[name])
+        for name, total in nanoseconds.items()
+    ]
 
 
 def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
@@ -342,20 +343,20 @@ def _events(line: Any, on_gpu: bool) -> Iterator[tuple[str, str, float]]:
         operation = dict(event.stats).get("hlo_op", event.name if on_gpu else None)
         if operation is not None:
             found.append((event.start_ns, -event.duration_ns, str(operation), event.name))
-    own, open_ones = [], []
+    own, enclosing = [], []
     for number, (start, duration, _, _) in enumerate(sorted(found)):
         own.append(-duration)
-        while open_ones and open_ones[-1][0] <= start:
-            open_ones.pop()
-        if open_ones:
-            own[open_ones[-1][1]] += duration
-        open_ones.append((start - duration, number))
+        while enclosing and enclosing[-1][0] <= start:
+            enclosing.pop()
+        if enclosing:
+            own[enclosing[-1][1]] += duration
+        enclosing.append((start - duration, number))
     for (_, _, operation, kernel), nanoseconds in zip(sorted(found), own, strict=True):
         yield operation, kernel, nanoseconds
 
 
-def _plain(name: str) -> str:
-    """Return the name that the kernel of an instruction has."""
+def _kernel_name(name: str) -> str:
+    """Convert the name of an instruction to that of its kernel."""
     return re.sub(r"\W", "_", name)
 
 

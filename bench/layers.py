@@ -14,12 +14,9 @@ On a GPU, many calls are issued in a row. The limit of a call is "launch" if it 
 issue it, or about as long as an empty call.
 """
 
-import contextlib
 import functools
-import json
 import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -39,7 +36,7 @@ from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
 
-from . import hardware, ours, roofline
+from . import hardware, ours, output, roofline, workload
 
 
 class Part(NamedTuple):
@@ -63,18 +60,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--repeats", type=int, default=5, help="measurements; the median is reported"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
-    spec = ours.load(options.config, options.batch, cli.config_overrides(rest))
+    spec = workload.load(options.config, options.batch, cli.config_overrides(rest))
     report: dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        if jax.default_backend() != "cpu":
-            stack.enter_context(hardware.device_lock())
+    with hardware.device_lock(jax.default_backend()):
         for report in measure(spec, options.repeats):
-            if options.json:
-                options.json.write_text(json.dumps(report, indent=1) + "\n")
+            output.write_json(options.json, report)
     print(table(report))
     return 0
 
@@ -93,7 +87,7 @@ def measure(spec: Config, repeats: int) -> Iterator[dict[str, Any]]:
         "peak_flop": roofline.peak_flop(spec.model.compute_dtype, repeats),
         "bandwidth": roofline.copy_bandwidth(repeats), "empty_seconds": roofline.empty_seconds(repeats),
     }  # fmt: skip
-    report["device"] = report["machine"] if on_cpu else jax.devices()[0].device_kind
+    report["device"] = hardware.device_name()
     rows = report["layers"] = []
     for part in parts(spec):
         limits = {

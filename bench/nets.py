@@ -5,17 +5,14 @@
 
 For each config the milliseconds per step: `alone`, waiting for each step before the next; `in a row`, waiting only for
 the last, as in training; `issued`, what the host needs before it can issue the next; `kernels`, the time that the
-device computes. If `issued` is close to `in a row`, the host is the limit: a larger batch or several runs on one device
-are free, and train.steps_per_dispatch may help. The images are random and on the device.
+device computes. If `issued` is close to `in a row`, the host is the limit: a larger batch or more runs on the device
+cost no time, and train.steps_per_dispatch may help. The images are random and on the device.
 """
 
-import contextlib
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -25,7 +22,7 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
 
-from . import hardware, kernels, ours, roofline
+from . import hardware, kernels, ours, output, roofline, workload
 
 CONFIGS = ("configs/quickstart.py", "configs/cifar10.py:80sec")
 #: Dispatches that the host can issue without waiting: JAX allows 32.
@@ -39,25 +36,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dispatch", type=int, nargs="+", default=[1, 8], metavar="STEPS",
                         help="values of train.steps_per_dispatch")  # fmt: skip
     parser.add_argument("--steps", type=int, default=100, help="steps per measurement")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements; the median counts")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="measurements; the median is reported"
+    )
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     if min(options.batch, options.steps, options.repeats, *options.dispatch) < 1:
         raise ConfigError("--batch, --dispatch, --steps and --repeats must be at least 1")
-    overrides, on_gpu = cli.config_overrides(rest), jax.default_backend() != "cpu"
-    report: dict[str, Any] = hardware.hardware() | {"nets": []}
-    report["device"] = jax.devices()[0].device_kind if on_gpu else report["machine"]
+    overrides = cli.config_overrides(rest)
+    report: dict[str, Any] = hardware.hardware() | {"nets": [], "device": hardware.device_name()}
     for name, per_dispatch in itertools.product(options.config, options.dispatch):
-        at_once = f"--config.train.steps_per_dispatch={per_dispatch}"
-        spec = ours.load(name, options.batch, [*overrides, at_once])
-        with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+        dispatch = f"--config.train.steps_per_dispatch={per_dispatch}"
+        spec = workload.load(name, options.batch, [*overrides, dispatch])
+        with hardware.device_lock(jax.default_backend()):
             run, facts = ours.program(spec)
             measured = measure(run, options.steps, options.repeats, per_dispatch)
-        of_net = {"config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
-                  "steps_per_dispatch": per_dispatch}  # fmt: skip
-        report["nets"].append(of_net | facts | measured)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        settings = {"config": spec.name, "batch": options.batch, "dtype": spec.model.compute_dtype,
+                    "steps_per_dispatch": per_dispatch}  # fmt: skip
+        report["nets"].append(settings | facts | measured)
+        output.write_json(options.json, report)
     print(table(report))
     return 0
 

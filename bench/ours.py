@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax import config
 from alexnet_jax.data.pipeline import placement
 from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.data.pipeline.splits import Split
@@ -18,13 +17,6 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.specs import Config
 from alexnet_jax.train import schedule, state, step
-
-
-def load(name: str, batch: int, overrides: list[str]) -> Config:
-    """Load a config at a batch size, without data: with 1000 classes unless it sets their number."""
-    at_batch = [f"--config.train.batch_size={batch}", *overrides]
-    spec = config.parse(config.load(name, at_batch), needs_images=False)
-    return config.with_classes(spec, spec.model.num_classes or 1000)
 
 
 def examples(spec: Config) -> Batch:
@@ -52,7 +44,7 @@ def program(
       forms: Default: those of the device.
     """
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    model = alexnet.of_config(spec, forms)
+    model = alexnet.from_config(spec, forms)
     batch: Any = jax.device_put(examples(spec))
     pool, per_dispatch = None, spec.train.steps_per_dispatch
     current = state.create(spec, model, 0, mesh=mesh)
@@ -87,7 +79,7 @@ def lower(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Low
 def trace(spec: Config, mesh: Any, forms: Forms | None = None) -> jax.stages.Traced:
     """Trace the step of a batch on `mesh` from shapes; the devices of the mesh need not exist."""
     forms = parallel.forms_of(forms, mesh)
-    model = alexnet.of_config(spec, forms)
+    model = alexnet.from_config(spec, forms)
     start = state.shapes(spec, model)
     weights = jax.eval_shape(functools.partial(step.narrow, spec, forms), start.params)
     rates = schedule.rates(spec, 0.0, schedule.create(), 1.0)

@@ -2,13 +2,15 @@
 
     alexnet bench peers
     alexnet bench peers --batch 32 128 --peers compile-written plain --json peers.json
+    alexnet bench peers --config cifar10:80sec --batch 128 512 --steps 10
     alexnet bench peers --device cuda --limit 200 --keep-going
 
-The step of the paper's network: forward, backward and update, with groups, response normalization within towers and
-dropout, but without decoding and cropping of images (ours converts uint8; those of torch are padded floats). PyTorch
-is measured with its own response normalization and with one written by hand. All programs have the memory settings of
-launch/malloc.env. On a CPU all compute in float32. On a GPU ours computes in bfloat16 and torch under autocast, both
-with float32 weights; with --dtype float32 both use TF32.
+The step of the network of --config, by default the paper's: forward, backward and update, with groups, response
+normalization within towers and dropout, but without decoding and cropping of images (ours converts uint8; those of
+torch are padded floats). The networks of PyTorch are built from the same config (bench/torch_step.py). Response
+normalization is measured with PyTorch's own and with one written by hand. Plain Flax has only the paper's network.
+All programs have the memory settings of launch/malloc.env. On a CPU all compute in float32. On a GPU ours computes in
+bfloat16 and torch under autocast, both with float32 weights; with --dtype float32 both use TF32.
 """
 
 from importlib import util
@@ -16,8 +18,9 @@ from importlib import util
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
 
-from . import alternate
+from . import alternate, workload
 
+PAPER = "configs/paper.py"
 OURS = "alexnet_jax"
 PEERS = {
     "plain": "Flax written plainly",
@@ -36,14 +39,19 @@ DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("--peers", nargs="*", choices=list(PEERS), help="default: all")
+    parser.add_argument("--config", default=PAPER, help="default: the paper's network")
+    parser.add_argument(
+        "--peers", nargs="*", choices=list(PEERS), help="default: all of the config"
+    )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"],
                         help="compute type; default: float32, on a GPU bfloat16")  # fmt: skip
     alternate.add_options(parser)
     options = parser.parse_args(arguments)
     alternate.check(options)
     here = ON_GPU if options.device == "cuda" else ON_CPU
-    peers = here if options.peers is None else options.peers
+    peers = _peers_of(options.config, here) if options.peers is None else options.peers
+    if "plain" in peers and options.config != PAPER:
+        raise ConfigError("--peers plain: only for --config configs/paper.py")
     if set(peers) - set(here):
         raise ConfigError(f"--peers {' '.join(set(peers) - set(here))}: only on a GPU")
     if set(peers) - {"plain"} and util.find_spec("torch") is None:
@@ -52,7 +60,12 @@ def main(arguments: list[str]) -> int:
         )
     dtype = options.dtype or DTYPES[options.device]
     labels = {"ours": OURS} | {name: PEERS[name] for name in peers}
-    settings = [f"--threads={options.threads}", f"--device={options.device}", f"--dtype={dtype}"]
+    settings = [
+        f"--config={options.config}",
+        f"--threads={options.threads}",
+        f"--device={options.device}",
+        f"--dtype={dtype}",
+    ]
     alternate.report(
         options,
         lambda batch: {
@@ -63,9 +76,22 @@ def main(arguments: list[str]) -> int:
             )
             for name, label in labels.items()
         },
-        dtype=dtype,
+        dtype=dtype, config=options.config,
     )  # fmt: skip
     return 0
+
+
+def _peers_of(config: str, peers: tuple[str, ...]) -> list[str]:
+    """Those of `peers` that have the network of a config, each once. Raises ConfigError for a wrong config."""
+    operations = {
+        key for _, layer in workload.load(config, 1, []).model.layers for key in layer.ops
+    }
+    return [
+        name
+        for name in peers
+        if (name != "plain" or config == PAPER)
+        and (not name.endswith("-written") or "lrn" in operations)
+    ]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Run one of the training programs that bench/peers.py compares: a worker process of bench/alternate.py.
 
-    python -m bench.programs NAME --batch 32 --threads 2 --device cpu --dtype float32
+    python -m bench.programs NAME --config paper --batch 32 --threads 2 --device cpu --dtype float32
 
-All programs train the paper's network (§3.5) as in §5: groups, response normalization within towers, dropout,
-cross-entropy, momentum and weight decay, on random images, with float32 weights.
+All programs train the network of a config with dropout, cross-entropy, momentum and weight decay (§5), on random
+images, with float32 weights.
 """
 
 import argparse
@@ -20,6 +20,7 @@ Built = tuple[Callable[[int], float], dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=PROGRAMS)
+    parser.add_argument("--config", required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], required=True)
@@ -34,30 +35,19 @@ def _ours(options: argparse.Namespace) -> Built:
     """Build the train step of alexnet_jax, without crops: the images have the input size of the network."""
     from . import ours
 
-    overrides = [
-        f"--config.data.image_size={workload.SIZE}",
-        "--config.augment.crop=center",
-        "--config.augment.flip=False",
-        "--config.augment.mean=none",
-        f"--config.augment.scale={1 / 255}",
-        "--config.augment.color_std=0.0",
-        f"--config.schedule.weights.learning_rate={workload.RATE}",
-        f"--config.model.compute_dtype={options.dtype}",
-    ]
-    return ours.program(ours.load("configs/paper.py", options.batch, overrides))
+    return ours.program(workload.of_peers(options))
 
 
 def _plain(options: argparse.Namespace) -> Built:
     from . import flax_step
 
-    return flax_step.build(options.batch, options.dtype)
+    return flax_step.build(workload.of_peers(options), options.dtype)
 
 
 def _torch(options: argparse.Namespace, *, mode: str | None, written: bool) -> Built:
     from . import torch_step
 
-    examples = workload.examples(options.batch)
-    return torch_step.build(options, *examples, mode=mode, written=written)
+    return torch_step.build(options, workload.of_peers(options), mode=mode, written=written)
 
 
 #: Name of a program -> mode of torch.compile; None for eager mode.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config, ConvSpec
 
-#: Few enough that the host can issue them without waiting for the device.
+#: Number of calls issued to measure a launch: so few that the host need not wait for the device.
 LAUNCHES = 8
 
 
@@ -140,7 +140,7 @@ def copy_bandwidth(repeats: int) -> float:
 
 
 def empty_seconds(repeats: int) -> float:
-    """Time a call that does almost nothing, in a sequence of calls: the minimum of any call."""
+    """Time a call that does almost nothing, in a sequence of calls: a lower limit for any call."""
     return time_of(jax.jit(lambda x: x + 1), (jnp.float32(0),), repeats).seconds
 
 

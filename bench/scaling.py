@@ -28,6 +28,8 @@ from alexnet_jax.errors import AlexNetError, ConfigError
 from alexnet_jax.model import geometry
 from alexnet_jax.specs import Config
 
+from . import output
+
 DEVICES = (1, 2, 4, 8, 16, 32, 64)
 #: JAX primitive of a collective -> its name in XLA.
 COLLECTIVES = {
@@ -111,7 +113,7 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="compare the calculated bytes with those of the traced step",
     )
-    add("--json", type=Path, metavar="FILE")
+    output.add_json(parser)
     options, rest = parser.parse_known_args(arguments)
     loaded = config.load(options.config, cli.config_overrides(rest))
     spec = config.parse(loaded, needs_images=False)
@@ -121,10 +123,10 @@ def main(arguments: list[str]) -> int:
     seconds, source = _seconds(options)
     rows = predict(spec, seconds, options)
     print(_assumptions(spec, seconds, source, options), table(rows), sep="\n\n")
-    if options.json:
-        numbers = {"seconds": seconds._asdict(), "source": source, "predictions": rows}
-        links = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
-        options.json.write_text(json.dumps(numbers | {"links": links}, indent=1) + "\n")
+    links = {k: v for k, v in vars(options).items() if isinstance(v, int | float)}
+    output.write_json(options.json, {
+        "seconds": seconds._asdict(), "source": source, "predictions": rows, "links": links,
+    })  # fmt: skip
     return 0
 
 
@@ -223,7 +225,7 @@ def check(spec: Config) -> int:
         title = f"{devices} device(s), {towers} tower(s) apart"
         wrong += compare(title, collectives(jaxpr, dict(mesh.shape)), model)
     if wrong:
-        raise AlexNetError("the model and the traced step differ in " + "; ".join(wrong))
+        raise AlexNetError("the calculation and the traced step differ in " + "; ".join(wrong))
     return 0
 
 
@@ -264,7 +266,9 @@ def compare(title: str, traced: list[Transfer], model: list[Transfer]) -> list[s
     print(f"{title}:" + ("" if counts else " nothing is sent"))
     wrong = []
     for (kind, group), (expected, actual) in sorted(counts.items()):
-        print(f"  {kind} among {group}: {expected:,} bytes in the model, {actual:,} in the program")
+        print(
+            f"  {kind} among {group}: {expected:,} bytes calculated, {actual:,} in the traced step"
+        )
         if expected != actual:
             wrong.append(f"{kind} among {group} on {title}")
     return wrong

@@ -14,16 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from alexnet_jax.config.find import IMPORT_ROOT
 from alexnet_jax.run.signals import Signals
-
-from .paths import IMPORT_ROOT
 
 #: Lines of output that are kept of a stage that is not done.
 TAIL = 30
 #: With fewer seconds left no stage begins.
 MIN_SECONDS = 5.0
 _POLL_SECONDS = 0.05
-#: A command that becomes another command, which the kernel kills when this process dies.
+#: Python code that executes the command in argv[2:], which the kernel kills when the process argv[1] dies.
 _START = """
 import ctypes, os, sys
 PR_SET_PDEATHSIG, SIGKILL = 1, 9

@@ -4,7 +4,7 @@
     alexnet bench step --batch 128 512 2048 --dtype bfloat16 --json step.json
     alexnet bench step --forms pool=repeat lrn_gradient=recomputed,relu=of_output ynnpack
 
-Times the training step of a config on one device, including crops and color shifts, on random images. A ratio above 1
+Times the training step of a config on one device, including crops and color noise, on random images. A ratio above 1
 means that the current choice is faster on this device. By default, it measures all alternatives in
 alexnet_jax/kernels/forms.py, on GPUs also the candidates that combine several, and the changes in PROGRAM.
 """

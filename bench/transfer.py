@@ -7,11 +7,8 @@ Batches of uint8 images of 256x256 pixels, as training sends them: one at a time
 pinned memory, which the device reads directly. GB are 1e9 bytes; an image has 196,608 bytes.
 """
 
-import contextlib
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,54 +18,57 @@ from alexnet_jax import cli
 from alexnet_jax.cli import markdown
 from alexnet_jax.errors import ConfigError
 
-from . import hardware, roofline
+from . import hardware, output, roofline
 
 IMAGE = (256, 256, 3)
 #: Batches sent at the same time.
-UNDER_WAY = 4
+IN_FLIGHT = 4
 
 
 def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=9, help="measurements; the median counts")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--repeats", type=int, default=9, help="measurements; the median is reported"
+    )
+    output.add_json(parser)
     options = parser.parse_args(arguments)
     if min(options.batch, options.repeats) < 1:
         raise ConfigError("--batch and --repeats must be at least 1")
-    on_gpu = jax.default_backend() != "cpu"
-    report = hardware.hardware() | {"batch": options.batch, "version": f"jax {jax.__version__}"}
-    report["device"] = jax.devices()[0].device_kind if on_gpu else report["machine"]
-    with hardware.device_lock() if on_gpu else contextlib.nullcontext():
+    report = hardware.hardware() | {
+        "batch": options.batch, "version": f"jax {jax.__version__}", "device": hardware.device_name(),
+    }  # fmt: skip
+    with hardware.device_lock(jax.default_backend()):
         report["ways"] = measure(options.batch, options.repeats)
     print(table(report))
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    output.write_json(options.json, report)
     return 0
 
 
 def measure(batch: int, repeats: int) -> list[dict[str, Any]]:
     """Measure each way to transfer: `name` and `bytes_per_second`, or `error` if the device does not support it."""
     draw, device = np.random.default_rng(0), jax.local_devices()[0]
-    batches = [draw.integers(0, 256, (batch, *IMAGE), np.uint8) for _ in range(UNDER_WAY)]
-    there = jax.device_put(batches[0], device)
+    batches = [draw.integers(0, 256, (batch, *IMAGE), np.uint8) for _ in range(IN_FLIGHT)]
+    on_device = jax.device_put(batches[0], device)
 
     def pinned() -> Callable[[], Any]:
         sharding = jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host")
         held = jax.block_until_ready(jax.device_put(batches[0], sharding))
-        return lambda: jax.device_put(held, there.sharding)
+        return lambda: jax.device_put(held, on_device.sharding)
 
-    # there + 0 is a new array each time: JAX caches the host copy of an array.
+    # on_device + 0 is a new array each time: JAX caches the host copy of an array.
     ways: dict[str, tuple[int, Callable[[], Callable[[], Any]]]] = {
         "to the device, one at a time": (1, lambda: lambda: jax.device_put(batches[0], device)),
-        f"to the device, {UNDER_WAY} under way": (
-            UNDER_WAY,
+        f"to the device, {IN_FLIGHT} in flight": (
+            IN_FLIGHT,
             lambda: lambda: [jax.device_put(images, device) for images in batches],
         ),
         "to the device, from pinned memory": (1, pinned),
-        "to the host": (1, lambda: lambda: np.asarray(there + np.uint8(0))),
+        "to the host": (1, lambda: lambda: np.asarray(on_device + np.uint8(0))),
     }
-    return [_way(name, count * there.nbytes, make, repeats) for name, (count, make) in ways.items()]
+    return [
+        _way(name, count * on_device.nbytes, make, repeats) for name, (count, make) in ways.items()
+    ]
 
 
 def _way(

@@ -49,7 +49,7 @@ def get_config(arg="alexnet"):
 
 
 def alexnet(model):
-    """Biases of 0.1 where the paper has 1, with which the loss reportedly stayed flat."""
+    """Biases of 0.1 instead of the paper's 1; with 1 the loss reportedly did not fall."""
     for layer in (
         model.convs.conv2,
         model.convs.conv4,

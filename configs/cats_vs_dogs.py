@@ -24,15 +24,15 @@ def get_config():
     model.lrn_constants.alpha = 1e-4 / 5
     model.dropout.scale_at = "train"
     model.convs.conv1.pad = (2, 2)
-    for row in model.convs.values():
-        row.update(groups=1, bias=0.1 if row.bias else 0.0)
+    for layer in model.convs.values():
+        layer.update(groups=1, bias=0.1 if layer.bias else 0.0)
     for name in ("conv3", "conv4", "conv5"):
         model.convs[name].init_std = 0.03  # layers-145.cfg
     for name in ("fc6", "fc7"):
         model.fcs[name].bias = 0.1
 
     config.data.validation = 0.1
-    config.data.exif = "apply"  # photos are rotated as the camera was held
+    config.data.exif = "apply"  # photos are rotated upright
     del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
     config.schedule.weights = dict(
         kind="epochs", learning_rate=0.001, factor=0.1, drops=(30.0, 50.0)

@@ -1,4 +1,4 @@
-"""The authors' CIFAR-10 nets of 2011 and 2012, and the enlarged one of many tutorials.
+"""The authors' CIFAR-10 nets of 2011 and 2012, and the net of many tutorials for enlarged images.
 
 Command: alexnet train --config cifar10:13pct --workdir runs/cifar10_13pct \
              --config.data.path=/data/cifar-10-batches-bin
@@ -27,7 +27,7 @@ def get_config(arg="18pct"):
 
 
 def base():
-    """What the authors' four nets share: data, batch, rates."""
+    """Return what all variants begin from: data, augmentation, rates."""
     config = paper.get_config()
     model = config.model
     model.num_classes = 10
@@ -44,7 +44,7 @@ def base():
     augment.color_std = 0.0
 
     config.optimizer.weight_decay = 0.0  # each net has its own, layer by layer
-    del config.optimizer.bias_weight_decay  # layer.cu: biases are made with a decay of 0
+    del config.optimizer.bias_weight_decay  # layer.cu: the weight decay of biases is 0
     config.schedule.bias_factor = 2.0  # epsW=0.001, epsB=0.002
     config.train.checkpoint_every = 1000
     config.evaluation.batch_size = 500
@@ -99,7 +99,7 @@ def net_80sec(config):
     config.optimizer.layer_weight_decay = dict(
         conv1=0.004, conv2=0.004, conv3=0.004, fc4=0.03, fc5=0.03
     )
-    # Not recorded; Caffe's cifar10_quick, the same net, takes 8 epochs and 2 (general knowledge).
+    # Not recorded; Caffe's cifar10_quick, the same net, drops its rate after 8 of 10 epochs (general knowledge).
     anneal(config, 8, epochs=10)
 
 
@@ -112,7 +112,7 @@ def net_18pct(config):
         conv3=conv(64, 0.01, ("act", "pool"), average()),
     )
     model.fcs = dict(fc4=fully_connected(None, 0.01))
-    # scale=5e-5 divided by the 9 places of the window
+    # scale=5e-5 divided by the 9 pixels of the window
     model.spatial_norm = dict(size=3, alpha=5e-5 / 9, beta=0.75)
     config.optimizer.layer_weight_decay = dict(conv1=0.004, conv2=0.004, conv3=0.004, fc4=1.0)
     anneal(config, 120, 130, epochs=140)  # layer-params-18pct.cfg
@@ -133,13 +133,12 @@ def net_13pct(config):
     augment.crop = "random"
     augment.flip = True
     augment.mean = "image_center"
-    # The authors held a fifth out until it stalled (about 350 epochs), added it for about 150, then
-    # divided by 10 twice, for 10 epochs each. Here all images from the start (inferred).
+    # The authors held out a fifth of the images until its error stalled (about 350 epochs), added it
+    # for about 150, then divided the rates by 10 twice, for 10 epochs each. Here all images are used
+    # from the start (inferred).
     anneal(config, 500, 510, epochs=520)
-    config.evaluation.final_views = (
-        "center",
-        "nine",
-    )  # convdata_cifar.py: nine crops, not mirrored
+    # convdata_cifar.py: nine crops, not mirrored.
+    config.evaluation.final_views = ("center", "nine")
 
 
 def net_11pct(config):

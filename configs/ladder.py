@@ -28,7 +28,7 @@ def get_config(arg="he_init"):
 
 
 def he_init(config):
-    """He et al. (2015): variance 2 / inputs, biases of 0."""
+    """He et al. (2015): variance 2 / fan-in, biases of 0."""
     config.model.init = "he"
     for layer in (*config.model.convs.values(), *config.model.fcs.values()):
         layer.bias = 0.0
@@ -61,7 +61,7 @@ def cosine(config):
 
 
 def global_pooling(config):
-    """Lin et al. (2014): average pooling of conv5's maps, without both hidden layers and their dropout."""
+    """Lin et al. (2014): average pooling of conv5's maps instead of the two hidden layers and their dropout."""
     del config.model.fcs.fc6, config.model.fcs.fc7
     config.model.convs.conv5.then = ("batch_norm", "act", "pool")
     config.model.convs.conv5.pool = dict(kind="average", window=13, stride=13, rounding="ceil")

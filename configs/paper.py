@@ -37,10 +37,9 @@ def get_config() -> Any:
     # their own GPU; normalizing layer 1 over all maps would mix in maps of the other GPU. So LRN windows
     # end at the border of a tower. --config.model.lrn_constants.within_towers=False is the other reading.
     model.lrn_constants = dict(k=2.0, n=5, alpha=1e-4, beta=0.75)
-    model.spatial_norm = dict(
-        size=5, alpha=4e-5, beta=0.75
-    )  # used by layers with 'spatial_norm' only
-    model.batch_norm = dict(momentum=0.99, epsilon=1e-3)  # used by layers with 'batch_norm' only
+    # Used by layers with 'spatial_norm' and 'batch_norm' only; the paper has none.
+    model.spatial_norm = dict(size=5, alpha=4e-5, beta=0.75)
+    model.batch_norm = dict(momentum=0.99, epsilon=1e-3)
     model.dropout = dict(rate=0.5, scale_at="test")  # §4.2: outputs times 0.5 at test time
     # §3.5 and Figure 2. groups=2: the kernels take only the maps on their own GPU.
     # 224 -> 55 needs 3 zeros on the right and at the bottom (the authors' program rounds up).
@@ -81,7 +80,7 @@ def get_config() -> Any:
     data = config.data = ConfigDict()
     data.source = "folder"  # train/ and val/, with a folder per class
     data.path = config_dict.placeholder(str)
-    data.name = config_dict.placeholder(str)  # the name of a tensorflow-datasets set
+    data.name = config_dict.placeholder(str)  # name of a dataset of tensorflow-datasets
     data.image_size = 256  # §2: shorter side to 256, then the central 256x256
     data.classes = ()  # empty: all classes
     data.validation = 0.0  # fraction of the training images held out as 'val'

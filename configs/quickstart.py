@@ -2,7 +2,7 @@
 
 Command: alexnet train --config quickstart --workdir runs/quickstart
 Cost:    20 epochs of 1,438 images, 449 steps: well under a minute on two CPU cores.
-Expect:  about 1 % error on the 359 test images, centre crop (0.8 % with each of two seeds).
+Expect:  about 1 % error on the 359 test images, center crop (0.8 % with each of two seeds).
 
 The layers, towers, normalization, overlapping pools, crops, dropout and update rule of
 configs/paper.py, with few and small maps. Sizes, learning rates and no decay of biases are our choice.
@@ -24,8 +24,8 @@ def get_config():
     for name in ("fc6", "fc7"):
         model.fcs[name].features = 256
     model.init = "he"
-    for row in (*model.convs.values(), *model.fcs.values()):
-        row.bias = 0.1 if row.bias else 0.0  # bvlc_alexnet
+    for layer in (*model.convs.values(), *model.fcs.values()):
+        layer.bias = 0.1 if layer.bias else 0.0  # bvlc_alexnet
 
     config.data.source = "digits"  # 8x8 digits, enlarged
     config.data.image_size = 32
@@ -33,7 +33,7 @@ def get_config():
     augment.crop_size = 28
     augment.flip = False  # a mirrored digit is not a digit
     augment.scale = 1 / 64
-    augment.color_std = 0.0  # they are grey
+    augment.color_std = 0.0  # the images are gray
 
     del config.optimizer.bias_weight_decay  # our choice: none, as in the authors' program
     config.schedule.weights = dict(kind="epochs", learning_rate=0.02, factor=0.1, drops=(16.0,))

@@ -64,7 +64,7 @@ def ablations_of_the_paper(scale):
     return [_base(scale), *(_ablation(name, scale) for name in ablations.ABLATIONS)]
 
 
-def normalisation(scale):
+def normalization(scale):
     """§3.3: which response normalizations help, with which constants, in which order of operations."""
     return [
         _base(scale),
@@ -176,7 +176,7 @@ def _changed(name, scale, overrides):
 SWEEPS = {
     "figure1": figure1,
     "ablations": ablations_of_the_paper,
-    "normalisation": normalisation,
+    "normalization": normalization,
     "init": init,
     "pooling": pooling,
     "towers": towers,

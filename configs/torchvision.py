@@ -3,8 +3,8 @@
 Command: alexnet train --config torchvision --workdir runs/torchvision \
              --config.data.path=/data/imagenet
 Cost:    90 epochs of 1,281,167 images: 450,400 steps of 256.
-Expect:  43.48 % top-1 and 20.93 % top-5 error on the validation images of 2012, centre crop: those of its
-         weights. Differences from their recipe are marked.
+Expect:  43.48 % top-1 and 20.93 % top-5 error on the validation images of 2012, center crop, as
+         torchvision's weights. Differences from their recipe are marked.
 
 The layers are torchvision/models/alexnet.py; the recipe is that of references/classification for
 AlexNet, from general knowledge: rate 0.01, 32 images on each of 8 devices, decay 1e-4.
@@ -27,11 +27,11 @@ def get_config():
     model.convs.conv1.pad = (2, 2)
     inputs = 3
     for name, features in FEATURES.items():
-        row = model.convs[name]
-        row.update(features=features, groups=1, then=tuple(o for o in row.then if o != "lrn"))
-        row.update(init_std=_init_std(inputs * row.kernel**2), bias=0.0)
-        if "pool" in row.then:
-            row.pool.rounding = "floor"
+        layer = model.convs[name]
+        layer.update(features=features, groups=1, then=tuple(o for o in layer.then if o != "lrn"))
+        layer.update(init_std=_init_std(inputs * layer.kernel**2), bias=0.0)
+        if "pool" in layer.then:
+            layer.pool.rounding = "floor"
         inputs = features
     # Dropout comes before the hidden layers, on the pooled maps first.
     model.fcs.fc6.update(
@@ -57,8 +57,8 @@ def get_config():
 
 
 def _init_std(fan_in):
-    """PyTorch's default weights, uniform in +-1/sqrt(fan_in), have this standard deviation.
+    """Return the standard deviation of PyTorch's default weights, which are uniform in +-1/sqrt(fan_in).
 
-    Differs: they are drawn from a Gaussian here, and the biases, uniform there too, begin at zero.
+    Differs: weights are drawn from a Gaussian here, and biases, which are uniform there too, are zero.
     """
     return 1 / math.sqrt(3 * fan_in)

@@ -30,9 +30,9 @@ def get_config(arg="finetune,cifar10"):
         )
     config = scales.get_config(scale or "cifar10")
     config.name = f"transfer:{arg}"
-    config.model.num_classes = config_dict.placeholder(int)  # counted
+    config.model.num_classes = config_dict.placeholder(int)  # counted in the data
     config.data.source = "folder"
-    config.data.exif = "apply"  # photos are rotated as the camera was held
+    config.data.exif = "apply"  # photos are rotated upright
     config.augment.color_off_epoch = config_dict.placeholder(float)
     config.schedule.weights.drops = (40.0, 54.0)
     config.train.epochs = 60.0
@@ -42,8 +42,8 @@ def get_config(arg="finetune,cifar10"):
     config.evaluation.batch_size = 68
     *trained, last = (*config.model.convs, *config.model.fcs)
     factors = config.schedule.layer_factors
-    for row in trained:
-        factors[row] = ((0.0, TRANSFERS[name]),)
+    for layer in trained:
+        factors[layer] = ((0.0, TRANSFERS[name]),)
     factors[last] = ((0.0, 1.0),)
     return config
 

@@ -170,7 +170,7 @@ def main(arguments=None):
     parser.add_argument("--epochs", type=int, default=30)
     options = parser.parse_args(arguments)
     images, labels, test_images, test_labels = cifar10(options.data) if options.data else digits()
-    mirror = bool(options.data)  # a mirrored digit is none
+    mirror = bool(options.data)  # a mirrored digit is not a digit
 
     mean = images.mean(axis=0, dtype=np.float64).astype(np.float32)  # §2: of each pixel
     # §4.1: principal components of pixels in [0, 1], times their eigenvalues; back in 0 to 255.

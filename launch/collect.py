@@ -67,13 +67,13 @@ class Finished(NamedTuple):
     wrong: np.ndarray
 
 
-def collect(every: list[Run], title: str) -> list[Path]:
+def collect(all_runs: list[Run], title: str) -> list[Path]:
     """Write the three files for the runs of a sweep, its base first, and return their paths.
 
     Raises DataError, StorageError.
     """
-    found = rows(every)
-    stem = every[0].out / title.replace(" ", "-")
+    found = rows(all_runs)
+    stem = all_runs[0].out / title.replace(" ", "-")
     text = markdown(found, title)
     write_atomically(stem.with_suffix(".md"), text)
     write_atomically(stem.with_suffix(".csv"), as_csv(found))
@@ -81,34 +81,34 @@ def collect(every: list[Run], title: str) -> list[Path]:
     return [stem.with_suffix(suffix) for suffix in (".md", ".csv", ".png")]
 
 
-def figure1(every: list[Run], title: str) -> list[Path]:
+def figure1(all_runs: list[Run], title: str) -> list[Path]:
     """Write the files of the sweep figure1, whose results are curves: .md, .json and .png. Raises DataError."""
     curves = [
         convergence.read(run.folder)._replace(run=run.member)
-        for run in every
+        for run in all_runs
         if runs.state(run).name == "finished"
     ]
     if not curves:
         raise DataError(f"no run of {title} is finished yet")
-    stem = every[0].out / title.replace(" ", "-")
+    stem = all_runs[0].out / title.replace(" ", "-")
     text = "\n".join([f"# {title}", "", *convergence.markdown(curves)])
     write_atomically(stem.with_suffix(".md"), text + "\n")
     convergence.plot(curves, stem.with_suffix(".png"))
     return [stem.with_suffix(suffix) for suffix in (".md", ".json", ".png")]
 
 
-def rows(every: list[Run]) -> list[Row]:
-    """Compare the members: one row for each, in order."""
+def rows(all_runs: list[Run]) -> list[Row]:
+    """Compare the members with the first one, the base, and return a row for each."""
     members: dict[str, list[Run]] = {}
-    for run in every:
+    for run in all_runs:
         members.setdefault(run.member, []).append(run)
     finished = {name: list(filter(None, map(read, of_one))) for name, of_one in members.items()}
-    base = finished[every[0].member]
+    base = finished[all_runs[0].member]
     differences: dict[str, compare.Difference] = {}
     ps: dict[str, float] = {}
     for name, nets in finished.items():
-        if nets and base and name != every[0].member:
-            wrong = (np.array([n.wrong for n in some]) for some in (base, nets))
+        if nets and base and name != all_runs[0].member:
+            wrong = (np.array([n.wrong for n in group]) for group in (base, nets))
             differences[name] = compare.bootstrap(*wrong)
             paired = [(a.wrong, b.wrong) for a in base for b in nets if a.seed == b.seed]
             if paired:
@@ -202,9 +202,9 @@ def draw(found: list[Row], title: str, path: Path) -> None:
     shown = [(row.member, row.difference) for row in found if row.difference]
     figure = Figure(figsize=(7, 1.2 + 0.3 * max(1, len(shown))), layout="constrained")
     axes = figure.subplots()
-    for place, (_, d) in enumerate(shown):
-        axes.plot([100 * d.low, 100 * d.high], [place, place], color="C0", lw=2)
-        axes.plot(100 * d.mean, place, "o", color="C0")
+    for y, (_, d) in enumerate(shown):
+        axes.plot([100 * d.low, 100 * d.high], [y, y], color="C0", lw=2)
+        axes.plot(100 * d.mean, y, "o", color="C0")
     axes.axvline(0, color="gray", lw=1)
     axes.set_yticks(range(len(shown)), [name for name, _ in shown])
     axes.invert_yaxis()

@@ -1,11 +1,11 @@
-"""Environment variables of a run: memory settings, and a compilation cache that all runs share."""
+"""Environment variables of a run: memory settings and PYTHONPATH."""
 
 import functools
 import os
 import subprocess
 from pathlib import Path
 
-from .runs import IMPORT_ROOT, ROOT
+from alexnet_jax.config.find import IMPORT_ROOT
 
 
 @functools.cache
@@ -19,15 +19,7 @@ def memory_settings(platforms: str) -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment plus memory settings, a compilation cache and the package on PYTHONPATH.
-
-    Variables for the compilation cache that are already set are kept.
-    """
-    cache = ROOT / ".jax-cache" if ROOT == IMPORT_ROOT else Path.home() / ".cache/alexnet_jax/jax"
-    defaults = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-    }
+    """Return this process's environment plus memory settings and the package on PYTHONPATH."""
     path = os.pathsep.join(filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
     memory = memory_settings(os.environ.get("JAX_PLATFORMS", ""))
-    return defaults | dict(os.environ) | memory | {"PYTHONPATH": path}
+    return dict(os.environ) | memory | {"PYTHONPATH": path}

@@ -2,8 +2,8 @@
 
 python -m launch.member DIR HASH [--srun]
 
-SIGTERM, SIGUSR1 and SIGUSR2 make the run save and exit. The exit code is that of the run. If the run was stopped,
-stalled or killed, the job is requeued before (at most three times without a new checkpoint).
+SIGTERM, SIGUSR1 and SIGUSR2 make the run save and exit. If the run was stopped, stalled or killed, the job is requeued
+(at most three times without a new checkpoint). The exit code is that of the run.
 """
 
 import contextlib

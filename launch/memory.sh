@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints the settings of launch/malloc.env for this machine, NAME=VALUE a line. One arena is for CPUs: there one thread
-# allocates what is large. With a GPU several threads allocate at once, and would wait for each other.
+# Prints the settings of launch/malloc.env for this machine, one NAME=VALUE per line. A single arena is for CPUs, where
+# one thread makes the large allocations. With a GPU several threads allocate at once, and would wait for each other.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -8,7 +8,7 @@ on_gpu() {
     case ",${JAX_PLATFORMS:-}," in
     *,cuda,* | *,gpu,* | *,rocm,*) true ;;
     ,,) nvidia-smi -L 2>/dev/null | grep -q ^GPU ;;
-    *) false ;; # told to use something else
+    *) false ;; # another platform is selected
     esac
 }
 

@@ -7,8 +7,10 @@ import signal
 import subprocess
 from collections.abc import Sequence
 
+from alexnet_jax.config.find import ROOT
+
 from .environment import environment
-from .runs import ROOT, Run
+from .runs import Run
 
 _PR_SET_PDEATHSIG = 1
 
@@ -21,7 +23,7 @@ def start(
     The kernel kills the process when the calling thread ends, so call this from the main thread.
 
     Args:
-      prefix: Words to put before the run's command, such as srun and its options.
+      prefix: Arguments to put before the run's command, such as srun and its options.
       cores: CPU cores to run on; empty for all.
       variables: Additional environment variables.
     """

@@ -1,6 +1,7 @@
 """A run of a sweep: its command, folder and state, all read from disk.
 
-DIR/HASH/ is the run folder; HASH is of the settings that affect its numbers, so that two sweeps share a run.
+DIR/HASH/ is the run folder. HASH depends on the settings that affect its results, so that a run that two sweeps have in
+common is trained once.
 DIR/members/ has, for each run, HASH.json (its command and the exit code of each start), HASH.out (its output) and
 HASH.lock (held by the process that executes it).
 """
@@ -16,17 +17,14 @@ from typing import Any, BinaryIO, NamedTuple
 
 from alexnet_jax import config as configs
 from alexnet_jax import files
+from alexnet_jax.config.find import ROOT
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.run import reading, resume, schemas
 from alexnet_jax.run.schemas import Errors, Launched, LaunchedStart, Results
 
-#: The folder that has launch/ and configs/: of the repository, or of the installed package.
-ROOT = Path(__file__).resolve().parents[1]
-#: The folder from which this package can be imported under its name.
-IMPORT_ROOT = Path(__file__).resolve().parents[__name__.count(".")]
 #: Exit codes after which another start may succeed: stopped and saved, stalled, killed, signaled at its start, crashed.
 RETRYABLE = (75, 8, 137, 138, 139)
-#: Retries without a new checkpoint.
+#: Maximum number of retries without a new checkpoint.
 MAX_RETRIES = 3
 
 
@@ -93,7 +91,7 @@ def _identity(config: str, arguments: tuple[str, ...]) -> str:
 
 
 def state(run: Run) -> State:
-    """Read the state of a run that is in no queue."""
+    """Read the state of a run that is not in a SLURM queue."""
     status = reading.read_status(run.folder)
     step, starts = status.get("saved_step", 0) if status else 0, _starts(run)
     if files.is_locked(_lock_path(run)):
@@ -112,7 +110,7 @@ def state(run: Run) -> State:
 
 
 def _starts_without_progress(starts: list[LaunchedStart]) -> int:
-    """The number of last starts that ended at the same checkpoint."""
+    """Count the most recent starts that ended at the same checkpoint."""
     steps = [start.get("saved_step", 0) for start in starts]
     return next((i for i, step in enumerate(reversed(steps)) if step != steps[-1]), len(steps))
 
@@ -168,7 +166,7 @@ def begin(run: Run) -> None:
 
 
 def end(run: Run, code: int) -> None:
-    """Record the end of the last start; `code` is that of subprocess."""
+    """Record the end of the last start; `code` is subprocess's return code, -n for signal n."""
     starts = _starts(run)
     if not starts:
         raise StorageError(f"{run.record} has lost the start that ended with code {code}")
@@ -180,15 +178,15 @@ def end(run: Run, code: int) -> None:
 def last_errors(results: Results | None) -> tuple[str, str, Errors] | None:
     """(split, views, errors) of the last held-out split with its last views; None without results."""
     splits = results["splits"] if results else {}
-    every = [
+    all_errors = [
         (split, view, found) for split, views in splits.items() for view, found in views.items()
     ]
-    return every[-1] if every else None
+    return all_errors[-1] if all_errors else None
 
 
 @contextlib.contextmanager
 def locked(run: Run) -> Iterator[bool]:
-    """Try to lock a run until the context or the process ends; yields whether it worked."""
+    """Try to lock a run until the context or the process ends, and yield whether it is locked."""
     file = take_lock(run)
     try:
         yield file is not None
@@ -198,14 +196,21 @@ def locked(run: Run) -> Iterator[bool]:
 
 
 def take_lock(run: Run) -> BinaryIO | None:
-    """Lock a run: the open lock file, to be closed at the end of the run, or None if another process has it."""
+    """Lock a run.
+
+    Returns:
+        The open lock file, to be closed at the end of the run; None if another process holds the lock.
+
+    Raises:
+        StorageError: The lock file cannot be written.
+    """
     path = _lock_path(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(5):
             if lock := files.lock(path):
                 return lock
-            time.sleep(0.02)  # perhaps another launcher that only reads the state
+            time.sleep(0.02)  # another launcher may hold it for a moment to read the state
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}; choose another --out") from None
     return None

@@ -12,17 +12,18 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from alexnet_jax.config import find
 from alexnet_jax.errors import ConfigError
 
 from . import runs
 from .runs import Run
 
-#: Timeout of SLURM commands: a busy controller is slow.
+#: Timeout of SLURM commands, long enough for a busy controller.
 _TIMEOUT_SECONDS = 120
 
 
 class Options(NamedTuple):
-    """The resources of a job, as sbatch options; None leaves one to the cluster."""
+    """The resources of a job, as sbatch options; None for the default of the cluster."""
 
     partition: str | None = None
     #: For each process.
@@ -34,7 +35,7 @@ class Options(NamedTuple):
     nodes: int = 1
     #: On each node; srun starts them if there is more than one in total.
     processes: int = 1
-    #: Jobs that run at the same time.
+    #: Maximum number of jobs that run at the same time.
     most: int | None = None
     #: Additional sbatch options.
     extra: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ def script(todo: list[Run], options: Options) -> str:
             "#!/bin/bash",
             *lines,
             f"runs=({' '.join(run.identity for run in todo)})",
-            f"cd {shlex.quote(str(runs.IMPORT_ROOT))}",
+            f"cd {shlex.quote(str(find.IMPORT_ROOT))}",
             f"exec {command} ${{runs[$SLURM_ARRAY_TASK_ID]}}",
             "",
         ]
@@ -83,15 +84,15 @@ def submit(todo: list[Run], options: Options) -> str:
     output = _run(["sbatch", "--parsable"], script(todo, options))
     job = output.strip().partition(";")[0]
     if not re.fullmatch(r"\d+", job):
-        raise ConfigError(f"sbatch printed {output!r}, which is no job id")
+        raise ConfigError(f"sbatch printed {output!r}, which is not a job id")
     for index, run in enumerate(todo):
         runs.write_record(run, slurm=f"{job}_{index}")
     return job
 
 
-def queued(every: list[Run]) -> dict[str, runs.State]:
+def queued(all_runs: list[Run]) -> dict[str, runs.State]:
     """The states of the runs in the queue, by identity."""
-    jobs = {(runs.read_record(run) or {}).get("slurm"): run.identity for run in every}
+    jobs = {(runs.read_record(run) or {}).get("slurm"): run.identity for run in all_runs}
     jobs.pop(None, None)
     if not jobs or not shutil.which("squeue"):
         return {}
@@ -104,7 +105,11 @@ def queued(every: list[Run]) -> dict[str, runs.State]:
 
 
 def requeue(job: str) -> bool:
-    """Requeue this job if SLURM lists it as running: not after scancel, nor after a preemption, which requeues it."""
+    """Requeue a job, and return whether that was done.
+
+    Only a job that SLURM lists as running is requeued: one that was cancelled must not start again, and SLURM itself
+    requeues one that was preempted.
+    """
     if "JobState=RUNNING" not in _run(["scontrol", "show", "job", job]):
         return False
     _run(["scontrol", "requeue", job])
@@ -115,7 +120,7 @@ def _run(command: list[str], text: str | None = None) -> str:
     """Run a SLURM command and return its output. Raises ConfigError."""
     if not shutil.which(command[0]):
         raise ConfigError(
-            f"there is no {command[0]} here: --slurm is for a machine that submits jobs"
+            f"{command[0]} is not installed: --slurm needs a machine that can submit SLURM jobs"
         )
     try:
         done = subprocess.run(

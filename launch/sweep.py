@@ -59,18 +59,18 @@ def main(arguments: list[str]) -> int:
     )
     _add_slurm(parser)
     options, rest = parser.parse_known_args(arguments)
-    every = expand(options, cli.config_overrides(rest))
+    all_runs = expand(options, cli.config_overrides(rest))
     if options.local or options.slurm:
-        require_data(options, every)
+        require_data(options, all_runs)
     if options.local:
         from . import local
 
-        return local.execute(every, to_run(every, options.retry_failed), options.jobs)
+        return local.execute(all_runs, to_run(all_runs, options.retry_failed), options.jobs)
     if options.slurm:
-        return submit(options, every)
+        return submit(options, all_runs)
     if options.collect:
-        return show(options, every)
-    for run in unique(every):
+        return show(options, all_runs)
+    for run in unique(all_runs):
         print(command(run))
     return 0
 
@@ -133,60 +133,60 @@ def expand(options: argparse.Namespace, changes: list[str]) -> list[Run]:
     ]
 
 
-def require_data(options: argparse.Namespace, every: list[Run]) -> None:
+def require_data(options: argparse.Namespace, all_runs: list[Run]) -> None:
     """Raise ConfigError if --data is missing, or if it is given for a scale that reads no files."""
     needed = options.scale != "digits"
     if options.data and not needed:
         raise ConfigError("--data has no effect: the scale digits reads no files")
-    if needed and not any(o.startswith("--config.data.path=") for o in every[0].overrides):
+    if needed and not any(o.startswith("--config.data.path=") for o in all_runs[0].overrides):
         raise ConfigError(f"--data PATH is missing: the scale {options.scale} needs images")
 
 
-def submit(options: argparse.Namespace, every: list[Run]) -> int:
+def submit(options: argparse.Namespace, all_runs: list[Run]) -> int:
     """Submit the runs to start that are not queued yet, and print a table of the states of all runs."""
     from . import slurm, table
 
-    states = slurm.queued(every)
-    todo = [run for run in to_run(every, options.retry_failed) if run.identity not in states]
+    states = slurm.queued(all_runs)
+    todo = [run for run in to_run(all_runs, options.retry_failed) if run.identity not in states]
     if todo:
         resources = slurm.Options(
             options.partition, options.cpus, options.gpus, options.memory, options.time, options.nodes,
             options.processes, options.jobs, tuple(options.sbatch),
         )  # fmt: skip
         print(f"submitted {len(todo)} runs as job {slurm.submit(todo, resources)}")
-        states = slurm.queued(every)
-    table.console().print(table.table(every, states))
+        states = slurm.queued(all_runs)
+    table.console().print(table.table(all_runs, states))
     return 0
 
 
-def show(options: argparse.Namespace, every: list[Run]) -> int:
+def show(options: argparse.Namespace, all_runs: list[Run]) -> int:
     """Write the results of the finished runs, and print the table."""
     from . import collect
 
     write = collect.figure1 if options.name == "figure1" else collect.collect
-    written = write(every, f"{options.name} {options.scale}")
+    written = write(all_runs, f"{options.name} {options.scale}")
     print(written[0].read_text(encoding="utf-8"))
     print("written:", *written)
     return 0
 
 
-def unique(every: list[Run]) -> list[Run]:
+def unique(all_runs: list[Run]) -> list[Run]:
     """Drop runs that are identical to an earlier run of another member."""
     first: dict[str, Run] = {}
-    for run in every:
+    for run in all_runs:
         first.setdefault(run.identity, run)
     return list(first.values())
 
 
-def to_run(every: list[Run], retry_failed: bool) -> list[Run]:
+def to_run(all_runs: list[Run], retry_failed: bool) -> list[Run]:
     """Return the runs that are missing or were stopped, and with `retry_failed` also those that failed."""
     wanted = {"waiting", "stopped"} | ({"failed"} if retry_failed else set())
-    return [run for run in unique(every) if runs.state(run).name in wanted]
+    return [run for run in unique(all_runs) if runs.state(run).name in wanted]
 
 
 def command(run: Run) -> str:
     """Return the shell command of a run, for the repository root or for an installed package."""
-    program = ["launch/train.sh"] if runs.ROOT == runs.IMPORT_ROOT else ["alexnet", "train"]
+    program = ["launch/train.sh"] if find.ROOT == find.IMPORT_ROOT else ["alexnet", "train"]
     arguments = ["--config", run.config, "--workdir", str(run.folder), *run.overrides]
     return shlex.join([*program, *arguments])
 

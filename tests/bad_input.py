@@ -97,6 +97,9 @@ def _hostile_weights() -> list[Case]:
         (f"{IMPORT} HUGE --format torchvision --out OUT/net.safetensors", "huge.safetensors"),
         (f"{IMPORT} PICKLE --format torchvision --out OUT/net.safetensors", "code.pth"),
         (f"{IMPORT} NOISE --format caffe --out OUT/net.safetensors", "noise.caffemodel"),
+        (f"{IMPORT} CUT --out OUT/net.safetensors", "cut.safetensors"),
+        ("alexnet_jax.interop.identify_command DEEP", "deep.safetensors"),
+        ("alexnet_jax.interop.identify_command NOISE --json", "noise.caffemodel"),
     ]  # fmt: skip
     return [Case("a hostile or damaged weights file", one, 5, words) for one, words in asked]
 

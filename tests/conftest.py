@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def _wants_gpu() -> bool:
     return bool(named) and all(path.is_relative_to(ROOT / "tests" / "gpu") for path in named)
 
 
+def _quick_flags() -> str:
+    """The flags of XLA for tests, which compile much and compute little: together half of the time to compile."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # jaxlib 0.11 has no other emitters, and does not start with an unknown flag.
+    older = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+    return f"{flags} --xla_cpu_use_fusion_emitters=false" if older else flags
+
+
 # Before JAX is imported anywhere.
 if _wants_gpu():
     os.environ["ALEXNET_TEST_DEVICE"] = "gpu"
@@ -45,6 +54,8 @@ if _wants_gpu():
 else:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["JAX_NUM_CPU_DEVICES"] = "4"
+    # The workers of pytest-xdist, which are not told --full, have the variable already.
+    os.environ.setdefault("XLA_FLAGS", "" if "--full" in sys.argv else _quick_flags())
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax-cache"))
 # Every program is kept: tests and the processes that they start compile many small ones, most of them more than once.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -45,10 +45,10 @@ def test_what_is_right_is_given_with_keys_that_are_not_known(tmp_path):
         (b'{"x": ' + b"9" * 5000 + b"}", "4300 digits"),
         (b'{"x": "\\ud800"}', "is not Unicode"),
         (json.dumps(STATUS | {"state": "asleep"}), "state is 'asleep', not one of running, finished"),
-        (json.dumps(STATUS | {"host": 3}), "host is 3, not a text"),
+        (json.dumps(STATUS | {"host": 3}), "host is 3, not a string"),
         (json.dumps(STATUS | {"step": -1}), "step must be at least 0, not -1"),
-        (json.dumps(STATUS | {"step": True}), "step is True, not a whole number"),
-        (json.dumps(STATUS | {"step": 1.5}), "step is 1.5, not a whole number"),
+        (json.dumps(STATUS | {"step": True}), "step is True, not an integer"),
+        (json.dumps(STATUS | {"step": 1.5}), "step is 1.5, not an integer"),
         (json.dumps(STATUS | {"slurm": [1]}), "slurm must be 2 values, not [1]"),
         (json.dumps(STATUS | {"heartbeat": "yesterday"}), "heartbeat must be a time such as 2012"),
     ],
@@ -116,7 +116,7 @@ def test_arrays_are_given_as_they_were_saved(tmp_path):
         ({"labels": np.arange(5)}, "labels is int64 [5], not integer [n=4]"),
         ({"labels": np.array([None] * 4)}, "labels is object [4]"),
         ({"name": np.array(3)}, "name is int64 [], not text"),
-        ({"name": np.array("\ud800")}, "name has a text that is not Unicode"),
+        ({"name": np.array("\ud800")}, "name has a string that is not Unicode"),
     ],
 )  # fmt: skip
 def test_other_arrays_are_refused(tmp_path, changes, said):

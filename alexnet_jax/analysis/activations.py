@@ -53,11 +53,11 @@ def statistics(net: "Network", images: Any) -> list[Measurements]:
     layers, start = [], 0
     for name, towers in measured.items():
         units = net.shapes[name][-1]
-        of_layer = sums[start : start + units]
+        layer_sums = sums[start : start + units]
         start += units
-        parts: list[tuple[int | None, np.ndarray]] = [(None, of_layer)]
+        parts: list[tuple[int | None, np.ndarray]] = [(None, layer_sums)]
         if towers > 1:
-            parts += enumerate(np.split(of_layer, towers), 1)
+            parts += enumerate(np.split(layer_sums, towers), 1)
         layers += [
             _measure(name, tower, part, len(images) * positions[name]) for tower, part in parts
         ]
@@ -93,17 +93,17 @@ def _sums(net: "Network", images: Any, names: list[str]) -> tuple[np.ndarray, di
 
     positions = {name: int(np.prod(net.shapes[name][:-1])) for name in names}
 
-    def of_images(variables: Any, pixels: Any) -> Any:
+    def image_sums(variables: Any, pixels: Any) -> Any:
         outputs = net.all_features(variables, pixels)
         made = []
         for name in names:
             x = outputs[name].astype(jnp.float32).reshape(len(pixels), positions[name], -1)
-            of_unit = [x.sum(1), jnp.square(x).sum(1), (x == 0).sum(1), x.max(1)]
-            made.append(jnp.stack(of_unit, axis=-1).astype(jnp.float32))
+            unit_sums = [x.sum(1), jnp.square(x).sum(1), (x == 0).sum(1), x.max(1)]
+            made.append(jnp.stack(unit_sums, axis=-1).astype(jnp.float32))
         return jnp.concatenate(made, axis=1)
 
     total: Any = None
-    for part in net.map_batches(net.jitted(f"sums {names}", of_images), images):
+    for part in net.map_batches(net.jitted(f"sums {names}", image_sums), images):
         part = part.astype(np.float64)
         added, largest = part[..., :3].sum(axis=0), part[..., 3:].max(axis=0)
         if total is not None:

@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def read(folder: Path, by: str = ACTIVATION) -> Curve:
-    """Read the curve of a run folder. Raises ConfigError for an unknown key, StorageError, WorkdirError."""
+    """Read the curve of a run folder. Raises ConfigError for an unknown key; StorageError and WorkdirError."""
     config = trained.load_config(folder)
     try:
         kind = operator.attrgetter(by)(config)
@@ -136,7 +136,7 @@ def markdown(curves: list[Curve], by: str = ACTIVATION, target: float = TARGET) 
 
 
 def plot(curves: list[Curve], path: Path, by: str = ACTIVATION, target: float = TARGET) -> Path:
-    """Draw the curves to a PNG, slower ones of a kind pale, and write their numbers as JSON beside it.
+    """Draw the curves to a PNG, all but the fastest of each kind pale, and write their numbers as JSON beside it.
 
     {"by", "target", "ratios", "curves": [{"run", "kind", "rate", "epochs", "errors", "epochs_to_target"}]}
     """

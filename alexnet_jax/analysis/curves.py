@@ -73,26 +73,26 @@ def _draw(curves: dict[str, Any]) -> "Figure":
     train, evaluations = curves["train"], curves["evaluations"]
     figure = Figure(figsize=(7, 8), layout="constrained")
     loss, error, rate = figure.subplots(3, 1, sharex=True, height_ratios=(2, 3, 1))
-    # Markers, because a curve of a single point has no visible line.
-    few: dict[str, Any] = {"marker": "."} if len(train["epoch"]) < 30 else {}
+    # Markers on short curves, because a single point has no visible line.
+    style: dict[str, Any] = {"marker": "."} if len(train["epoch"]) < 30 else {}
 
-    loss.plot(train["epoch"], _numbers(train["train_loss"]), color="C0", **few)
+    loss.plot(train["epoch"], _numbers(train["train_loss"]), color="C0", **style)
     loss.set_ylabel("training loss")
 
     percent = [100 * value for value in _numbers(train["train_top1_error"])]
-    error.plot(train["epoch"], percent, color="C0", alpha=0.6, label="train", **few)
+    error.plot(train["epoch"], percent, color="C0", alpha=0.6, label="train", **style)
     for i, (curve, columns) in enumerate(sorted(evaluations.items())):
-        for measure, style in (("top1_error", "-"), ("top5_error", "--")):
+        for measure, line in (("top1_error", "-"), ("top5_error", "--")):
             values = [100 * value for value in _numbers(columns[measure])]
             if any(math.isfinite(value) for value in values):
                 name = f"{curve.replace('_', ' ')}, {measure[:3]}-{measure[3]}"
-                error.plot(columns["epoch"], values, f"o{style}C{i + 1}", ms=4, label=name)
+                error.plot(columns["epoch"], values, f"o{line}C{i + 1}", ms=4, label=name)
     error.set_ylabel("error (%)")
     error.set_ylim(bottom=0)
     error.legend(frameon=False)
 
     rates = _numbers(train["learning_rate"])
-    rate.plot(train["epoch"], rates, color="C0", drawstyle="steps-post", **few)
+    rate.plot(train["epoch"], rates, color="C0", drawstyle="steps-post", **style)
     if any(value > 0 for value in rates):
         rate.set_yscale("log")
     rate.set_ylabel("learning rate")

@@ -19,7 +19,7 @@ from alexnet_jax.model import operations
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
 
-#: Each map is shown with the SIDE x SIDE images of strongest activation, as in Figure 2 of the article.
+#: Each map is shown with the SIDE x SIDE images that activate it most strongly, as in Figure 2 of the article.
 SIDE = 3
 
 
@@ -56,14 +56,14 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
     full contrast, and the receptive fields in the images.
     """
     strongest = strengths(net, split.images, layer, maps)
-    towers, every = net.trained.config.model.towers, _shape(net, layer)[-1]
+    towers, count = net.trained.config.model.towers, _shape(net, layer)[-1]
     blocks, rows = [], []
-    for number, of_map in zip(maps, np.moveaxis(strongest, 1, 0), strict=True):
-        best = np.argsort(-of_map[:, 0], kind="stable")[: SIDE**2]
+    for number, activations in zip(maps, np.moveaxis(strongest, 1, 0), strict=True):
+        best = np.argsort(-activations[:, 0], kind="stable")[: SIDE**2]
         pixels = np.asarray(split.images[best])
         projected = project(net, pixels, layer, np.full(len(best), number))
         crops = pictures.crops(net, pixels)
-        places = of_map[best, 1:].astype(int)
+        places = activations[best, 1:].astype(int)
         windows = [window(net, layer, place) for place in places]
         blocks.append([[image[w] for image, w in zip(images, windows, strict=True)]
                        for images in (_contrasted(projected), crops)])  # fmt: skip
@@ -71,12 +71,12 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
             {
                 "image": f"{split_name} {index}",
                 "label": net.class_names[split.labels[index]],
-                "activation": float(of_map[index, 0]),
+                "activation": float(activations[index, 0]),
                 "place": place.tolist(),
             }
             for index, place in zip(best.tolist(), places, strict=True)
         ]
-        rows.append({"map": number, "tower": number * towers // every + 1, "images": images})
+        rows.append({"map": number, "tower": number * towers // count + 1, "images": images})
     numbers = {"step": net.trained.step, "layer": layer, "maps": rows}
     return figures.save(_draw(blocks, numbers, towers), numbers, path)
 
@@ -85,7 +85,7 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
     """Return the largest activation of each of `maps` in each image, and its row and column: float32 [n maps 3]."""
     import jax.numpy as jnp
 
-    def of_images(variables, pixels):
+    def largest(variables, pixels):
         features = net.all_features(variables, pixels)
         wanted = features[layer][..., np.array(maps)].astype(jnp.float32)
         flat = wanted.reshape(len(pixels), -1, len(maps))
@@ -93,7 +93,7 @@ def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray
         return jnp.stack([flat.max(axis=1), *places], axis=-1)
 
     return np.concatenate(
-        list(net.map_batches(net.jitted(f"strengths {layer} {maps}", of_images), images))
+        list(net.map_batches(net.jitted(f"strengths {layer} {maps}", largest), images))
     )
 
 
@@ -113,17 +113,17 @@ def project(net: "Network", pixels: np.ndarray, layer: str, maps: np.ndarray) ->
 
     shape = _shape(net, layer)
 
-    def of_batch(variables, pixels, maps):
+    def project_batch(variables, pixels, maps):
         inputs = net.inputs(pixels)[:, 0]
         features: Any = net.model.apply(variables, inputs, train=False)[1]
         features = {name: x.astype(jnp.float32) for name, x in features.items()}
         chosen = jax.nn.one_hot(maps, shape[-1])[:, None, None, :]
-        own = jnp.where(chosen > 0, features[layer], -jnp.inf).reshape(len(maps), -1)
-        largest = jax.nn.one_hot(own.argmax(axis=1), own.shape[1]) * own.max(axis=1, keepdims=True)
-        start = largest.reshape(-1, *shape)
+        flat = jnp.where(chosen > 0, features[layer], -jnp.inf).reshape(len(maps), -1)
+        is_largest = jax.nn.one_hot(flat.argmax(axis=1), flat.shape[1])
+        start = (is_largest * flat.max(axis=1, keepdims=True)).reshape(-1, *shape)
         return deconvolve(net, variables, inputs, features, layer, start)
 
-    return net.in_batches(f"project {layer}", of_batch, pixels, np.asarray(maps))
+    return net.in_batches(f"project {layer}", project_batch, pixels, np.asarray(maps))
 
 
 def deconvolve(
@@ -146,13 +146,13 @@ def deconvolve(
     import jax
 
     steps = path_to(net, layer)
-    for node, before in reversed(list(zip(steps, [None, *steps], strict=False))):
+    for node, previous in reversed(list(zip(steps, [None, *steps], strict=False))):
         inversion = operations.Inversion(
             node,
             net.trained.config.model,
             variables["params"][node.layer],
             variables["batch_stats"].get(node.layer, {}),
-            features[before.feature] if before else inputs,
+            features[previous.feature] if previous else inputs,
             rectify or jax.nn.relu,
         )
         x = node.operation.invert(x, inversion)
@@ -170,13 +170,13 @@ def path_to(net: "Network", layer: str) -> list[operations.Node]:
         if name == layer:
             return path
     raise ConfigError(
-        f"{layer!r} is no feature of a convolution; the layers are "
+        f"{layer!r} is not a feature of a convolution; the layers are "
         f"{', '.join(name for name, _ in net.trained.config.model.convs)}"
     )
 
 
 def window(net: "Network", layer: str, place) -> tuple[slice, slice]:
-    """Return the receptive field in the crop of the activation of `layer` at `place` (row, column), as slices.
+    """Return the receptive field of the activation of `layer` at `place` (row, column), as slices of the crop.
 
     A window that extends over the border is moved inward, so that all windows of a layer have the same size.
     """
@@ -217,7 +217,7 @@ def _draw(blocks, numbers: dict, towers: int):
         left, right = part.subplots(1, 2)
         strongest = row["images"][0]["activation"]
         figures.show(left, _mosaic(block[0]), f"{numbers['layer']}, map {row['map']}{tower}")
-        figures.show(right, _mosaic(block[1]), f"where it is strongest: up to {strongest:.3g}")
+        figures.show(right, _mosaic(block[1]), f"image patches, activation up to {strongest:.3g}")
     return figure
 
 

@@ -1,6 +1,6 @@
 """Explain the prediction of one image as JSON: classes, input, feature maps, saliency and Grad-CAM.
 
-The page of `alexnet predict --serve` shows these numbers.
+The page of `alexnet serve` shows these numbers.
 """
 
 import base64

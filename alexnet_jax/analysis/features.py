@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     images = parser.add_mutually_exclusive_group()
     images.add_argument("--split", help=target.SPLIT_HELP)
-    images.add_argument("--images", nargs="+", metavar="PATH", help="image files or folders")
+    images.add_argument(
+        "--images", nargs="+", metavar="PATH", help="image files, folders and patterns in quotes"
+    )
     parser.add_argument(
         "--data-path", help="present location of the images; default: as in training"
     )
@@ -74,11 +76,11 @@ def main(arguments: list[str]) -> None:
     net = network.load(options.workdir, options.step)
     for layer in options.layer:
         net.shape_of(layer)  # raises ConfigError before any work
-    source = of_files(net, options.images) if options.images else None
-    print(extract(net, source or of_split(net, options), options.layer, path))
+    source = file_source(net, options.images) if options.images else split_source(net, options)
+    print(extract(net, source, options.layer, path))
 
 
-def of_split(net: "Network", options: argparse.Namespace) -> Source:
+def split_source(net: "Network", options: argparse.Namespace) -> Source:
     """Return the images of a split. Raises DataError."""
     name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
@@ -87,7 +89,7 @@ def of_split(net: "Network", options: argparse.Namespace) -> Source:
     return Source(split.images, f"{name} of {dataset.fingerprint}", metadata)
 
 
-def of_files(net: "Network", paths: list[str]) -> Source:
+def file_source(net: "Network", paths: list[str]) -> Source:
     """Return the images in files and folders. Raises DataError."""
     from alexnet_jax.data.pipeline import digests
     from alexnet_jax.data.pipeline.image_files import ImageFiles

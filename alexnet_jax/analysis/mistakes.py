@@ -116,7 +116,7 @@ def plot_calibration(
 
 def plot_hardest(
     probabilities: np.ndarray, labels: np.ndarray, images: Any, names: Sequence[str], path: Path,
-    protocol: dict[str, Any],    count: int = 24,
+    protocol: dict[str, Any], count: int = 24,
 ) -> Path:  # fmt: skip
     """Draw the most confident mistakes, and write them as JSON beside the PNG.
 

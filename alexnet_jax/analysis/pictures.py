@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import target
 
@@ -33,7 +35,7 @@ class Pictures(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> None:
-    """Add --split and --data-path and, if `count` is given, the other options of `select` (`count` is a default)."""
+    """Add --split and --data-path; if `count` is given, also --images, --count (with this default) and --seed."""
     parser.add_argument("--split", help=target.SPLIT_HELP)
     parser.add_argument(
         "--data-path", help="where the images are now; default: where they were in training"
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> 
     if count is None:
         return
     parser.add_argument(
-        "--images", nargs="+", metavar="PATH", help="image files or folders of them, instead of --split"
+        "--images", nargs="+", metavar="PATH", help="image files, folders and patterns in quotes, instead of --split"
     )  # fmt: skip
     parser.add_argument(
         "--count", type=int, default=count, help=f"number of images of the split; default: {count}"
@@ -97,12 +99,22 @@ def load_split(
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
-    """List the files in `paths`, and the image files in the folders in `paths`, sorted. Raises DataError."""
+    """List the files in `paths`, and, sorted, the image files below folders and those that match glob patterns.
+
+    Raises DataError if there is no such file or image.
+    """
     from alexnet_jax.data.sources.tree import SUFFIXES, images_below
 
     found: list[Path] = []
     for path in map(Path, paths):
+        if not path.exists() and glob.has_magic(str(path)):
+            found += _matching(str(path), SUFFIXES)
+            continue
         if not path.is_dir():
+            if fault := files.not_regular(path):
+                raise DataError(f"cannot read {path}: {fault}")
+            if not path.exists():
+                raise DataError(f"there is no file {path}")
             found.append(path)
             continue
         inside, notes = images_below(path)
@@ -112,6 +124,16 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
             raise DataError(f"no image in {path}: none of {', '.join(SUFFIXES)}")
         found += inside
     return found
+
+
+def _matching(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The image files that match a glob pattern, sorted. Raises DataError if there is none."""
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+    images = [path for path in matches if path.is_file() and path.suffix.lower() in suffixes]
+    if not images:
+        others = f"; its {len(matches):,} matches are no image files" if matches else ""
+        raise DataError(f"no image matches {pattern}{others}")
+    return images
 
 
 def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:

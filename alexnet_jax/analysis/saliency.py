@@ -108,7 +108,7 @@ def _draw(
 def gradient(net: "Network", pixels: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
     """Compute image-specific saliency maps (Simonyan, Vedaldi and Zisserman, 2014, section 3).
 
-    A map is |derivative of a class logit by the input of the network|, the maximum of the three colors.
+    A map is |derivative of a class logit with respect to the input of the network|, the maximum over the colors.
 
     Args:
       pixels: uint8 [n s s 3].

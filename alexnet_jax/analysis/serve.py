@@ -27,12 +27,12 @@ from alexnet_jax.pages.render import data_uri, render
 
 #: Largest image file, in bytes.
 BYTE_LIMIT = 32 * 2**20
-#: Most pixels of formats other than JPEG, whose decoders take much memory.
+#: Maximum number of pixels in formats other than JPEG, whose decoders take much memory.
 PIXEL_LIMIT = 32_000_000
-#: Files that are received at the same time.
+#: Maximum number of files that are received at the same time.
 UPLOADS = 8
 #: Timeout of an idle connection, and of finding examples.
-SECONDS = 30
+TIMEOUT_SECONDS = 30
 #: Held-out images offered on the page.
 EXAMPLES = 8
 
@@ -45,7 +45,7 @@ def serve(net: Network, title: str, port: int) -> None:
         examples.start()
         size = net.trained.config.data.image_size
         server.explain(np.zeros((size, size, 3), np.uint8))  # compiles before the first request
-        examples.join(SECONDS)  # listing the folders of ImageNet takes long
+        examples.join(TIMEOUT_SECONDS)  # listing the folders of ImageNet takes long
         print(f"http://127.0.0.1:{server.server_port}/ is open; Ctrl-C closes it", flush=True)
         server.serve_forever()
 
@@ -120,7 +120,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server  # type: ignore[assignment]
-    timeout = SECONDS
+    timeout = TIMEOUT_SECONDS
     server_version, sys_version = "alexnet_jax", ""
 
     def parse_request(self) -> bool:
@@ -180,8 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Refuse a request that http.server could not parse (501: whose method it does not know)."""
-        if code != 501:  # there are no headers to check
+        """Refuse a request that http.server could not parse, or whose method it does not know (501)."""
+        if code != 501:  # a request that was not parsed has no headers to check
             self._refuse(code, "this is not a valid HTTP request")
         elif self._is_local():
             self._refuse(code, "only GET and POST are allowed")
@@ -211,6 +211,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _release_memory() -> None:
-    """Return freed memory to the system, which glibc would keep."""
+    """Return to the system the freed memory that glibc keeps for reuse."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -11,7 +11,7 @@ from alexnet_jax.errors import EXIT_CODES, AlexNetError, ConfigError, of_system,
 
 
 def exit_codes() -> str:
-    """The exit codes, as the help of every command lists them."""
+    """Format the exit codes for the help of every command."""
     codes = "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
     return f"exit codes:\n{codes}"
 
@@ -32,7 +32,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
-    """Add --step, as trained.load takes it."""
+    """Add the option --step, whose values are those of trained.load."""
     parser.add_argument(
         "--step", type=_step, metavar="N|best",
         help="the checkpoint; best: of the lowest validation error; default: the newest",
@@ -43,12 +43,12 @@ def _step(text: str) -> int | str:
     if text == "best":
         return text
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no step, nor best")
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a step nor best")
     return int(text)
 
 
 def config_overrides(unknown: list[str]) -> list[str]:
-    """The --config.key=value arguments that argparse left over. Raises ConfigError for any others."""
+    """Return the --config.key=value arguments that argparse left over. Raises ConfigError for any others."""
     overrides: list[str] = []
     for argument in unknown:
         if argument.startswith(("--config.", "--noconfig.")):

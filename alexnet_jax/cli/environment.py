@@ -7,9 +7,10 @@ import subprocess
 import sys
 import traceback
 
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, one_line
 
-#: Values with which JAX counts a variable as set.
+#: Values of variables that JAX takes as true.
 _TRUE = ("y", "yes", "t", "true", "on", "1")
 _REFUSED = {
     "JAX_ENABLE_X64": "all arithmetic here is in float32 or bfloat16",
@@ -49,7 +50,7 @@ def say_error(text: str) -> None:
 
 
 def flush_streams() -> None:
-    """Flush the output, and drop what cannot be written, for which Python would exit with code 120."""
+    """Flush the output, and discard what cannot be written, so that Python does not exit with code 120."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -65,6 +66,7 @@ def check() -> None:
         if os.environ.get(name, "").lower() in _TRUE:
             raise ConfigError(f"{name}={os.environ[name]} is set, but {why}: unset {name}")
     _check_xla_flags()
+    _keep_compiled_programs()
     # Figures are drawn to files, for which no other backend is needed.
     os.environ["MPLBACKEND"] = "Agg"
 
@@ -84,12 +86,25 @@ def _check_xla_flags() -> None:
         )
 
 
+def _keep_compiled_programs() -> None:
+    """Have JAX keep what it compiles in the cache folder, if nothing else is set and the folder can be made."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = files.cache_folder() / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or read-only: JAX would warn at each program
+        return
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
 def fault(error: BaseException) -> ConfigError | None:
     """Convert an error that the environment caused; None for any other error."""
-    said = one_line(error)
-    if isinstance(error, RuntimeError) and "determine home directory" in said:
+    message = one_line(error)
+    if isinstance(error, RuntimeError) and "determine home directory" in message:
         return ConfigError(
-            "there is no home folder: set HOME, or ALEXNET_JAX_CACHE=FOLDER for decoded images, and write no ~"
+            "there is no home folder: set HOME, or set ALEXNET_JAX_CACHE=FOLDER and give paths without ~"
         )
     if not isinstance(error, RuntimeError | AssertionError | ValueError):
         return None
@@ -101,8 +116,9 @@ def fault(error: BaseException) -> ConfigError | None:
         for name, value in sorted(os.environ.items())
         if name.startswith(("JAX_", "CUDA_VISIBLE_", "ROCR_VISIBLE_")) and "CACHE" not in name
     ]
-    asked = f" with {', '.join(set_here)}" if set_here else ""
-    why = said or "there is no such device here"
+    settings = f" with {', '.join(set_here)}" if set_here else ""
+    why = message or "there is no such device here"
     return ConfigError(
-        f"JAX does not start{asked}: {why}; unset what is wrong (JAX_PLATFORMS=cpu computes without a GPU)"
+        f"JAX does not start{settings}: {why}; correct or unset these variables (JAX_PLATFORMS=cpu computes without "
+        "a GPU)"
     )

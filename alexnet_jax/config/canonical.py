@@ -1,4 +1,4 @@
-"""The canonical form of a config, by which run folders and sweeps identify it, and older configs in today's form."""
+"""The canonical JSON and digest of a config, which identify it, and the conversion of older configs to today's form."""
 
 import hashlib
 import json
@@ -9,18 +9,18 @@ from alexnet_jax.specs import Config
 
 
 def to_json(config: Any) -> str:
-    """Canonical JSON of a ConfigDict or of nested dicts: sorted keys, tuples as lists."""
+    """Format a ConfigDict or nested dicts as canonical JSON: sorted keys, tuples as lists."""
     return json.dumps(plain(config), sort_keys=True, indent=2)
 
 
 def digest(config: Any) -> str:
-    """SHA-256 of the canonical JSON, without white space, in hexadecimal."""
+    """Return the SHA-256 of the canonical JSON without white space, in hexadecimal."""
     compact = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(compact.encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
-    """Convert a ConfigDict, and what it holds, to dicts, lists and scalars."""
+    """Convert a ConfigDict and everything in it to dicts, lists and scalars."""
     if hasattr(value, "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):
@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
 
 
 def completed(tree: dict[str, Any]) -> dict[str, Any]:
-    """A config as plain dicts, in today's form, with the default of every key that it does not list."""
+    """Return a config as plain dicts, in today's form, with the default of every key that it does not list."""
     return _completed(upgraded(tree), Config)
 
 
@@ -45,10 +45,10 @@ def _completed(tree: dict[str, Any], section: Any) -> dict[str, Any]:
 
 
 def upgraded(tree: Any) -> Any:
-    """An older config, as plain dicts, in today's form.
+    """Convert an older config, given as plain dicts, to today's form.
 
-    Before there was adamw, adam with a weight decay meant it. Every other later key has a default with which older
-    configs mean what they did (tests/config/schema).
+    Before adamw existed, adam with a weight decay meant adamw. Every key that was added later has a default that keeps
+    the meaning of older configs (tests/config/schema).
     """
     optimizer = tree.get("optimizer") if isinstance(tree, dict) else None
     if isinstance(optimizer, dict) and optimizer.get("kind") == "adam" and weight_decays(optimizer):
@@ -57,7 +57,7 @@ def upgraded(tree: Any) -> Any:
 
 
 def weight_decays(optimizer: dict[str, Any]) -> list[str]:
-    """The weight decays of an optimizer section that are not 0, as "key=value"."""
+    """List the weight decays of an optimizer section that are not 0, as "key=value"."""
     layers = optimizer.get("layer_weight_decay")
     found = {key: optimizer.get(key) for key in ("weight_decay", "bias_weight_decay")}
     if isinstance(layers, dict):

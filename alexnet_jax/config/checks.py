@@ -1,4 +1,4 @@
-"""What the values of a config must fulfil together; the range of each one alone is in its type."""
+"""Conditions on several values of a config; the range of a single value is in its type."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ from alexnet_jax.specs import NO_FILES, Config, ModelSpec, RateSpec
 
 
 def faults(spec: Config) -> list[str]:
-    """Everything that is wrong with `spec`, a sentence each."""
+    """Describe each fault of `spec` in a sentence."""
     return [
         *_layer_faults(spec.model),
         *_layer_name_faults(spec),
@@ -27,12 +27,12 @@ def check_shapes(spec: Config) -> None:
 
 
 def adam_faults(spec: Config) -> Iterator[str]:
-    """A weight decay of adam, which is refused in new configs; in an older config.json it meant adamw."""
+    """Reject adam with a weight decay in a new config; in an older config.json it means adamw."""
     decays = weight_decays(dataclasses.asdict(spec.optimizer))
     if spec.optimizer.kind == "adam" and decays:
         yield (
             f"config.optimizer: adam has no weight decay, but {', '.join(decays)}; set each to 0, or kind=adamw, whose "
-            "decay is apart from the gradient"
+            "decay is decoupled from the gradient"
         )
 
 
@@ -43,8 +43,8 @@ def _layer_faults(model: ModelSpec) -> Iterator[str]:
     for name, layer in model.fcs:
         if (layer.features is None) != (name == model.fcs[-1][0]):
             yield (
-                f"config.model.fcs.{name}.features: a positive number, "
-                "and None in the last layer alone, which has one output a class"
+                f"config.model.fcs.{name}.features must be a positive number; "
+                "None is for the last layer only, which has one output per class"
             )
 
 
@@ -69,7 +69,10 @@ def _image_faults(spec: Config) -> Iterator[str]:
     if augment.crop_size > size:
         yield f"config.augment.crop_size={augment.crop_size} is larger than the {size} pixel images"
     if augment.color_std and augment.mean == "standardize":
-        yield "config.augment: color noise is for images that keep their scale"
+        yield (
+            "config.augment: color noise needs the scale of pixel values, which mean='standardize' changes; "
+            "set config.augment.color_std=0"
+        )
     if data.source not in (*NO_FILES, "tfds") and not data.path:
         yield "config.data.path is not set: --config.data.path=FOLDER says where the images are"
     if data.source == "tfds" and data.name is None and data.path is None:
@@ -127,7 +130,7 @@ def _split_tower_faults(model: ModelSpec) -> Iterator[str]:
         if layer.groups > 1 and layer.groups % towers:
             yield f"layer {name} has {layer.groups} groups, which is not a multiple of {towers} towers"
         if sharded and (features or towers) % towers:
-            yield f"layer {name} has {features} features, which {towers} towers do not divide"
+            yield f"layer {name} has {features} features, which is not a multiple of {towers} towers"
     yield from operations.sharding_faults(model)
     if layers[0][1].groups > 1:
         yield f"layer {layers[0][0]} has groups, but every tower sees the whole image"

@@ -19,6 +19,8 @@ from alexnet_jax import files
 from alexnet_jax.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+#: The folder from which `alexnet_jax` is imported; in a checkout also `launch` and `bench`.
+IMPORT_ROOT = _PACKAGE.parent
 #: Modules of `configs` that define no configuration.
 _NOT_CONFIGS = ("__init__", "sweeps")
 
@@ -26,7 +28,11 @@ _NOT_CONFIGS = ("__init__", "sweeps")
 def folder(name: str = "configs") -> Path:
     """Return the folder of `configs`, `launch` or `bench`: inside the package, or beside it in a checkout."""
     inside = _PACKAGE / name
-    return inside if (inside / "__init__.py").is_file() else _PACKAGE.parent / name
+    return inside if (inside / "__init__.py").is_file() else IMPORT_ROOT / name
+
+
+#: The folder that has `configs`, `launch` and `bench`: that of the repository, or of the installed package.
+ROOT = folder().parent
 
 
 def names() -> list[str]:
@@ -84,8 +90,8 @@ def config_module(name: str) -> ModuleType:
 def execute(path: Path) -> ModuleType:
     """Execute a config file and return the module.
 
-    Relative imports of a file mean its own folder where that has an `__init__.py`, and the packaged configs
-    otherwise: a copy of a packaged config works anywhere.
+    Relative imports refer to the folder of the file if it has an `__init__.py`, and to the packaged configs otherwise,
+    so that a copy of a packaged config works anywhere.
     """
     inside = (path.resolve().parent / "__init__.py").is_file()
     package = _import_package(path.resolve().parent if inside else folder().resolve())
@@ -112,7 +118,7 @@ def module_name(name: str) -> str:
     """Return the name under which `launch.sweep` or `bench.step` can be imported and run with `python -m`."""
     if folder(name.partition(".")[0]).parent == _PACKAGE:
         return f"alexnet_jax.{name}"
-    root = str(_PACKAGE.parent)
+    root = str(IMPORT_ROOT)
     if root not in sys.path:
         sys.path.insert(0, root)
     return name

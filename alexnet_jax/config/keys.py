@@ -36,7 +36,7 @@ def key_of(field: dataclasses.Field) -> str:
 
 @functools.cache
 def defaults(section: Any) -> dict[str, Any]:
-    """Map the keys of a dataclass of specs.py that have a default other than None to it."""
+    """Map the keys of a dataclass of specs.py to their defaults, without those that are required or None."""
     return {
         key_of(field): field.default
         for field in dataclasses.fields(section)
@@ -45,7 +45,7 @@ def defaults(section: Any) -> dict[str, Any]:
 
 
 def section_type(section: Any, key: str) -> Any:
-    """The dataclass of the section `key` inside `section`; None if the key is not one, or unknown."""
+    """The dataclass of the subsection `key` of `section`; None if `key` is unknown or not a section."""
     hint = key_types(section).get(key)
     return next((k for k in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(k)), None)
 

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 def load(argument: str, arguments: list[str]) -> "ConfigDict":
     """Execute a config, `paper`, `FILE.py` or `FILE.py:VARIANT`, and set the keys given as `--config.key=value`.
 
-    Every key of specs.py can be set, whether the file lists it or not; the others are not added, so that a config
-    keeps its digest when a key is introduced.
+    Every key of specs.py can be set, whether the file lists it or not. Keys that are neither in the file nor set are
+    not added, so that the digest of a config stays the same when a key is introduced.
 
     Raises:
-        ConfigError: with all faults on one line; setting a key that has no effect in this config is one of them.
+        ConfigError: Lists all faults on one line, among them keys that were set but have no effect in this config.
     """
     _, config = _execute(argument)
     given: dict[str, list[str]] = {}
     for one in arguments:
         key = re.sub(r"^--(no)?config\.", "", one.split("=", 1)[0])
         given.setdefault(key, []).append(one)
-    refused = {key: overrides.set_value(config, key, texts) for key, texts in given.items()}
-    faults = [fault for fault in refused.values() if fault]
+    set_faults = {key: overrides.set_value(config, key, texts) for key, texts in given.items()}
+    faults = [fault for fault in set_faults.values() if fault]
     spec, found = building.build(config)
     if spec and not found:
-        faults += no_effect.faults(spec, [key for key, fault in refused.items() if not fault])
+        faults += no_effect.faults(spec, [key for key, fault in set_faults.items() if not fault])
         faults += checks.adam_faults(spec)
     if faults:
         try:

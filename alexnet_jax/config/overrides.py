@@ -152,7 +152,7 @@ def _int(text: str) -> int:
             number = math.nan
         if number.is_integer():
             return int(number)
-        raise ValueError("must be a whole number") from None
+        raise ValueError("must be an integer") from None
 
 
 def _tuple(kind: Any, texts: Sequence[str]) -> tuple[Any, ...]:

@@ -34,11 +34,11 @@ def base(name: str) -> str | None:
 
 
 def other_file(name: str) -> str | None:
-    """The first config among those that config `name` begins from that is in another file."""
-    begun = base(name)
-    while begun and begun.partition(":")[0] == name.partition(":")[0]:
-        begun = base(begun)
-    return begun
+    """The nearest config in another file that config `name` begins from, directly or not; None if there is none."""
+    ancestor = base(name)
+    while ancestor and ancestor.partition(":")[0] == name.partition(":")[0]:
+        ancestor = base(ancestor)
+    return ancestor
 
 
 def argument(name: str) -> str:
@@ -126,7 +126,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.init": "paper §5: Gaussian",
         "model.dropout.rate": "paper §4.2: 0.5",
         "model.dropout.scale_at": "paper §4.2: outputs times 0.5 at test time",
-        "model.spatial_norm.alpha": "layers-145.cfg: scale=0.001; layer.py divides it by 25 places",
+        "model.spatial_norm.alpha": "layers-145.cfg: scale=0.001; layer.py divides it by 25 pixels",
         "model.spatial_norm.*": "layers-145.cfg; not in the paper",
         "model.batch_norm.*": "Keras, " + _KNOWN + "; not in the paper",
         "model.num_classes": "paper §2",
@@ -143,7 +143,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "augment.min_area": "Szegedy et al. (2015), section 6; not in the paper",
         "augment.extra": "not in the paper",
         "augment.*": "paper §4.1",
-        "optimizer.bias_weight_decay": "paper §5: the update rule spares no bias",
+        "optimizer.bias_weight_decay": "paper §5: the update rule is the same for biases",
         "optimizer.b[12]": "Kingma and Ba (2015); not in the paper",
         "optimizer.epsilon": "Kingma and Ba (2015); not in the paper",
         "optimizer.*": "paper §5",
@@ -163,13 +163,13 @@ SOURCES: dict[str, dict[str, str]] = {
     "krizhevsky2012": {
         "model.lrn_constants.alpha": "layer.py: scale=1e-4 divided by size=5",
         "model.convs.conv1.then": "layers-145.cfg: rnorm1, then pool1 with neuron=relu",
-        "model.convs.conv2.then": "layers-145.cfg: cnorm2, 5x5 places of one map",
+        "model.convs.conv2.then": "layers-145.cfg: cnorm2, 5x5 pixels of one map",
         "model.convs.conv5.then": "layers-145.cfg: pool3 with neuron=relu",
         "model.convs.conv[345].init_std": "layers-145.cfg: initW=0.03",
-        "optimizer.bias_weight_decay": "layer.cu: biases are made with a decay of 0",
+        "optimizer.bias_weight_decay": "layer.cu: the weight decay of biases is 0",
         "data.shuffle": "python_util/data.py (2014): batches keep their order",
         "augment.crop_chunk": "convdata_jpeg.py: 32 images share a crop and a flip",
-        "augment.mean": "convdata_jpeg.py: the centre of the mean image for every crop",
+        "augment.mean": "convdata_jpeg.py: the center of the mean image for every crop",
         "augment.color_basis": "convdata_jpeg.py: standard deviation times N(0, 0.1^2)",
         "augment.color_rescale": "convdata_jpeg.py: divided by 1 + 0.1",
         "augment.color_off_epoch": "layer-params-145.cfg: off at 67",
@@ -211,8 +211,8 @@ SOURCES: dict[str, dict[str, str]] = {
     "ablations:no_conv5": {"model.convs.conv[45].*": "paper §7; the pool moves to conv4"},
     "ablations:init_001": {"model.convs.*.init_std": "paper §5: 0.01 everywhere"},
     "scales": {
-        "model.num_classes": "the set",
-        "model.*.init_std": "times the root of the lost inputs",
+        "model.num_classes": "the dataset",
+        "model.*.init_std": "times sqrt(n), where a layer has n times fewer inputs",
         "model.*": _OURS,
         "data.*": _OURS,
         "augment.color_off_epoch": "layer-params-145.cfg: off at 67 of 91, in proportion",
@@ -223,7 +223,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "evaluation.*": _OURS,
     },
     "scales:cifar10": {
-        "model.convs.conv1.init_std": "times the root of the lost inputs, times 4: " + _OURS,
+        "model.convs.conv1.init_std": "times sqrt(n) for n times fewer inputs, times 4: " + _OURS,
     },
     "ladder:he_init": {"model.init": "He et al. (2015)", "model.*.bias": "He et al. (2015)"},
     "ladder:batch_norm": {"model.convs.*.then": "Ioffe and Szegedy (2015): batch normalization"},
@@ -274,7 +274,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "schedule.bias_factor": "bvlc_*/train_val.prototxt: lr_mult: 2",
         "schedule.*": "bvlc_*/solver.prototxt: stepsize 100,000",
         "train.*": "bvlc_*/solver.prototxt, train_val.prototxt: 450,000 times 256",
-        "evaluation.final_views": "centre crop, as reported",
+        "evaluation.final_views": "center crop, as reported",
     },
     "torchvision": {
         "model.convs.*.bias": "PyTorch draws them; zero here",
@@ -286,7 +286,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "optimizer.bias_weight_decay": "references/classification: as the weights, by default",
         "schedule.*": "references/classification, " + _KNOWN,
         "train.batch_size": "references/classification, " + _KNOWN,
-        "evaluation.final_views": "centre crop, as reported",
+        "evaluation.final_views": "center crop, as reported",
     },
     "cats_vs_dogs": {
         "model.lrn_constants.alpha": "PyTorch: alpha divided by n",
@@ -343,7 +343,7 @@ SOURCES: dict[str, dict[str, str]] = {
         "model.convs.*.features": _OURS,
         "model.convs.conv1.*": _OURS,
         "model.fcs.*": _OURS,
-        "data.image_size": "the set",
+        "data.image_size": "the dataset",
         "optimizer.bias_weight_decay": _NO_BIAS_DECAY,
         "augment.*": _OURS,
         "schedule.*": _OURS,
@@ -371,13 +371,13 @@ SOURCES: dict[str, dict[str, str]] = {
     "cifar10": {
         "model.lrn_constants.alpha": "layers-conv-local-11pct.cfg; layer.py divides scale by size=9",
         "model.lrn_constants.*": "layers-conv-local-11pct.cfg",
-        "model.spatial_norm.alpha": "layers-18pct.cfg; layer.py divides scale by 9 places",
+        "model.spatial_norm.alpha": "layers-18pct.cfg; layer.py divides scale by 9 pixels",
         "model.spatial_norm.*": "layers-18pct.cfg",
         "model.num_classes": "10 classes",
         "model.*": "layers-*pct.cfg, layers-80sec.cfg",
-        "data.*": "the set",
+        "data.*": "the dataset",
         "augment.*": "convdata_cifar.py",
-        "optimizer.bias_weight_decay": "layer.cu: biases are made with a decay of 0",
+        "optimizer.bias_weight_decay": "layer.cu: the weight decay of biases is 0",
         "optimizer.*": "layer-params-*.cfg: wc",
         "schedule.weights.drops": "layer-params-*.cfg, in part inferred",
         "schedule.*": "layer-params-*.cfg: epsW=0.001, epsB=0.002",

@@ -78,7 +78,7 @@ LOG = (
            1.640873252105713, 0.37831333333333333, 0.17355999999999999, "inferred"),
     Result("120", "106 with window 5; JPEG", "", "", 1.634692, 0.378533, 0.172360, "not stated", "killed 106"),
     Result("120-2012", "120", VAL12, "ten", 1.765247, 0.410440, 0.187140, note="killed 95"),
-    Result("131", "120 with the first LRN before the pool, on what conv1 gives", VAL12, "ten",
+    Result("131", "120 with the first LRN before the pool, on the maps of conv1", VAL12, "ten",
            1.755725, 0.409340, 0.185740, note="kept in all later nets; killed 100"),
     Result("131-2009", "131; 10,184 classes", IN09, "", 3.466260, 0.694209, 0.437308, "not stated", "killed 36"),
     Result("135", "131 with k = 2 in LRN", VAL12, "ten", 1.757653, 0.410700, 0.184160, "inferred", "killed 96"),
@@ -256,7 +256,7 @@ PEERS = (
 #: Member of a sweep (configs/sweeps.py) -> published effect.
 CLAIMS = {
     "no_lrn": Claim("+1.4 / +1.2 (§3.3)", "+1.37 / +1.15 (#148, #145)",
-                    "#148 removes the same-map normalization too; other epochs of its drops"),
+                    "#148 removes the same-map normalization too, and drops its rate at other epochs"),
     "non_overlapping_pooling": Claim("+0.4 / +0.3 (§3.4)", "+0.39 / +0.30 (#147, #145)", "#147 pads less"),
     "one_tower": Claim("+1.7 / +1.2 (§3.2)", "+1.70 / +1.23 (#145-half, #145, ILSVRC-2010 test)",
                        "conv5 is not halved"),

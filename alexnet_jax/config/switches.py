@@ -7,7 +7,7 @@ from alexnet_jax.specs import ConvSpec, ModelSpec
 
 
 def apply(model: ModelSpec) -> ModelSpec:
-    """Change the layers as the switches that are off say. Raises ConfigError if one of them changes nothing."""
+    """Apply the switches that are off to the layers. Raises ConfigError if one of them changes nothing."""
     convs = model.convs
     if not model.lrn:  # experiment #148 removed every response normalization
         convs = tuple((name, _without_response_norm(layer)) for name, layer in convs)

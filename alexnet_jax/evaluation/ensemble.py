@@ -69,8 +69,8 @@ def ensemble(
         kept = held_out(labels, 0.5, np.random.default_rng(_HALVES_SEED))
         if kept.all() or not kept.any():
             raise DataError("--search needs a class with two images or more")
-        of_label = np.array([one[~kept, labels[~kept]] for one in probabilities])
-        report["weights"] = best_weights(of_label).tolist()
+        likelihoods = np.array([one[~kept, labels[~kept]] for one in probabilities])
+        report["weights"] = best_weights(likelihoods).tolist()
     labels = labels[kept]
     kept_probabilities = [one[kept] for one in probabilities]
     report |= {
@@ -85,24 +85,26 @@ def ensemble(
     return report
 
 
-def best_weights(of_label: np.ndarray, tolerance: float = 1e-6, rounds: int = 20_000) -> np.ndarray:
+def best_weights(
+    likelihoods: np.ndarray, tolerance: float = 1e-6, rounds: int = 20_000
+) -> np.ndarray:
     """Fit the mixture weights [k] of k networks that minimize the negative log-likelihood (NLL).
 
     This is expectation maximization for the proportions of a mixture (Dempster, Laird and Rubin, 1977). The NLL is
     convex in the weights, and its distance from the minimum is at most the largest gain minus 1.
 
     Args:
-        of_label: [k n], the probability that each network assigns to the true label of each image.
+        likelihoods: [k n], the probability that each network assigns to the true label of each image.
         tolerance: Distance from the minimum, in nats, at which to stop.
         rounds: Largest number of iterations.
 
     Returns:
         Nonnegative weights that sum to 1.
     """
-    of_label = np.maximum(np.asarray(of_label, np.float64), np.finfo(np.float32).tiny)
-    weights = np.full(len(of_label), 1 / len(of_label))
+    likelihoods = np.maximum(np.asarray(likelihoods, np.float64), np.finfo(np.float32).tiny)
+    weights = np.full(len(likelihoods), 1 / len(likelihoods))
     for _ in range(rounds):
-        gains = (of_label / (weights @ of_label)).mean(axis=1)
+        gains = (likelihoods / (weights @ likelihoods)).mean(axis=1)
         if gains.max() - 1 < tolerance:
             break
         weights *= gains

@@ -18,7 +18,7 @@ from alexnet_jax.inference.trained import Step, TrainedModel
 
 log = logging.getLogger(__name__)
 
-SPLIT_HELP = "test, val or train; default: the first of these that there is"
+SPLIT_HELP = "test, val or train; default: the first of these that exists"
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
 
@@ -70,11 +70,11 @@ class EvalTarget:
 
     @cached_property
     def folder(self) -> Path:
-        """Where predictions and figures go. Raises ConfigError if --out must be given."""
+        """The folder for predictions and figures. Raises ConfigError if --out must be given."""
         if self._out:
             return Path(self._out)
         if self._is_file:
-            raise ConfigError(f"{self.path} is no folder: --out DIR says where the results go")
+            raise ConfigError(f"{self.path} is not a folder: --out DIR says where the results go")
         if self._is_other_data:
             self.check_images()
         return self.path
@@ -88,9 +88,9 @@ class EvalTarget:
             return
         if fingerprint != self.dataset.fingerprint:
             why = (
-                f"{self.data} has not the images that {self.path} was trained with"
+                f"{self.data} does not have the images that {self.path} was trained with"
                 if fingerprint
-                else f"{self.path} was begun by an earlier version, which kept no digests of its images"
+                else f"{self.path} was begun by an earlier version, which recorded no digests of its images"
             )
             raise ConfigError(
                 f"{why}: --out DIR says where the results go, as they must not replace those of the run"
@@ -158,13 +158,13 @@ class EvalTarget:
 
         model, mesh = self.trained, device_mesh()
         if view not in self._predictors:
-            network = alexnet.of_config(model.config)
+            network = alexnet.from_config(model.config)
             step = make_eval_step(model.config, network, model.statistics, mesh, view)
             self._predictors[view] = predictions.predictor(
                 step, model.params, model.batch_stats, mesh
             )
         size = predictions.batch_size(model.config, view, mesh)
-        return predictions.of_split(self._predictors[view], split, size)
+        return predictions.predict_split(self._predictors[view], split, size)
 
     @cached_property
     def _training_fingerprint(self) -> str | None:
@@ -208,7 +208,7 @@ def open_all(paths: typing.Sequence[str | Path], data_path: str | None = None) -
     targets = [EvalTarget(path, data_path=data_path) for path in paths]
     for target in targets[1:]:
         if target.trained.class_names != targets[0].trained.class_names:
-            raise DataError(f"{targets[0].path} and {target.path} have not the same classes")
+            raise DataError(f"{targets[0].path} and {target.path} do not have the same classes")
     return targets
 
 
@@ -227,19 +227,19 @@ def obtain_all(
     first: np.ndarray | None = None
     for target in targets:
         split = target.split_name(split, view)
-        answers = target.obtain(split, view)
-        if found and not np.array_equal(answers.labels, found[0][1].labels):
+        obtained = target.obtain(split, view)
+        if found and not np.array_equal(obtained.labels, found[0][1].labels):
             raise DataError(
-                f"{found[0][0].path} and {target.path} answered other images: the labels of their {split} differ"
+                f"{found[0][0].path} and {target.path} predict different images: the labels of their {split} differ"
             )
         digests = target.digests(split)
         if digests is not None:
             first = digests if first is None else first
             if not np.array_equal(digests, first):
                 raise DataError(
-                    f"{found[0][0].path} and {target.path} answered other images: the files of their {split} differ"
+                    f"{found[0][0].path} and {target.path} predict different images: the files of their {split} differ"
                 )
-        found.append((target, answers))
+        found.append((target, obtained))
     return split or "", found
 
 
@@ -250,7 +250,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_step(parser)
     parser.add_argument("--source", choices=SOURCES, help="what the images come from; default: as in training")
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now; default: as in training")
-    parser.add_argument("--out", metavar="DIR", help="where what is written goes; default: the run folder")
+    parser.add_argument("--out", metavar="DIR", help="folder for the results; default: the run folder")
     # fmt: on
 
 

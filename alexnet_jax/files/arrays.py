@@ -35,8 +35,8 @@ def read_arrays(
     Args:
         like: name -> (shape, dtype); the dtype is NumPy's name, or "integer" or "text" for any of these.
             Floating-point arrays must be finite. Arrays of other names are ignored.
-        error: what is raised if the file cannot be read or an array is missing or different.
-        remedy: ends the message of that error.
+        error: The exception to raise if the file cannot be read or an array is missing or different.
+        remedy: Advice to append to the message of the exception.
     """
     import numpy as np
 
@@ -59,8 +59,28 @@ def read_arrays(
         return found
     except OSError as fault:
         raise unreadable(path, fault.strerror or fault, error, remedy) from None
-    except Exception as fault:  # zipfile and NumPy document no complete list for damaged files
+    # zipfile and NumPy do not document all that they raise for damaged files.
+    except Exception as fault:
         raise unreadable(path, _message(fault), error, remedy) from None
+
+
+def read_all_arrays(
+    path: Path, *, error: type[AlexNetError] = StorageError, remedy: str = ""
+) -> "dict[str, np.ndarray]":
+    """Read all numbers in an .npz file, checked as in `read_arrays`; arrays of other types are left out."""
+    like: dict[str, tuple[Shape, str]] = {}
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                with archive.open(name) as stream:
+                    header = _header(stream)
+                if header.dtype.kind in "fiub":
+                    like[name.removesuffix(".npy")] = header.shape, header.dtype.str
+    except OSError as fault:
+        raise unreadable(path, fault.strerror or fault, error, remedy) from None
+    except Exception as fault:  # as above
+        raise unreadable(path, _message(fault), error, remedy) from None
+    return read_arrays(path, like, error=error, remedy=remedy)
 
 
 def read_array(
@@ -118,12 +138,12 @@ def _check_header(
     import numpy as np
 
     kinds = {"integer": "iu", "text": "U"}
-    right = header.dtype.kind in kinds[dtype] if dtype in kinds else header.dtype == np.dtype(dtype)
-    right = right and len(shape) == len(header.shape)
+    fits = header.dtype.kind in kinds[dtype] if dtype in kinds else header.dtype == np.dtype(dtype)
+    fits = fits and len(shape) == len(header.shape)
     for wanted, length in zip(shape, header.shape, strict=False):
         wanted = lengths.setdefault(wanted, length) if isinstance(wanted, str) else wanted
-        right = right and wanted == length >= 0
-    if not right:
+        fits = fits and wanted == length >= 0
+    if not fits:
         shown = ", ".join(f"{one}={lengths[one]}" if one in lengths else str(one) for one in shape)
         raise ValueError(
             f"{name} is {header.dtype} {reprlib.repr(list(header.shape))}, not {dtype} [{shown}]"
@@ -149,10 +169,10 @@ def _check_values(name: str, array: "np.ndarray") -> None:
         try:
             "".join(array.ravel().tolist()).encode()
         except ValueError:
-            raise ValueError(f"{name} has a text that is not Unicode") from None
+            raise ValueError(f"{name} has a string that is not Unicode") from None
 
 
 def _message(fault: BaseException) -> str:
-    """The start of an exception's message, on one line."""
+    """Return the start of an exception's message, on one line."""
     text = one_line(fault)
     return text[:200] or type(fault).__name__

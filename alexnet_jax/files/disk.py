@@ -116,6 +116,11 @@ def is_utf8(path: str | os.PathLike[str]) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """Return `$ALEXNET_JAX_CACHE`, or `~/.cache/alexnet_jax`; it need not exist. Raises RuntimeError without a home."""
+    return Path(os.environ.get("ALEXNET_JAX_CACHE") or "~/.cache/alexnet_jax").expanduser()
+
+
 def existing_parent(path: Path) -> Path:
     """Return `path` if it exists, otherwise its nearest existing parent folder."""
     return next(p for p in (path, *path.parents) if p.exists())

@@ -194,8 +194,8 @@ def _fault(value: Any, kind: Any, where: str) -> str | None:
     names = {
         dict: "an object",
         list: "a list",
-        str: "a text",
-        int: "a whole number",
+        str: "a string",
+        int: "an integer",
         float: "a number",
         types.NoneType: "null",
     }

@@ -23,8 +23,8 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     summary = {"count": n, "top1_error": float(np.mean(ranks > 1))}
     if classes > 5:
         summary["top5_error"] = float(np.mean(ranks > 5))
-    of_label = probabilities[np.arange(n), labels].astype(np.float64)
-    summary["nll"] = float(-np.mean(np.log(np.maximum(of_label, np.finfo(np.float32).tiny))))
+    likelihoods = probabilities[np.arange(n), labels].astype(np.float64)
+    summary["nll"] = float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
     return summary
 
 
@@ -33,8 +33,8 @@ def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Classes with the same probability as the label, or with NaN, rank before the label.
     """
-    of_label = probabilities[np.arange(len(labels)), labels]
-    return (~(probabilities < of_label[:, None])).sum(axis=1)
+    likelihoods = probabilities[np.arange(len(labels)), labels]
+    return (~(probabilities < likelihoods[:, None])).sum(axis=1)
 
 
 def predicted_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:

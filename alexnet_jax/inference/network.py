@@ -44,7 +44,7 @@ def warn_if_untrained(path: str | Path, model: TrainedModel) -> None:
     if model.step > 0:
         for name, layer in model.config.model.convs[:1]:
             if layer.kind == "conv" and looks_untrained(model.params[name]["kernel"]):
-                log.warning("%s: %s looks as before training, like random numbers", path, name)
+                log.warning("%s: the kernels of %s look random, as before training", path, name)
 
 
 class Network:
@@ -57,7 +57,7 @@ class Network:
 
     def __init__(self, model: TrainedModel) -> None:
         self.trained = model
-        self.model = alexnet.of_config(model.config)
+        self.model = alexnet.from_config(model.config)
         self._statistics = jax.device_get(resized_statistics(model.statistics, model.config))
         self._jitted: dict[str, Callable[..., Any]] = {}
 
@@ -76,8 +76,7 @@ class Network:
     @cached_property
     def variables(self) -> dict[str, Any]:
         """The variables for `model.apply`, on the default device."""
-        model = self.trained
-        return jax.device_put(model.variables)
+        return jax.device_put(self.trained.variables)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -198,7 +197,7 @@ class Network:
         return np.concatenate(list(self.map_batches(jitted, pixels, batch_size, others)))
 
     def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what was jitted under `name`, or jit `function`."""
+        """Jit `function`, or return the function that was jitted under `name` before."""
         if name not in self._jitted:
             self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
         return self._jitted[name]

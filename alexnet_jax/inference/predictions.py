@@ -74,10 +74,10 @@ def record(
     return metrics.summarize(probabilities, labels)
 
 
-def of_split(
+def predict_split(
     predict: Predictor, split: "Split", batch_size: int, poll: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """Class probabilities [n classes] of every image of `split`, in order.
+    """Compute the class probabilities [n classes] of every image of `split`, in order.
 
     A batch is fetched from the devices after the next one was read and dispatched. The last batch is filled up with
     copies of its first image.
@@ -107,7 +107,7 @@ def batch_size(spec: Config, view: str, mesh: "jax.sharding.Mesh") -> int:
 def predictor(
     eval_step: Callable[..., "jax.Array"], params: Any, batch_stats: Any, mesh: "jax.sharding.Mesh"
 ) -> Predictor:
-    """The `predict` of `of_split` from the step that predict_step.make_eval_step made.
+    """Return the `predict` of `predict_split` from the step that predict_step.make_eval_step made.
 
     Parameters that are NumPy arrays are put on the devices once.
     """

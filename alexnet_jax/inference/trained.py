@@ -102,6 +102,27 @@ def load_file(path: str | Path) -> TrainedModel:
         raise CheckpointError(
             f"{path} has schema {metadata.get('schema')!r}; this version reads {SCHEMA!r}"
         )
+    described = read_metadata(path, metadata)
+    spec = described.config
+    means = statistics.shapes(spec.data.image_size)
+    expected = weights.shapes(spec) | {f"statistics/{name}": shape for name, shape in means.items()}
+    weights.check_shapes(path, tensors, expected)
+    found = files.unflatten(tensors)
+    return TrainedModel(spec, described.config_tree, described.step, found["params"], found.get("batch_stats", {}),
+                        Statistics(**found["statistics"]), described.class_names)  # fmt: skip
+
+
+class Description(NamedTuple):
+    """What the metadata of a weights file say of its network; the fields are those of TrainedModel."""
+
+    config: Config
+    config_tree: dict[str, Any]
+    step: int
+    class_names: tuple[str, ...]
+
+
+def read_metadata(path: str | Path, metadata: dict[str, str]) -> Description:
+    """Read what `metadata_of` returned, from the file `path`. Raises CheckpointError."""
     try:
         tree = files.parse_json(metadata["config"], dict[str, Any])
         names = files.parse_json(metadata["class_names"], list[Text])
@@ -111,28 +132,24 @@ def load_file(path: str | Path) -> TrainedModel:
         spec = configs.with_classes(configs.parse(tree), len(names))
     except (KeyError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: its metadata are damaged: {error}") from None
-    means = statistics.shapes(spec.data.image_size)
-    expected = weights.shapes(spec) | {f"statistics/{name}": shape for name, shape in means.items()}
-    weights.check_shapes(path, tensors, expected)
-    found = files.unflatten(tensors)
-    return TrainedModel(spec, tree, step, found["params"], found.get("batch_stats", {}),
-                        Statistics(**found["statistics"]), tuple(names))  # fmt: skip
+    return Description(spec, tree, step, tuple(names))
 
 
-def save(path: str | Path, model: TrainedModel) -> Path:
-    """Write `model` to a .safetensors file; equal networks give equal bytes. Raises StorageError."""
+def metadata_of(model: TrainedModel) -> dict[str, str]:
+    """Configuration, class names and step as the metadata of a weights file; no path but its last part."""
     tree = model.config_tree
-    if data_path := tree["data"][
-        "path"
-    ]:  # keep the last part only: the rest is specific to one machine
+    if data_path := tree["data"]["path"]:  # the rest is specific to one machine
         tree = tree | {"data": tree["data"] | {"path": Path(data_path).name}}
-    metadata = {
-        "format": "alexnet_jax",
-        "schema": SCHEMA,
+    return {
         "config": json.dumps(tree, sort_keys=True),
         "class_names": json.dumps(model.class_names),
         "step": str(model.step),
     }
+
+
+def save(path: str | Path, model: TrainedModel) -> Path:
+    """Write `model` to a .safetensors file; equal networks give equal bytes. Raises StorageError."""
+    metadata = {"format": "alexnet_jax", "schema": SCHEMA, **metadata_of(model)}
     arrays = {
         "params": model.params,
         "batch_stats": model.batch_stats,

@@ -55,7 +55,7 @@ def check_shapes(
         raise CheckpointError(f"{path} has no tensor {name}")
     for name, array in tensors.items():
         if name not in expected:
-            raise CheckpointError(f"{path} has a tensor {name}, which its network has not")
+            raise CheckpointError(f"{path} has a tensor {name}, which its network does not have")
         if array.shape != expected[name]:
             raise CheckpointError(
                 f"{path}: {name} has shape {array.shape}, but its network has {expected[name]}"

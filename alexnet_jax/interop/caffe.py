@@ -1,10 +1,10 @@
-"""Caffe's networks: .caffemodel files, of its old layers (V1LayerParameter) and its later ones, and .binaryproto means.
+"""Read Caffe's networks (.caffemodel, with V1LayerParameter or LayerParameter) and mean images (.binaryproto).
 
 Field numbers are those of caffe.proto. Caffe's images are B, G, R from 0 to 255 minus the mean, and its maps are
 flattened channel first; its LRN, pools and dropout are those of configs/caffe.py.
 """
 
-import contextlib
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,22 +18,45 @@ from alexnet_jax.errors import CheckpointError, ConfigError
 from alexnet_jax.inference import weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout, protobuf
-from alexnet_jax.interop.protobuf import BYTES, VARINT
+from alexnet_jax.interop.protobuf import BYTES, FOUR_BYTES, VARINT
 from alexnet_jax.specs import Config
 
 #: Of R, G, B over ILSVRC-2012: the mean_value of Caffe's models without a mean image.
 MEAN = (123.0, 117.0, 104.0)
-#: Bytes; a message of protocol buffers cannot be longer.
-LARGEST_FILE = 2**31
 #: Fields of NetParameter that hold the V1LayerParameters, and the LayerParameters.
 OLD_LAYERS, LAYERS = 2, 100
-MOST_LAYERS, MOST_BLOBS, MOST_AXES, LONGEST_NAME = 1000, 10, 10, 200
+MOST_LAYERS, MOST_BLOBS = 1000, 10
 
-# Types by the names of LayerParameter and by the numbers of V1LayerParameter -> our operations.
+# Type of a layer, a name in LayerParameter or a number in V1LayerParameter -> operation of a config.
 OPERATIONS = {
     "ReLU": "act", "LRN": "lrn", "Pooling": "pool", "Dropout": "dropout",
     18: "act", 15: "lrn", 17: "pool", 6: "dropout",
 }  # fmt: skip
+
+
+class LRNParameter(NamedTuple):
+    """Settings of an LRN layer, with the defaults of caffe.proto; alpha is divided by the number of squared terms."""
+
+    local_size: int = 5
+    alpha: float = 1.0
+    beta: float = 0.75
+    within_channel: bool = False
+    k: float = 1.0
+
+    @property
+    def is_across_maps(self) -> bool:
+        """Whether it is the normalization of a config here, with usable numbers."""
+        numbers = (self.alpha, self.beta, self.k)
+        return not self.within_channel and self.local_size > 0 and bool(np.isfinite(numbers).all())
+
+
+class Transformation(NamedTuple):
+    """What a data layer does to images, with the defaults of caffe.proto."""
+
+    scale: float = 1.0
+    crop_size: int = 0
+    mean_file: str = ""
+    mean_values: tuple[float, ...] = ()
 
 
 class Layer(NamedTuple):
@@ -41,23 +64,57 @@ class Layer(NamedTuple):
     type: str | int
     #: float32 weights and biases.
     blobs: list[np.ndarray]
+    #: None if the file sets nothing.
+    lrn: LRNParameter | None = None
+    transformation: Transformation | None = None
+
+    @property
+    def operation(self) -> str | None:
+        """Our name of its operation, for those of OPERATIONS."""
+        return OPERATIONS.get(self.type)
+
+
+class Net(NamedTuple):
+    name: str
+    layers: list[Layer]
+
+    def operations(self) -> dict[str, tuple[str, ...]]:
+        """Layer with weights -> the operations that follow it, by our names; {} if the file has weights alone."""
+        found: dict[str, list[str]] = {}
+        last: list[str] = []
+        for layer in self.layers:
+            if layer.blobs:
+                last = found[layer.name] = []
+            elif layer.operation:
+                last.append(layer.operation)
+        return {name: tuple(ops) for name, ops in found.items()} if any(found.values()) else {}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """'params/conv1/kernel' -> array, for all weights."""
+        return {
+            f"params/{layer.name}/{('kernel', 'bias')[i] if i < 2 else i}": blob
+            for layer in self.layers
+            for i, blob in enumerate(layer.blobs)
+        }
 
 
 def load(
     path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None
 ) -> TrainedModel:
-    """The network of a .caffemodel; `spec` and `tree` are its config, `mean` a .binaryproto, or None for MEAN.
+    """Load the network of a .caffemodel.
 
-    Raises CheckpointError naming the tensor that is missing, unknown, of another shape, or not finite.
+    Args:
+        spec: The checked config of the network.
+        tree: The same config as nested dicts.
+        mean: A .binaryproto with the mean image; None for MEAN.
+
+    Raises:
+        CheckpointError: Names the tensor that is missing, unknown, of another shape or not finite.
     """
     layout.refuse_local(spec.model, "Caffe")
-    layers = read_layers(path)
-    _check_order(path, spec, layers)
-    tensors = {
-        f"params/{layer.name}/{('kernel', 'bias')[i] if i < 2 else i}": blob
-        for layer in layers
-        for i, blob in enumerate(layer.blobs)
-    }
+    net = read_net(path)
+    _check_order(path, spec, net.operations())
+    tensors = net.tensors()
     if spec.model.num_classes is None:
         last = tensors.get(f"params/{spec.model.fcs[-1][0]}/bias", np.zeros(2))
         spec = configs.with_classes(spec, max(last.size, 2))
@@ -77,13 +134,15 @@ def load(
     return TrainedModel(spec, tree, 0, params, {}, _statistics(spec, mean), names)
 
 
-def read_layers(path: str | Path) -> list[Layer]:
-    """The layers of a .caffemodel. Raises CheckpointError. Takes about twice the memory of the file at most."""
-    layers: list[Layer] = []
-    with _naming(path):
-        for field in protobuf.fields(_content(path)):
+def read_net(path: str | Path) -> Net:
+    """Read the layers of a .caffemodel, in at most twice the file's size of memory. Raises CheckpointError."""
+    name, layers = "", []
+    with protobuf.naming(path):
+        for field in protobuf.fields(protobuf.read_file(path)):
             if field.type == BYTES and field.number in (OLD_LAYERS, LAYERS):
                 layers.append(_layer(field.data, old=field.number == OLD_LAYERS))
+            elif field.number == 1:
+                name = protobuf.text(field.data)
             if len(layers) > MOST_LAYERS:
                 raise CheckpointError(f"it has more than {MOST_LAYERS} layers")
         names = [layer.name for layer in layers if layer.blobs]
@@ -91,13 +150,13 @@ def read_layers(path: str | Path) -> list[Layer]:
             raise CheckpointError("it has no layer with weights")
         if len(set(names)) < len(names):
             raise CheckpointError("two of its layers with weights have the same name")
-    return layers
+    return Net(name, layers)
 
 
 def read_mean(path: str | Path) -> np.ndarray:
     """The mean image float32 [h w 3] of a .binaryproto, R, G, B. Raises CheckpointError."""
-    with _naming(path):
-        blob = _blob(_content(path))
+    with protobuf.naming(path):
+        blob = _blob(protobuf.read_file(path))
         if blob.ndim == 4 and len(blob) == 1:
             blob = blob[0]
         if blob.ndim != 3 or len(blob) != 3:
@@ -109,21 +168,58 @@ def read_mean(path: str | Path) -> np.ndarray:
 
 def _layer(message: memoryview, old: bool) -> Layer:
     name_field, type_field, blobs_field = (4, 5, 6) if old else (1, 2, 7)
-    name, type_, blobs = "", "", []
+    lrn_field, transform_field = (18, 36) if old else (118, 100)
+    name, type_, blobs, lrn, transformation = "", "", [], None, None
     for field in protobuf.fields(message):
         if old and field.number == 1:
             raise CheckpointError(
-                "it has Caffe's first format: Caffe's upgrade_net_proto_binary makes a newer one of it"
+                "it has Caffe's first format: convert it with Caffe's upgrade_net_proto_binary"
             )
         if field.number == name_field:
-            name = _text(field.data)
+            name = protobuf.text(field.data)
         elif field.number == type_field:
-            type_ = field.integer if field.type == VARINT else _text(field.data)
+            type_ = field.integer if field.type == VARINT else protobuf.text(field.data)
         elif field.number == blobs_field:
             blobs.append(_blob(field.data))
+        elif field.number == lrn_field:
+            lrn = _lrn(field.data)
+        elif field.number == transform_field:
+            transformation = _transformation(field.data)
         if len(blobs) > MOST_BLOBS:
             raise CheckpointError(f"a layer has more than {MOST_BLOBS} blobs")
-    return Layer(name, type_, blobs)
+    return Layer(name, type_, blobs, lrn, transformation)
+
+
+def _lrn(message: memoryview) -> LRNParameter:
+    found = LRNParameter()
+    for field in protobuf.fields(message):
+        if field.type == VARINT and field.number == 1:
+            found = found._replace(local_size=field.integer)
+        elif field.type == VARINT and field.number == 4:
+            found = found._replace(within_channel=bool(field.integer))
+        elif field.type == FOUR_BYTES and field.number in (2, 3, 5):
+            name = {2: "alpha", 3: "beta", 5: "k"}[field.number]
+            found = found._replace(**{name: _float(field.data)})
+    return found
+
+
+def _transformation(message: memoryview) -> Transformation:
+    found = Transformation()
+    for field in protobuf.fields(message):
+        if field.type == FOUR_BYTES and field.number == 1:
+            found = found._replace(scale=_float(field.data))
+        elif field.type == VARINT and field.number == 3:
+            found = found._replace(crop_size=field.integer)
+        elif field.type == BYTES and field.number == 4:
+            found = found._replace(mean_file=protobuf.text(field.data))
+        elif field.type == FOUR_BYTES and field.number == 5 and len(found.mean_values) < 3:
+            found = found._replace(mean_values=(*found.mean_values, _float(field.data)))
+    return found
+
+
+def _float(encoded: memoryview) -> float:
+    """A float32 in the fewest digits that give it again."""
+    return float(str(np.float32(struct.unpack("<f", encoded)[0])))
 
 
 def _blob(message: memoryview) -> np.ndarray:
@@ -155,32 +251,16 @@ def _shape(message: memoryview) -> list[int]:
         if field.number == 1 and field.type == VARINT:
             lengths.append(field.integer)
         elif field.number == 1:  # packed
-            place = 0
-            while place < len(field.data) and len(lengths) <= MOST_AXES:
-                length, place = protobuf.varint(field.data, place)
-                lengths.append(length)
-        if len(lengths) > MOST_AXES:
-            raise CheckpointError(f"a blob has more than {MOST_AXES} axes")
+            lengths += protobuf.integers(field.data)
+        if len(lengths) > protobuf.MOST_AXES:
+            raise CheckpointError(f"a blob has more than {protobuf.MOST_AXES} axes")
     return lengths
 
 
-def _text(value: memoryview) -> str:
-    return bytes(value[:LONGEST_NAME]).decode(errors="replace")
-
-
-def _check_order(path, spec: Config, layers: list[Layer]) -> None:
+def _check_order(path, spec: Config, order: dict[str, tuple[str, ...]]) -> None:
     """Refuse a net whose operations come in another order than in the config, which shapes cannot show."""
-    order: dict[str, list] = {}
-    last: list = []
-    for layer in layers:
-        if layer.blobs:
-            last = order[layer.name] = []
-        elif layer.type in OPERATIONS:
-            last.append(OPERATIONS[layer.type])
-    if not any(order.values()):  # weights alone
-        return
     for name, layer in spec.model.layers:
-        if name in order and order[name] != list(layer.ops):
+        if name in order and order[name] != layer.ops:
             raise CheckpointError(
                 f"{path}: {name} is followed by {', '.join(order[name]) or 'nothing'}, in the config by "
                 f"{', '.join(layer.ops) or 'nothing'}: choose its --config, such as configs/caffe.py:caffenet"
@@ -197,21 +277,3 @@ def _statistics(spec: Config, path: str | Path | None) -> Statistics:
         )
     mean_image = np.broadcast_to(mean, means.mean_image.shape)
     return means._replace(mean_image=mean_image, channel_mean=mean.mean((0, 1)))
-
-
-def _content(path: str | Path) -> memoryview:
-    try:
-        if Path(path).stat().st_size >= LARGEST_FILE:
-            raise CheckpointError("it has 2 GiB or more, which no file of Caffe has")
-        with files.open_regular(path) as file:
-            return memoryview(file.read())
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def _naming(path: str | Path):
-    try:
-        yield
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None

@@ -1,30 +1,45 @@
-"""Import weights of torchvision or Caffe as a .safetensors file for alexnet_jax.load.
+"""Import weights of torchvision, of Caffe or of alexnet export as a .safetensors file for alexnet_jax.load.
 
-alexnet import alexnet.pth --format torchvision --out NET.safetensors
-alexnet import bvlc_alexnet.caffemodel --format caffe --out NET.safetensors
+alexnet import alexnet.pth --out NET.safetensors
+alexnet import bvlc_alexnet.caffemodel --mean imagenet_mean.binaryproto --out NET.safetensors
 
---config names the net; --config.key=value changes it, such as --config.model.num_classes=10.
+The net is identified (alexnet identify says how); where that is not certain, --config names it. --config.key=value
+changes the config.
 """
 
+import argparse
 import collections
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alexnet_jax import cli, config, files
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError
 
+if TYPE_CHECKING:
+    from alexnet_jax.inference.trained import TrainedModel
+    from alexnet_jax.interop.contents import Contents
+    from alexnet_jax.interop.identify import Identification
+
+#: Format -> the config of nets that are not identified.
 CONFIGS = {"torchvision": "configs/torchvision.py", "caffe": "configs/caffe.py:alexnet"}
 
 
 def main(arguments: list[str]) -> None:
+    """Run `alexnet import`."""
     parser = cli.parser(__doc__ or "")
-    parser.add_argument("file", help=".safetensors or .pth of PyTorch, .caffemodel of Caffe")
-    parser.add_argument("--format", required=True, choices=CONFIGS)
-    parser.add_argument("--config", metavar="FILE[:VARIANT]",
-                        help="the net; default: " + ", ".join(CONFIGS.values()))  # fmt: skip
+    parser.add_argument(
+        "file", help=".safetensors or .pth of PyTorch, .caffemodel, or a file of alexnet export"
+    )
+    parser.add_argument("--format", choices=CONFIGS, help="default: by the suffix of the file")
+    parser.add_argument(
+        "--config", metavar="FILE[:VARIANT]",
+        help="the net; default: what the file is identified as, or with --format "
+        + ", ".join(CONFIGS.values()),
+    )  # fmt: skip
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="names of the classes, one a line; those that are there twice get their numbers",
+        help="names of the classes, one per line; the class number is added to names that repeat",
     )
     parser.add_argument(
         "--mean", metavar="FILE", help="Caffe's mean image, a .binaryproto; default: 123, 117, 104"
@@ -33,32 +48,96 @@ def main(arguments: list[str]) -> None:
     options, rest = parser.parse_known_args(arguments)
     if Path(options.out).suffix != ".safetensors":
         raise ConfigError(f"--out={options.out} must end in .safetensors")
-    if options.mean and options.format != "caffe":
+    if options.mean and _format(options) != "caffe":
         raise ConfigError("--mean is for --format caffe")
     overrides = cli.config_overrides(rest)
-    chosen = options.config or CONFIGS[options.format]
-    loaded = config.load(chosen, overrides)
-    tree = config.plain(loaded)
-    tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
-    spec = config.parse(tree)
     names = _class_names(options.classes) if options.classes else None
 
     from alexnet_jax.inference import trained
-    from alexnet_jax.interop import caffe, torchvision
 
-    try:
-        if options.format == "caffe":
-            run = caffe.load(options.file, spec, tree, options.mean)
-        else:
-            run = torchvision.load(options.file, spec, tree)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error} (read with --config {chosen})") from None
+    if options.config or (options.format and overrides):
+        run = _load(options, options.config or CONFIGS[_format(options)], overrides)
+    else:
+        run = _load_identified(options, overrides)
     if names is not None and len(names) != len(run.class_names):
         raise DataError(
             f"{options.classes} has {len(names)} names, but the network has {len(run.class_names)} classes"
         )
     trained.save(options.out, run._replace(class_names=names or run.class_names))
-    print(f"{options.out}: {spec.name}, {len(run.class_names)} classes")
+    print(f"{options.out}: {run.config.name}, {len(run.class_names)} classes")
+
+
+def _format(options: argparse.Namespace) -> str:
+    by_suffix = "caffe" if Path(options.file).suffix == ".caffemodel" else "torchvision"
+    return options.format or by_suffix
+
+
+def _load(options: argparse.Namespace, chosen: str, overrides: list[str]) -> "TrainedModel":
+    """Load the weights of config `chosen`. Raises ConfigError, CheckpointError."""
+    tree = config.plain(config.load(chosen, overrides))
+    tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
+    spec = config.parse(tree)
+
+    from alexnet_jax.interop import caffe, torchvision
+
+    try:
+        if _format(options) == "caffe":
+            return caffe.load(options.file, spec, tree, options.mean)
+        return torchvision.load(options.file, spec, tree)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (read with --config {chosen})") from None
+
+
+def _load_identified(options: argparse.Namespace, overrides: list[str]) -> "TrainedModel":
+    """Load the weights of the net that the file is identified as. Raises ConfigError where that is not certain."""
+    from alexnet_jax.interop import contents, identify
+
+    read = contents.read(options.file)
+    found = identify.identify(read)
+    if found.has_config or read.format == "ours":
+        if overrides:
+            raise ConfigError(f"{options.file} holds its config: {overrides[0]} has no effect")
+        return _load_with_own_config(options.file, read)
+    if found.config:
+        print(
+            f"{options.file}: {found.net.value}; input: {found.input.value} ({found.input.confidence})"
+        )
+        given = {override.partition("=")[0] for override in overrides}
+        own = [one for one in found.overrides if one.partition("=")[0] not in given]
+        return _load(options, found.config, own + overrides)
+    if options.format:
+        return _load(options, CONFIGS[options.format], overrides)
+    raise ConfigError(_question(read, found))
+
+
+def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
+    """Load a file that alexnet export wrote. Raises CheckpointError."""
+    from alexnet_jax.inference import trained
+    from alexnet_jax.interop import onnx, torchvision
+
+    if read.format == "ours":
+        return trained.load_file(path)
+    if read.format == "onnx":
+        return onnx.load(path)
+    described = trained.read_metadata(path, read.metadata)
+    run = torchvision.load(path, described.config, described.config_tree)
+    return run._replace(step=described.step)
+
+
+def _question(read: "Contents", found: "Identification") -> str:
+    """Say which configs to choose from, and by what."""
+    if read.format in ("npz", "onnx"):
+        return (
+            f"{read.path} can be identified but not imported: import reads .safetensors and .pth with the names of "
+            "torchvision, .caffemodel, and what alexnet export wrote"
+        )
+    if not found.candidates:
+        return f"{read.path} is {found.net.value} ({found.net.evidence[-1]}): give the --config of its net"
+    choices = " or ".join(f"--config {name}" for name in found.candidates)
+    return (
+        f"{read.path} is not identified with certainty ({found.net.confidence}: {found.net.value}): choose {choices}; "
+        "alexnet identify shows the evidence"
+    )
 
 
 def _class_names(path: str) -> tuple[str, ...]:
@@ -75,7 +154,7 @@ def _class_names(path: str) -> tuple[str, ...]:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """Names with the number of the class added where a name repeats: ImageNet has two classes named crane."""
+    """Add the number of the class to names that repeat: ImageNet has two classes named crane."""
     repeated = {name for name, count in collections.Counter(names).items() if count > 1 and name}
     return [f"{name} ({i})" if name in repeated else name for i, name in enumerate(names)]
 

@@ -1,26 +1,33 @@
-"""Export of networks as ONNX files, which run without JAX.
+"""Export of networks as ONNX files, which run without JAX, and import of these files.
 
 The input of the graph is `images`, float32 [n 3 c c]: RGB center crops of config.augment.crop_size, from 0 to 255. The
 graph subtracts the mean, scales, and evaluates the network in float32; its outputs are `logits` and `probabilities`
-[n classes]. It uses opset 17.
+[n classes]. It uses opset 17. The metadata of the file are those of our own weights files and all input statistics, of
+which the graph needs a part: so `load` gives the network back to the last bit.
 """
 
-import json
+import base64
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.errors import ConfigError, StorageError
+from alexnet_jax.data.pipeline import statistics
+from alexnet_jax.data.pipeline.statistics import Statistics
+from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
+from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
-from alexnet_jax.interop import layout
+from alexnet_jax.interop import layout, protobuf
+from alexnet_jax.interop.protobuf import BYTES, VARINT
 from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import FCSpec
 
 OPSET, IR_VERSION = 17, 8
-#: Maximum bytes of a protocol buffers message.
-LARGEST_FILE = 2**31 - 1
+#: TensorProto.FLOAT.
+FLOAT = 1
+MOST_TENSORS = 10_000
 
 
 def save(path: str | Path, run: TrainedModel) -> None:
@@ -31,7 +38,7 @@ def save(path: str | Path, run: TrainedModel) -> None:
       StorageError: The file cannot be written.
     """
     size = sum(4 * array.size for array in files.flatten(run.params).values())
-    if size > LARGEST_FILE - 2**20:
+    if size > protobuf.LARGEST_FILE - 2**24:
         raise ConfigError(
             f"{run.config.name} has {size / 2**30:.1f} GiB of parameters, but an ONNX file is limited to 2 GiB; "
             "use --format safetensors"
@@ -63,9 +70,96 @@ def model(run: TrainedModel) -> Any:
         ir_version=IR_VERSION,
         producer_name="alexnet_jax",
     )
-    helper.set_model_props(proto, {"class_names": json.dumps(run.class_names)})
+    described = {**trained.metadata_of(run), "statistics": _encoded(run.statistics)}
+    helper.set_model_props(proto, described)
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def load(path: str | Path) -> TrainedModel:
+    """Load a network that `save` wrote. Raises CheckpointError."""
+    tensors, metadata = read(path)
+    if "config" not in metadata:
+        raise CheckpointError(
+            f"{path} has no configuration in its metadata: of ONNX files, only those of alexnet export can be imported"
+        )
+    config, tree, step, names = trained.read_metadata(path, metadata)
+    expected = layout.shapes_channels_first(weights.shapes(config))
+    theirs = {name: array for name, array in tensors.items() if name in expected}
+    weights.check_shapes(path, theirs, expected)
+    found = files.unflatten(layout.from_channels_first(path, config, theirs))
+    means = _decoded(path, metadata.get("statistics", ""), config.data.image_size)
+    return TrainedModel(
+        config, tree, step, found["params"], found.get("batch_stats", {}), means, names
+    )
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The float32 constants of the graph and the metadata of an ONNX file. Raises CheckpointError."""
+    tensors: dict[str, np.ndarray] = {}
+    metadata: dict[str, str] = {}
+    has_graph = False
+    with protobuf.naming(path):
+        for field in protobuf.fields(protobuf.read_file(path)):
+            if field.type != BYTES or field.number not in (7, 14):
+                continue
+            if field.number == 14:  # metadata_props
+                entry = {one.number: bytes(one.data) for one in protobuf.fields(field.data)}
+                key, value = (entry.get(i, b"").decode(errors="replace") for i in (1, 2))
+                metadata[key] = value
+                continue
+            has_graph = True
+            for one in protobuf.fields(field.data):
+                if one.number == 5 and one.type == BYTES:  # initializer
+                    name, array = _tensor(one.data)
+                    if array is not None:
+                        tensors[name] = array
+                if len(tensors) > MOST_TENSORS:
+                    raise CheckpointError(f"it has more than {MOST_TENSORS} tensors")
+        if not has_graph:
+            raise CheckpointError("it has no graph: it is damaged or has another format")
+    return tensors, metadata
+
+
+def _tensor(message: memoryview) -> tuple[str, np.ndarray | None]:
+    """The name and the values of a TensorProto; None for another type than float32, and for values in another file."""
+    name, kind, shape, data = "", 0, [], bytearray()
+    for field in protobuf.fields(message):
+        if field.number == 1:
+            shape += [field.integer] if field.type == VARINT else protobuf.integers(field.data)
+        elif field.number == 2:
+            kind = field.integer
+        elif field.number in (4, 9):  # float_data, raw_data
+            data += field.data
+        elif field.number == 8:
+            name = protobuf.text(field.data)
+        if len(shape) > protobuf.MOST_AXES:
+            raise CheckpointError(f"a tensor has more than {protobuf.MOST_AXES} axes")
+    if kind != FLOAT or not data:
+        return name, None
+    if len(data) != 4 * math.prod(shape):
+        raise CheckpointError(f"a tensor of shape {shape} has {len(data)} bytes")
+    return name, np.frombuffer(data, "<f4").reshape(shape)
+
+
+def _encoded(means: Statistics) -> str:
+    """All statistics, one after another, as base64 of float32."""
+    flat = np.concatenate([np.ravel(array) for array in means])
+    return base64.b64encode(flat.astype("<f4").tobytes()).decode()
+
+
+def _decoded(path: str | Path, encoded: str, size: int) -> Statistics:
+    """Invert `_encoded`, for images of `size`. Raises CheckpointError."""
+    shapes = statistics.shapes(size)
+    lengths = [math.prod(shape) for shape in shapes.values()]
+    try:
+        flat = np.frombuffer(base64.b64decode(encoded, validate=True), "<f4")
+    except ValueError:
+        flat = np.zeros(0, np.float32)
+    if len(flat) != sum(lengths) or not np.isfinite(flat).all():
+        raise CheckpointError(f"{path}: statistics of its metadata are not those of its images")
+    parts = np.split(flat.astype(np.float32), np.cumsum(lengths)[:-1])
+    return Statistics(*(part.reshape(s) for part, s in zip(parts, shapes.values(), strict=True)))
 
 
 class _Graph(operations.Graph):

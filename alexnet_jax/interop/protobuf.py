@@ -4,12 +4,20 @@ Lengths are checked against the remaining bytes before anything is allocated. Ne
 calls `fields` for those that it knows, so that deep nesting cannot exhaust the stack.
 """
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from alexnet_jax import files
 from alexnet_jax.errors import CheckpointError
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
+#: Bytes; a message of protocol buffers cannot be longer.
+LARGEST_FILE = 2**31
+#: Axes of an array.
+MOST_AXES = 10
+LONGEST_NAME = 200
 
 
 class Field(NamedTuple):
@@ -67,3 +75,38 @@ def varint(message: memoryview, offset: int) -> tuple[int, int]:
                 break
             return number, offset
     raise CheckpointError("a number is longer than 64 bits")
+
+
+def integers(message: memoryview) -> list[int]:
+    """Decode a packed field of varints, such as the lengths of an array's axes. Raises CheckpointError."""
+    found: list[int] = []
+    offset = 0
+    while offset < len(message) and len(found) <= MOST_AXES:
+        integer, offset = varint(message, offset)
+        found.append(integer)
+    return found
+
+
+def text(value: memoryview) -> str:
+    """Decode a name; a long one is cut."""
+    return bytes(value[:LONGEST_NAME]).decode(errors="replace")
+
+
+def read_file(path: str | Path) -> memoryview:
+    """Read a whole file. Raises CheckpointError."""
+    try:
+        if Path(path).stat().st_size >= LARGEST_FILE:
+            raise CheckpointError("it has 2 GiB or more, which no such file has")
+        with files.open_regular(path) as file:
+            return memoryview(file.read())
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Begin the message of a CheckpointError with the name of the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None

@@ -26,9 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="the run folder")
     parser.add_argument("--out", required=True, help="output folder")
     parser.add_argument("--steps", nargs="+", help="'all', or step numbers; default: the latest")
-    parser.add_argument(
-        "--data-path", help="present location of the images; default: as in training"
-    )
+    parser.add_argument("--data-path", help="where the images are now; default: as in training")
     options = parser.parse_args(arguments)
     if Path(options.workdir).suffix == ".safetensors":
         raise ConfigError("--workdir must be a run folder, which has the history that a card needs")

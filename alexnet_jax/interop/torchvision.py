@@ -7,7 +7,8 @@ names of torchvision, and every other config follows the same rule.
 The metadata describe the expected inputs. Where a config subtracts the mean of each channel, they are torchvision's
 Normalize(mean, std). Our inputs are scaled by one `augment.scale` instead, and so the division by three std is folded
 into the first kernel; padding is zero in both. Inputs of any other net follow its config: pixels from 0 to 255, minus
-the tensor mean_image [3 s s] if there is one, times `augment.scale`.
+the tensor mean_image [3 s s] if there is one, times `augment.scale`. The metadata also hold the configuration, the step
+and the names of the classes, as those of our own weights files do.
 """
 
 import json
@@ -20,7 +21,7 @@ from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import statistics
 from alexnet_jax.errors import CheckpointError, ConfigError
-from alexnet_jax.inference import weights
+from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout
 from alexnet_jax.model import operations
@@ -31,7 +32,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def save(path: str | Path, run: TrainedModel) -> None:
-    """Write the state dict of `run` as .safetensors. Raises ConfigError for a local layer, StorageError.
+    """Write the state dict of `run` as .safetensors. Raises StorageError, and ConfigError for a local layer.
 
     The first kernel of a net with channel means is float64, so that the folding can be undone to the last bit;
     PyTorch's load_state_dict makes it float32.
@@ -41,7 +42,7 @@ def save(path: str | Path, run: TrainedModel) -> None:
     ours = files.flatten(run.variables)
     theirs = layout.to_channels_first(spec, ours)
     tensors = {names[name]: array for name, array in theirs.items()}
-    metadata = {"format": "pt", "class_names": json.dumps(run.class_names)}
+    metadata = {"format": "pt", **trained.metadata_of(run)}
     if spec.augment.mean == "channel":
         tensors["features.0.weight"] = tensors["features.0.weight"] * _factors(spec, STD)
         metadata["mean"] = json.dumps([float(mean) / 255 for mean in means.channel_mean])
@@ -55,12 +56,16 @@ def save(path: str | Path, run: TrainedModel) -> None:
 
 
 def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
-    """The network of a .safetensors file, or of a .pth file where torch is; `spec` and `tree` are its config.
+    """Load the network of a .safetensors file or, if PyTorch is installed, of a .pth file.
 
-    Raises CheckpointError naming the tensor that is missing, unknown, of another shape or type, or not finite.
+    Args:
+        spec: The checked config of the network.
+        tree: The same config as nested dicts.
+
+    Raises:
+        CheckpointError: Names the tensor that is missing, unknown, of another shape or type, or not finite.
     """
-    tensors, metadata = _read(Path(path))
-    tensors = {n: array for n, array in tensors.items() if not n.endswith(".num_batches_tracked")}
+    tensors, metadata = read(path)
     names = tensor_names(spec.model)
     if spec.model.num_classes is None:
         last = tensors.get(names[f"params/{spec.model.fcs[-1][0]}/bias"], np.zeros(2))
@@ -92,13 +97,13 @@ def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:
-    """'params/conv1/kernel' -> 'features.0.weight', for every tensor.
+    """Map the name of each tensor to PyTorch's, such as 'params/conv1/kernel' to 'features.0.weight'.
 
     Raises ConfigError for a local layer, and for a net without convolutions.
     """
     layout.refuse_local(model, "torchvision")
     if not model.convs:
-        raise ConfigError("config.model.convs is empty: torchvision's names begin with one")
+        raise ConfigError("config.model.convs is empty: torchvision's format needs a convolution")
     names = {}
     for sequence, layers in (("features", model.convs), ("classifier", model.fcs)):
         nodes = [node for name, spec in layers for node in operations.nodes(name, spec)]
@@ -110,23 +115,34 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
 
 
 def _factors(spec: Config, std) -> np.ndarray:
-    """Our inputs over theirs, (pixels / 255 - mean) / std, by channel, for [out 3 kh kw]; float64."""
+    """Return the float64 ratios of our inputs to (pixels / 255 - mean) / std, by channel, for [out 3 kh kw]."""
     return (255 * spec.augment.scale * np.asarray(std, np.float64))[:, None, None]
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and metadata of a state dict, .safetensors or .pth, without the names that DataParallel adds.
+
+    Raises CheckpointError, and ConfigError for another kind of file or a .pth file without torch.
+    """
+    path = Path(path)
     if path.suffix == ".safetensors":
-        return weights.read(path)
-    if path.suffix in (".pth", ".pt"):
-        return _read_pth(path), {}
-    raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+        tensors, metadata = weights.read(path)
+    elif path.suffix in (".pth", ".pt"):
+        tensors, metadata = _read_pth(path), {}
+    else:
+        raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+    return {
+        ".".join(part for part in name.split(".") if part != "module"): array
+        for name, array in tensors.items()
+        if not name.endswith(".num_batches_tracked")
+    }, metadata
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
     """Read with PyTorch, which with weights_only=True executes nothing in the file."""
     needed = (
-        f"{path}: a .pth file needs torch 2.10 or newer here. Where torch is, save_file of safetensors.torch makes a "
-        ".safetensors file of torch.load(FILE, weights_only=True)"
+        f"{path}: a .pth file needs torch 2.10 or newer; where torch is installed, safetensors.torch.save_file("
+        "torch.load(FILE, weights_only=True), OUT) converts it to .safetensors"
     )
     try:
         import torch  # pyright: ignore[reportMissingImports]
@@ -139,22 +155,21 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # warnings of its unpickler: the error below is enough
+        # The unpickler warns of what the error below reports.
+        with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)  # a checkpoint of PyTorch's ImageNet example
         return {str(name): tensor.detach().numpy() for name, tensor in state.items()}
-    except (
-        Exception
-    ):  # a damaged file makes it raise nearly anything; its words recommend to execute the file
+    # A damaged file can raise nearly anything, with a message that advises to execute the file.
+    except Exception:
         raise CheckpointError(
-            f"{path} is not a readable state dict: it is damaged, or holds other things than tensors, for which code "
-            "of the file would have to be executed, and never is here"
+            f"{path} is not a readable state dict: it is damaged, or holds objects other than tensors, which are not "
+            "loaded because that can execute code in the file"
         ) from None
 
 
 def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
-    """Three numbers [3] of the metadata, or torchvision's where there are none."""
+    """Read three numbers from the metadata; return `default` if there are none."""
     try:
         three = list[float]
         numbers = np.asarray(files.parse_json(metadata[key], three) if key in metadata else default)
@@ -167,7 +182,7 @@ def _numbers(path, metadata: dict[str, str], key: str, default) -> np.ndarray:
 
 
 def _class_names(path, metadata: dict[str, str], model: ModelSpec) -> tuple[str, ...]:
-    """Those of the metadata, or numbers."""
+    """Return the class names in the metadata, or numbers if there are none."""
     numbers = tuple(map(str, range(model.num_classes or 0)))
     try:
         found = metadata.get("class_names")

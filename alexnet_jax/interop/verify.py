@@ -45,21 +45,22 @@ def verify(path: Path, evaluate: bool = False, data_path: str | None = None) -> 
         if card[key] != found:
             raise CheckpointError(f"{path} has {key} {found!r}, but its card says {card[key]!r}")
     if not evaluate:
-        return f"the weights of its card, which says {_errors(card['splits'])}"
+        return f"matches its card, which says {_errors(card['splits'])}"
     results = release.errors_of(target)
     for split, views in card["splits"].items():
         for view, expected in views.items():
             found = results.get(split, {}).get(view)
             if found is None or found["count"] != expected["count"]:
                 raise CheckpointError(
-                    f"{path}: its card was written for {expected['count']:,} images of {split}, not these"
+                    f"{path}: its card is for {expected['count']:,} images of {split}, but the data has "
+                    f"{found['count'] if found else 0:,}"
                 )
             if abs(found["top1_error"] - expected["top1_error"]) > TOLERANCE:
                 raise CheckpointError(
                     f"{path}: {found['top1_error']:.2%} top-1 error on {split}, but its card says "
                     f"{expected['top1_error']:.2%}"
                 )
-    return f"the weights of its card, and again {_errors(results)}"
+    return f"matches its card; measured again: {_errors(results)}"
 
 
 def _card(path: Path) -> Card:

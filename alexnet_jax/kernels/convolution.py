@@ -68,9 +68,9 @@ def convolution(
 
 def _convolve(x, kernel, *, stride, pad, forms: Forms):
     if isinstance(x, Blocks):
-        return _of_blocks(x, kernel)
+        return _convolve_blocks(x, kernel)
     if in_blocks(forms, kernel.shape[2], stride):
-        return _of_blocks(to_blocks(x, kernel.shape[0], stride, pad), kernel)
+        return _convolve_blocks(to_blocks(x, kernel.shape[0], stride, pad), kernel)
     return _plain(x, kernel, stride, pad)
 
 
@@ -108,7 +108,7 @@ def to_blocks(x: Float[Array, "b h w c"], kernel: int, stride: int, pad: tuple[i
     return Blocks(values, channels, stride)
 
 
-def _of_blocks(blocks: Blocks, kernel):
+def _convolve_blocks(blocks: Blocks, kernel):
     side, stride = kernel.shape[0], blocks.side
     missing = -side % stride
     kernel = jnp.pad(kernel, ((0, missing), (0, missing), (0, 0), (0, 0)))

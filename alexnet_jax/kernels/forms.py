@@ -71,14 +71,17 @@ class Forms:
 
     #: Max pooling and its gradient:
     #:   compared: each input is compared with the maximum of every window around it.
+    #:   separable: compared, along the width and then along the height.
     #:   parity, repeat: each window marks its maximum and each input collects the marks, with the inputs split by
     #:     their position modulo the stride, or with the windows repeated.
     #:   derived: the maximum of shifted inputs, with JAX's gradient.
     #:   reduce_window: XLA's pool, with select-and-scatter as its gradient.
     #: CPU: derived is 1.11 and reduce_window 1.08 times slower. GPU: only compared was measured; repeat is forecast
-    #: 0.1 ms faster than parity. In bfloat16 compared runs as parity, because values are often equal
+    #: 0.1 ms faster than parity. In bfloat16 compared and separable run as parity, because values are often equal
     #: (kernels/pooling.py).
-    pool: typing.Literal["compared", "parity", "repeat", "derived", "reduce_window"] = "compared"
+    pool: typing.Literal[
+        "compared", "separable", "parity", "repeat", "derived", "reduce_window"
+    ] = "compared"
 
     #: Sum of the squared gradient, for its norm: over 16 slices that are added first, or plain. CPU: plain is 1.04
     #: times slower and writes 0.2 GB of squares. GPU: only sliced was measured; the forecasts are equal.
@@ -142,7 +145,7 @@ def choose(platform: str) -> Forms:
     return {"cpu": CPU, "gpu": GPU, "cuda": GPU, "rocm": GPU}.get(platform, PLAIN)
 
 
-def of_backend(forms: Forms | None) -> Forms:
+def or_default(forms: Forms | None) -> Forms:
     """Return `forms` or, if None, those of the default backend."""
     return forms or choose(jax.default_backend())
 

@@ -2,8 +2,8 @@
 
 `jax.custom_vjp` does not support forward mode (jax.jvp, jax.jacfwd, jax.hessian). Here an operation is a
 `jax.custom_jvp` whose tangent is `linear(apply, transpose, residuals, tangents)`: forward mode calls `apply`, reverse
-mode calls `transpose`. jax.custom_derivatives.linear_call does the same, but supports neither vmap nor derivatives by
-the residuals.
+mode calls `transpose`. jax.custom_derivatives.linear_call does the same, but supports neither vmap nor derivatives
+with respect to the residuals.
 """
 
 import functools
@@ -16,26 +16,26 @@ from jax.interpreters import ad, batching, mlir
 
 
 def linear(apply: Callable, transpose: Callable, residuals: tuple, tangents: tuple) -> Any:
-    """apply(residuals, *tangents), an array that is linear in the tangents.
+    """Compute apply(residuals, *tangents), an array that is linear in the tangents.
 
     Args:
         apply: The linear map.
         transpose: f(residuals, cotangent) -> a tuple of the cotangents of the tangents. It is not checked against
             `apply`: tests/kernels/test_linear.py compares them.
         residuals: Arrays on which the map depends.
-        tangents: What it is applied to.
+        tangents: Arrays to which the map is applied.
     """
     leaves, tree = jax.tree.flatten(tuple(residuals))
 
-    def of_leaves(*operands):
+    def apply_leaves(*operands):
         return apply(jax.tree.unflatten(tree, operands[: len(leaves)]), *operands[len(leaves) :])
 
-    def transpose_of_leaves(*operands):
+    def transpose_leaves(*operands):
         *kept, cotangent = operands
         return tuple(transpose(jax.tree.unflatten(tree, kept), cotangent))
 
     return _linear.bind(
-        *leaves, *tangents, apply=of_leaves, transpose=transpose_of_leaves, count=len(leaves)
+        *leaves, *tangents, apply=apply_leaves, transpose=transpose_leaves, count=len(leaves)
     )
 
 
@@ -54,7 +54,7 @@ def _abstract(*operands, apply, transpose, count):
 
 
 def _jvp(primals, tangents, *, apply, transpose, count):
-    """The map itself by the tangents; JAX's derivative of `apply` by the residuals, for second derivatives."""
+    """Apply the map to its tangents; for second derivatives, add JAX's derivative with respect to the residuals."""
     residuals, linears = primals[:count], primals[count:]
     call = functools.partial(_linear.bind, apply=apply, transpose=transpose, count=count)
     y, total = call(*primals), None
@@ -63,16 +63,16 @@ def _jvp(primals, tangents, *, apply, transpose, count):
     moved = [i for i, one in enumerate(tangents[:count]) if not isinstance(one, ad.Zero)]
     if moved:
 
-        def of_moved(*some):
+        def apply_moved(*some):
             operands = list(residuals)
             for place, one in zip(moved, some, strict=True):
                 operands[place] = one
             return apply(*operands, *linears)
 
         some = [residuals[i] for i in moved]
-        _, part = jax.jvp(of_moved, some, [tangents[i] for i in moved])
+        _, part = jax.jvp(apply_moved, some, [tangents[i] for i in moved])
         total = part if total is None else total + part
-    assert total is not None  # JAX never asks for a derivative by nothing
+    assert total is not None  # JAX skips the derivative if all tangents are zero
     return y, total
 
 

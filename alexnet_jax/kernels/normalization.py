@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.kernels.forms import Forms, of_backend
+from alexnet_jax.kernels.forms import Forms, or_default
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.kernels.windows import lrn_reach
 
@@ -52,7 +52,7 @@ def local_response_normalization(
     x = x.reshape(*shape[:-1], towers, shape[-1] // towers)
     windows = ((x.ndim - 1, *lrn_reach(n)),)
     y = response_normalization(
-        x, k=k, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+        x, k=k, alpha=alpha, beta=beta, windows=windows, forms=or_default(forms), dtype=dtype
     )
     return y.reshape(shape)
 
@@ -70,7 +70,7 @@ def spatial_response_normalization(
     before, after = lrn_reach(size)
     windows = ((1, before, after), (2, before, after))
     return response_normalization(
-        x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=of_backend(forms), dtype=dtype
+        x, k=1.0, alpha=alpha, beta=beta, windows=windows, forms=or_default(forms), dtype=dtype
     )
 
 
@@ -178,7 +178,7 @@ def lrn_constants(
     if n % 2 == 0 and framework in ("caffe", "matconvnet"):
         # Caffe rejects even windows; MatConvNet puts the extra map after the center, the 2012 program before it.
         raise ConfigError(
-            f"lrn_constants: {framework} with an even window of {n} has no equal here"
+            f"lrn_constants: {framework} with an even window of {n} has no equivalent here"
         )
     return dict(k=k, n=n, alpha=alpha / ALPHA_DIVISORS[framework](n), beta=beta)
 

@@ -19,7 +19,7 @@ def pool_size(size: int, window: int, stride: int, rounding: str) -> int:
 
 
 def lrn_reach(n: int) -> tuple[int, int]:
-    """Return how far a normalization window of n maps (§3.3) or places reaches before and after its own one.
+    """Return how many maps (§3.3) or positions a normalization window of n has before and after its center.
 
     For an even n there is one more before than after.
     """

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.convolution import Blocks
-from alexnet_jax.kernels.forms import Forms, of_backend
+from alexnet_jax.kernels.forms import Forms, or_default
 from alexnet_jax.model import grouping, operations
 from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.model.towers import LayerSharding, TowerSharding
@@ -60,11 +60,11 @@ class AlexNet(nn.Module):
             return self._apply_layers(images, train, DropoutKeys(example_keys))
 
     def _apply_layers(self, images, train: bool, dropout_keys: "DropoutKeys"):
-        forms, last = of_backend(self.forms), self.spec.layers[-1][0]
+        forms, last = or_default(self.forms), self.spec.layers[-1][0]
         x = images.astype(self.spec.compute_dtype)
         features: dict[str, Array] = {}
         for name, spec in self.spec.layers:
-            sharding = self.sharding.of_layer(self.spec, name)
+            sharding = self.sharding.for_layer(self.spec, name)
             arrays = grouping.arrays_after(name, self.spec, forms, sharding) if train else 1
             layer = Layer(
                 self.spec, spec, self.axis_name, sharding, forms, arrays, name == last, name=name
@@ -80,8 +80,8 @@ class AlexNet(nn.Module):
 class Layer(nn.Module):
     """One layer: its weights, and the operations before and after the convolution or product.
 
-    The attributes are those of `operations.base.Layer`, which operations see, and `arrays`: in how many arrays, one for
-    each group of the next layer, the outputs are wanted.
+    The attributes are those of `operations.base.Layer`, which operations use, and `arrays`: the number of arrays in
+    which the outputs are returned, one for each group of the next layer.
     """
 
     model: ModelSpec
@@ -100,7 +100,7 @@ class Layer(nn.Module):
         x, outputs = self._inputs(x), []
         nodes = operations.nodes(self.name or "", self.spec)
         for node, following in itertools.zip_longest(nodes, nodes[1:]):
-            # What a pool compares is not rounded before; the pool itself rounds its results.
+            # The inputs that a pool compares are not rounded; the pool itself rounds its results.
             compared = following is not None and following.operation.compares
             wide = (
                 node.operation.keeps_float32 and compared and self.model.compute_dtype != "float32"
@@ -116,7 +116,7 @@ class Layer(nn.Module):
         return outputs
 
     def _inputs(self, x):
-        """The outputs of the layer before, as the first operation takes them."""
+        """Return the outputs of the previous layer in the shape that the first operation takes."""
         if isinstance(self.spec, ConvSpec):
             return grouping.joined(x, unless=self.groups)
         x = grouping.joined(x)
@@ -125,7 +125,7 @@ class Layer(nn.Module):
         if x.shape[-1] % self.groups:
             raise ConfigError(
                 f"model.fcs.{self.name}: groups={self.spec.groups} must divide the {x.shape[-1]} "
-                f"maps that it sees"
+                f"maps of its inputs"
             )
         return convolution.flatten(x, self.groups)
 
@@ -144,7 +144,7 @@ class Layer(nn.Module):
     ) -> tuple[Array, Array]:
         """Kernel and bias, float32 parameters of these shapes, in the compute type.
 
-        copies: leading axes of the kernel that hold one kernel each.
+        copies: number of leading axes of the kernel that hold one kernel each.
         """
         initial = initializer(self.model.init, self.spec.init_std, copies)
         kernels = self.param("kernel", initial, kernel, jnp.float32)
@@ -154,9 +154,9 @@ class Layer(nn.Module):
 
 
 def initializer(kind: str, std: float, copies: int) -> nn.initializers.Initializer:
-    """Initial weights. §5: a Gaussian of deviation `std`; 'he' and 'glorot' (of Keras) go by the shape.
+    """Return the initializer of weights: a Gaussian of deviation `std` (§5), or 'he' or 'glorot' as in Keras.
 
-    copies: leading axes of a kernel that hold one kernel each.
+    copies: number of leading axes of a kernel that hold one kernel each.
     """
     axes = tuple(range(copies))
     scaling = nn.initializers.variance_scaling
@@ -185,8 +185,8 @@ class DropoutKeys:
         return jax.vmap(jax.random.fold_in, (0, None))(self.example_keys, self.used)
 
 
-def of_config(config: Config, forms: Forms | None = None) -> AlexNet:
-    """The network of `config`, with products as precise as its `train.matmul_precision`."""
+def from_config(config: Config, forms: Forms | None = None) -> AlexNet:
+    """Return the network of `config`, with `train.matmul_precision` as the precision of its products."""
     return AlexNet(config.model, forms=forms, precision=config.train.matmul_precision)
 
 
@@ -203,5 +203,5 @@ def init(model: AlexNet, key: Key[Array, ""], input_size: int) -> dict[str, Any]
 
 
 def shapes(spec: ModelSpec, input_size: int) -> dict[str, Any]:
-    """What `init` makes for a network, as ShapeDtypeStructs."""
+    """Return the result of `init` for a network as ShapeDtypeStructs."""
     return jax.eval_shape(lambda key: init(AlexNet(spec), key, input_size), jax.random.key(0))

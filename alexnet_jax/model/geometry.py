@@ -119,8 +119,6 @@ def crossings(model: ModelSpec, input_size: int, num_classes: int) -> list[Cross
             values = others * outputs.size**2 * border
             found.append(Crossing(node.feature, values, values))
         previous = Applied(node, inputs, outputs)
-    if (
-        model.layers[-1][1].groups > 1
-    ):  # the last layer does not join the towers, so the softmax does
+    if model.layers[-1][1].groups > 1:  # the softmax joins the towers, not the last layer
         found.append(Crossing("softmax", others * num_classes, 0))
     return found

@@ -45,16 +45,16 @@ class LayerSharding:
         return max(layer.groups // self.devices, 1)
 
     def local(
-        self, make: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...], *, of_inputs: bool
+        self, make: Callable[[tuple[int, ...]], Array], shape: tuple[int, ...], *, over_inputs: bool
     ) -> Array:
         """Return this device's part, of shape `shape`, of an array over the maps or units of all devices.
 
         Args:
             make: Computes the whole array, given its shape.
-            of_inputs: Whether the array is over the inputs of the layer, not its outputs.
+            over_inputs: Whether the array is over the inputs of the layer, not its outputs.
         """
         is_split = self.devices > 1 and not (
-            of_inputs and (self.gathers or self.input_devices == 1)
+            over_inputs and (self.gathers or self.input_devices == 1)
         )
         if not is_split:
             return make(shape)
@@ -84,7 +84,7 @@ class TowerSharding:
 
     devices: int = 1
 
-    def of_layer(self, model: ModelSpec, name: str) -> LayerSharding:
+    def for_layer(self, model: ModelSpec, name: str) -> LayerSharding:
         """Return the sharding of a layer."""
         if self.devices == 1:
             return LayerSharding()
@@ -102,7 +102,7 @@ class TowerSharding:
     def logits(self, model: ModelSpec, x: Float[Array, "b c"]) -> Float[Array, "b classes"]:
         """Return the logits of all devices; if the last layer does not join the towers, they are gathered here."""
         last, _ = model.layers[-1]
-        is_split = self.of_layer(model, last).devices > 1
+        is_split = self.for_layer(model, last).devices > 1
         return all_gather_replicated(x) if is_split else x
 
 

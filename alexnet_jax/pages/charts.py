@@ -86,7 +86,7 @@ def matrix(values: np.ndarray, names: Sequence[str]) -> Markup:
 
 
 def _drawn(line: Line, place: Place, log: bool) -> dict[str, object]:
-    """The path and markers of a line, as curves.html takes them."""
+    """Compute the path and markers of a line for curves.html."""
     every = max(1, len(line.x) // MAX_POINTS)
     points, path, pen = [], [], "M"
     kept = [i for i in range(len(line.x)) if i % every == 0 or i == len(line.x) - 1]

@@ -57,7 +57,7 @@ def numerics(spec: Config, device: Any) -> dict[str, Any]:
 
 
 def changes(earlier: Mapping[str, Any] | None, current: Mapping[str, Any]) -> list[str]:
-    """Return a note on what changed since an earlier start and limits equality to rounding; [] if nothing did."""
+    """Return a note on the changes since an earlier start after which results agree only up to rounding, if any."""
     changed = [
         f"{key}: {earlier[key]} -> {current[key]}"
         for key in _DECISIVE

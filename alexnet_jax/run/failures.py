@@ -20,7 +20,7 @@ def explain(error: BaseException, spec: Config) -> AlexNetError | None:
     text = one_line(error) or type(error).__name__
     if processes.lost_peer(error):
         return StalledError(
-            f"lost another process of this run, which says why ({text[:120]}); the same command continues"
+            f"lost another process of this run, whose output says why ({text[:120]}); the same command continues"
         )
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         import jax
@@ -32,6 +32,6 @@ def explain(error: BaseException, spec: Config) -> AlexNetError | None:
         )
     if isinstance(error, FloatingPointError):
         return DivergedError(
-            f"{text}, which JAX_DEBUG_NANS made an error: unset it for diverged.json"
+            f"{text}, which JAX_DEBUG_NANS made an error: unset it to get diverged.json"
         )
     return environment.fault(error) or of_system(error)

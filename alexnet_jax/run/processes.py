@@ -25,7 +25,10 @@ from alexnet_jax.errors import AlexNetError, ConfigError, StalledError, one_line
 HEARTBEAT_SECONDS = 30
 _CONNECT_SECONDS = 120
 _LEAVE_SECONDS = 5
-_LOST = b"alexnet: error[E_STALLED]: lost another process of this run, which says why; the same command continues\n"
+_LOST = (
+    b"alexnet: error[E_STALLED]: lost another process of this run, whose output says why; "
+    b"the same command continues\n"
+)
 _NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 

@@ -90,7 +90,7 @@ def metrics_lines(file: Path) -> list[Line]:
     places = list(steps)
     kept = {places[i] for i in _longest_nondecreasing(list(steps.values()))}
     for i in steps.keys() - kept:
-        lines[i] = lines[i][0], f"its step {steps[i]} is not between its neighbors'"
+        lines[i] = lines[i][0], f"its step {steps[i]} is not between those of its neighbors"
     return lines
 
 
@@ -112,9 +112,9 @@ def validation_errors(lines: Iterable[dict[str, Any]], spec: Config) -> dict[int
 
 
 def history(folder: str | Path) -> list[Start]:
-    """Read history.jsonl: every start of the run, the first first.
+    """Read history.jsonl: all starts of the run, in order.
 
-    Damaged lines are left out with a warning, and a last one that is cut off without.
+    Damaged lines are left out with a warning, and a last line that is cut off without one.
     """
     file = Path(folder) / "history.jsonl"
     if not file.is_file():
@@ -128,7 +128,7 @@ def begun_from(folder: str | Path) -> str | None:
 
 
 def not_utf8(folder: Path) -> str:
-    """The error message for a run folder whose name is not UTF-8."""
+    """Return the error message for a run folder whose name is not UTF-8."""
     return (
         f"the name of the run folder {os.fsencode(folder)!r} is not UTF-8 text in this locale, which checkpoints need: "
         "choose another --workdir, or set PYTHONUTF8=1 if the name is UTF-8"
@@ -146,9 +146,9 @@ def _checked_errors(line: dict[str, Any]) -> dict[str, Any] | str:
     for key, value in line.items():
         measured = key.startswith(("eval_", "train_"))
         if measured and (isinstance(value, bool) or not isinstance(value, int | float)):
-            return f"{key} is no number"
+            return f"{key} is not a number"
         if measured and key.endswith("_error") and not 0 <= value <= 1:
-            return f"{key} is no fraction"
+            return f"{key} is not a fraction from 0 to 1"
         if measured and abs(value) > _LARGEST:
             return f"{key} is larger than any float32"
         if measured and "epoch" not in line:

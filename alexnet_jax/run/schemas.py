@@ -16,7 +16,7 @@ Fraction = Annotated[float, Condition("from 0 to 1", lambda value: 0 <= value <=
 
 
 def now() -> str:
-    """The time as a Time."""
+    """Return the current UTC time as a Time."""
     return time.strftime(TIME, time.gmtime())
 
 
@@ -70,7 +70,7 @@ class Environment(TypedDict):
 
 
 class Errors(TypedDict):
-    """Errors on a split, with center crops or with ten views."""
+    """Errors on a split with one choice of views."""
 
     count: Positive
     top1_error: Fraction

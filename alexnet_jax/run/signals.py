@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-#: A second one of these ends the process at once; with the others launchers only forward requests.
+#: A second one of these ends the process at once. SIGUSR1 and SIGUSR2 never do: launchers forward requests with them.
 _INSISTENT = (signal.SIGTERM, signal.SIGINT)
 #: Signals within this time of the first are the same request: schedulers signal a process and its group.
 _SAME_SECONDS = 0.1

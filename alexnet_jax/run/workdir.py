@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """What training needs of its run folder. This class, for processes other than the primary, writes nothing."""
+    """The run folder as training sees it. This base class, for processes other than the primary, writes nothing."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()

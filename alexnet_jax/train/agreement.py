@@ -47,7 +47,7 @@ class Agreement:
         }
 
     def saved(self) -> None:
-        """Take note that all requests so far to save are fulfilled."""
+        """Clear the requests to save that a checkpoint has just fulfilled."""
         self._meter.clear_save()
 
     def poll(self) -> None:
@@ -67,7 +67,7 @@ class Agreement:
 
 
 class AnyProcess:
-    """A logical or over all processes, without waiting: each call returns the result of the call before."""
+    """A logical or over all processes, without waiting: each call returns the result of the previous call."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._devices = mesh.size

@@ -43,9 +43,9 @@ class BatchSource:
         indices, epochs = (np.stack(each) for each in zip(*drawn, strict=True))
         return HostBatch(examples, self._placed.read_steps(indices, epochs))
 
-    def place(self, read: HostBatch) -> Batch:
+    def place(self, host: HostBatch) -> Batch:
         """Place a batch on the devices; call this only from the thread that dispatches steps."""
-        return read.batch if self._is_stacked else self._placed.finish(read.batch)
+        return host.batch if self._is_stacked else self._placed.finish(host.batch)
 
     def stream(self, start: int, poll: Callable[[], None]) -> Prefetch:
         """Prefetch (dispatch, HostBatch) from step `start` on; an exception raised by `poll` ends the iteration."""

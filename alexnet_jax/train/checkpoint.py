@@ -233,7 +233,7 @@ def recover(folder: Path, say: Callable[[str], None]) -> tuple[int, Meta] | None
             number += 1
             renamed = folder / f".bad-{step}-{number}"
         os.rename(folder / str(step), renamed)
-        say(f"{error.line()} ; renamed to {renamed.name}, using an older checkpoint")
+        say(f"{error.line()}; renamed to {renamed.name}, using an older checkpoint")
 
     return checkpoints.latest(folder, on_damage=set_aside)
 

@@ -1,4 +1,4 @@
-"""When a run saves, what it keeps, and the background thread that writes it."""
+"""When a run saves a checkpoint, which checkpoints it keeps, and the background thread that writes them."""
 
 import math
 import threading
@@ -50,7 +50,7 @@ class Checkpointer:
 
     @property
     def fetched_step(self) -> int:
-        """Step of the newest checkpoint, which may still be being written."""
+        """Step of the newest checkpoint; its write may not have ended."""
         return self._fetched_step
 
     def is_due(self, step: int, error: float | None) -> bool:
@@ -64,7 +64,7 @@ class Checkpointer:
         return 0 < seconds <= time.monotonic() - self._fetched_at and not self._writer.busy
 
     def save(self, state: State, meta: Mapping[str, Any], error: float | None = None) -> None:
-        """Copy the state to the host and start to write it, after the checkpoint before is committed.
+        """Wait until the previous checkpoint is committed, copy the state to the host, and start to write it.
 
         Args:
             meta: Entries of meta.json beside `about`.
@@ -72,7 +72,7 @@ class Checkpointer:
 
         Raises:
             DivergedError: The state is not finite.
-            StorageError: The checkpoint before could not be written.
+            StorageError: The previous checkpoint could not be written.
         """
         self.wait()
         fetched = checkpoint.fetch(state)
@@ -100,7 +100,7 @@ class Checkpointer:
         self._errors[step] = error
 
     def best(self) -> tuple[int, float] | None:
-        """Return step and validation error of the best checkpoint that is there."""
+        """Return step and validation error of the best checkpoint in the run folder, if any was evaluated."""
         steps = checkpoints.committed_steps(self._folder.checkpoints)
         step = checkpoints.best_step(steps, self._errors)
         return None if step is None else (step, self._errors[step])

@@ -20,9 +20,9 @@ from alexnet_jax.specs import Config
 from alexnet_jax.train.state import DROPOUT, State, stream
 from alexnet_jax.train.step import LOSSES
 
-#: The loss is on the plateau within this share of ln(classes) around it.
+#: The loss is on the plateau if it differs from ln(classes) by at most this share of ln(classes).
 NEAR = 0.01
-#: It has left the plateau this share of ln(classes) below it.
+#: It has left the plateau if it is lower than ln(classes) by more than this share of ln(classes).
 LEFT = 0.03
 
 
@@ -39,15 +39,19 @@ def signal_report(
     Batch normalization and dropout (one mask for all images) act as in training.
 
     Returns:
-        A record each, with None where a value has no meaning. Of the activation of the layer, or of its last output:
-        `output_rms`; `example_rms`, the deviation of single images from the mean of the batch, which is the part that
-        can tell classes apart; `dead`, the share of maps or units that do not change over the batch; `saturated`,
-        the share of outputs within 1 % of a limit. `weight_rms` and `gradient_rms` of its kernel. `row` is its name,
-        and `section` its section of the config.
+        A record for the input and for each layer; a value that does not apply is None.
+
+        row, section: The name of the layer ("input" for the input), and its section of the config.
+        output_rms: RMS of the activations of the layer, or of its outputs if it has no activation.
+        example_rms: RMS of their deviation from the mean of the batch, the part that can tell classes apart.
+        dead: Share of maps or units that do not change over the batch.
+        saturated: Share of activations within 1 % of an asymptote.
+        weight_rms, gradient_rms: RMS of the kernel and of its gradient.
     """
     model, statistics = model.clone(axis_name=None), resized_statistics(statistics, spec)
 
-    @functools.partial(jax.jit, compiler_options=compiler.options())
+    # It runs once, so the time to compile it is what counts.
+    @functools.partial(jax.jit, compiler_options=compiler.options() | compiler.quick())
     def measure(params, batch_stats, statistics, images, labels, keys):
         inputs = views.views(images, statistics, spec.augment, "center")[:, 0]
 
@@ -123,7 +127,7 @@ class PlateauDetector:
         self.num_classes = num_classes
         self.patience = max(200, steps_per_epoch) if patience is None else patience
         self.began: int | None = None
-        self.named = False
+        self.reported = False
 
     def feed(
         self, step: int, loss: float, report: Callable[[], list[dict]] | None = None
@@ -136,21 +140,21 @@ class PlateauDetector:
         """
         if abs(loss / self.level - 1) <= NEAR:
             self.began = step if self.began is None else self.began
-            if self.named or step - self.began < self.patience:
+            if self.reported or step - self.began < self.patience:
                 return None
-            self.named = True
-            return self._name(step, loss, report() if report else [])
-        if self.named and loss < (1 - LEFT) * self.level:
-            began, self.began, self.named = self.began, None, False
+            self.reported = True
+            return self._message(step, loss, report() if report else [])
+        if self.reported and loss < (1 - LEFT) * self.level:
+            began, self.began, self.reported = self.began, None, False
             return (
                 f"the loss left the plateau at ln({self.num_classes}) by step {step}: "
                 f"{loss:.3f} (there since step {began})"
             )
-        if not self.named:
+        if not self.reported:
             self.began = None
         return None
 
-    def _name(self, step: int, loss: float, records: list[dict]) -> str:
+    def _message(self, step: int, loss: float, records: list[dict]) -> str:
         reasons = "\n".join(f"  {i}. {cause}" for i, cause in enumerate(causes(records), 1))
         return (
             f"the loss {loss:.3f} has been at ln({self.num_classes}) = {self.level:.3f} "
@@ -159,7 +163,7 @@ class PlateauDetector:
 
 
 def causes(records: list[dict]) -> list[str]:
-    """Likely causes of a plateau and what to try, the likeliest first by `records`, which may be empty."""
+    """Return likely causes of a plateau and what to try, the likeliest first; `records` of the signal may be empty."""
     rows = [record for record in records if record["section"]]
     weighed = [
         *_faint(rows),
@@ -177,7 +181,7 @@ def causes(records: list[dict]) -> list[str]:
 
 
 def _faint(rows: list[dict]) -> list[tuple[float, str]]:
-    """Initial weights so small that differences between images vanish on the way up."""
+    """Initial weights so small that differences between images vanish on the way to the output."""
     if not rows or not rows[-1]["example_rms"] < 0.1:
         return []
     faint = rows[-1]["example_rms"]
@@ -227,7 +231,7 @@ def _badly_scaled(records: list[dict]) -> list[tuple[float, str]]:
     if rms < 5:
         return [(0.6, f"the input has RMS {rms:.2g}, initial weights are meant for 0 to 255 (RMS about 60): "
                       "--config.augment.scale=1.0, or --config.model.init=he")]  # fmt: skip
-    return [(0.6, f"the input has RMS {rms:.0f}, far above grey levels (about 60): --config.augment.scale=1.0 and "
+    return [(0.6, f"the input has RMS {rms:.0f}, far above gray levels (about 60): --config.augment.scale=1.0 and "
                   "--config.augment.color_std=0.1 or less")]  # fmt: skip
 
 

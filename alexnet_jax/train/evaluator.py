@@ -104,7 +104,7 @@ class Evaluator:
             self._watchdog.beat()
             return batch
 
-        probabilities = predictions.of_split(
+        probabilities = predictions.predict_split(
             watched, self._dataset.splits[name], size, lambda: self.before_batch(poll)
         )
         self._last = key, probabilities

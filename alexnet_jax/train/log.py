@@ -16,7 +16,7 @@ from alexnet_jax.train.meter import Meter
 
 
 class RunLog:
-    """Where training reports to. This class, for processes other than the primary, writes nothing."""
+    """The log as training sees it. This base class, for processes other than the primary, writes nothing."""
 
     def say(self, text: str) -> None:
         """Print lines, and write them to log.txt."""
@@ -189,9 +189,7 @@ class TensorBoard:
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"))
-        if (
-            first_step
-        ):  # makes TensorBoard drop the events that a killed start wrote after this step
+        if first_step:  # makes TensorBoard drop what a killed start wrote after this step
             start = self._events.SessionLog(status=self._events.SessionLog.START)
             self._write(step=first_step + 1, session_log=start)
 

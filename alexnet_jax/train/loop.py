@@ -38,7 +38,7 @@ class Training:
     watchdog: Watchdog
     log: RunLog
     folder: RunFolder
-    #: Whether the run begins, and is not resumed.
+    #: Whether the run begins, rather than being resumed.
     is_new: bool
     #: Whether an earlier start was stopped in the evaluation of its last step.
     evaluation_due: bool
@@ -93,7 +93,7 @@ def train(run: Training, state: State) -> State:
                     )
                     break
     except (Stop, DataError):
-        # An evaluation stops in all processes at once; the reading of batches may fail in one alone.
+        # All processes must save together: an evaluation stops in all of them, but reading batches may fail in one.
         can_save = evaluation_due or not processes.is_distributed()
         if can_save and done > run.checkpointer.fetched_step:
             _save(run, state, evaluation_due=evaluation_due)
@@ -102,7 +102,7 @@ def train(run: Training, state: State) -> State:
 
 
 def _before_first_step(run: Training, state: State) -> State:
-    """Make the evaluation at which an earlier start was stopped; save the initial state if the config asks for it."""
+    """Repeat the evaluation in which an earlier start was stopped; save the initial state if the config asks for it."""
     if run.evaluation_due:
         step = int(state.step)
         state, error = run.evaluator.validate(state, step)

@@ -26,7 +26,7 @@ class Dispatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps of a run of `spec` on `examples` training images. A step has the number of steps made before it."""
+    """The steps of a run of `spec` on `examples` training images, numbered from 0."""
 
     spec: Config
     examples: int
@@ -104,13 +104,13 @@ class Plan:
     def is_saved(self, done: int) -> bool:
         """Whether a checkpoint is due after `done` steps, whatever the time and the validation error."""
         train = self.spec.train
-        of_series = train.keep_powers_of_two and retention.is_power_of_two(done)
-        return done == self.last_step or done % train.checkpoint_every == 0 or of_series
+        is_power = train.keep_powers_of_two and retention.is_power_of_two(done)
+        return done == self.last_step or done % train.checkpoint_every == 0 or is_power
 
     def dispatches(self, start: int) -> Iterator[Dispatch]:
         """Yield all steps from `start` on, up to `train.steps_per_dispatch` at once.
 
-        After a step at which something is due, a dispatch ends.
+        A dispatch ends after a step at which something is due.
         """
         count, lengths, step = self.spec.train.steps_per_dispatch, set[int](), start
         while step < self.last_step:

@@ -93,7 +93,7 @@ def check_resume(workdir: Workdir, prepared: Prepared, *, changed: bool) -> None
 
     Raises:
         ConfigError: The checkpoint was trained on other images.
-        CheckpointError: The checkpoint does not fit the model of `spec`.
+        CheckpointError: The checkpoint does not fit the model of the config.
     """
     spec, dataset, _ = prepared
     folder = workdir.checkpoints
@@ -121,7 +121,7 @@ def check_init(spec: Config, init: TrainedModel, *, partial: bool) -> None:
 
 def state_shapes(spec: Config) -> State:
     """Return the shapes of the training state of `spec`."""
-    return states.shapes(spec, alexnet.of_config(spec))._replace(schedule=schedule.create())
+    return states.shapes(spec, alexnet.from_config(spec))._replace(schedule=schedule.create())
 
 
 def check_memory(spec: Config, state: State) -> None:

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 
-#: Steps of a start that are traced, counted from 1: earlier ones compile and fill caches.
+#: The steps that are traced, counted from 1 where a process begins or resumes: earlier ones compile and fill caches.
 FIRST, LAST = 5, 10
 
 
 class Profiler:
-    """Traces some of the steps `start` to `end` - 1: FIRST to LAST, or the last ones of a shorter run.
+    """Traces steps FIRST to LAST of those from `start` to `end` - 1; in a shorter run, its last ones.
 
     Use it as a context. With `folder` None nothing is traced.
     """

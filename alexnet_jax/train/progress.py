@@ -36,7 +36,7 @@ class _Notes(NamedTuple):
 
 
 class Progress:
-    """Follows the steps of one start.
+    """Follows the steps of a run from one start, the first or a resumption, to its end.
 
     Args:
         split: The training images, of which only the labels are used.
@@ -80,7 +80,7 @@ class Progress:
         state: State,
         waited: float,
     ) -> None:
-        """Add the steps that were just dispatched, and log those of the dispatch before.
+        """Add the steps that were just dispatched, and log those of the previous dispatch.
 
         Args:
             examples: (labels, indices, epochs) of each step.

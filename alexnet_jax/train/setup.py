@@ -98,7 +98,7 @@ def begin(
     spec, dataset, _ = prepared
     latest, errors, losses = _read_folder(folder, spec)
     watchdog.beat(SLOW)
-    mesh, model = device_mesh(spec), alexnet.of_config(spec)
+    mesh, model = device_mesh(spec), alexnet.from_config(spec)
     state = states.create(spec, model, spec.seed, mesh=mesh)
     if latest:
         if processes.is_primary():

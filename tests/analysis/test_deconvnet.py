@@ -159,7 +159,7 @@ def test_the_figure_has_the_strongest_images_of_each_map(answers, weights_file, 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--layer", "fc6"], "'fc6' is no feature of a convolution; the layers are conv1, conv2"),
+    [(["--layer", "fc6"], "'fc6' is not a feature of a convolution; the layers are conv1, conv2"),
      (["--map", "8"], "the maps of conv2/act go from 0 to 7")],
 )  # fmt: skip
 def test_bad_input_is_said(weights_file, tmp_path, arguments, said):

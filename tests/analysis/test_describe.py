@@ -125,7 +125,7 @@ def test_decay_of_biases_is_printed_and_not_programmed(capsys):
     [line] = [line for line in lines if line.startswith("optimizer.")]
     assert line.split()[:3] == ["optimizer.bias_weight_decay", "0.0005", "0.0"]
     assert line.endswith(
-        "paper §5: the update rule spares no bias; layer.cu: biases are made with a decay of 0"
+        "paper §5: the update rule is the same for biases; layer.cu: the weight decay of biases is 0"
     )
     assert not [line for line in lines if "within_towers" in line]  # both stay within the tower
 

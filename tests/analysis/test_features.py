@@ -111,7 +111,7 @@ def test_files_keep_their_names(answers, command, tmp_path, pixels):
     ("arguments", "error", "said"),
     [
         (["--split", "test", "--layer", "fc9"], ConfigError, "no features 'fc9'; it has conv1/"),
-        (["--images", "none.jpg", "--layer", "fc7"], DataError, "cannot read none.jpg"),
+        (["--images", "none.jpg", "--layer", "fc7"], DataError, "there is no file none.jpg"),
     ],
 )
 def test_bad_input_is_said(command, arguments, error, said):

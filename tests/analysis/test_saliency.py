@@ -92,7 +92,7 @@ def test_the_figure_and_its_numbers(net, weights_file, tmp_path, capsys):
     [
         (["--class", "rows-9"], "no class 'rows-9'; it has rows-"),
         (["--count", "0"], "--count must be from 1 to 128, the images of test"),
-        (["--images", "none.jpg"], "cannot read none.jpg"),
+        (["--images", "none.jpg"], "there is no file none.jpg"),
         (["--split", "west"], "synthetic has no split 'west'; it has train, test"),
     ],
 )

@@ -8,7 +8,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from alexnet_jax.model import mesh as parallel
-from bench import ours, scaling
+from bench import ours, scaling, workload
 from tests.bench import hlo
 
 HEADER = "HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=4\n"
@@ -165,7 +165,7 @@ def test_bytes_sent_in_a_ring():
 @pytest.fixture(scope="module")
 def compiled() -> str:
     """The step of the paper's net on two devices, at full size, as sizes affect what XLA does."""
-    spec = ours.load("configs/paper.py", 4, [])
+    spec = workload.load("configs/paper.py", 4, [])
     return ours.lower(spec, parallel.device_mesh(jax.local_devices()[:2])).compile().as_text() or ""
 
 
@@ -200,7 +200,7 @@ def test_two_devices_add_all_gradients_at_once(compiled):
 
 def test_lrn_over_all_maps_sends_the_maps_beside_the_border_both_ways():
     overrides = ["--config.model.lrn_constants.within_towers=False"]
-    spec = ours.load("tests/tiny.py", 8, overrides)
+    spec = workload.load("tests/tiny.py", 8, overrides)
     mesh = parallel.device_mesh(jax.local_devices(), towers=2)
     found = hlo.collectives(ours.lower(spec, mesh).compile().as_text() or "")
     sent = [c for c in found if c.kind == "collective-permute"]
@@ -213,7 +213,7 @@ def test_lrn_over_all_maps_sends_the_maps_beside_the_border_both_ways():
 
 def test_towers_cross_where_the_paper_has_them_cross():
     """Before conv3, fc6, fc7 and fc8, and back from the first three; a pair shares its images."""
-    spec = ours.load("configs/paper.py", 8, [])
+    spec = workload.load("configs/paper.py", 8, [])
     mesh = parallel.device_mesh(jax.local_devices(), towers=2)
     found = hlo.collectives(ours.lower(spec, mesh).compile().as_text() or "")
     pairs, images = ((0, 1), (2, 3)), 4

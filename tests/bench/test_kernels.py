@@ -7,7 +7,7 @@ import pytest
 
 from alexnet_jax.errors import AlexNetError, ConfigError
 from bench import kernels
-from bench.kernels import Place, Sum
+from bench.kernels import OperationTime, Place
 
 # As XLA:GPU of jax 0.11.2 prints it, shortened.
 HLO = """\
@@ -69,7 +69,7 @@ def summed(sums, bounds=None, steps=1):
 
 
 def test_operations_belong_to_layers_by_scope_function_what_is_fused_and_neighbors():
-    found = summed([Sum(name, name, 1.0, 1) for name in PLACES])
+    found = summed([OperationTime(name, name, 1.0, 1) for name in PLACES])
     assert {k["operation"]: (k["layer"], k["direction"]) for k in found["kernels"]} == PLACES
 
 
@@ -87,7 +87,10 @@ def test_functions_are_read_whichever_way_parents_are_numbered():
 
 def test_times_are_a_step_and_stand_beside_the_bound():
     bounds = {Place("conv1", "backward"): 2e-6, Place("conv2", "forward"): 1e-6}
-    sums = [Sum("loop_select_fusion.1", "k", 40_000, 20), Sum("unknown.7", "k", 10_000, 10)]
+    sums = [
+        OperationTime("loop_select_fusion.1", "k", 40_000, 20),
+        OperationTime("unknown.7", "k", 10_000, 10),
+    ]
     found = summed(sums, bounds, steps=10)
     back, forward, rest = found["layers"]
     assert back == {
@@ -100,7 +103,7 @@ def test_times_are_a_step_and_stand_beside_the_bound():
 
 
 def test_a_kernel_in_a_graph_is_known_by_its_own_name():
-    found = summed([Sum("command_buffer.2", "loop_select_fusion_1", 1.0, 1)])
+    found = summed([OperationTime("command_buffer.2", "loop_select_fusion_1", 1.0, 1)])
     assert found["kernels"][0]["layer"] == "conv1" and found["known_share"] == 1.0
 
 
@@ -137,8 +140,8 @@ def test_a_gpu_has_kernels_on_streams_and_nothing_else_counts():
     host = {"python": [event("x", 0, 999, "cudnn-conv.10")]}
     data = trace(**{"/device_GPU:0": device, "/host_CPU": host})
     assert sorted(kernels.sums(data)) == [
-        Sum("MemcpyH2D", "MemcpyH2D", 7, 1),
-        Sum("cudnn-conv.10", "sm90_conv", 350, 2),
+        OperationTime("MemcpyH2D", "MemcpyH2D", 7, 1),
+        OperationTime("cudnn-conv.10", "sm90_conv", 350, 2),
     ]
 
 

@@ -7,14 +7,14 @@ import pytest
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import geometry
 from alexnet_jax.model.alexnet import AlexNet
-from bench import layers, ours, roofline
+from bench import layers, ours, roofline, workload
 
 BATCH = 4
 
 
 @pytest.fixture(scope="module")
 def spec():
-    return ours.load("tests/tiny.py", BATCH, ["--config.data.source=folder"])
+    return workload.load("tests/tiny.py", BATCH, ["--config.data.source=folder"])
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_a_part_that_fails_is_reported_and_the_others_go_on(parts, measured):
 
 @pytest.mark.full
 def test_weights_have_the_compute_type():
-    spec = ours.load("tests/tiny.py", BATCH, ["--config.model.compute_dtype=bfloat16"])
+    spec = workload.load("tests/tiny.py", BATCH, ["--config.model.compute_dtype=bfloat16"])
     linear = find(layers.parts(spec), "conv2", "linear", "forward")
     assert {leaf.dtype for leaf in jax.tree.leaves(linear.arguments)} == {jnp.dtype("bfloat16")}
     assert linear.bytes == 2 * sum(

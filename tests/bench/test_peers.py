@@ -8,8 +8,9 @@ from importlib import util
 
 import pytest
 
+from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
-from bench import alternate, hardware, paths, peers
+from bench import alternate, hardware, peers
 
 WORKER = """
 import json, sys, time
@@ -169,7 +170,7 @@ def test_memory_settings_are_given_or_taken_away(kept, seen, monkeypatch):
 
 
 def test_the_memory_settings_are_those_of_the_device():
-    settings = (paths.ROOT / "launch" / "malloc.env").read_text().splitlines()
+    settings = (find.ROOT / "launch" / "malloc.env").read_text().splitlines()
     names = {line.partition("=")[0] for line in settings if not line.startswith("#")}
     assert set(alternate.memory_settings("cpu")) == names
     on_gpu = alternate.memory_settings("cuda,cpu")
@@ -190,7 +191,7 @@ def test_on_a_gpu_a_program_must_not_fall_back_to_the_cpu(monkeypatch):
     script = "import jax; from bench import alternate; alternate.serve(lambda: (float, {}))"
     said = subprocess.run(
         [sys.executable, "-c", script], input="begin\n", capture_output=True, text=True,
-        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=paths.ROOT,
+        env=os.environ | {"JAX_PLATFORMS": alternate.ON_GPU, "CUDA_VISIBLE_DEVICES": ""}, cwd=find.ROOT,
     )  # fmt: skip
     assert "JAX finds no GPU" in said.stderr and not said.stdout
 
@@ -211,7 +212,7 @@ def test_a_gpu_has_more_peers_and_computes_in_bfloat16(monkeypatch):
     options, programs, facts = started([], "cuda", monkeypatch)
     assert list(programs) == ["ours", *peers.ON_GPU] and set(peers.ON_GPU) == set(peers.PEERS)
     assert (options.batch, options.steps, options.beside) == ([128, 512], 30, 12)
-    assert facts == {"dtype": "bfloat16"}
+    assert facts == {"dtype": "bfloat16", "config": "configs/paper.py"}
     for program in programs.values():
         assert program.arguments[-2:] == ["--device=cuda", "--dtype=bfloat16"]
     _, programs, facts = started(["--dtype", "float32"], "cuda", monkeypatch)
@@ -220,12 +221,27 @@ def test_a_gpu_has_more_peers_and_computes_in_bfloat16(monkeypatch):
 
 def test_a_cpu_has_the_peers_it_had(monkeypatch):
     options, programs, facts = started([], "cpu", monkeypatch)
-    assert list(programs) == ["ours", *peers.ON_CPU] and facts == {"dtype": "float32"}
+    assert list(programs) == ["ours", *peers.ON_CPU] and facts["dtype"] == "float32"
     assert (options.batch, options.steps, options.beside) == ([32], 3, 2)
     assert started([], "cuda", monkeypatch)[0].device == "cuda"
     assert started(["--device", "cpu"], "cuda", monkeypatch)[0].device == "cpu"
     with pytest.raises(ConfigError, match="only on a GPU"):
         started(["--peers", "graph"], "cpu", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("cifar10:80sec", ["eager", "compile"]),
+        ("quickstart", ["eager", "eager-written", "compile", "compile-written"]),
+    ],
+)
+def test_another_config_has_the_peers_that_have_its_network(config, expected, monkeypatch):
+    _, programs, facts = started(["--config", config], "cpu", monkeypatch)
+    assert list(programs) == ["ours", *expected] and facts["config"] == config
+    assert all(f"--config={config}" in program.arguments for program in programs.values())
+    with pytest.raises(ConfigError, match="plain: only for --config"):
+        started(["--config", config, "--peers", "plain"], "cpu", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +276,7 @@ def test_a_worker_serves_and_tunes_when_told():
     )
     command = [sys.executable, "-c", script]
     said = subprocess.run(
-        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=paths.ROOT
+        command, input="begin\ntune\n7\n", capture_output=True, text=True, cwd=find.ROOT
     )
     built, facts, tuned, measured = map(json.loads, said.stdout.splitlines())
     assert (

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from alexnet_jax.model import geometry
-from bench import ours, roofline
+from bench import roofline, workload
 
 
 def seconds(batch, dtype, peak):
-    spec = ours.load("configs/paper.py", batch, [f"--config.model.compute_dtype={dtype}"])
+    spec = workload.load("configs/paper.py", batch, [f"--config.model.compute_dtype={dtype}"])
     return sum(work.seconds(peak, 4.3e12) for work in roofline.step_work(spec))
 
 
@@ -26,7 +26,7 @@ def test_the_bound_of_the_paper_on_an_h200(batch, dtype, peak, microseconds):
 
 
 def test_every_product_is_counted_once_each_way():
-    spec = ours.load("tests/tiny.py", 4, [])
+    spec = workload.load("tests/tiny.py", 4, [])
     work = roofline.step_work(spec)
     rows = geometry.layers(spec.model, spec.augment.crop_size, 10)
     each = {row.name: 2 * 4 * row.multiply_adds for row in rows}
@@ -48,7 +48,7 @@ def test_every_product_is_counted_once_each_way():
 
 @pytest.mark.parametrize("name", ["cifar10.py:13pct", "cuda_convnet2.py", "quickstart.py"])
 def test_other_nets_have_a_bound(name):
-    work = roofline.step_work(ours.load(f"configs/{name}", 8, []))
+    work = roofline.step_work(workload.load(f"configs/{name}", 8, []))
     assert all(part.bytes > 0 and part.flop >= 0 for part in work)
 
 

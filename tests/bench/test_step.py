@@ -8,12 +8,12 @@ from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import CANDIDATES, CPU, GPU
 from alexnet_jax.model import mesh as parallel
-from bench import alternate, forms, ours, step
+from bench import alternate, forms, ours, step, workload
 
 
 @pytest.fixture(scope="module")
 def spec():
-    return ours.load("tests/tiny.py", 8, ["--config.data.source=folder"])
+    return workload.load("tests/tiny.py", 8, ["--config.data.source=folder"])
 
 
 def apply(form, monkeypatch) -> None:
@@ -53,7 +53,7 @@ def test_what_makes_no_other_program_is_not_measured(spec):
     assert set(CANDIDATES) < set(on_gpu) and "ynnpack" not in on_gpu and "malloc" not in on_gpu
     for names in (on_cpu, on_gpu):
         assert not [n for n in names if n.startswith(("loops", "weights"))]
-    narrow = ours.load("tests/tiny.py", 8, ["--config.data.source=folder", "--config.train.steps_per_dispatch=2",
+    narrow = workload.load("tests/tiny.py", 8, ["--config.data.source=folder", "--config.train.steps_per_dispatch=2",
                                             "--config.model.compute_dtype=bfloat16"])  # fmt: skip
     on_gpu = step.default_forms("cuda", narrow)
     assert "weights=kept" in on_gpu and "loops=unrolled" in on_gpu and "pool=parity" not in on_gpu

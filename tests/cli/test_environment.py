@@ -19,7 +19,7 @@ from alexnet_jax import cli, config, files
 from alexnet_jax.analysis import features, figures, predict
 from alexnet_jax.cli import environment
 from alexnet_jax.data import sources
-from alexnet_jax.data.pipeline import cache, splits
+from alexnet_jax.data.pipeline import splits
 from alexnet_jax.data.sources import arrays
 from alexnet_jax.errors import ConfigError, DataError, StorageError, of_system
 from alexnet_jax.inference import network, trained, weights
@@ -62,6 +62,7 @@ USAGE = [
     Case("error, standard error full", {"JAX_ENABLE_X64": "1"}, 2, shell='exec "$@" 2>/dev/full'),
 ]  # fmt: skip
 """Answered before JAX is imported."""
+NO_CACHES: dict[str, str | None] = {"ALEXNET_JAX_CACHE": None, "JAX_COMPILATION_CACHE_DIR": None}
 STARTS = [
     Case("platform without device", {"JAX_PLATFORMS": "cuda"}, 2, "JAX_PLATFORMS=cuda"),
     Case("platform unknown", {"JAX_PLATFORMS": "nonsense"}, 2, "JAX_PLATFORMS=nonsense"),
@@ -83,9 +84,9 @@ TRAINS = [
     Case("NaNs watched", {"JAX_DEBUG_NANS": "1", "JAX_DEBUG_INFS": "1"}),
     Case("highest precision", {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}),
     Case("unknown matplotlib backend", {"MPLBACKEND": "nonsense"}),
-    Case("HOME missing, caches there", {"HOME": "/nonexistent", "ALEXNET_JAX_CACHE": None}),
-    Case("HOME unset", {"HOME": None, "ALEXNET_JAX_CACHE": None}),
-    Case("caches read-only", {"HOME": "/proc", "ALEXNET_JAX_CACHE": "/proc/cache", "MPLCONFIGDIR": "/proc"}),
+    Case("HOME missing, caches there", {"HOME": "/nonexistent", **NO_CACHES}),
+    Case("HOME unset", {"HOME": None, **NO_CACHES}),
+    Case("caches read-only", NO_CACHES | {"HOME": "/proc", "MPLCONFIGDIR": "/proc", "ALEXNET_JAX_CACHE": "/proc/x"}),
     Case("compilation cache is a file", {"JAX_COMPILATION_CACHE_DIR": "/etc/passwd"}),
     Case("umask 077", {}, shell='umask 077; exec "$@"'),
     Case("umask 0777", {}, 5, "Permission denied", shell=f'umask 0777; {READ_ONLY} "$@"'),
@@ -193,7 +194,11 @@ def test_every_command_begins_there():
     [
         (PermissionError(errno.EACCES, "Permission denied", "a/b"), 5, "a/b: Permission denied"),
         (OSError(errno.ENOSPC, "No space left on device"), 5, "make room"),
-        (RuntimeError("Could not determine home directory."), 2, "set HOME, or ALEXNET_JAX_CACHE"),
+        (
+            RuntimeError("Could not determine home directory."),
+            2,
+            "set HOME, or set ALEXNET_JAX_CACHE",
+        ),
         (BrokenPipeError(), 0, ""),
         (ValueError("our own"), 1, "fault of the program"),
         (OSError(errno.EBADF, "Bad file descriptor"), 1, "fault of the program"),
@@ -220,9 +225,29 @@ def test_without_a_home_the_cache_says_what_to_set(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     with pytest.raises(RuntimeError) as raised:
-        cache.folder()
+        files.cache_folder()
     known = environment.fault(raised.value)
     assert known and known.exit_code == 2 and "ALEXNET_JAX_CACHE=FOLDER" in known.line()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ALEXNET_JAX_CACHE": "$T/new"}, "$T/new/jax"),
+        ({"ALEXNET_JAX_CACHE": "$T", "JAX_COMPILATION_CACHE_DIR": "elsewhere"}, "elsewhere"),
+        ({"ALEXNET_JAX_CACHE": "$T", "JAX_COMPILATION_CACHE_DIR": ""}, ""),
+        ({"ALEXNET_JAX_CACHE": "/proc/cache"}, None),
+    ],
+    ids=["by default", "set by the user", "switched off", "not writable"],
+)
+def test_compiled_programs_are_kept_in_the_cache_folder(variables, expected, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.replace("$T", str(tmp_path)))
+    environment.check()
+    assert os.environ.get("JAX_COMPILATION_CACHE_DIR") == (
+        expected and expected.replace("$T", str(tmp_path))
+    )
 
 
 def test_nothing_is_left_to_asserts_which_python_may_leave_out():

@@ -367,9 +367,13 @@ def test_the_ranges_of_all_numbers_are_tested():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("model.convs.conv1.then", ["act", "pool", "pool"], "one pool at most"),
+        (
+            "model.convs.conv1.then",
+            ["act", "pool", "pool"],
+            "conv1.then lists 'pool' more than once",
+        ),
         ("model.convs.conv1.then", ["act", "pol"], 'did you mean "pool"?'),
-        ("model.convs.conv3.then", ["pool"], "conv3 says 'pool' but has no pool"),
+        ("model.convs.conv3.then", ["pool"], "conv3.then lists 'pool', but the layer has no pool"),
         ("model.fcs.fc6.then", ["act", "pool"], "config.model.fcs.fc6.then[1] is 'pool'"),
         ("model.convs.conv1.pool.stride", 55, "beyond the 55x55 maps"),
         ("model.convs.2conv", {}, "config.model.convs.2conv: the name of a layer"),

@@ -283,7 +283,7 @@ def test_what_a_config_leaves_alone_is_not_its_choice(key):
     changed = "model.convs.conv4.init_std"
     assert (
         describe.source(scaled, changed, values(scaled)[changed])
-        == "times the root of the lost inputs"
+        == "times sqrt(n), where a layer has n times fewer inputs"
     )
 
 
@@ -293,7 +293,7 @@ ABOUT = {
     r"scale=": r"model\.(lrn_constants|spatial_norm)\.alpha",
     r"k = 1": r"model\.lrn_constants\.k",
     r"nothing crosses": r"model\.lrn_constants\.within_towers",
-    r"initW|0\.01 everywhere|root of the lost|sqrt": r"model\..*\.init_std",
+    r"initW|0\.01 everywhere|sqrt": r"model\..*\.init_std",
     r"bvlc_alexnet|PyTorch draws|hidden layers$": r"model\.(convs|fcs)\..*",
     r"bvlc_alexnet: 0\.1|PyTorch draws|1 in conv2": r"model\..*\.bias",
     r"\bbias(es)?\b|decay|none, as in|as the weights": r"optimizer\.bias_weight_decay",

@@ -182,8 +182,8 @@ def test_a_value_that_a_file_has_already_changes_no_digest():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.batch_size=abc", "config.train.batch_size=abc: must be a whole number"),
-        ("train.batch_size=1.5", "config.train.batch_size=1.5: must be a whole number"),
+        ("train.batch_size=abc", "config.train.batch_size=abc: must be an integer"),
+        ("train.batch_size=1.5", "config.train.batch_size=1.5: must be an integer"),
         ("train.batch_size=None", "config.train.batch_size is None but needs a value"),
         ("train.batch_size", "needs a value: --config.train.batch_size=VALUE"),
         ("train.epochs=1/2", "config.train.epochs=1/2: must be a number"),

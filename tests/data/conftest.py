@@ -19,8 +19,8 @@ def cache_folder(tmp_path_factory, monkeypatch):
 @pytest.fixture(autouse=True)
 def pillow_filters():
     """The filters of warnings that reading images sets once, and pytest takes away after every test."""
-    pillow.module.cache_clear()
-    pillow.module()
+    pillow.image_module.cache_clear()
+    pillow.image_module()
 
 
 @pytest.fixture(params=["simplejpeg", "Pillow"])

@@ -149,12 +149,12 @@ HOSTILE = {
         tarred(changed(entry("cat/abcde.jpg"), 4, b"\xff\xfe")),
         "not UTF-8",
     ),
-    "same name twice": ("train.tar", tarred(GOOD, GOOD), "cat/a.jpg is there twice"),
-    "same name but for case": ("train.tar", tarred(GOOD, entry("cat/A.JPG")), "A.JPG is there"),
+    "same name twice": ("train.tar", tarred(GOOD, GOOD), "cat/a.jpg occurs twice"),
+    "same name but for case": ("train.tar", tarred(GOOD, entry("cat/A.JPG")), "A.JPG occurs twice"),
     "same name but for composition": (
         "train.tar",
         tarred(entry("cat/\u00e4.jpg"), entry("cat/a\u0308.jpg")),
-        "is there twice",
+        "occurs twice",
     ),
     "sparse file": ("train.tar", tarred(link(b"S")), "cat/a.jpg is a sparse file"),
     "sparse file in pax": (
@@ -181,12 +181,12 @@ HOSTILE = {
     "wrong checksum": ("train.tar", tarred(GOOD, b"x" + GOOD[1:]), "is damaged at byte"),
     "cut off in a file": ("train.tar", tarred(GOOD, GOOD[:-512], end=b""), "cut off"),
     "cut off between files": ("train.tar", tarred(GOOD, end=b""), "cut off"),
-    "members behind the end": ("train.tar", tarred(GOOD, bytes(1024), GOOD), "behind its end mark"),
-    "no archive": ("train.tar", b"<!DOCTYPE html>" * 100, "is no tar archive"),
+    "members behind the end": ("train.tar", tarred(GOOD, bytes(1024), GOOD), "after its end mark"),
+    "no archive": ("train.tar", b"<!DOCTYPE html>" * 100, "is not a tar archive"),
     "file too large for an image": (
         "train.tar",
         tarred(GOOD),
-        f"cat/a.jpg has {len(PICTURE)} bytes; more than 100",
+        f"cat/a.jpg has {len(PICTURE)} bytes, more than the 100",
         lowered("MAX_FILE_BYTES", 100),
     ),
     "one name for all": (
@@ -263,7 +263,7 @@ HOSTILE = {
     "no tar in a tar of tars": (
         "ILSVRC2012_img_train.tar",
         tarred(entry("n01440764.jpg")),
-        "n01440764.jpg is no .tar",
+        "n01440764.jpg is not a .tar",
     ),
     "gzip bomb": ("train.tar.gz", gzip.compress(bytes(2**25)), "more than 200 times"),
     "gzip over the limit": (
@@ -278,9 +278,13 @@ HOSTILE = {
     "zip: symbolic link": (
         "train.zip",
         zipped("cat/a.jpg", mode=0o120777),
-        "cat/a.jpg is no plain file",
+        "cat/a.jpg is not a plain file",
     ),
-    "zip: device": ("train.zip", zipped("cat/a.jpg", mode=0o020666), "cat/a.jpg is no plain file"),
+    "zip: device": (
+        "train.zip",
+        zipped("cat/a.jpg", mode=0o020666),
+        "cat/a.jpg is not a plain file",
+    ),
     "zip: absolute name": ("train.zip", zipped("/tmp/a.jpg"), "/tmp/a.jpg has an absolute name"),
     "zip: name upwards": ("train.zip", zipped("cat/../../a.jpg"), "leads out"),
     "zip: drive": ("train.zip", zipped("c:a.jpg"), "c:a.jpg has an absolute name"),
@@ -290,7 +294,7 @@ HOSTILE = {
         zipped("cat/a.jpg").replace(b"a.jpg", b"a\0jpg"),
         "control character",
     ),
-    "zip: same name but for case": ("train.zip", zipped("cat/a.jpg", "Cat/a.jpg"), "there twice"),
+    "zip: same name but for case": ("train.zip", zipped("cat/a.jpg", "Cat/a.jpg"), "occurs twice"),
     "zip: bomb": (
         "train.zip",
         zipped("cat/a.jpg", content=bytes(2**22)),
@@ -333,12 +337,12 @@ HOSTILE = {
         patched(zipped("cat/a.jpg"), b"PK\1\2", 10, b"\x0e"),
         "method 14",
     ),
-    "zip: cut off": ("train.zip", zipped("cat/a.jpg")[:-5], "cut off, or no zip"),
-    "zip: cut off in front": ("train.zip", zipped("cat/a.jpg")[40:], "cut off, or no zip"),
+    "zip: cut off": ("train.zip", zipped("cat/a.jpg")[:-5], "cut off or is not a zip"),
+    "zip: cut off in front": ("train.zip", zipped("cat/a.jpg")[40:], "cut off or is not a zip"),
     "zip: more entries than it has": (
         "train.zip",
         patched(zipped("cat/a.jpg", "cat/b.jpg"), b"PK\5\6", 10, b"\1\0"),
-        "directory of another length",
+        "directory whose length differs",
     ),
     "zip: part of several": (
         "train.zip",

@@ -398,7 +398,7 @@ def test_black_ink_darkens(tmp_path):
 def test_the_limit_on_pixels_never_shows_as_a_warning(tmp_path):
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        pillow.module.cache_clear()
+        pillow.image_module.cache_clear()
         for data in (jpeg_of_size(12_000, 12_000), png_of_size(12_000, 12_000)):
             with pytest.raises(DataError, match=LARGE):
                 images.decode(data, SIDE)

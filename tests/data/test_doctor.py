@@ -41,17 +41,17 @@ def examine(tmp_path, capsys, monkeypatch):
             code = doctor.main([str(path), "--jobs", "1", *arguments])
         except DataError as error:
             code = error.exit_code
-            assert str(path) in str(error) and "to mend" in str(error)
+            assert str(path) in str(error) and "to fix" in str(error)
         lines = capsys.readouterr().out.splitlines()
-        assert all(line.startswith(("MEND  ", "NOTE  ", "ok    ")) for line in lines)
-        assert (code == 3) == any(line.startswith("MEND") for line in lines)
+        assert all(line.startswith(("FIX   ", "NOTE  ", "ok    ")) for line in lines)
+        assert (code == 3) == any(line.startswith("FIX") for line in lines)
         return code, lines
 
     return run
 
 
-def mended(lines):
-    return [line.removeprefix("MEND  ") for line in lines if line.startswith("MEND")]
+def to_fix(lines):
+    return [line.removeprefix("FIX   ") for line in lines if line.startswith("FIX")]
 
 
 def test_a_good_store_passes_and_is_shown(stored, examine, tmp_path):
@@ -91,19 +91,19 @@ def test_a_flipped_bit_of_a_store_is_found(stored, examine, name):
     content[len(content) // 2] ^= 1
     (stored / name).write_bytes(content)
     code, lines = examine(stored)
-    assert code == 3 and len(mended(lines)) == 1
+    assert code == 3 and len(to_fix(lines)) == 1
     assert (
-        f"{stored / name}: its SHA-256" in mended(lines)[0] and "copy it again" in mended(lines)[0]
+        f"{stored / name}: its SHA-256" in to_fix(lines)[0] and "copy it again" in to_fix(lines)[0]
     )
     (stored / name).unlink()
-    assert f"{stored / name}: No such file" in mended(examine(stored)[1])[0]
+    assert f"{stored / name}: No such file" in to_fix(examine(stored)[1])[0]
 
 
 def test_tars_are_examined_before_they_are_prepared(tars, examine):
     code, lines = examine(tars, "--subset")
     assert code == 0 and "contains ILSVRC2012 archives" in lines[0]
     code, lines = examine(tars)
-    assert code == 3 and "train has 3 classes, not 1,000" in mended(lines)[0]
+    assert code == 3 and "train has 3 classes, not 1,000" in to_fix(lines)[0]
 
 
 @pytest.mark.fault("F22")
@@ -114,7 +114,7 @@ def test_every_unreadable_file_is_listed(examine, tmp_path):
     bad[1].write_bytes(b"no picture")
     code, lines = examine(tmp_path / "source", "--subset")
     assert code == 3
-    assert mended(lines) == [
+    assert to_fix(lines) == [
         f"{bad[0]} is empty; remove or replace it",
         f"{bad[1]} is not an image ({', '.join(pillow.FORMATS)}); remove or replace it",
     ]
@@ -132,7 +132,7 @@ def test_numbers_for_classes_are_told(examine, tmp_path):
     shutil.rmtree(tmp_path / "source" / "train" / "0")
     (tmp_path / "source" / "train" / "0.tar").write_bytes(imagenet_tars.tar([("a.jpg", noise(0))]))
     code, lines = examine(tmp_path / "source")
-    assert code == 3 and "rename them to synsets" in mended(lines)[0]
+    assert code == 3 and "rename them to synsets" in to_fix(lines)[0]
 
 
 def test_a_class_that_a_split_lacks_is_named(examine, tmp_path):
@@ -140,7 +140,7 @@ def test_a_class_that_a_split_lacks_is_named(examine, tmp_path):
     imagenet_tars.folders(tmp_path / "source", TRAIN, val)
     code, lines = examine(tmp_path / "source")
     assert code == 3 and any(
-        f"train has {SYNSETS[1]}, which val has not" in line for line in mended(lines)
+        f"train has {SYNSETS[1]}, which val does not have" in line for line in to_fix(lines)
     )
 
 
@@ -151,7 +151,7 @@ def test_labels_in_the_order_of_the_devkit_are_found(stored, examine):
     (stored / "index.json").write_text(json.dumps(content))
     code, lines = examine(stored)
     assert code == 3
-    assert "class 0, n01440764, is called 'white shark' and should be 'tench'" in mended(lines)[0]
+    assert "class 0, n01440764, is called 'white shark' and should be 'tench'" in to_fix(lines)[0]
 
 
 def test_other_classes_than_the_thousand_are_found(stored, examine, monkeypatch):
@@ -159,7 +159,7 @@ def test_other_classes_than_the_thousand_are_found(stored, examine, monkeypatch)
     monkeypatch.setattr(ilsvrc, "COUNTS", {"ILSVRC2012": {"train": 15, "val": 9}})
     monkeypatch.setattr(ilsvrc, "KNOWN_CLASSES", {0: ("n01440764", "tench"), 2: ("n00000001", "x")})
     code, lines = examine(stored)
-    assert code == 3 and "class 2 is n01484850 and should be n00000001 (x)" in mended(lines)[0]
+    assert code == 3 and "class 2 is n01484850 and should be n00000001 (x)" in to_fix(lines)[0]
     assert any("the counts are exactly those of ILSVRC2012" in line for line in lines)
 
 
@@ -175,10 +175,10 @@ def test_strange_colors_are_found(factor, mean, message, stored, monkeypatch):
         stds=np.array(ilsvrc.STDS, np.float32) * factor, channel_mean=np.array(mean, np.float32)
     )
     (finding,) = checks.colors(contents._replace(statistics=known))
-    assert finding.mend and message in finding.text
+    assert finding.is_fault and message in finding.text
     good = known._replace(stds=np.array(ilsvrc.STDS), channel_mean=np.array((124, 116, 104)))
     (finding,) = checks.colors(contents._replace(statistics=good))
-    assert not finding.mend
+    assert not finding.is_fault
 
 
 def test_duplicates_and_refusals_are_told(examine, tmp_path):
@@ -202,7 +202,7 @@ def test_a_record_that_is_no_image_is_found(stored):
         writer.write(b"GIF89a" if i == 4 else noise(i, SIZE, SIZE))
     writer.close()
     findings = list(doctor._records(doctor._of_store(stored, index, False, 1)))
-    assert [finding.mend for finding in findings] == [False, True]
+    assert [finding.is_fault for finding in findings] == [False, True]
     assert "image 4 of val" in findings[1].text
 
 
@@ -213,12 +213,12 @@ def test_what_cannot_be_examined_is_named(stored, tmp_path, monkeypatch, capsys)
     imagenet_tars.folders(tmp_path / "source", TRAIN, VAL)
     link = tmp_path / "source" / "train" / SYNSETS[0] / "gone.jpg"
     link.symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(DataError, match="to mend"):
+    with pytest.raises(DataError, match="to fix"):
         doctor.main([str(tmp_path / "source"), "--subset"])
-    assert f"MEND  cannot read {link}: No such file" in capsys.readouterr().out
+    assert f"FIX   cannot read {link}: No such file" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--jobs 0"):
         doctor.main([str(stored), "--jobs", "0"])
-    with pytest.raises(StorageError, match=r"cannot write .*say --sheet"):
+    with pytest.raises(StorageError, match=r"cannot write .*choose another --sheet"):
         doctor.main([str(stored), "--sheet", str(tmp_path / "absent" / "sheet.png")])
     (stored / "index.json").write_text("{")
     with pytest.raises(DataError, match="it is not JSON"):

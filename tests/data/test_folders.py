@@ -81,7 +81,7 @@ def test_hidden_and_foreign_files_do_not_count(root, data_spec):
     after = sources.open_dataset(data_spec("folder", root), 0)
     assert after.fingerprint == before.fingerprint
     (note,) = (note for note in after.notes if "left out" in note)
-    assert "left out 3 files that are no images: 2 hidden, 1 .txt" in note
+    assert "left out 3 files that are not images: 2 hidden, 1 .txt" in note
 
 
 def test_nested_folders_and_upper_case_suffixes_are_read(root, data_spec):
@@ -138,7 +138,7 @@ def test_what_is_missing_is_named(root, data_spec):
         image.rename(image.with_suffix(".txt"))
     assert "without images" in fault() and "train/bee" in fault()
     shutil.rmtree(root / "train" / "bee")
-    assert "val has bee, which train has not" in fault()
+    assert "val has bee, which train does not have" in fault()
     shutil.rmtree(root / "train")
     (root / "train").mkdir()
     assert "splits without class folders" in fault()
@@ -157,7 +157,7 @@ def test_archives_and_stores_in_the_place_of_folders_say_what_to_do(tmp_path, da
 @pytest.mark.fault("F28")
 def test_class_folders_that_a_split_lacks_are_named(root, data_spec):
     shutil.rmtree(root / "test" / "ant")
-    with pytest.raises(DataError, match="train has ant, which test has not"):
+    with pytest.raises(DataError, match="train has ant, which test does not have"):
         sources.open_dataset(data_spec("folder", root), 0)
 
 

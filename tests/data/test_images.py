@@ -323,7 +323,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 def test_a_heic_file_is_read_where_it_can_be(tmp_path):
     pytest.importorskip("pillow_heif", reason="reads HEIC")
-    pillow.module()
+    pillow.image_module()
     original = pixels(64, 48)
     data = encoded(Image.fromarray(original), "HEIF", quality=95)
     (tmp_path / "photo.heic").write_bytes(data)

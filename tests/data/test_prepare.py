@@ -266,7 +266,7 @@ def test_what_is_there_already_is_not_prepared_again(from_tars, tmp_path, capsys
         run(tmp_path / "source", tmp_path / "store", "--format", "raw")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="exists and is no store"):
+    with pytest.raises(ConfigError, match="exists and is not a store"):
         run(tmp_path / "source", tmp_path / "mine")
     assert tree(tmp_path / "store") == before
 
@@ -531,7 +531,7 @@ def test_no_bad_image_of_val_is_skipped_and_mending_it_continues(tmp_path):
     kept = [path.read_bytes() for path in bad]
     for path in bad:
         path.write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match=r"2 images of val cannot be used \(none may be"):
+    with pytest.raises(DataError, match=r"2 images of val cannot be used \(none is allowed"):
         run(tmp_path / "source", tmp_path / "store", "--max-bad-share", "1")
     for path, content in zip(bad, kept, strict=True):
         path.write_bytes(content)
@@ -622,14 +622,14 @@ def cifar(files):
 # what is wrong: (how it comes about, what the message names, whether a subset is declared)
 MALFORMED = {
     "nothing there": (lambda root: None, "no folder or archive", False),
-    "empty folder": (lambda root: root.mkdir(), "has nothing; known are", False),
-    "something else": (folder_of(notes=b"x", more=b"y"), "has more, notes; known are", False),
-    "no train": (folder_of(val__cat__x=PLAIN), "has val; known are", False),
+    "empty folder": (lambda root: root.mkdir(), "has nothing; known layouts", False),
+    "something else": (folder_of(notes=b"x", more=b"y"), "has more, notes; known layouts", False),
+    "no train": (folder_of(val__cat__x=PLAIN), "has val; known layouts", False),
     "train without classes": (folder_of(train=""), "splits without class folders: 1", False),
-    "flat train": (folder_of(**{"train__a.jpg": PLAIN}), "their 1 images lie flat", False),
+    "flat train": (folder_of(**{"train__a.jpg": PLAIN}), "1 images are not in any", False),
     "flat val": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "val__b.jpg": PLAIN}),
-        "splits without class folders (their 1 images lie flat",
+        "splits without class folders (1 images are not in any",
         False,
     ),
     "empty class": (
@@ -654,19 +654,19 @@ MALFORMED = {
     ),
     "class of val only": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "val__dog__a.jpg": PLAIN}),
-        "val has dog, which train has not",
+        "val has dog, which train does not have",
         False,
     ),
     "class of train only": (
         folder_of(
             **{"train__cat__a.jpg": PLAIN, "train__dog__a.jpg": PLAIN, "val__cat__a.jpg": PLAIN}
         ),
-        "train has dog, which val has not",
+        "train has dog, which val does not have",
         False,
     ),
     "class as folder and archive": (
         folder_of(**{"train__cat__a.jpg": PLAIN, "train__cat.tar": INNER}),
-        "classes that are there twice: 1",
+        "classes that occur twice: 1",
         False,
     ),
     "no train tar": (without(TRAIN_TAR), f"has no {TRAIN_TAR}", True),
@@ -708,7 +708,7 @@ MALFORMED = {
     ),
     "val under another name": (
         tar_of(VAL_TAR, [("ILSVRC2010_val_00000001.JPEG", PLAIN)]),
-        "is not named as ILSVRC2012_val_00000001.JPEG is",
+        "is not named like ILSVRC2012_val_00000001.JPEG",
         True,
     ),
     "val with number 0": (
@@ -719,27 +719,27 @@ MALFORMED = {
     "val without images": (tar_of(VAL_TAR, []), f"{VAL_TAR} has no images", True),
     "train as a flat tar": (
         tar_of(TRAIN_TAR, [("n01440764/a.JPEG", PLAIN)]),
-        "n01440764/a.JPEG is no .tar",
+        "n01440764/a.JPEG is not a .tar",
         True,
     ),
     "inner tar without a synset": (
         tar_of(TRAIN_TAR, [("tench.tar", INNER)]),
-        "named by a synset, as n01440764.tar is",
+        "named after a synset, such as n01440764.tar",
         True,
     ),
     "inner tar of an unknown synset": (
         tar_of(TRAIN_TAR, [("n00000001.tar", INNER)]),
-        "n00000001.tar is no class of the devkit",
+        "n00000001.tar is not a class of the devkit",
         True,
     ),
     "image of another class": (
         tar_of(TRAIN_TAR, [("n01443537.tar", INNER)]),
-        "n01443537.tar/n01440764_0.JPEG says that it is of class n01440764",
+        "n01443537.tar/n01440764_0.JPEG is named as an image of class n01440764",
         True,
     ),
     "inner tar that is no tar": (
         tar_of(TRAIN_TAR, [("n01440764.tar", PLAIN.ljust(1024, b"x"))]),
-        "n01440764.tar is no tar archive",
+        "n01440764.tar is not a tar archive",
         True,
     ),
     "CIFAR-10 with a batch less": (cifar(cifar_files()[1:]), "has no data_batch_1.bin", False),
@@ -770,15 +770,15 @@ MALFORMED = {
         False,
     ),
     "tfds: shard cut off": (cut_shard, "example 0 of train: ArrayRecord file", False),
-    "a picture": (one_file("cat.jpg", PLAIN), "cat.jpg is no archive", False),
+    "a picture": (one_file("cat.jpg", PLAIN), "cat.jpg is neither a folder nor an archive", False),
     "archive of pictures alone": (
         one_file("x.tar", imagenet_tars.tar([("a.jpg", PLAIN), ("b/c.jpg", PLAIN)])),
-        "a.jpg is in no class folder",
+        "a.jpg is not in a class folder",
         False,
     ),
     "archive with a stray class": (
         one_file("x.tar", imagenet_tars.tar([("train/a/b.jpg", PLAIN), ("a/b.jpg", PLAIN)])),
-        "a/b.jpg is in no folder train/CLASS",
+        "a/b.jpg is not in a folder train/CLASS",
         False,
     ),
     "archive of val alone": (
@@ -891,7 +891,7 @@ def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number,
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert errors == "stopped; the same command continues where it was\n"
+    assert errors == "stopped; the same command continues where it stopped\n"
     assert list(done.glob("[!p]*.json"))
 
 

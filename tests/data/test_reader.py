@@ -78,10 +78,10 @@ def counts(dataset) -> dict[str, list[int]]:
 
 
 def examined(root, *, subset=False) -> tuple[str, str]:
-    """(lines with MEND, the others) of the doctor."""
+    """(lines with FIX, the others) of the doctor."""
     lines = [str(one) for one in doctor.examine(root, subset=subset, sheet=None, jobs=1)]
-    mend = [line for line in lines if line.startswith("MEND")]
-    return "\n".join(mend), "\n".join(line for line in lines if line not in mend)
+    to_fix = [line for line in lines if line.startswith("FIX")]
+    return "\n".join(to_fix), "\n".join(line for line in lines if line not in to_fix)
 
 
 SAME = {"train": [2, 2], "val": [2, 2]}
@@ -94,17 +94,17 @@ TREES: dict[str, tuple[dict, dict | None, list[str]]] = {
     "linked subfolder": (
         FIVE | {"train/a/more": Link("out")},
         {"train": [7, 2], "val": [2, 2]},
-        ["folders that are no split: 1 (out)"],
+        ["folders that are not splits: 1 (out)"],
     ),
-    "linked image": ({"train/a/x.png": Link("out/0.png"), "out/0.png": ""}, MORE, ["no split: 1 (out)"]),
+    "linked image": ({"train/a/x.png": Link("out/0.png"), "out/0.png": ""}, MORE, ["not splits: 1 (out)"]),
     "linked class folder": (
         FIVE | without("train/b") | {"train/b": Link("out")},
         {"train": [2, 5], "val": [2, 2]},
-        ["no split: 1 (out)"],
+        ["not splits: 1 (out)"],
     ),
     "linked split": (without("val") | {"val": Link("held"), "held/a/0.png": "", "held/b/0.png": ""},
-                     {"train": [2, 2], "val": [1, 1]}, ["no split: 1 (held)"]),
-    "link to a link": ({"train/a/x": Link("l"), "l": Link("out"), "out/0.png": ""}, MORE, ["no split: 2 (l, out)"]),
+                     {"train": [2, 2], "val": [1, 1]}, ["not splits: 1 (held)"]),
+    "link to a link": ({"train/a/x": Link("l"), "l": Link("out"), "out/0.png": ""}, MORE, ["not splits: 2 (l, out)"]),
     "link to the folder that it is in": ({"train/a/self": Link("train/a")}, SAME, ["read already: 1 (train/a/self)"]),
     "link to the whole tree": ({"train/a/up/top": Link(".")}, SAME, ["read already: 1 (train/a/up/top)"]),
     "two links to each other's folders": (
@@ -134,19 +134,19 @@ TREES: dict[str, tuple[dict, dict | None, list[str]]] = {
     "testing": ({"testing/a/0.png": "", "testing/b/0.png": ""}, SAME | {"test": [1, 1]}, []),
     "val and valid": ({"valid/a/0.png": "", "valid/b/0.png": ""}, None, ["two folders for val", "/valid"]),
     "train and Train": ({"Train/a/0.png": ""}, None, ["two folders for train"]),
-    "dev beside train": ({"dev/a/0.png": "", "README": b"x"}, SAME, ["folders that are no split: 1 (dev)"]),
+    "dev beside train": ({"dev/a/0.png": "", "README": b"x"}, SAME, ["folders that are not splits: 1 (dev)"]),
     "images beside train": ({"0.png": ""}, SAME, ["images outside of the splits: 1 (0.png)"]),
     "val.tar beside train": ({"val.tar": b"x"}, SAME, ["archives beside the folder of train: 1 (val.tar)"]),
-    "images in no class": ({"train/0.png": "", "train/1.png": ""}, SAME, ["in no class folder: 2 (train/0.png"]),
-    "flat test": ({"test/0.png": "", "test/1.png": ""}, None, ["class folders (their 2 images lie flat"]),
+    "images in no class": ({"train/0.png": "", "train/1.png": ""}, SAME, ["not in a class folder: 2 (train/0.png"]),
+    "flat test": ({"test/0.png": "", "test/1.png": ""}, None, ["class folders (2 images are not in any"]),
     "empty val": (without("val") | {"val": "folder"}, None, ["splits without class folders: 1"]),
     "empty class in val": (without("val/b") | {"val/b": "folder"}, None, ["class folders without images: 1", "val/b"]),
     "class of hidden images": (
         without("train/b") | {"train/b/.0.png": "", "train/b/.1.png": ""}, None, ["class folders without images"],
     ),
-    "class that val lacks": (without("val/b"), None, ["train has b, which val has not"]),
+    "class that val lacks": (without("val/b"), None, ["train has b, which val does not have"]),
     "class in another case": (
-        without("val/b") | {"val/B/0.png": ""}, None, ["val has B, which train has not", "train has b, which val"],
+        without("val/b") | {"val/B/0.png": ""}, None, ["val has B, which train does not", "train has b, which val"],
     ),
     "classes that differ in case": (
         {"train/A/0.png": "", "val/A/0.png": ""}, {"train": [1, 2, 2], "val": [1, 2, 2]}, [],
@@ -155,17 +155,17 @@ TREES: dict[str, tuple[dict, dict | None, list[str]]] = {
     "double suffixes": (
         {"train/a/x.txt.png": "", "train/a/x.png.part": b"x", "train/a/y.png~": b"x"},
         MORE,
-        ["left out 2 files that are no images: 1 .part, 1 .png~"],
+        ["left out 2 files that are not images: 1 .part, 1 .png~"],
     ),
     "files of systems": (
         {"train/a/.DS_Store": b"x", "train/a/Thumbs.db": b"x", "train/a/._0.png": b"x", "train/.DS_Store": b"x"},
         SAME, [],
     ),
-    "hidden": ({"train/a/.x.png": "", "train/.git/x": b"x"}, SAME, ["no images: 2 hidden"]),
+    "hidden": ({"train/a/.x.png": "", "train/.git/x": b"x"}, SAME, ["not images: 2 hidden"]),
     "many others": (
         {f"train/a/{i}.txt": b"x" for i in range(3000)} | {"train/b/x": b"", "val/a/x.xml": b""},
         SAME,
-        ["left out 3,002 files that are no images: 3,000 .txt, 1 without a suffix, 1 .xml"],
+        ["left out 3,002 files that are not images: 3,000 .txt, 1 without a suffix, 1 .xml"],
     ),
     "HEIC": (
         {"train/a/x.NEF": b"x", "val/b/y.nef": b"x"}, SAME,
@@ -212,15 +212,15 @@ def test_training_prepare_and_doctor_agree(case, tmp_path, data_spec, monkeypatc
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.setattr(doctor, "_SIZE", 16)
-    mend, told = examined(root)
-    assert bool(mend) == (expected is None), mend
+    to_fix, told = examined(root)
+    assert bool(to_fix) == (expected is None), to_fix
     assert not os.listdir()
     if expected is None:
         with pytest.raises(DataError) as caught:
             trained(root, data_spec)
         line = caught.value.line()
         assert "\n" not in line and caught.value.exit_code == 3
-        assert all(text in line and text in mend for text in said)
+        assert all(text in line and text in to_fix for text in said)
         return
     dataset = trained(root, data_spec)
     assert counts(dataset) == expected
@@ -260,12 +260,15 @@ def test_all_faults_are_told_at_once(tmp_path, data_spec):
         trained(root, data_spec)
     line = str(caught.value)
     assert "has 4 kinds of faults: (1) dangling links: 1" in line
-    assert "val has c, which train has not" in line and "train has b, which val has not" in line
+    assert (
+        "val has c, which train does not have" in line
+        and "train has b, which val does not have" in line
+    )
     assert "(4) 5 of 11 images cannot be read" in line and "gone.png: No such file" in line
-    mend, _ = examined(root)
-    assert mend.count("\n") + 1 == 3 + 5
+    to_fix, _ = examined(root)
+    assert to_fix.count("\n") + 1 == 3 + 5
     for name in bad:
-        assert name in mend
+        assert name in to_fix
 
 
 def unreadable(root):
@@ -438,8 +441,8 @@ def test_doctor_and_prepare_read_archives_beside_folders(tmp_path, data_spec):
     (root / "train" / "b.tar").write_bytes(imagenet_tars.tar([("0.gif", image("x", "GIF"))]))
     with pytest.raises(DataError, match=r"1 classes are archives .*b.tar.: prepare a store"):
         trained(root, data_spec)
-    mend, told = examined(root)
-    assert not mend and "train: all 3 images can be read" in told
+    to_fix, told = examined(root)
+    assert not to_fix and "train: all 3 images can be read" in told
     assert [
         label
         for label, _ in selection.select(discovery.find(root, tmp_path), subset=False).splits[
@@ -455,11 +458,11 @@ def test_doctor_goes_on_behind_every_fault(tmp_path):
         "test/b/0.png": b"",
         "train/b/1.png": b"x",
     }
-    mend, told = examined(build(tmp_path, changes))
-    assert mend.count("MEND") == 2 + 3 and "train: 3 images, 1 to 2 a class" in told
+    to_fix, told = examined(build(tmp_path, changes))
+    assert to_fix.count("FIX") == 2 + 3 and "train: 3 images, 1 to 2 a class" in told
     assert "NOTE  test: 2 of 2 images cannot be read" in told
-    mend, told = examined(build(tmp_path / "none", {name: b"x" for name in PLAIN}))
-    assert mend.count("MEND") == 8 and "train: 4 of 4 images cannot be read" in told
+    to_fix, told = examined(build(tmp_path / "none", {name: b"x" for name in PLAIN}))
+    assert to_fix.count("FIX") == 8 and "train: 4 of 4 images cannot be read" in told
 
 
 @pytest.mark.parametrize("name", ["valid", "validation", "Val"])
@@ -499,8 +502,8 @@ def test_equal_images_in_two_splits_or_classes_are_told(tmp_path, data_spec):
     )
     notes = "".join(trained(root, data_spec).notes)
     assert "3 files are in two splits" in notes and "1 files are under two classes" in notes
-    mend, told = examined(root)
-    assert not mend
+    to_fix, told = examined(root)
+    assert not to_fix
     assert "NOTE  3 files are in two splits, byte for byte" in told and "val/a/x.png = " in told
     assert "NOTE  1 files are under two classes, byte for byte" in told and "train/b/y.png" in told
 
@@ -521,15 +524,15 @@ def test_a_store_has_what_its_folder_had(tmp_path, data_spec, capsys):
         ["--from", str(root), "--out", str(tmp_path / "store"), "--size", "8", "--jobs", "1"]
     )
     said = capsys.readouterr().out
-    assert "note: left out 1 files that are no images: 1 .txt" in said
+    assert "note: left out 1 files that are not images: 1 .txt" in said
     assert (
         "2 files are in two splits, byte for byte" in said
         and "1 files are under two classes" in said
     )
     dataset = sources.open_dataset(data_spec("store", tmp_path / "store"), 0)
     assert counts(dataset) == counts(trained(root, data_spec)) == {"train": [3, 3], "val": [2, 1]}
-    mend, told = examined(tmp_path / "store")
-    assert not mend and "NOTE  left out 1 files" in told
+    to_fix, told = examined(tmp_path / "store")
+    assert not to_fix and "NOTE  left out 1 files" in told
     assert (
         "NOTE  2 files are in two splits" in told and "NOTE  1 files are under two classes" in told
     )

@@ -23,7 +23,7 @@ def test_every_image_is_counted_exactly_once_whatever_the_batch(batch_size):
         assert len(indices) == batch_size
         return images[indices][:, 0, 0, :2].astype(np.float32)
 
-    probabilities = predictions.of_split(predict, split, batch_size)
+    probabilities = predictions.predict_split(predict, split, batch_size)
     assert np.array_equal(probabilities[:, 0], np.arange(101))
 
 
@@ -50,7 +50,7 @@ def test_devices_and_batches_count_the_same_101_images(network):
         predict = predictions.predictor(eval_step, params, batch_stats, mesh)
         for batch_size in (1, 7, 64):
             rounded = parallel.round_up(batch_size, number)
-            probabilities = predictions.of_split(predict, split, rounded)
+            probabilities = predictions.predict_split(predict, split, rounded)
             alone = probabilities if alone is None else alone
             assert np.allclose(probabilities, alone, atol=1e-5)
             summary = errors.summarize(probabilities, split.labels)
@@ -83,7 +83,7 @@ def test_the_next_batch_is_dispatched_before_the_last_one_is_fetched():
 
     mesh = parallel.device_mesh(jax.devices()[:2])
     predict = predictions.predictor(eval_step, {"w": np.zeros(1)}, {}, mesh)
-    found = predictions.of_split(predict, split, 32, poll=lambda: events.append(("poll", 0)))
+    found = predictions.predict_split(predict, split, 32, poll=lambda: events.append(("poll", 0)))
     assert np.array_equal(found[:, 0], np.arange(101))
     assert [event for event in events if event[0] != "poll"] == [
         ("dispatch", 0), ("dispatch", 1), ("fetch", 0), ("dispatch", 2), ("fetch", 1),
@@ -100,7 +100,7 @@ def test_predictions_are_those_of_the_batches_one_after_the_other(network):
     eval_step = predict_step.make_eval_step(spec, model, means, mesh, "center")
     split = dataset.splits["test"]
     predict = predictions.predictor(eval_step, params, batch_stats, mesh)
-    found = predictions.of_split(predict, split, 32)
+    found = predictions.predict_split(predict, split, 32)
     waited = [np.array(predict(split.images, np.arange(i, i + 32))) for i in range(0, 128, 32)]
     assert found.tobytes() == np.concatenate(waited).tobytes()
 
@@ -108,6 +108,6 @@ def test_predictions_are_those_of_the_batches_one_after_the_other(network):
 def test_a_poll_that_raises_leaves_the_evaluation():
     split = Split(np.zeros((8, 1, 1, 3), np.uint8), np.zeros(8, np.int32))
     with pytest.raises(KeyboardInterrupt):
-        predictions.of_split(
+        predictions.predict_split(
             lambda x, i: x[i, 0, 0], split, 4, poll=lambda: (_ for _ in ()).throw(KeyboardInterrupt)
         )

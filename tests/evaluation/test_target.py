@@ -130,7 +130,7 @@ def test_several_nets_answer_the_same_images(two_nets):
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
     assert [one.trained.config.seed, other.trained.config.seed] == [0, 1]
-    with pytest.raises(DataError, match="answered other images: the labels of their val differ"):
+    with pytest.raises(DataError, match="predict different images: the labels of their val differ"):
         obtain_all(open_all(two_nets), "val", "center")  # each seed draws its own
 
 

@@ -88,7 +88,7 @@ def test_its_default_is_the_network_of_the_paper():
         images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         shapes[side] = jax.eval_shape(net.init, jax.random.key(0), images)["params"]
     expected = jax.eval_shape(
-        lambda key: alexnet.init(alexnet.of_config(spec), key, 224)["params"], jax.random.key(0)
+        lambda key: alexnet.init(alexnet.from_config(spec), key, 224)["params"], jax.random.key(0)
     )
     assert shapes[224] == shapes[227] == expected
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes[224])) == 60_965_224
@@ -105,7 +105,7 @@ def test_initial_biases_are_those_of_the_config(params):
 
 def test_logits_are_those_of_the_package(params, batch):
     images = batch.images.astype(np.float32) - 100
-    model = alexnet.of_config(paper_spec(NARROW))
+    model = alexnet.from_config(paper_spec(NARROW))
     expected, _ = jax.jit(lambda p, x: model.apply({"params": p}, x, train=False))(params, images)
     actual = jax.jit(lambda p, x: NARROW.apply({"params": p}, x))(params, images)
     assert np.std(expected) > 0.1
@@ -120,7 +120,7 @@ def first_state(spec: Config, params) -> state.State:
 
 def test_two_training_steps_are_those_of_the_package(params, batch):
     spec = paper_spec(NARROW)
-    model = alexnet.of_config(spec)
+    model = alexnet.from_config(spec)
     statistics = zeros(SIZE)
     statistics = statistics._replace(mean_image=np.full_like(statistics.mean_image, 100))
     images = batch.images.astype(np.float32) - 100

@@ -108,6 +108,33 @@ def _read_binaryproto(path: Path) -> object:
     return caffe.read_mean(path)
 
 
+def _onnx(folder: Path) -> Sequence[bytes]:
+    from alexnet_jax.inference import trained
+    from alexnet_jax.interop import onnx
+
+    (folder / "net.safetensors").write_bytes(_weights(folder)[0])
+    return [onnx.model(trained.load_file(folder / "net.safetensors")).SerializeToString()]
+
+
+def _read_onnx(path: Path) -> object:
+    from alexnet_jax.interop import onnx
+
+    return onnx.load(path)
+
+
+def _foreign(_: Path) -> Sequence[bytes]:
+    content = io.BytesIO()
+    kernel, bias = np.zeros((8, 3, 5, 5), np.float32), np.zeros(8, np.float32)
+    np.savez_compressed(content, conv1_w=kernel, conv1_b=bias)
+    return [content.getvalue()]
+
+
+def _identify(path: Path) -> object:
+    from alexnet_jax.interop import contents, identify
+
+    return identify.identify(contents.read(path))
+
+
 def _binaryproto() -> bytes:
     from tests.interop import test_caffe
 
@@ -609,6 +636,11 @@ def _serve(_: Path) -> Callable[[bytes], object]:
 READERS: dict[str, Reader] = {
     "safetensors": Reader(_weights, mutate.safetensors, _in_file("net.safetensors", _read_weights)),
     "caffemodel": Reader(lambda _: [_narrow_caffe()[2]], mutate.damaged, _in_file("n.caffemodel", _read_caffe)),
+    "identified safetensors": Reader(_weights, mutate.safetensors, _in_file("o.safetensors", _identify)),
+    "identified caffemodel": Reader(lambda _: [_narrow_caffe()[2]], mutate.damaged,
+                                    _in_file("o.caffemodel", _identify)),
+    "identified npz": Reader(_foreign, mutate.npz, _in_file("o.npz", _identify)),
+    "onnx": Reader(_onnx, mutate.damaged, _in_file("net.onnx", _read_onnx)),
     "binaryproto": Reader(_one(_binaryproto), mutate.damaged, _in_file("m.binaryproto", _read_binaryproto)),
     "tar": Reader(
         lambda _: [_tar(tarfile.USTAR_FORMAT), _tar(tarfile.GNU_FORMAT), _tar(tarfile.PAX_FORMAT)],

@@ -11,7 +11,7 @@ from alexnet_jax.kernels.forms import GPU
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.train import schedule, state, step
-from bench import ours
+from bench import ours, workload
 from tests.gpu.device import DEVICE, distance
 
 #: By type: how far a gradient may be apart. Each form rounds to bfloat16 at other places.
@@ -24,10 +24,10 @@ def first_step(dtype: str, chosen) -> tuple:
     # Deterministic programs are compiled faster: nothing is timed.
     settings = ["--config.data.source=folder", "--config.train.accumulate=2", f"--config.model.compute_dtype={dtype}",
                 "--config.train.matmul_precision=highest", "--config.train.deterministic=True"]  # fmt: skip
-    spec = ours.load("tests/tiny.py", 16, settings)
+    spec = workload.load("tests/tiny.py", 16, settings)
     with jax.default_device(DEVICE):
         mesh = parallel.device_mesh([DEVICE])
-        model = alexnet.of_config(spec, chosen)
+        model = alexnet.from_config(spec, chosen)
         begin = state.create(spec, model, 0, mesh=mesh)
         train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         rates = schedule.rates(spec, 0.0, begin.schedule, 1.0)

@@ -18,7 +18,7 @@ from alexnet_jax.kernels.forms import GPU, PLAIN, Forms, parse, values
 from alexnet_jax.model import alexnet, operations
 from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import DropoutSpec, FCSpec
-from bench import ours
+from bench import workload
 from tests.gpu.device import BFLOAT16, DEVICE, FLOAT32, HOST, STAND_IN, TF32, Computed, error
 
 
@@ -190,7 +190,7 @@ def test_products_are_rounded_to_ten_bits_unless_they_are_to_be_exact():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
+@pytest.mark.parametrize("form", ["compared", "separable", "parity", "repeat"])
 def test_tied_maxima_get_the_gradient_that_they_get_on_a_cpu(form, dtype):
     """All of them in float32, the first alone in bfloat16."""
     given = np.random.default_rng(0).integers(0, 3, MAPS).astype(dtype)
@@ -239,7 +239,7 @@ AUGMENTATIONS = {
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_images_are_cropped_mirrored_and_colored_as_on_a_cpu(name, form):
     changes, bound = AUGMENTATIONS[name]
-    paper = ours.load("configs/paper.py", 64, []).augment
+    paper = workload.load("configs/paper.py", 64, []).augment
     chosen = dataclasses.replace(paper, **{"crop_size": 32, "color_basis": "std", **changes})
     draw, indices = np.random.default_rng(0), np.arange(64, dtype=np.int32)
     images = draw.integers(0, 256, (64, 40, 40, 3), np.uint8)

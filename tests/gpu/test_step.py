@@ -14,7 +14,7 @@ from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.run.environment import numerics
 from alexnet_jax.train import schedule, state, step
-from bench import ours
+from bench import ours, workload
 from tests.gpu.device import DEVICE, HOST, STAND_IN, distance
 
 MADE_UP = "--config.data.source=folder"
@@ -46,14 +46,14 @@ if STAND_IN:
 
 def load(name: str, *more: str):
     config, batch, settings = NETS[name]
-    return ours.load(config, batch, [*settings, *more])
+    return workload.load(config, batch, [*settings, *more])
 
 
 def first_step(spec, device, chosen, begin):
     """(loss, minus the rate times gradient and decay, batch statistics) of a step from the state `begin`."""
     with jax.default_device(device):
         mesh = parallel.device_mesh([device])
-        model = alexnet.of_config(spec, chosen)
+        model = alexnet.from_config(spec, chosen)
         train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         rates = schedule.rates(spec, 0.0, begin.schedule, 1.0)
         arrays = jax.device_put(begin._replace(schedule=None), jax.NamedSharding(mesh, jax.P()))
@@ -71,7 +71,7 @@ def _on_host(net: str):
     spec = load(net, KINDS["highest"])
     with jax.default_device(HOST):
         mesh = parallel.device_mesh([HOST])
-        begin = state.create(spec, alexnet.of_config(spec, forms.CPU), 0, mesh=mesh)
+        begin = state.create(spec, alexnet.from_config(spec, forms.CPU), 0, mesh=mesh)
     begin = jax.device_get(begin)
     return begin, first_step(spec, HOST, forms.CPU, begin)
 

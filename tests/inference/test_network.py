@@ -187,7 +187,7 @@ def test_photos_are_turned_as_the_config_of_the_run_says(run, tmp_path):
         net = Network(run._replace(config=dataclasses.replace(run.config, data=data)))
         for form in (photo(6), tmp_path / "photo.png", Image.open(io.BytesIO(photo(6)))):
             assert np.array_equal(net.pixels(form)[0], expected)
-        read = features.of_files(net, [str(tmp_path)]).images[np.arange(1)]
+        read = features.file_source(net, [str(tmp_path)]).images[np.arange(1)]
         assert np.array_equal(read[0], expected)
 
 

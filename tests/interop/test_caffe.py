@@ -328,11 +328,11 @@ def test_what_a_file_claims_costs_no_memory(load):
 
 def test_a_file_that_is_none_or_too_large(net, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
-        caffe.read_layers(tmp_path / "none.caffemodel")
+        caffe.read_net(tmp_path / "none.caffemodel")
     with open(tmp_path / "hollow.caffemodel", "wb") as file:
         file.truncate(2**31)  # takes no room on the disk
     with pytest.raises(CheckpointError, match="2 GiB or more"):
-        caffe.read_layers(tmp_path / "hollow.caffemodel")
+        caffe.read_net(tmp_path / "hollow.caffemodel")
 
 
 def test_numbers_are_read_as_they_are_written():

@@ -65,7 +65,7 @@ def test_a_release_is_the_checkpoint_with_a_card_that_is_true(run, released):
 
 def test_verify_accepts_a_release_and_measures_it_again(released, capsys):
     verify.main([str(released / "tiny-seed0-step5.safetensors"), "--evaluate"])
-    assert "the weights of its card, and again" in capsys.readouterr().out
+    assert "matches its card; measured again" in capsys.readouterr().out
 
 
 def test_verify_refuses_other_weights_and_false_cards(released, copy):
@@ -82,7 +82,7 @@ def test_verify_refuses_other_weights_and_false_cards(released, copy):
     better["test"]["center"]["top1_error"] -= 0.1
     refused("but its card says", splits=better)
     better["test"]["center"]["count"] += 1
-    refused("its card was written for", splits=better)
+    refused("its card is for 129 images of test, but the data has 128", splits=better)
     shutil.copy(released / "tiny-seed0-step4.safetensors", copy)
     refused("SHA-256 differs")
     copy.with_suffix(".json").write_text("{}")
@@ -104,7 +104,7 @@ def test_random_kernels_look_untrained_and_smooth_ones_do_not(copy, caplog):
     assert not network.looks_untrained(np.ones((1, 1, 3, 8)))
     with caplog.at_level(logging.WARNING):
         alexnet_jax.load(copy)
-    assert "conv1 looks as before training" in caplog.text
+    assert "the kernels of conv1 look random, as before training" in caplog.text
 
 
 def test_what_cannot_be_released_says_why(run, copy, tmp_path):

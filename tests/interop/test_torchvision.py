@@ -288,7 +288,7 @@ def test_a_pth_file_is_read_by_pytorch_alone(run, tmp_path):
 def test_without_a_new_pytorch_a_pth_file_is_refused(run, tmp_path, monkeypatch):
     (tmp_path / "net.pth").write_bytes(pickle.dumps({}))
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(ConfigError, match=r"needs torch 2\.10 or newer .* save_file"):
+    with pytest.raises(ConfigError, match=r"needs torch 2\.10 or newer; .*save_file"):
         torchvision.load(tmp_path / "net.pth", run.config, run.config_tree)
 
 

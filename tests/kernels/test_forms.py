@@ -13,7 +13,7 @@ from alexnet_jax.kernels.forms import CPU, GPU, PLAIN, Forms
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.train import schedule, state, step
-from bench import ours
+from bench import ours, workload
 
 TINY = ("tests/tiny.py", ("--config.data.source=folder", "--config.train.accumulate=2"))
 #: In the order of the 2012 program, with its second normalization.
@@ -43,13 +43,13 @@ TOGETHER = (
 
 def load(which, *overrides, batch=8):
     config, settings = which
-    return ours.load(config, batch, [*settings, *overrides])
+    return workload.load(config, batch, [*settings, *overrides])
 
 
 def gradient(spec, chosen):
     """(loss, minus the rate times gradient and decay) of the first step, array by array."""
     mesh = parallel.device_mesh(jax.local_devices()[:1])
-    model = alexnet.of_config(spec, chosen)
+    model = alexnet.from_config(spec, chosen)
     first = state.create(spec, model, 0, mesh=mesh)
     train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
     rates = schedule.rates(spec, 0.0, first.schedule, 1.0)
@@ -172,7 +172,7 @@ def test_kept_weights_are_those_of_the_parameters_also_of_another_state():
     mesh = parallel.device_mesh(jax.local_devices()[:1])
     found = {}
     for name in ("cast", "kept"):
-        model = alexnet.of_config(spec, dataclasses.replace(GPU, weights=name))
+        model = alexnet.from_config(spec, dataclasses.replace(GPU, weights=name))
         train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
         losses = []
         for seed in (0, 1, 0):

@@ -23,7 +23,7 @@ SETTINGS = (
 def net(chosen):
     """(model, parameters, images) of a tiny net with both normalizations, a max-pool, groups and dropout."""
     spec = config.parse(config.load("tests/tiny.py", list(SETTINGS)))
-    model = alexnet.of_config(spec, chosen)
+    model = alexnet.from_config(spec, chosen)
     size = spec.augment.crop_size
     params = jax.jit(lambda key: alexnet.init(model, key, size))(jax.random.key(0))["params"]
     return model, params, 50 * jax.random.normal(jax.random.key(1), (2, size, size, 3))
@@ -98,7 +98,7 @@ def operations():
             normalization.response_normalization, k=2.0, alpha=0.1, beta=0.75, windows=windows, forms=chosen
         )  # fmt: skip
         yield f"lrn {form}", lrn, (x,)
-    for form in ("compared", "parity", "repeat"):
+    for form in ("compared", "separable", "parity", "repeat"):
         pool = functools.partial(
             pooling.max_pool, window=3, stride=2, rounding="floor", forms=forms.parse(f"pool={form}", PLAIN)
         )  # fmt: skip

@@ -62,7 +62,7 @@ def test_differences_come_with_intervals_and_what_was_published(every):
 
 
 def test_the_three_files_say_the_same(every, tmp_path):
-    markdown, table, figure = collect.collect(every, "normalisation digits")
+    markdown, table, figure = collect.collect(every, "normalization digits")
     text = markdown.read_text()
     assert "| no_lrn | 3 of 3 | 36.00 ± 0.00 / " in text
     assert "percent of 2,000 images of test (center crop, last checkpoint), mean over seeds" in text

@@ -272,5 +272,5 @@ def test_of_several_processes_the_code_counts_that_says_why(ends, code, counts):
 
 def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match="no sbatch here"):
+    with pytest.raises(ConfigError, match="sbatch is not installed"):
         slurm.submit([one(tmp_path)], slurm.Options())

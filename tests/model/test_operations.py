@@ -213,7 +213,7 @@ def test_pools_and_their_gradients_match_the_loop(window, stride, rounding, kind
     )
 
 
-@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
+@pytest.mark.parametrize("form", ["compared", "separable", "parity", "repeat"])
 @pytest.mark.parametrize(("window", "stride", "rounding"), POOLS)
 def test_each_tied_maximum_gets_the_full_gradient(window, stride, rounding, form):
     forms = dataclasses.replace(CPU, pool=form)
@@ -251,7 +251,7 @@ def test_max_pool_in_bfloat16_is_exact_and_its_gradient_rounds_only_sums():
     np.testing.assert_allclose(np.asarray(gradient, np.float32), exact_gradient, rtol=BFLOAT16)
 
 
-@pytest.mark.parametrize("form", ["compared", "parity", "repeat"])
+@pytest.mark.parametrize("form", ["compared", "separable", "parity", "repeat"])
 def test_of_tied_bfloat16_maxima_the_first_alone_gets_the_gradient(form):
     forms = dataclasses.replace(CPU, pool=form)
     x = jnp.zeros((1, 4, 4, 1), jnp.bfloat16)

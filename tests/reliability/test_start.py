@@ -375,11 +375,15 @@ def test_a_run_stops_where_images_were_replaced_and_says_how_many(starter, tmp_p
     assert outcome.code == 0 and "continuing from step 6" in outcome.out, outcome.err
     # Errors of other images do not replace those of the run, wherever they lie.
     command = ["--workdir", str(run), "--split", "val", "--views", "center"]
-    with pytest.raises(ConfigError, match=r"has not the images that .* was trained with: --out"):
+    with pytest.raises(
+        ConfigError, match=r"does not have the images that .* was trained with: --out"
+    ):
         evaluate.main([*command, "--data-path", str(tmp_path / "data")])
     evaluate.main(command)
     images(tmp_path / "copy", 101)
-    with pytest.raises(ConfigError, match=r"has not the images that .* was trained with: --out"):
+    with pytest.raises(
+        ConfigError, match=r"does not have the images that .* was trained with: --out"
+    ):
         evaluate.main(command)
     images(tmp_path / "copy", 0)
     evaluate.main(command)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_jax.config import find
 from launch import environment, runs
 from tests.launch.test_local import folder, processes_of
 from tests.reliability.compare import differences, snapshot
@@ -60,7 +61,7 @@ def undisturbed(tmp_path_factory) -> dict:
         for index in range(2)
     ]  # fmt: skip
     pair = [
-        subprocess.Popen(run.command, cwd=runs.ROOT, env=environment.environment() | place, stdout=subprocess.DEVNULL)
+        subprocess.Popen(run.command, cwd=find.ROOT, env=environment.environment() | place, stdout=subprocess.DEVNULL)
         for place in places
     ]  # fmt: skip
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_jax.config import find
 from launch import runs
 from tests.launch.test_local import folder, without_config
 from tests.reliability.compare import differences, snapshot
@@ -36,7 +37,7 @@ def submit(cluster: Cluster, out: Path, *arguments: str, **further: str) -> str:
         "JAX_NUM_CPU_DEVICES": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     } | further  # fmt: skip
     done = subprocess.run(
-        command, cwd=runs.ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
+        command, cwd=find.ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -128,7 +129,7 @@ def test_srun_starts_processes_that_find_each_other(cluster, tmp_path):
     every = [runs.run("good", "tests/launch/faulty.py:good", {}, 0, tmp_path)]
     runs.write_record(every[0])
     command = [sys.executable, "-m", "launch.member", str(tmp_path), every[0].identity, "--srun"]
-    cluster.ask("sbatch", f"--chdir={runs.ROOT}", "--output=/dev/null", "--ntasks=2",
+    cluster.ask("sbatch", f"--chdir={find.ROOT}", "--output=/dev/null", "--ntasks=2",
                 "--export=ALL,JAX_NUM_CPU_DEVICES=1", f"--wrap={' '.join(command)}")  # fmt: skip
     wait(lambda: not cluster.ask("squeue", "-h"))
     assert runs.state(every[0]).name == "finished"

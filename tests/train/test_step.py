@@ -22,7 +22,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
 from alexnet_jax.train import schedule, state, step
 from alexnet_jax.train.schedule import Rates
-from bench import ours
+from bench import ours, workload
 from configs import paper
 
 SIZE, CLASSES, EXAMPLES = 12, 5, 16
@@ -229,7 +229,7 @@ def temporary_bytes(parts: int) -> int:
 
 def made_up(parts: int):
     more = ["--config.data.source=folder", f"--config.train.accumulate={parts}"]
-    return ours.load("tests/tiny.py", 1024, more)
+    return workload.load("tests/tiny.py", 1024, more)
 
 
 def test_parts_take_the_memory_of_one_part():

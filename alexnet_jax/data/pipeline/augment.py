@@ -39,16 +39,16 @@ def train_images(
 ) -> Float[Array, "b c c 3"] | Blocks:
     """Training crops, mean subtracted, times `spec.scale`.
 
-    Crop and mirroring are drawn for each example, or shared by `spec.crop_chunk` consecutive places of a batch, as in
-    the authors' program (convdata_jpeg.py). Colors are drawn for each example.
+    Crop and mirroring are drawn for each example, or shared by `spec.crop_chunk` consecutive examples of a batch, as
+    in the authors' program (convdata_jpeg.py). Color noise is drawn for each example.
 
     Args:
-        indices: The examples' numbers.
+        indices: The index of each example in the split.
         epochs: The epoch of each example.
-        positions: The place of each example in the whole batch.
-        color_std: May be traced; 0 switches the noise off, and its rescaling.
-        to_blocks: Cuts crops into the blocks that the first convolution of a net takes; the result is then its
-            Blocks, with zeros where it pads.
+        positions: The position of each example in the global batch.
+        color_std: May be traced; 0 switches the noise and its rescaling off.
+        to_blocks: Pads crops with zeros and cuts them into the blocks that the first convolution of a net takes. If
+            given, the result is Blocks instead of images.
     """
     images = resized(images, spec)
     size, crop = images.shape[1], spec.crop_size
@@ -75,7 +75,7 @@ def train_images(
         packed = forms.images == "packed" and images.dtype == jnp.uint8 and to_blocks is not None
         cropped = _flip(_crop(_packed(images) if packed else images, offsets, crop), mirrored)
         mean = _mean(statistics, spec, size)
-        if spec.mean == "pixel":  # it moves and is mirrored with the crop
+        if spec.mean == "pixel":  # cropped and mirrored like the images
             mean = _flip(_crop(mean_image(statistics, size), offsets, crop), mirrored)
     if spec.mean == "standardize" or spec.extra or to_blocks is None:
         cropped = _unpacked(cropped, packed)
@@ -83,19 +83,7 @@ def train_images(
         for name in spec.extra:
             made = augmentations.load(name)(made, draws)
         return made if to_blocks is None else to_blocks(made)
-    # Faster: the bytes of the pixels are moved, and the arithmetic is done on the blocks.
-    blocks = to_blocks(cropped)
-    values = _unpacked(jax.lax.optimization_barrier(blocks.values), packed)
-    blocks = dataclasses.replace(blocks, channels=3)
-    if jnp.ndim(mean) == 1:
-        mean = jnp.tile(mean, blocks.side**2)
-    elif jnp.ndim(mean) > 1:
-        mean = to_blocks(mean.reshape(-1, crop, crop, 3)).values
-    if noise is not None:
-        noise = jnp.tile(noise, (1, blocks.side**2))
-    centered = _finished(_centered(values, mean, spec), noise, color_std, spec)
-    inside = to_blocks(np.ones((1, crop, crop, 3), bool)).values
-    return dataclasses.replace(blocks, values=jnp.where(inside, centered, 0))
+    return _finished_blocks(to_blocks, cropped, packed, mean, noise, color_std, spec)
 
 
 def test_images(
@@ -150,9 +138,9 @@ def mean_image(statistics: Statistics, size: int) -> Float[Array, "size size 3"]
         return jax.image.resize(jnp.asarray(mean), (size, size, 3), "bilinear")
 
 
-def _offsets(draws: Float[Array, "b 2"], places: int) -> Int[Array, "b 2"]:
-    """Integers below `places`, all equally likely."""
-    return jnp.clip(jnp.floor((draws + 1) / 2 * places), 0, places - 1).astype(jnp.int32)
+def _offsets(draws: Float[Array, "b 2"], count: int) -> Int[Array, "b 2"]:
+    """Map uniform draws from [-1, 1) to the integers below `count`."""
+    return jnp.clip(jnp.floor((draws + 1) / 2 * count), 0, count - 1).astype(jnp.int32)
 
 
 def _crop(
@@ -167,13 +155,13 @@ def _crop(
 
 
 def _packed(images: UInt8[Array, "b s s 3"]) -> UInt32[Array, "b s s 1"]:
-    """Pixels as 32-bit numbers, written once: a pixel is then moved as one aligned number."""
+    """Store each pixel in one 32-bit number: moving aligned numbers is faster than moving three bytes."""
     red, green, blue = (images[..., i : i + 1].astype(jnp.uint32) for i in range(3))
     return jax.lax.optimization_barrier(red | green << 8 | blue << 16)
 
 
 def _unpacked(values: Shaped[Array, "*b n"], packed: bool) -> Shaped[Array, "*b m"]:
-    """[... pixels] of `_packed` as [... 3*pixels]; others as they are."""
+    """Turn pixels of `_packed`, [... n], into channels, [... 3n]; return other values as they are."""
     if not packed:
         return values
     parts = [(values >> shift & 255).astype(jnp.float32) for shift in (0, 8, 16)]
@@ -189,7 +177,7 @@ def _flip(
 
 
 def _mean(statistics: Statistics, spec: AugmentSpec, size: int) -> Float[Array, "..."] | float:
-    """What `spec.mean` subtracts: [c c 3], [3] or 0; except 'pixel', which depends on the place of the crop."""
+    """The mean that `spec.mean` subtracts, [c c 3], [3] or 0; not for 'pixel', which depends on the crop."""
     if spec.mean == "image_center":
         border = (size - spec.crop_size) // 2
         inner = slice(border, border + spec.crop_size)
@@ -218,6 +206,33 @@ def _finished(
     """Add noise, if any, and scale."""
     if noise is not None:
         centered = centered + noise[:, None, None, :]
-        if spec.color_rescale:  # convdata_jpeg.py; the aim was the scale of images without noise
+        if spec.color_rescale:  # as convdata_jpeg.py, to keep the scale of images without noise
             centered = centered / (1 + color_std)
     return centered if spec.scale == 1 else centered * spec.scale
+
+
+def _finished_blocks(
+    to_blocks: Callable[..., Blocks],
+    cropped: Shaped[Array, "b c c k"],
+    packed: bool,
+    mean: Any,
+    noise: Float[Array, "b 3"] | None,
+    color_std: float | Float[Array, ""],
+    spec: AugmentSpec,
+) -> Blocks:
+    """Cut crops into blocks, then subtract the mean, add noise and scale.
+
+    Faster than the other order, as the stored bytes are rearranged and not the floats.
+    """
+    crop = spec.crop_size
+    blocks = to_blocks(cropped)
+    values = _unpacked(jax.lax.optimization_barrier(blocks.values), packed)
+    if jnp.ndim(mean) == 1:
+        mean = jnp.tile(mean, blocks.side**2)
+    elif jnp.ndim(mean) > 1:
+        mean = to_blocks(mean.reshape(-1, crop, crop, 3)).values
+    if noise is not None:
+        noise = jnp.tile(noise, (1, blocks.side**2))
+    centered = _finished(_centered(values, mean, spec), noise, color_std, spec)
+    inside = to_blocks(np.ones((1, crop, crop, 3), bool)).values  # False in the padding
+    return dataclasses.replace(blocks, values=jnp.where(inside, centered, 0), channels=3)

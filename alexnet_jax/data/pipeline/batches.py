@@ -1,4 +1,4 @@
-"""Batches of training. The examples of a batch depend on its step only, so that a resumed run repeats the same ones."""
+"""Training batches, whose examples depend on the step only, so that a resumed run gets the same batches."""
 
 import functools
 import hashlib
@@ -50,7 +50,7 @@ def positions(
 ) -> tuple[Int32[np.ndarray, " b"], Int32[np.ndarray, " b"]]:
     """Return the indices and epochs of the batch of a step, from an endless stream of shuffled epochs.
 
-    Every example occurs exactly once per epoch. shuffle='once' repeats the order of epoch 0, as the authors' program.
+    Every example occurs once per epoch. shuffle='once' repeats the order of epoch 0, as the authors' program does.
     """
     indices, epochs = np.empty(batch_size, np.int32), np.empty(batch_size, np.int32)
     done = 0
@@ -73,8 +73,8 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 class Prefetch(Iterator[tuple[Any, Any]]):
     """Iterator over (item, make(item)) that prepares up to `depth` items ahead in a background thread.
 
-    The iterator raises the exceptions of `make`, after the items made before. Use it as a context, or call `close`.
-    `poll` is called before each item and repeatedly while waiting for one. An exception that it raises is passed on.
+    The iterator raises an exception of `make` after the items made before it. Use it as a context, or call `close`.
+    `poll` is called before each item and repeatedly while waiting for one; its exceptions are passed on.
 
     Attributes:
         wait_seconds: Total time that the consumer has waited.

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.files import cache_folder
 
 #: Enough for four datasets of the maximum size that is cached (image_files.CACHE_LIMIT_BYTES).
 LIMIT_GIB = 32.0
@@ -37,12 +38,6 @@ class _Entry(NamedTuple):
     used: float
     path: str
     size: int
-
-
-def folder() -> pathlib.Path:
-    """Return `$ALEXNET_JAX_CACHE`, or `~/.cache/alexnet_jax`; it need not exist."""
-    chosen = os.environ.get("ALEXNET_JAX_CACHE")
-    return pathlib.Path(chosen or "~/.cache/alexnet_jax").expanduser()
 
 
 def limit_bytes() -> int:
@@ -65,8 +60,8 @@ def touch(path: pathlib.Path) -> None:
 
 def warn(message: str, *arguments: object) -> None:
     """Log a warning about the cache folder, unless one was already logged for this folder."""
-    if str(folder()) not in _warned:
-        _warned.add(str(folder()))
+    if str(cache_folder()) not in _warned:
+        _warned.add(str(cache_folder()))
         log.warning(message, *arguments)
 
 

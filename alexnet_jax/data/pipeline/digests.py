@@ -1,8 +1,8 @@
 """64-bit digests of images and files, remembered in the cache folder.
 
-Files of up to WHOLE_BYTES in total are hashed completely. For larger sets, the digest of a file covers its name and
-size and, for some of the files, a sample of the bytes. The cache keys of such a set also include the file times. The
-fingerprint of the dataset does not include them, because a copy on another disk is the same dataset.
+Files of up to WHOLE_BYTES in total are hashed completely. For larger datasets, the digest of a file covers its name and
+size and, for some of the files, a sample of the bytes. The cache keys of such a dataset also include the file times;
+its fingerprint does not, because a copy on another disk is the same dataset.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ from alexnet_jax import files
 from alexnet_jax.data.pipeline import cache
 from alexnet_jax.errors import DataError, StorageError
 
-#: Sets of files of more bytes are sampled.
+#: Datasets with more bytes are sampled.
 WHOLE_BYTES = 2 * 2**30
-#: For sampled sets: approximate number of files to read from, total number of blocks, and bytes in a block.
+#: For sampled datasets: approximate number of files to read from, total number of blocks, and bytes in a block.
 _SAMPLED_FILES, _BLOCKS, _BLOCK_BYTES = 1024, 4096, 2**14
 #: The digest of a file is remembered only if the file is older than this when read: within the resolution of file
 #: times, it could change again without a new time.
 _SETTLED_NS = 2 * 10**9
-#: Maximum number of remembered digests of files outside the present set.
+#: Maximum number of remembered digests of files outside the current dataset.
 _MEMO_ENTRIES = 2**20
 _REPORT_SECONDS = 5.0
 
@@ -152,7 +152,7 @@ def cached_arrays(
     name: str, make: Callable[[], dict[str, np.ndarray]], like: dict[str, tuple[files.Shape, str]]
 ) -> dict[str, np.ndarray]:
     """Read `records-NAME.npz` in the cache folder, or call `make` and write it; `like` as in files.read_arrays."""
-    path = cache.folder() / f"records-{name}.npz"
+    path = files.cache_folder() / f"records-{name}.npz"
     try:
         found = files.read_arrays(path, like)
         cache.touch(path)
@@ -221,7 +221,7 @@ def _remembered(
         settled: Whether each file is old enough to be remembered.
     """
     real = os.path.realpath(root)
-    memo_path = cache.folder() / f"digests-{cache_key(os.fsencode(real).hex())}.npz"
+    memo_path = files.cache_folder() / f"digests-{cache_key(os.fsencode(real).hex())}.npz"
     memo = _read_memo(memo_path)
     keys = [
         hashlib.sha256(os.fsencode(os.path.join(real, name)) + row.tobytes()).digest()[:16]

@@ -20,7 +20,7 @@ _WITHOUT_BOX = sum(_CORE.values()) - _CORE["box"]
 def example_keys(
     seed_key: Key[Array, ""], epochs: Int[Array, " b"], indices: Int[Array, " b"]
 ) -> Key[Array, " b"]:
-    """Return the keys of the examples `indices` in `epochs`."""
+    """Return the key of each example `indices` in its epoch."""
     key = jax.random.fold_in(seed_key, _EXAMPLE)
     return jax.vmap(lambda epoch, index: jax.random.fold_in(jax.random.fold_in(key, epoch), index))(
         epochs, indices
@@ -30,7 +30,7 @@ def example_keys(
 def chunk_keys(
     seed_key: Key[Array, ""], step: int | Int[Array, ""], chunks: Int[Array, " b"]
 ) -> Key[Array, " b"]:
-    """Return the keys of the chunks (numbers of consecutive images) `chunks` in the batch of `step`."""
+    """Return the key of each image's chunk, given the numbers of the chunks in the batch of `step`."""
     key = jax.random.fold_in(jax.random.fold_in(seed_key, _CHUNK), step)
     return jax.vmap(lambda chunk: jax.random.fold_in(key, chunk))(chunks)
 

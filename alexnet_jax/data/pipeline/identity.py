@@ -89,7 +89,7 @@ def compare(folder: str | os.PathLike, saved: str, dataset: Dataset) -> str | No
     Args:
         folder: The run folder.
         saved: The fingerprint in its checkpoint.
-        dataset: The present images.
+        dataset: The images to check.
 
     Raises:
         ConfigError: The images differ.

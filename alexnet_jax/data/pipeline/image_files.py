@@ -1,4 +1,4 @@
-"""Image files as an indexable set, decoded by a thread pool and cached on disk."""
+"""An indexable sequence of image files, decoded by a thread pool and cached on disk."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ from alexnet_jax.data.pipeline import cache, images
 from alexnet_jax.errors import DataError, StorageError, listed, printable
 from alexnet_jax.specs import Exif
 
-#: Maximum size of a decoded set in the cache folder; larger sets are decoded again for each batch.
+#: Maximum size of a decoded dataset in the cache folder; a larger one is decoded again for each batch.
 CACHE_LIMIT_BYTES = 8 * 2**30
 #: Maximum size of resized arrays in memory; larger ones are resized again for each batch.
 MEMORY_LIMIT_BYTES = 2**30
@@ -61,7 +61,7 @@ class ImageFiles:
             several threads.
         identity: A string that changes with the content of any image. If given, the first access decodes all images
             into the cache folder, provided that they fit and are at most CACHE_LIMIT_BYTES.
-        title: Name of the set in log messages.
+        title: Name of the images in messages.
         exif: As in `images.decode`.
         check: Called after all images were decoded into the cache; raises DataError if the sources have changed and
             `identity` no longer describes them.
@@ -116,7 +116,7 @@ class ImageFiles:
     def unreadable(self) -> list[tuple[int, str]]:
         """Return (index, fault) of each image that cannot be decoded, and cache the others.
 
-        These images must not be indexed later. Raises DataError if the set is too large for the cache.
+        These images must not be indexed later. Raises DataError if the others are too large for the cache.
         """
         identity = f"{self._identity} skip"
         path = self._path(identity)
@@ -194,7 +194,7 @@ class ImageFiles:
 
     def _path(self, identity: str) -> pathlib.Path:
         text = f"{identity} {self.size} {images.VERSION} {self._exif}"
-        return cache.folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        return files.cache_folder() / f"images-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
     def _open_or_cache(
         self, identity: str, faults: list[tuple[int, str]] | None = None
@@ -255,7 +255,7 @@ class ImageFiles:
 def fitted(
     pixels: UInt8[np.ndarray, "n h w *c"], size: int, threads: int
 ) -> UInt8[np.ndarray, "n size size 3"] | ImageFiles:
-    """Resize an array of images: in memory if the result is small, else on access; return it unchanged if it fits."""
+    """Resize an array of images, in memory if the result is small, else on access; keep one that has the size."""
     if pixels.shape[1:] == (size, size, 3):
         return pixels
     resized = ImageFiles(

@@ -123,7 +123,7 @@ def _checked_array(source: Any, name: str, limit: int) -> UInt8[np.ndarray, "h w
         )
     pillow.check_size(pixels.shape[1], pixels.shape[0], name, limit)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        return pillow.to_rgb(pillow.module().fromarray(np.ascontiguousarray(pixels)))
+        return pillow.to_rgb(pillow.image_module().fromarray(np.ascontiguousarray(pixels)))
     return pillow.three_channels(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
@@ -148,7 +148,7 @@ def _jpeg_orientation(encoded: bytes) -> int:
             return 1
         i += 2 + int.from_bytes(encoded[i + 2 : i + 4], "big")
     try:
-        with pillow.module().open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+        with pillow.image_module().open(io.BytesIO(encoded), formats=("JPEG",)) as image:
             return pillow.orientation(image)
     except Exception:  # decoding reports the damage
         return 1

@@ -70,7 +70,7 @@ def apply_orientation(
 
 
 @functools.cache
-def module() -> Any:
+def image_module() -> Any:
     """Return PIL.Image, configured once: warnings of huge images become errors, warnings of metadata are ignored."""
     from PIL import Image, TiffImagePlugin
 
@@ -99,9 +99,8 @@ def _silence_libtiff(pillow: str) -> None:
     found = glob.glob(os.path.join(glob.escape(folder), "pillow.libs", "libtiff-*.so*"))
     for path in [*found, ctypes.util.find_library("tiff")]:
         with contextlib.suppress(OSError, AttributeError, TypeError):
-            library = ctypes.CDLL(
-                path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY
-            )  # only if Pillow uses it
+            # RTLD_NOLOAD: only if Pillow has loaded it.
+            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
             library.TIFFSetErrorHandler(None)
             library.TIFFSetWarningHandler(None)
 
@@ -109,7 +108,7 @@ def _silence_libtiff(pillow: str) -> None:
 @functools.cache
 def readable() -> tuple[str, ...]:
     """Return the FORMATS that the installed Pillow can decode."""
-    library = module()
+    library = image_module()
     library.init()
     found = set(library.OPEN)
     with contextlib.suppress(ImportError):  # Pillow before 11.3
@@ -121,7 +120,7 @@ def readable() -> tuple[str, ...]:
 @contextlib.contextmanager
 def decode_errors(name: str) -> Iterator[None]:
     """Convert exceptions of Pillow to a DataError that names the image and the fault."""
-    library = module()
+    library = image_module()
     try:
         yield
     except (library.DecompressionBombWarning, library.DecompressionBombError):
@@ -135,7 +134,7 @@ def decode_encoded(encoded: bytes, exif: Exif, name: str, limit: int) -> UInt8[n
     """Decode the first frame of an encoded image. Raises DataError."""
     if not encoded:
         raise DataError(f"{name} is empty; remove or replace it")
-    library = module()
+    library = image_module()
     with decode_errors(name):
         try:
             image = library.open(io.BytesIO(encoded), formats=readable())
@@ -195,7 +194,7 @@ def to_rgb(image: Any, raw: Any = None) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         ValueError: The values are signed, 32-bit or float, for which white is not defined.
     """
-    library = module()
+    library = image_module()
     raw = raw[0] if isinstance(raw, tuple) and len(raw) == 1 else raw
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
         raise ValueError("its values are neither 8 nor 16 bits, or have a sign")

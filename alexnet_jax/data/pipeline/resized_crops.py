@@ -36,9 +36,8 @@ def boxes(
     areas, ratios = jnp.split(draws, 2, axis=1)
     roots = jnp.sqrt(min_area + (1 - min_area) * (areas + 1) / 2)
     stretch = jnp.exp(ratios * (math.log(4 / 3) / 2))
-    tried = jnp.stack(
-        [roots / stretch, roots * stretch], axis=2
-    )  # [b tries 2], fractions of `size`
+    # [b tries 2], fractions of `size`.
+    tried = jnp.stack([roots / stretch, roots * stretch], axis=2)
     fits = (tried <= 1).all(axis=2)
     sides = jnp.take_along_axis(tried, fits.argmax(axis=1)[:, None, None], axis=1)[:, 0]
     sides = jnp.where(fits.any(axis=1)[:, None], sides, 1)

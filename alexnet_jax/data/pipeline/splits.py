@@ -162,11 +162,12 @@ class Duplicates(NamedTuple):
 
     def notes(self, title: Callable[[str, int], str]) -> list[str]:
         """Describe each kind that occurs: the number of pairs, and the first three, named by `title(split, index)`."""
-        return [
-            f"{len(pairs):,} {text}: {listed([' = '.join(title(*place) for place in pair) for pair in pairs[:3]])}"
-            for text, pairs in zip(TWICE.values(), self, strict=True)
-            if pairs
-        ]
+        notes = []
+        for text, pairs in zip(TWICE.values(), self, strict=True):
+            if pairs:
+                first = [" = ".join(title(*image) for image in pair) for pair in pairs[:3]]
+                notes.append(f"{len(pairs):,} {text}: {listed(first)}")
+        return notes
 
 
 def duplicates(

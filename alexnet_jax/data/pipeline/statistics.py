@@ -103,7 +103,7 @@ def load(dataset: Dataset, cache_dir: pathlib.Path | None = None) -> Statistics:
     if train.digests is None:
         return compute(train)
     key = digests.cache_key(train.digests, dataset.decoding, dataset.times, VERSION)
-    path = (cache_dir or cache.folder()) / f"statistics-{key}.npz"
+    path = (cache_dir or files.cache_folder()) / f"statistics-{key}.npz"
     try:
         found = read(path)
         cache.touch(path)

@@ -41,8 +41,8 @@ def center(size: int, crop: int) -> list[tuple[int, int, bool]]:
 def ten(size: int, crop: int) -> list[tuple[int, int, bool]]:
     """Ten-crop (§4.1): the four corners and the center, and their mirror images."""
     end = size - crop
-    places = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
-    return [(top, left, mirrored) for mirrored in (False, True) for top, left in places]
+    offsets = [(0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)]
+    return [(top, left, mirrored) for mirrored in (False, True) for top, left in offsets]
 
 
 def nine(size: int, crop: int) -> list[tuple[int, int, bool]]:

@@ -36,12 +36,13 @@ class Finding(NamedTuple):
     """One line of the report: a fault to correct, a note, or a passed check."""
 
     #: Whether the user has to correct something.
-    mend: bool
+    is_fault: bool
     text: str
     note: bool = False
 
     def __str__(self) -> str:
-        return f"{'MEND' if self.mend else 'NOTE' if self.note else 'ok  '}  {printable(self.text)}"
+        label = "FIX" if self.is_fault else "NOTE" if self.note else "ok"
+        return f"{label:4}  {printable(self.text)}"
 
 
 def as_note(text: str) -> Finding:
@@ -69,22 +70,22 @@ def counts(contents: Contents) -> Iterator[Finding]:
     expected = {"classes": ilsvrc.NUM_CLASSES, **ilsvrc.COUNTS[official]}
     found = {name: len(split.labels) for name, split in contents.splits.items()}
     found["classes"] = len(contents.classes)
-    fewer = [
+    differing = [
         f"{found[name]:,} of {count:,} {name if name == 'classes' else name + ' images'}"
         for name, count in expected.items()
         if name in found and found[name] != count
     ]
-    if not fewer:
+    if not differing:
         yield Finding(False, f"the counts are exactly those of {official}")
     elif contents.subset:
         yield Finding(
             False,
-            f"a subset of {official} ({', '.join(fewer)}): its errors are not comparable to published ones",
+            f"a subset of {official} ({', '.join(differing)}): its errors are not comparable to published ones",
         )
     else:
         yield Finding(
             True,
-            f"{', '.join(fewer)} of {official}: complete the data, or give --subset if this is intended",
+            f"{', '.join(differing)} of {official}: complete the data, or give --subset if this is intended",
         )
 
 

@@ -1,11 +1,11 @@
-"""Prepare a store: every image decoded, checked and brought to one size, once.
+"""Prepare a store: decode and check every image once, and store it at one size.
 
 alexnet prepare --from SOURCE --out STORE [--format raw] [--size 256] ...
 
 SOURCE is a folder with the official ILSVRC2012 tars (train, val and devkit), with train/CLASS/ and
-val/CLASS/ (or an archive for each), with cifar-10-binary.tar.gz or a set of tensorflow-datasets; or one
-archive of class folders. The shorter side becomes --size pixels, the center is kept. A command that was
-stopped or killed continues where it was when given again; the store appears when it is complete.
+val/CLASS/ (or an archive for each), with cifar-10-binary.tar.gz or a dataset of tensorflow-datasets; or one
+archive of class folders. The shorter side becomes --size pixels, the center is kept. If the command is
+stopped or killed, the same command continues; the store appears when it is complete.
 Train on it: --config.data.source=store --config.data.path=STORE
 """
 
@@ -31,23 +31,23 @@ from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError, listed
 from alexnet_jax.specs import Exif
 
-#: For the check of free space; 300 photographs of ImageNet take 0.48 at quality 95.
+#: Estimate for the check of free space; 300 photographs of ImageNet take 0.48 at quality 95.
 JPEG_BYTES_A_PIXEL = 0.75
 SPARE_BYTES = 64 * 2**20
-#: Unusable images beyond those allowed, after which the others are not waited for.
+#: Number of unusable images above the limit at which the command fails before it has tried all images.
 _FAR_TOO_MANY = 100
 
 
 def main(arguments: list[str]) -> int:
-    """Run `alexnet prepare`; returns the exit code."""
+    """Run `alexnet prepare` and return the exit code."""
     options = _parser().parse_args(arguments)
     _check_options(options)
-    with contextlib.suppress(ValueError):  # not in the main thread: then nobody signals us
+    with contextlib.suppress(ValueError):  # only the main thread can set handlers
         signal.signal(signal.SIGTERM, _terminate)
     try:
         prepare(options)
     except KeyboardInterrupt as interrupt:
-        print("stopped; the same command continues where it was", file=sys.stderr)
+        print("stopped; the same command continues where it stopped", file=sys.stderr)
         return 75 if interrupt.args else 130
     return 0
 
@@ -59,21 +59,30 @@ def _terminate(*_) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("--from", required=True, dest="source", metavar="SOURCE")
-    parser.add_argument("--out", required=True, metavar="STORE", help="a folder that is not there")
+    parser.add_argument(
+        "--out", required=True, metavar="STORE", help="a folder that does not exist"
+    )
     parser.add_argument("--format", choices=sorted(store_format.SUFFIXES),
                         help="jpeg: a sixth of the disk; raw: no decoding (default: jpeg; CIFAR-10: raw)")  # fmt: skip
     parser.add_argument("--size", type=int, metavar="N", help="default: 256; CIFAR-10: 32")
-    parser.add_argument("--quality", type=int, default=95, metavar="Q", help="of JPEG; default: 95")
+    parser.add_argument(
+        "--quality", type=int, default=95, metavar="Q", help="JPEG quality; default: 95"
+    )
     parser.add_argument("--exif", choices=typing.get_args(Exif), default="ignore",
-                        help="whether photos are turned as their EXIF orientation says; default: ignore")  # fmt: skip
+                        help="whether to rotate images by their EXIF orientation; default: ignore")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
                         help="processes; default: the number of cores")  # fmt: skip
     parser.add_argument("--subset", action="store_true",
-                        help="fewer classes or images than the official ones are meant")  # fmt: skip
+                        help="allow fewer classes or images than the official ones")  # fmt: skip
     parser.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help="only these")
-    parser.add_argument("--max-per-class", type=int, metavar="N", help="the first of each split")
+    parser.add_argument(
+        "--max-per-class",
+        type=int,
+        metavar="N",
+        help="only the first N images of each class and split",
+    )
     parser.add_argument("--max-bad-share", type=float, default=0.001, metavar="SHARE",
-                        help="of train images that may be unusable; default: 0.001. None of val, test")  # fmt: skip
+                        help="share of unusable images allowed in train (val, test: none); default: 0.001")  # fmt: skip
     return parser
 
 
@@ -105,17 +114,17 @@ def prepare(options: argparse.Namespace) -> None:
     out = pathlib.Path(os.path.abspath(pathlib.Path(options.out).expanduser()))
     work = out.with_name(f"{out.name}.preparing")
     if out.exists() and not store_format.is_store(out) and (not out.is_dir() or os.listdir(out)):
-        raise ConfigError(f"--out {out} exists and is no store; choose another name")
+        raise ConfigError(f"--out {out} exists and is not a store; choose another name")
     try:
         work.mkdir(parents=True, exist_ok=True)
         with _locked(work):
-            listing, asked = _listing(options, work)
+            listing, request = _listing(options, work)
             if store_format.is_store(out):
-                _check_same(out, asked)
+                _check_same(out, request)
                 shutil.rmtree(work)
                 print(f"{out} is already prepared: nothing to do")
                 return
-            index = _build(listing, asked, options, work)
+            index = _build(listing, request, options, work)
             os.rename(work / "store", out)
             files.sync_folder(out.parent)
             shutil.rmtree(work)
@@ -134,7 +143,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _locked(work: pathlib.Path) -> Iterator[None]:
-    """Hold the lock of the folder `work`, and remove that afterwards if nothing in it is of use."""
+    """Lock the folder `work`, and remove it afterwards unless it has finished shards or a list of refused images."""
     lock = files.lock(work / "lock")
     if lock is None:
         raise WorkdirError(f"another process prepares {work} now; wait for it")
@@ -147,7 +156,7 @@ def _locked(work: pathlib.Path) -> Iterator[None]:
 
 
 def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, dict]:
-    """(the images of the source, the request as index.json repeats it)."""
+    """Return the images to store, and the request as index.json records it."""
     found = discovery.find(options.source, work)
     listing = selection.select(
         found,
@@ -157,7 +166,7 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
     )
     small = found.kind.startswith("CIFAR-10")
     kind = options.format or ("raw" if small else "jpeg")
-    asked = {
+    request = {
         "source": found.kind,
         "official": found.official,
         "format": kind,
@@ -169,25 +178,26 @@ def _listing(options: argparse.Namespace, work: pathlib.Path) -> tuple[Listing, 
         "max_per_class": options.max_per_class,
         "images": {split: len(found) for split, found in listing.splits.items()},
     }
-    return listing, asked
+    return listing, request
 
 
-def _check_same(out: pathlib.Path, asked: dict) -> None:
+def _check_same(out: pathlib.Path, request: dict) -> None:
     """Raise ConfigError if the existing store was prepared with other options."""
-    before = {"exif": "ignore"} | store_format.read_index(out).request  # older stores do not say
-    other = [key for key in asked if before.get(key) != asked[key]]
+    # Older stores do not record exif.
+    before = {"exif": "ignore"} | store_format.read_index(out).request
+    other = [key for key in request if before.get(key) != request[key]]
     if other:
         raise ConfigError(
-            f"{out} was prepared with {other[0]} {before.get(other[0])}, not {asked[other[0]]}; "
+            f"{out} was prepared with {other[0]} {before.get(other[0])}, not {request[other[0]]}; "
             "choose another --out, or remove it first"
         )
 
 
 def _build(
-    listing: Listing, asked: dict, arguments: argparse.Namespace, work: pathlib.Path
+    listing: Listing, request: dict, arguments: argparse.Namespace, work: pathlib.Path
 ) -> store_format.Index:
     """Write everything in work/store, its index last."""
-    options = Options(asked["format"], asked["size"], arguments.quality, asked["exif"])
+    options = Options(request["format"], request["size"], arguments.quality, request["exif"])
     if options.format == "jpeg":
         store.array_record()  # fails early
     folder, done = work / "store", work / "done"
@@ -209,7 +219,7 @@ def _build(
                 if task is not None:
                     results[task.stem] = json.loads(task.done.read_bytes())
                     _check_refused(tasks, results, limits, work)
-    return report.complete(listing, asked, tasks, results, folder, arguments.jobs)
+    return report.complete(listing, request, tasks, results, folder, arguments.jobs)
 
 
 def _root(source: str) -> pathlib.Path:
@@ -252,16 +262,16 @@ def _check_refused(
     listing = work / store_format.REFUSED
     bad = {split: found for split, found in refused.items() if beyond[split] > 0}
     report.write_lines(listing, [one for found in bad.values() for one in found])
-    said = []
+    messages = []
     for split, found in bad.items():
-        policy = "none may be of val or test, on which errors are reported"
+        policy = "none is allowed in val and test, on which errors are measured"
         if split == "train":
             total = sum(len(task.images) for task in tasks if task.split == split)
             policy = f"--max-bad-share allows {limits[split]:,} of {total:,}"
         reasons = listed([one["reason"].removesuffix("; remove or replace it") for one in found])
-        said.append(f"{len(found):,} images of {split} cannot be used ({policy}): {reasons}")
-    remedy = "remove or replace them; all"
-    raise DataError(f"{'; '.join(said)}; {remedy} {'' if seen else 'so far '}are in {listing}")
+        messages.append(f"{len(found):,} images of {split} cannot be used ({policy}): {reasons}")
+    so_far = "" if seen else " so far"
+    raise DataError(f"{'; '.join(messages)}; remove or replace them; all{so_far} are in {listing}")
 
 
 if __name__ == "__main__":

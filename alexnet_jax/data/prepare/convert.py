@@ -101,7 +101,7 @@ def inspect(encoded: bytes, title: str, exif: Exif) -> tuple[str, tuple[int, int
         The format, (width, height), and descriptions of what decoding changes.
     """
     changes = []
-    with pillow.module().open(io.BytesIO(encoded), formats=pillow.readable()) as image:
+    with pillow.image_module().open(io.BytesIO(encoded), formats=pillow.readable()) as image:
         kind = image.format if image.format in pillow.FORMATS else "JPEG"  # such as MPO
         mode, size = image.mode, image.size
         if mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -35,7 +35,7 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
     if root.is_file():
         return _archive(root, unpacked)
     if not root.is_dir():
-        raise DataError(f"no folder or archive {root}; known are: {'; '.join(LAYOUTS)}")
+        raise DataError(f"no folder or archive {root}; known layouts: {'; '.join(LAYOUTS)}")
     names = sorted(os.listdir(root))
     for year, parts in _OFFICIAL.items():
         if any(name in names for name in (parts["train"], parts["val"])):
@@ -60,7 +60,7 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
             f"{root} holds the Python (pickled) version of CIFAR-10; get cifar-10-binary.tar.gz"
         )
     seen = ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
-    raise DataError(f"{root} has {seen or 'nothing'}; known are: {'; '.join(LAYOUTS)}")
+    raise DataError(f"{root} has {seen or 'nothing'}; known layouts: {'; '.join(LAYOUTS)}")
 
 
 class _Unpacked:
@@ -87,7 +87,7 @@ def _images(path: pathlib.Path, unpacked: _Unpacked, *, nested: bool = False) ->
 
 
 def _stamp(paths: Iterable[pathlib.Path]) -> str:
-    """Hash of paths, sizes and times."""
+    """Hash the paths, sizes and modification times of files."""
     digest = hashlib.sha256()
     for path in paths:
         status = path.stat()
@@ -98,12 +98,12 @@ def _stamp(paths: Iterable[pathlib.Path]) -> str:
 
 
 def _tree(root: pathlib.Path, unpacked: _Unpacked) -> Found:
-    """train/CLASS/, val/CLASS/, test/CLASS/: folders, or archives of that name."""
+    """Find train/CLASS/, val/CLASS/ and test/CLASS/; CLASS may be a folder or an archive."""
     found = tree.discover(root)
     splits: dict[str, dict[str, list[Image]]] = {}
     faults, used = list(found.faults), []
-    for split, kinds in found.splits.items():
-        splits[split] = {name: list(files) for name, files in kinds.items()}
+    for split, classes in found.splits.items():
+        splits[split] = {name: list(files) for name, files in classes.items()}
         for name, path in found.archives[split].items():
             used.append(path)
             try:
@@ -116,13 +116,13 @@ def _tree(root: pathlib.Path, unpacked: _Unpacked) -> Found:
 
 
 def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Found:
-    """An archive for each split, with CLASS/*.jpg or SPLIT/CLASS/*.jpg."""
+    """List one archive per split, with CLASS/*.jpg or SPLIT/CLASS/*.jpg."""
     splits = {}
     for split, path in packed.items():
         inside = _inside(path, _images(path, unpacked))
         if set(inside) - {None, split}:
             raise DataError(f"{path} has a folder {sorted(filter(None, inside))[0]}, not {split}")
-        splits[split] = {k: v for kinds in inside.values() for k, v in kinds.items()}
+        splits[split] = {k: v for classes in inside.values() for k, v in classes.items()}
     root = packed["train"].parent
     used = {path.name for path in packed.values()}
     others = [
@@ -137,23 +137,25 @@ def _split_archives(packed: dict[str, pathlib.Path], unpacked: _Unpacked) -> Fou
 
 
 def _archive(path: pathlib.Path, unpacked: _Unpacked) -> Found:
-    """One archive with train/CLASS/*.jpg ..., or CLASS/*.jpg; or CIFAR-10's own."""
+    """List one archive with train/CLASS/*.jpg ..., or with CLASS/*.jpg, or that of CIFAR-10."""
     if not archives.is_archive(path.name):
-        raise DataError(f"{path} is no archive ({' '.join(archives.SUFFIXES)}), nor a folder")
+        raise DataError(
+            f"{path} is neither a folder nor an archive ({' '.join(archives.SUFFIXES)})"
+        )
     if path.name.startswith("cifar-10"):
         return _cifar10(path, unpacked)
     inside = _inside(path, _images(path, unpacked))
     if None in inside and len(inside) > 1:
-        strange = next(iter(inside[None].values()))[0]
-        raise DataError(f"{strange.title} is in no folder train/CLASS, val/CLASS or test/CLASS")
-    splits = {split or "train": kinds for split, kinds in inside.items()}
+        other = next(iter(inside[None].values()))[0]
+        raise DataError(f"{other.title} is not in a folder train/CLASS, val/CLASS or test/CLASS")
+    splits = {split or "train": classes for split, classes in inside.items()}
     if "train" not in splits:
         raise DataError(f"{path} has no folder train")
     return Found(path, "an archive of class folders", splits, {}, None, [], _stamp([path]))
 
 
 def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[str, list[Image]]]:
-    """Split (None: no folder of such a name) -> class -> images of an archive. Raises DataError."""
+    """Group the images of an archive by split, or None where no folder names one, and class. Raises DataError."""
     found: dict[str | None, dict[str, list[Image]]] = {}
     tops = {member.name.split("/")[0] for member in members}
     names: dict[str, str] = {}
@@ -167,31 +169,31 @@ def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[
                 f"{member.title}: {path} has another folder for {split}, {names[split]}"
             )
         if not above:
-            raise DataError(f"{member.title} is in no class folder")
+            raise DataError(f"{member.title} is not in a class folder")
         found.setdefault(split, {}).setdefault(above[0], []).append(member)
     return found
 
 
 def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
-    """The binary version: 10,000 records of a label and 3,072 values in each of six files."""
+    """List CIFAR-10's binary version: six files of 10,000 records, each of a label and 3,072 values."""
     plain = unpacked(path)
     members = {m.name.rsplit("/", 1)[-1]: m for m in archives.members(plain, None, shown=str(path))}
     if "data_batch_1" in members:
         raise DataError(f"{path} is the Python (pickled) version; get cifar-10-binary.tar.gz")
     splits: dict[str, dict[str, list[Image]]] = {}
     for split, names in cifar10.FILES.items():
-        kinds = splits[split] = {name: [] for name in cifar10.CLASSES}
+        classes = splits[split] = {name: [] for name in cifar10.CLASSES}
         for name in names:
             if name not in members:
                 raise DataError(f"{path} has no {name}: download it again")
             labels = cifar10.records(members[name].read(), f"{path}: {name}")[:, 0]
             for i, label in enumerate(labels):
-                kinds[cifar10.CLASSES[label]].append(CifarRecord(members[name], i))
+                classes[cifar10.CLASSES[label]].append(CifarRecord(members[name], i))
     return Found(path, "CIFAR-10's binary archive", splits, {}, None, [], _stamp([path]))
 
 
 def _prepared(root: pathlib.Path) -> Found:
-    """A set that tensorflow-datasets prepared."""
+    """List a dataset that tensorflow-datasets prepared."""
     prepared = tfds.listing(str(root))
     splits, notes = {}, list(prepared.notes)
     used: set[pathlib.Path] = set()
@@ -199,16 +201,16 @@ def _prepared(root: pathlib.Path) -> Found:
         if all(label == -1 for label, _, _ in examples):
             notes.append(f"{split} was left out: it has no labels")
             continue
-        kinds: dict[str, list[Image]] = {}
+        classes: dict[str, list[Image]] = {}
         for label, _, example in sorted(examples):
             if not 0 <= label < len(prepared.class_names):
                 raise DataError(
                     f"{example.title} has the label {label}; there are "
                     f"{len(prepared.class_names)} classes"
                 )
-            kinds.setdefault(prepared.class_names[label], []).append(example)
+            classes.setdefault(prepared.class_names[label], []).append(example)
             used.add(pathlib.Path(example.folder))
-        splits[split] = kinds
+        splits[split] = classes
     if "train" not in splits:
         raise DataError(f"{root}: {prepared.title} has no split train")
     files = sorted(path for folder in used for path in folder.iterdir())
@@ -224,7 +226,7 @@ _OFFICIAL = {
         "val": "ILSVRC2012_img_val.tar",
         "devkit": "ILSVRC2012_devkit_t12.tar.gz",
     },
-    # Named after a program that reads them (fuel's ilsvrc2010 converter); never seen by this one.
+    # File names from fuel's ilsvrc2010 converter; not tested with the archives themselves.
     "ILSVRC2010": {
         "train": "ILSVRC2010_images_train.tar",
         "val": "ILSVRC2010_images_val.tar",
@@ -235,7 +237,7 @@ _OFFICIAL = {
 
 
 def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _Unpacked) -> Found:
-    """ImageNet's own archives: train is a tar of SYNSET.tar; val and test are flat, with labels from the devkit."""
+    """List ImageNet's own archives: a tar of SYNSET.tar files for train; flat val and test, labeled by the devkit."""
     for part in ("train", "val", "devkit"):
         if not (root / parts[part]).is_file():
             raise DataError(f"{root} has no {parts[part]}; needed are {', '.join(parts.values())}")
@@ -246,7 +248,7 @@ def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _U
         train.setdefault(_synset_of_inner_tar(member), []).append(member)
     for synset, images in train.items():
         if synset not in devkit.words:
-            raise DataError(f"{used[0]}: {synset}.tar is no class of the devkit {used[2]}")
+            raise DataError(f"{used[0]}: {synset}.tar is not a class of the devkit {used[2]}")
         _check_synset(synset, images)
     val = _numbered(_images(used[1], unpacked), year, "val", devkit.validation)
     splits, notes = {"train": train, "val": val}, []
@@ -270,44 +272,46 @@ def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _U
 def _synset_of_inner_tar(member: Member) -> str:
     inner = member.name.split("/")[0].removesuffix(".tar")
     if not ilsvrc.is_synset(inner):
-        raise DataError(f"{member.title} is in no archive named by a synset, as n01440764.tar is")
+        raise DataError(
+            f"{member.title} is not in an archive named after a synset, such as n01440764.tar"
+        )
     return inner
 
 
 def _check_synset(synset: str, images: list[Image]) -> None:
-    """Raise DataError if the name of a file is that of another class."""
+    """Raise DataError if the name of an image has another synset."""
     for image in images:
         match = re.match(r"(n\d{8})_", image.title.rsplit("/", 1)[-1])
         if match and match[1] != synset:
-            raise DataError(f"{image.title} says that it is of class {match[1]}, not {synset}")
+            raise DataError(f"{image.title} is named as an image of class {match[1]}, not {synset}")
 
 
 def _numbered(
     members: list[Member], year: str, split: str, labels: list[str]
 ) -> dict[str, list[Image]]:
-    """Class -> images, by the numbers in names like ILSVRC2012_val_00000001.JPEG. Raises DataError."""
-    kinds: dict[str, list[Image]] = {}
+    """Group images by class, from the numbers in names like ILSVRC2012_val_00000001.JPEG. Raises DataError."""
+    classes: dict[str, list[Image]] = {}
     for member in sorted(members, key=lambda member: member.name.rsplit("/", 1)[-1]):
         match = re.fullmatch(rf"{year}_{split}_(\d{{8}})\.\w+", member.name.rsplit("/", 1)[-1])
         if not match:
-            raise DataError(f"{member.title} is not named as {year}_{split}_00000001.JPEG is")
+            raise DataError(f"{member.title} is not named like {year}_{split}_00000001.JPEG")
         number = int(match[1])
         if not 1 <= number <= len(labels):
             raise DataError(
                 f"{member.title}: the ground truth has the lines 1 to {len(labels):,} only"
             )
-        kinds.setdefault(labels[number - 1], []).append(member)
-    return kinds
+        classes.setdefault(labels[number - 1], []).append(member)
+    return classes
 
 
 def _patch(splits: dict[str, dict[str, list[Image]]], members: list[Member]) -> str:
-    """Replace images of ILSVRC-2010 by the corrected ones of the same name; returns a note."""
+    """Replace images of ILSVRC-2010 by the corrected ones of the same name, and return a note."""
     corrected = {member.name.rsplit("/", 1)[-1]: member for member in members}
     replaced = 0
-    for kinds in splits.values():
-        for images in kinds.values():
+    for classes in splits.values():
+        for images in classes.values():
             for i, image in enumerate(images):
                 patch = corrected.get(image.title.rsplit("/", 1)[-1])
                 if patch is not None:
                     images[i], replaced = patch, replaced + 1
-    return f"patch_images.tar: {replaced} of its {len(members)} images took the place of others"
+    return f"patch_images.tar: {replaced} of its {len(members)} images replaced others of the same name"

@@ -4,9 +4,9 @@ alexnet doctor STORE_OR_SOURCE [--subset] [--sheet FILE.png] [--jobs N]
 
 The argument is a prepared store, or any input of `alexnet prepare`. Checks every image and checksum, the counts, the
 order of the labels, colors and duplicate files. --sheet draws a contact sheet to verify the labels by eye: for each
-class (at most 100) its number and name, with one image of train and one of val. A line begins with MEND for what must
-be corrected because training or prepare would reject it, with NOTE for what is accepted or left out, or with ok.
-Exit code: 0 if there is nothing to correct, otherwise 3.
+class (at most 100) its number and name, with one image of train and one of val. Each line begins with FIX (training or
+prepare would reject it), NOTE (accepted or left out) or ok.
+Exit code: 0 if there is nothing to fix, otherwise 3.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_jax import cli
-from alexnet_jax.data.pipeline import cache, images, statistics
+from alexnet_jax import cli, files
+from alexnet_jax.data.pipeline import images, statistics
 from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import TWICE, Split, duplicates
 from alexnet_jax.data.prepare import checks, discovery, selection
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     parser = cli.parser(__doc__ or "")
     parser.add_argument("path", metavar="STORE_OR_SOURCE")
     parser.add_argument("--subset", action="store_true",
-                        help="fewer classes or images than in the official dataset are intended")  # fmt: skip
+                        help="allow fewer classes or images than in the official dataset")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE.png",
                         help="draw a contact sheet; without it, nothing is written")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
@@ -64,10 +64,10 @@ def main(arguments: list[str]) -> int:
     faults = 0
     for finding in examine(path, subset=options.subset, sheet=sheet, jobs=options.jobs):
         print(finding, flush=True)
-        faults += finding.mend
+        faults += finding.is_fault
     if faults:
         things = "1 thing" if faults == 1 else f"{faults} things"
-        raise DataError(f"{path}: {things} to mend, in the lines above that begin with MEND")
+        raise DataError(f"{path}: {things} to fix, in the lines above that begin with FIX")
     return 0
 
 
@@ -84,7 +84,7 @@ def examine(
         index = store_format.read_index(path)
         broken = False
         for finding in _files(path, index):
-            broken |= finding.mend
+            broken |= finding.is_fault
             yield finding
         if broken:
             return  # the checks below would report the same damage again
@@ -115,7 +115,11 @@ def examine(
             )
         for text in found.notes:
             yield as_note(text)
-        splits = {name: kinds for name, kinds in found.splits.items() if any(map(kinds.get, names))}
+        splits = {
+            split: by_class
+            for split, by_class in found.splits.items()
+            if any(map(by_class.get, names))
+        }
         if "train" not in splits:
             return
         listing = selection.listing(found._replace(splits=splits, notes=[]))
@@ -131,7 +135,7 @@ def examine(
 @contextlib.contextmanager
 def _scratch() -> Iterator[str]:
     """Make a temporary folder for unpacked archives, in the cache folder if possible, since /tmp may be in memory."""
-    parent: pathlib.Path | None = cache.folder()
+    parent: pathlib.Path | None = files.cache_folder()
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent)

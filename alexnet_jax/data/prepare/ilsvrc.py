@@ -15,7 +15,8 @@ COUNTS = {
     "ILSVRC2012": {"train": 1_281_167, "val": 50_000},
 }
 NUM_CLASSES = 1000
-#: Along the principal directions of RGB values, in gray levels: the authors' program, ILSVRC-2012.
+#: Standard deviations of ILSVRC-2012 along the principal directions of RGB values, in gray levels, from the authors'
+#: program.
 STDS = (19.72083305, 37.09388853, 121.78006099)
 #: Some classes of ILSVRC-2012 by their number in sorted order, which is that of all published weights.
 KNOWN_CLASSES = {
@@ -33,9 +34,9 @@ class Devkit(NamedTuple):
     """Classes and validation labels from the development kit.
 
     Attributes:
-        words: Synset -> its name for people.
+        words: Synset -> its readable name.
         validation: The synset of validation image i + 1.
-        by_id: The devkit's own number, from 1 -> synset; not the sorted order.
+        by_id: Number of a class in the devkit, from 1, not in sorted order -> synset.
     """
 
     words: dict[str, str]
@@ -67,7 +68,7 @@ def read_devkit(tar: str, year: str, title: str) -> Devkit:
 
 
 def synset_of(number: bytes, by_id: dict[int, str], title: str) -> str:
-    """The synset of a number in the ground truth. Raises DataError with `title`, the name of the line."""
+    """Return the synset of a number in the ground truth; `title` names its line in the DataError for a bad one."""
     synset = by_id.get(int(number)) if number.isdigit() else None
     if synset is None:
         shown = number[:20].decode("ascii", "replace")
@@ -76,7 +77,7 @@ def synset_of(number: bytes, by_id: dict[int, str], title: str) -> str:
 
 
 def _synsets(content: bytes, year: str, title: str) -> tuple[dict[str, str], dict[int, str]]:
-    """(synset -> words, devkit's number -> synset) of the classes, without their parents in WordNet."""
+    """Return (synset -> words, devkit's number -> synset) of the classes, without their parents in WordNet."""
     from scipy.io import loadmat
 
     try:

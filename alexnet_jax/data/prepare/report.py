@@ -1,4 +1,4 @@
-"""The end of a preparation: labels, statistics, lists and the index of a store, with a report for people."""
+"""Complete a store: write its labels, statistics, lists and index, with a readable report."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from alexnet_jax.data.sources import store, store_format
 from alexnet_jax.data.sources.store_format import DUPLICATES, REFUSED, STATISTICS
 from alexnet_jax.errors import DataError
 
-#: Names of images on the terminal.
+#: Maximum number of image names per line on the terminal.
 _SHOWN = 2
 
 
@@ -36,7 +36,7 @@ def summary(index: store_format.Index) -> Iterator[str]:
     for note in report.get("notes", []):
         yield f"note: {note}"
     for key, text in TWICE.items():
-        found = report.get(key, {"count": 0})  # older stores know of splits alone
+        found = report.get(key, {"count": 0})  # older stores have no count for classes
         yield f"{found['count']:,} {text.partition(':')[0]}" + (
             f": {_named(found['count'], found['first'])}; all in {DUPLICATES}"
             if found["count"]
@@ -54,7 +54,7 @@ def _named(count: int, first: list[str]) -> str:
 
 def complete(
     listing: Listing,
-    asked: dict,
+    request: dict,
     tasks: list[Task],
     results: dict[str, dict],
     folder: pathlib.Path,
@@ -63,16 +63,16 @@ def complete(
     """Write labels, statistics, lists and, last, the index. Raises DataError if a split is empty."""
     sums, splits = {}, {}
     for split in listing.splits:
-        mine = [(task, results[task.stem]) for task in tasks if task.split == split]
+        of_split = [(task, results[task.stem]) for task in tasks if task.split == split]
         shards = []
-        for task, result in mine:
+        for task, result in of_split:
             if result["count"]:
                 sums[task.path.name] = (result["size"], result["sha256"])
                 shards.append(store_format.Shard(task.path.name, result["count"]))
         if not shards:
             raise DataError(f"{split} has no usable image")
         splits[split] = tuple(shards)
-        labels = np.array([label for _, result in mine for label in result["labels"]], np.int32)
+        labels = np.array([label for _, result in of_split for label in result["labels"]], np.int32)
         with files.replacing(folder / store_format.labels_name(split)) as file:
             np.save(file, labels)
     refused = [one for task in tasks for one in results[task.stem]["refused"]]
@@ -89,8 +89,8 @@ def complete(
         "first": [" = ".join(one["classes"]) for one in in_classes[:EXAMPLES]],
     }
     index = store_format.Index(
-        asked["format"], asked["size"], listing.classes, listing.words, splits, sums, "",
-        asked, report,
+        request["format"], request["size"], listing.classes, listing.words, splits, sums, "",
+        request, report,
     )  # fmt: skip
     train = store.images(folder, index, "train", index.size, jobs)
     found = statistics.compute(Split(train, np.empty(0, np.int32)))
@@ -106,7 +106,7 @@ def complete(
 
 
 def _report(listing: Listing, tasks: list[Task], results: dict[str, dict]) -> dict[str, Any]:
-    """Counts, conversions and refusals; no times or paths, so that the same source gives the same bytes."""
+    """Collect counts, conversions and refusals, but no times or paths: the same source must give the same bytes."""
     report: dict[str, Any] = {
         "made_with": versions(),
         "notes": listing.notes,
@@ -115,14 +115,14 @@ def _report(listing: Listing, tasks: list[Task], results: dict[str, dict]) -> di
         "refused": {},
     }
     for split in listing.splits:
-        mine = [results[task.stem] for task in tasks if task.split == split]
-        labels = [label for result in mine for label in result["labels"]]
+        of_split = [results[task.stem] for task in tasks if task.split == split]
+        labels = [label for result in of_split for label in result["labels"]]
         counts = np.bincount(labels, minlength=len(listing.classes))
         report["per_class"][split] = counts.tolist()
-        refused = [one["reason"] for result in mine for one in result["refused"]]
+        refused = [one["reason"] for result in of_split for one in result["refused"]]
         report["refused"][split] = {"count": len(refused), "first": refused[:EXAMPLES]}
         converted = report["converted"][split] = {}
-        for result in mine:
+        for result in of_split:
             for change, found in result["converted"].items():
                 total = converted.setdefault(change, {"count": 0, "first": []})
                 total["count"] += found["count"]
@@ -133,18 +133,18 @@ def _report(listing: Listing, tasks: list[Task], results: dict[str, dict]) -> di
 def _duplicates(
     tasks: list[Task], results: dict[str, dict]
 ) -> tuple[list[dict[str, str]], list[dict[str, list[str]]]]:
-    """(files that are in two splits, files that are under two classes), byte for byte."""
+    """Find identical files: (those in two splits, those under two classes)."""
     digests: dict[str, list] = {}
     labels: dict[str, list[int]] = {}
-    places: dict[str, list[tuple[Image, Task]]] = {}
+    origins: dict[str, list[tuple[Image, Task]]] = {}
     for task in tasks:
         digests.setdefault(task.split, []).extend(results[task.stem]["sums"])
         labels.setdefault(task.split, []).extend(label for label, _ in task.images)
-        places.setdefault(task.split, []).extend((image, task) for _, image in task.images)
+        origins.setdefault(task.split, []).extend((image, task) for _, image in task.images)
     found = duplicates(digests, labels)
     return (
-        [{split: shown(*places[split][i]) for split, i in pair} for pair in found.splits],
-        [{"classes": [shown(*places[split][i]) for split, i in pair]} for pair in found.classes],
+        [{split: shown(*origins[split][i]) for split, i in pair} for pair in found.splits],
+        [{"classes": [shown(*origins[split][i]) for split, i in pair]} for pair in found.classes],
     )
 
 

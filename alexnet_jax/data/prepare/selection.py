@@ -94,7 +94,7 @@ def select(
         subset: If false, official archives must be complete, and all splits must have the classes of 'train'. If true,
             images of other classes are left out with a note.
         classes: Classes to select; empty selects all.
-        max_per_class: Select at most the first so many images of each class and split.
+        max_per_class: Maximum number of images of each class and split; the first ones are selected.
 
     Raises:
         DataError: Lists all problems of the source.
@@ -123,14 +123,14 @@ def listing(
     for split in SPLITS:
         if split not in found.splits:
             continue
-        kinds = found.splits[split]
-        strangers = sum(len(kinds[name]) for name in set(kinds) - set(found.splits["train"]))
-        if strangers:
-            notes.append(f"{strangers:,} images of {split} have classes that train does not have")
+        by_class = found.splits[split]
+        others = sum(len(by_class[name]) for name in set(by_class) - set(found.splits["train"]))
+        if others:
+            notes.append(f"{others:,} images of {split} have classes that train does not have")
         splits[split] = [
             (label, image)
             for label, name in enumerate(names)
-            for image in kinds.get(name, [])[:max_per_class]
+            for image in by_class.get(name, [])[:max_per_class]
         ]
         if not splits[split]:
             raise DataError(f"{found.path} has no images of {', '.join(names[:5])} ... in {split}")
@@ -141,8 +141,8 @@ def listing(
 def numbered(names: Iterable[str]) -> list[str]:
     """Return a fault if all class names are numbers, because ImageNet's classes have several numberings.
 
-    The numbers of the devkit are not in sorted order, and '10' sorts before '2'. A wrong numbering ruins the accuracy
-    without an error. The ten digits are allowed.
+    The numbers of the devkit are not in sorted order, and '10' sorts before '2'. A wrong numbering would ruin the
+    accuracy without any error. The ten digits are allowed.
     """
     names = list(names)
     if not names or not all(name.isdigit() for name in names) or set(names) <= set("0123456789"):
@@ -160,14 +160,14 @@ def incomplete(found: Found, subset: bool = False) -> list[str]:
     faults = []
     hint = "; if this is intended, give --subset"
     if found.official:
-        kinds = found.splits["train"]
-        if len(kinds) != ilsvrc.NUM_CLASSES:
-            faults.append(f"{found.official} train has {len(kinds):,} classes, not 1,000{hint}")
+        count = len(found.splits["train"])
+        if count != ilsvrc.NUM_CLASSES:
+            faults.append(f"{found.official} train has {count:,} classes, not 1,000{hint}")
         for split, expected in ilsvrc.COUNTS[found.official].items():
             count = sum(map(len, found.splits.get(split, {}).values()))
             if count != expected and split in found.splits:
                 faults.append(
                     f"{found.official} {split} has {count:,} images, not {expected:,}: download it again{hint}"
                 )
-    classes = {split: kinds.keys() for split, kinds in found.splits.items()}
+    classes = {split: by_class.keys() for split, by_class in found.splits.items()}
     return faults + [fault + hint for fault in tree.mismatches(classes)]

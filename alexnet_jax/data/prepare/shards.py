@@ -25,17 +25,18 @@ from alexnet_jax.data.sources.store_format import SUFFIXES
 from alexnet_jax.errors import DataError, OutOfMemoryError, StorageError, one_line, printable
 from alexnet_jax.specs import Range
 
-#: Raise it when the same source gives other bytes: shards of older versions are then not used again.
+#: Increase it when the same source gives different bytes, so that finished shards of older versions are not reused.
 VERSION = 2
-#: Images in a file: few files for a large set, and work for several processes in a small one.
+#: Limits of the images in a shard and of the shards of a split: few files for a large dataset, and work for several
+#: processes in a small one.
 LARGEST_SHARD, SMALLEST_SHARD, FEWEST_SHARDS = 4096, 128, 16
-#: Names of images in the report.
+#: Maximum number of image names for each entry of the report.
 EXAMPLES = 5
 _PACKAGES = ("array_record", "numpy", "pillow", "simplejpeg")
 _POLL_SECONDS = 0.2
-# One record a chunk: any of them is read alone. JPEG does not become smaller by packing it again.
+# One record per chunk, because records are read one by one; no compression, because JPEG is compressed.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
-_Whole = typing.Annotated[int, Range(0)]
+_Count = typing.Annotated[int, Range(0)]
 
 
 class _Refused(TypedDict):
@@ -45,7 +46,7 @@ class _Refused(TypedDict):
 
 
 class _Converted(TypedDict):
-    count: _Whole
+    count: _Count
     first: list[str]
 
 
@@ -53,9 +54,9 @@ class _Result(TypedDict):
     """JSON beside a finished shard."""
 
     key: str
-    count: _Whole
-    labels: list[_Whole]
-    size: NotRequired[_Whole]
+    count: _Count
+    labels: list[_Count]
+    size: NotRequired[_Count]
     sha256: NotRequired[str]
     sums: list[str | None]
     refused: list[_Refused]
@@ -69,9 +70,9 @@ class Task(NamedTuple):
         stem: Name of its file without the suffix.
         key: SHA-256 of everything that determines its bytes.
         images: (label, image) in order.
-        root: Prefix of the names of images that is left out of reports: where the source happens to lie.
+        root: Path of the source, a prefix of image names that reports leave out.
         folder: The unfinished store.
-        done: File with its sums and findings, written when the shard is complete.
+        done: JSON file with its result, written when the shard is complete.
     """
 
     split: str
@@ -91,7 +92,7 @@ class Task(NamedTuple):
 def plan(
     listing: Listing, options: Options, root: str, folder: pathlib.Path, done: pathlib.Path
 ) -> list[Task]:
-    """Divide all splits into shards: val and test first, where no image may be refused."""
+    """Divide all splits into shards; val and test come first, as preparing fails if one of their images is refused."""
     installed, tasks = versions(), []
     for split in sorted(listing.splits, key=lambda name: name == "train"):
         chosen = listing.splits[split]
@@ -129,10 +130,9 @@ def finished(task: Task) -> dict | None:
 
 
 def write_all(pending: list[Task], jobs: int) -> Generator[tuple[Task | None, int], None, None]:
-    """Write shards; yields (finished task, 0) and (None, number of images done since).
+    """Write shards; yield (task, 0) when a task is finished, and (None, n) when n more images are done.
 
-    Processes rather than threads: resizing holds the interpreter's lock between its many short steps.
-    Raises OSError and OutOfMemoryError.
+    Uses processes, because resizing holds the GIL between its many short steps. Raises OSError and OutOfMemoryError.
     """
     if jobs == 1 or len(pending) < 2:
         for task in pending:
@@ -185,8 +185,8 @@ def _work(index: int, task: Task) -> None:
 
 
 def write_shard(task: Task, count: Callable[[int], None]) -> None:
-    """Write the file of `task` and then its `done`, and `count` each image. Raises OSError."""
-    # A name that no other process uses, and that is not taken for a finished shard.
+    """Write the shard and then `task.done`, and call `count(1)` after each image. Raises OSError."""
+    # A name that no other process uses and that does not look like a finished shard.
     part = task.path.with_name(f"part-{os.getpid()}.{task.path.name}")
     sums, labels, refused, converted = [], [], [], {}
     with _removed_on_failure(part), _writer(part, task) as write:
@@ -236,7 +236,7 @@ def _removed_on_failure(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _writer(path: pathlib.Path, task: Task) -> Iterator[Callable[[Any], None]]:
-    """Give `write(record)` or, in a raw store, `write(pixels)`; nothing counts before the end."""
+    """Yield `write(record)` or, for a raw store, `write(pixels)`; the file is valid only after the context ends."""
     if task.options.format == "jpeg":
         try:
             writer = store.array_record().ArrayRecordWriter(str(path), _WRITER_OPTIONS)

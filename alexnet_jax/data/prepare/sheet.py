@@ -7,7 +7,7 @@ import numpy as np
 from alexnet_jax.data.prepare.checks import Contents
 from alexnet_jax.errors import StorageError
 
-#: Most classes on a sheet.
+#: Maximum number of classes on a sheet.
 LARGEST_SHEET = 100
 _THUMB, _TEXT, _COLUMNS = 96, 16, 10
 
@@ -32,8 +32,8 @@ def draw_sheet(contents: Contents, path: pathlib.Path) -> None:
         name: dict(zip(*np.unique(contents.splits[name].labels, return_index=True), strict=True))
         for name in shown
     }
-    for place, label in enumerate(chosen):
-        left, top = place % columns * width, place // columns * height + _TEXT
+    for cell, label in enumerate(chosen):
+        left, top = cell % columns * width, cell // columns * height + _TEXT
         for i, name in enumerate(shown):
             if label in firsts[name]:
                 first = firsts[name][label]
@@ -48,4 +48,6 @@ def draw_sheet(contents: Contents, path: pathlib.Path) -> None:
     try:
         sheet.save(path, "PNG")
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror}; say --sheet FILE.png") from None
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; choose another --sheet FILE.png"
+        ) from None

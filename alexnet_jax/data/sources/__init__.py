@@ -1,6 +1,6 @@
-"""Data sources: images and labels from what people have, each in a module of this package.
+"""Data sources, each in a module of this package.
 
-A source is a module with a function `load(spec: DataSpec) -> Dataset` and its name in `specs.DataSpec.source`.
+A source is a module with a function `load(spec: DataSpec) -> Dataset`; its name is listed in `specs.DataSpec.source`.
 """
 
 import importlib
@@ -18,11 +18,11 @@ _VALIDATION_SEED = 0x76616C
 
 
 def open_dataset(spec: DataSpec, seed: int) -> Dataset:
-    """Open the images and labels that `spec` names; `seed` draws the validation split.
+    """Open the images and labels that `spec` names; `seed` determines which images are held out for validation.
 
     Nothing is decoded yet, unless unreadable images are to be skipped. Raises DataError.
     """
-    source = importlib.import_module(f"{__name__}.{spec.source}")  # one of a Literal
+    source = importlib.import_module(f"{__name__}.{spec.source}")  # a Literal, so this is safe
     dataset: Dataset = source.load(spec)
     class_names(dataset.class_names, spec.path or spec.source)
     if spec.classes:
@@ -62,7 +62,8 @@ def check(dataset: Dataset, spec: DataSpec) -> None:
     for split in dataset.splits.values():
         try:
             split.images[np.arange(1)]
-        except UnreadableImages as error:  # a split for validation is of the files of train
+        except UnreadableImages as error:
+            # Each error once: 'train' and a 'val' held out from it read the same files.
             found[str(error)] = error
     if found:
         faults = [fault for error in found.values() for fault in error.faults]
@@ -74,7 +75,7 @@ def check(dataset: Dataset, spec: DataSpec) -> None:
 
 
 def _empty_classes(dataset: Dataset) -> dict[str, str]:
-    """Split -> a description of the classes without images in it, and how many images they have elsewhere."""
+    """Describe, for each split, the classes without images in it and how many images they have in other splits."""
     names = dataset.class_names
     counts = {
         name: np.bincount(split.labels, minlength=len(names))

@@ -1,7 +1,7 @@
 """Images in tar and zip archives, read in place: nothing is ever extracted.
 
-`tarfile` and `zipfile` find the members; an image is then read from its place in the file, by any process. An archive
-with anything but plain files of plain names is refused, and so is one that exceeds the limits below.
+`tarfile` and `zipfile` find the members; any process can then read an image at its offset in the archive. An archive is
+refused if it has anything but regular files with safe names, or exceeds the limits below.
 """
 
 import errno
@@ -24,7 +24,7 @@ MAX_ENTRIES = 2_000_000
 MAX_FILE_BYTES = 64 * 2**20
 #: ImageNet's training images are 148 GB.
 MAX_TOTAL_BYTES = 300 * 2**30
-#: Unpacked to packed; deflate itself ends near 1,000.
+#: Unpacked size / packed size; the maximum of deflate is about 1,000.
 MAX_RATIO = 200
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 SUFFIXES = (".tar", *GZIP_SUFFIXES, ".zip")
@@ -78,7 +78,7 @@ class Member(NamedTuple):
         return f"{self.shown}: {self.name}"
 
     def read(self) -> bytes:
-        """The content. Raises DataError where it is not what the archive states."""
+        """Read the content. Raises DataError if it contradicts the size or checksum in the archive."""
         try:
             with open(self.archive, "rb") as file:
                 file.seek(self.offset)
@@ -124,8 +124,8 @@ def members(
         shown: Name of the archive in errors.
 
     Raises:
-        DataError: The first member that is no plain file, an unsafe or repeated name, a limit that is exceeded, or
-            damage.
+        DataError: The archive is damaged, exceeds a limit, or has a member that is not a plain file or whose name is
+            unsafe or repeated.
     """
     archive = os.fspath(path)
     reader = _Reader(archive, suffixes, shown or archive)
@@ -174,7 +174,7 @@ def _inflated(path: str, limit: int) -> Iterator[bytes]:
 
 
 class _Reader:
-    """One reading of an archive: its limits, and the names seen so far."""
+    """Lists the members of one archive, and counts entries and bytes against the limits."""
 
     def __init__(self, archive: str, suffixes: tuple[str, ...] | None, shown: str):
         self._archive, self._suffixes, self.shown = archive, suffixes, shown
@@ -202,7 +202,7 @@ class _Reader:
             self._once(name)
             if nested:
                 if not name.lower().endswith(".tar"):
-                    raise self._fault(name, "is no .tar, as all files of this archive should be")
+                    raise self._fault(name, "is not a .tar, as all files of this archive must be")
                 yield from self.tar(tar.extractfile(header), data, name + "/", False)
             elif self._admit(name, size):
                 yield Member(name, self._archive, data, size, size, False, None, self.shown)
@@ -212,7 +212,7 @@ class _Reader:
     ) -> Iterator[tuple[Any, tarfile.TarInfo]]:
         """Yield (TarFile, header) for each member.
 
-        Raises DataError for damage, for what tarfile would ignore, and for anything behind the end mark.
+        Raises DataError for damage, also where tarfile would ignore it, and for anything after the end mark.
         """
         file.seek(0)
         end = -1
@@ -237,11 +237,11 @@ class _Reader:
             raise
         except _Refused as error:
             raise self._fault(title, str(error)) from None
-        except Exception as error:  # what tarfile raises of a damaged archive is listed nowhere
-            what = f"is damaged behind byte {start + end} ({error})"
+        except Exception as error:  # tarfile does not document what it raises for a damaged archive
+            what = f"is damaged after byte {start + end} ({error})"
             if end < 0:
-                cut = "is cut off, or " if stop < tarfile.BLOCKSIZE else "is "
-                what = f"{cut}no tar archive"
+                cut = "is cut off or " if stop < tarfile.BLOCKSIZE else ""
+                what = f"{cut}is not a tar archive"
             raise self._fault(title, f"{what}: {_AGAIN}") from None
 
     def zip(self, file: IO[bytes]) -> Iterator[Member]:
@@ -267,8 +267,8 @@ class _Reader:
                 raise self._fault(other, f"overlaps {printable(one)[:200]}: refused")
 
     def _zip_directory(self, file: IO[bytes]) -> tuple[list[zipfile.ZipInfo], int]:
-        """(entries of the central directory, where it begins and the members end). Raises DataError."""
-        damaged = self._fault("it", f"is cut off, or no zip archive: {_AGAIN}")
+        """Return the entries of the central directory, and its offset. Raises DataError."""
+        damaged = self._fault("it", f"is cut off or is not a zip archive: {_AGAIN}")
         try:
             with zipfile.ZipFile(file, metadata_encoding="utf-8") as archive:
                 infos, first = archive.infolist(), archive.start_dir
@@ -276,7 +276,7 @@ class _Reader:
                 record = struct.unpack("<4s4H2LH", file.read(22))
         except UnicodeDecodeError as error:
             raise self._fault("it", f"has a name that is not UTF-8: {error.object!r}") from None
-        except Exception as error:  # what zipfile raises of a damaged archive is listed nowhere
+        except Exception as error:  # zipfile does not document what it raises for a damaged archive
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset
                 raise
             raise damaged from None
@@ -286,14 +286,14 @@ class _Reader:
         if signature != b"PK\5\6" or stated not in (first, 0xFFFFFFFF):
             raise damaged
         if count not in (len(infos), 0xFFFF):
-            raise self._fault("it", "has a directory of another length than it states")
+            raise self._fault("it", "has a directory whose length differs from the stated one")
         if len(infos) > MAX_ENTRIES:
             what = f"has {len(infos):,} entries; more than {MAX_ENTRIES:,} are not read"
             raise self._fault("it", what)
         return infos, first
 
     def _zip_content(self, file: IO[bytes], name: str, info: zipfile.ZipInfo, end: int) -> int:
-        """First byte of a member's content. Raises DataError if its own header disagrees with the directory."""
+        """Return the offset of a member's content. Raises DataError if its local header contradicts the directory."""
         at, raw, header = info.header_offset, info.orig_filename.encode(), b""
         if 0 <= at < end:
             file.seek(at)
@@ -307,18 +307,18 @@ class _Reader:
         if not flags & _ZIP_SIZES_FOLLOW and 0xFFFFFFFF not in sizes[1:]:
             same &= sizes == [info.CRC, info.compress_size, info.file_size]
         if not same:
-            raise self._fault(name, "has a header of its own that contradicts the directory")
+            raise self._fault(name, "has a local header that contradicts the directory")
         data = at + 30 + name_length + extra_length
         if data + info.compress_size > end:
             raise self._fault(name, _CUT_OFF)
         return data
 
     def _is_zip_file(self, name: str, info: zipfile.ZipInfo) -> bool:
-        """Whether an entry is a file, not a folder. Raises DataError for one that is not to be read."""
+        """Whether an entry is a file rather than a folder. Raises DataError if it must not be read."""
         mode = info.external_attr >> 16 & 0o170000
         packed, unpacked = info.compress_size, info.file_size
         if info.create_system == 3 and mode not in (0, 0o100000, 0o040000):
-            raise self._fault(name, f"is no plain file (mode {mode:o}); only those are read")
+            raise self._fault(name, f"is not a plain file (mode {mode:o}); only those are read")
         if info.flag_bits & _ZIP_ENCRYPTED:
             raise self._fault(name, "is encrypted: pack the archive without a password")
         if info.orig_filename.endswith("/") or mode == 0o040000:
@@ -326,7 +326,7 @@ class _Reader:
                 raise self._fault(name, "is a folder with content")
             return False
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            what = f"is packed by method {info.compress_type}; only deflate is read"
+            what = f"is compressed with method {info.compress_type}; only deflate is read"
             raise self._fault(name, what)
         is_stored = info.compress_type == zipfile.ZIP_STORED
         if unpacked > MAX_RATIO * packed or (is_stored and unpacked != packed):
@@ -338,7 +338,7 @@ class _Reader:
         return DataError(f"{self.shown}: {shown[:200]}{' ...' if len(shown) > 200 else ''} {what}")
 
     def _checked_name(self, name: str, prefix: str = "") -> str:
-        """A relative name without surprises on any system. Raises DataError."""
+        """Normalize a relative name. Raises DataError if it is unsafe on any operating system."""
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -353,16 +353,16 @@ class _Reader:
         return prefix + "/".join(parts)
 
     def _once(self, name: str) -> None:
-        """Raises DataError where the name was there before, in any case or composition."""
+        """Raise DataError if the name has occurred before, up to case and Unicode composition."""
         key = unicodedata.normalize("NFC", name).casefold()
         if key in self._seen:
-            raise self._fault(name, "is there twice, but for upper and lower case")
+            raise self._fault(name, "occurs twice, if upper and lower case are the same")
         self._seen.add(key)
 
     def _admit(self, name: str, size: int) -> bool:
-        """Whether the file `name` counts: hidden ones do not. Raises DataError if it may not be there."""
+        """Whether to list a file; hidden ones are left out. Raises DataError if its size or suffix is not allowed."""
         if size > MAX_FILE_BYTES:
-            what = f"has {size:,} bytes; more than {MAX_FILE_BYTES:,} is no image"
+            what = f"has {size:,} bytes, more than the {MAX_FILE_BYTES:,} that an image may have"
             raise self._fault(name, what)
         self._total += size
         if self._total > MAX_TOTAL_BYTES:
@@ -376,11 +376,11 @@ class _Reader:
 
 
 class _Refused(Exception):
-    """What is wrong with a tar, without its name."""
+    """A fault of a tar, in words that follow its name."""
 
 
 class _TarHeader(tarfile.TarInfo):
-    """A tar header whose size is checked as it stands in the file."""
+    """A tar header that checks the bytes of its size, which tarfile would accept in any form."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> "_TarHeader":
@@ -401,20 +401,20 @@ class _TarHeader(tarfile.TarInfo):
 
 
 def _check_tar_end(file: IO[bytes], start: int, at: int, stop: int) -> None:
-    """Check that all from `at` to `stop` is zero: tarfile ends silently at damage."""
+    """Check that all bytes from `at` to `stop` are zero, as tarfile takes damage for the end."""
     if at + tarfile.BLOCKSIZE > stop:
-        raise _Refused(f"is cut off, or no tar archive: {_AGAIN}")
+        raise _Refused(f"is cut off or is not a tar archive: {_AGAIN}")
     file.seek(at)
     if any(file.read(tarfile.BLOCKSIZE)):
         raise _Refused(f"is damaged at byte {start + at}: {_AGAIN}")
     while (at := file.tell()) < stop:
         piece = file.read(min(_CHUNK, stop - at))
         if not piece or any(piece):
-            raise _Refused(f"goes on behind its end mark, at byte {start + at}: pack it again")
+            raise _Refused(f"continues after its end mark, at byte {start + at}: pack it again")
 
 
 class _File(io.FileIO):
-    """A file that reads no more at once than a directory may have."""
+    """A file that never reads more at once than the largest zip directory allowed."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_DIRECTORY_BYTES:

@@ -14,7 +14,7 @@ from alexnet_jax.specs import DataSpec
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
-LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, each whole images of 3,073 bytes"
+LAYOUT = "data_batch_1.bin to data_batch_5.bin and test_batch.bin, with 3,073 bytes per image"
 RECORD = 1 + 3 * 32 * 32
 
 
@@ -61,7 +61,7 @@ def _records(path: pathlib.Path) -> np.ndarray:
 
 
 def records(content: bytes, title: str) -> UInt8[np.ndarray, "n 3073"]:
-    """Rows of a label, then 1,024 red, green and blue values each. Raises DataError."""
+    """Return rows of a label and 1,024 red, green and blue values each. Raises DataError."""
     if not content or len(content) % RECORD:
         raise DataError(
             f"{title} has {len(content)} bytes, but there should be {LAYOUT}: download it again"

@@ -17,7 +17,7 @@ SKIP = "remove or replace them, or skip them with --config.data.skip_unreadable=
 
 
 def load(spec: DataSpec) -> Dataset:
-    """Load a tree with a folder for each class; images of any format and size.
+    """Load images of any format and size from a tree with a folder for each class.
 
     The classes are data.classes or else the folder names in sorted order. Images are decoded and checked at their
     first use, or here if data.skip_unreadable is set.
@@ -30,7 +30,7 @@ def load(spec: DataSpec) -> Dataset:
         raise DataError(_no_train(root, spec))
     found = tree.discover(root, spec.classes)
     faults = list(found.faults)
-    if packed := [str(path) for kinds in found.archives.values() for path in kinds.values()]:
+    if packed := [str(path) for paths in found.archives.values() for path in paths.values()]:
         faults.append(f"{len(packed):,} classes are archives ({listed(packed)}): {_prepare(root)}")
     names = tuple(sorted(tree.class_names(found)["train"]))
     if spec.classes and names:
@@ -38,8 +38,8 @@ def load(spec: DataSpec) -> Dataset:
     classes = spec.classes or names
     faults += tree.mismatches(tree.class_names(found, spec.classes)) + tree.unprintable(classes)
     chosen = {
-        name: [(file, i) for i, kind in enumerate(classes) for file in kinds.get(kind, ())]
-        for name, kinds in found.splits.items()
+        name: [(file, i) for i, class_ in enumerate(classes) for file in by_class.get(class_, ())]
+        for name, by_class in found.splits.items()
     }
     faulty = {file: why for pairs in chosen.values() for file, _ in pairs if (why := file.fault())}
     unreadable = list(faulty.values())
@@ -70,13 +70,7 @@ def load(spec: DataSpec) -> Dataset:
             chosen[name] = [pairs[i] for i in readable]
     notes = list(found.notes)
     if not tree_files.sampled:
-        equal = duplicates(
-            {name: split.digests.tolist() for name, split in splits.items()},
-            {name: split.labels for name, split in splits.items()},
-        )
-        notes += equal.notes(
-            lambda name, i: printable(tree.relative(chosen[name][i][0].path, root))
-        )
+        notes += _duplicate_notes(splits, chosen, root)
     if skipped:
         notes.append(f"skipped: {undecodable(skipped, total)}")
     return Dataset(
@@ -96,6 +90,17 @@ def count_training_images(spec: DataSpec) -> int | None:
         return None
     classes = tree.discover(root, spec.classes).splits["train"].values()
     return sum(len(kind) - round(spec.validation * len(kind)) for kind in classes) or None
+
+
+def _duplicate_notes(
+    splits: dict[str, Split], chosen: dict[str, list[tuple[File, int]]], root: pathlib.Path
+) -> list[str]:
+    """Describe the equal files in two splits or under two classes."""
+    equal = duplicates(
+        {name: np.asarray(split.digests).tolist() for name, split in splits.items()},
+        {name: split.labels for name, split in splits.items()},
+    )
+    return equal.notes(lambda name, i: printable(tree.relative(chosen[name][i][0].path, root)))
 
 
 def _unreadable(

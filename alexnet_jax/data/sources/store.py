@@ -22,8 +22,9 @@ INSTALL = 'pip install -e ".[store]"'
 def load(spec: DataSpec) -> Dataset:
     """Open the store in the folder `spec.path`; images are resized if `spec.image_size` differs.
 
-    The files that training uses are compared with the index: in a store of up to digests.WHOLE_BYTES by the sums of
-    all new or changed files, in a larger one by samples of the shards (`doctor` compares all sums). Raises DataError.
+    The files that training uses are compared with the index: in a store of up to digests.WHOLE_BYTES by the checksums
+    of all new or changed files, in a larger one by samples of the shards (`doctor` compares all checksums). Raises
+    DataError.
     """
     folder = pathlib.Path(spec.path or "").expanduser()
     index = store_format.read_index(folder)
@@ -56,7 +57,7 @@ def _exif_notes(folder: pathlib.Path, index: Index, exif: Exif) -> tuple[str, ..
 
 
 class Content(NamedTuple):
-    """The state of the shards of a store that is too large to read at each start.
+    """What was seen of the shards of a store that is too large to read at each start; empty for a smaller store.
 
     Attributes:
         times: Digest of the modification times of the shards; '' if all bytes were read.
@@ -89,7 +90,7 @@ def check_content(folder: pathlib.Path, index: Index, threads: int) -> Content:
         raise DataError(f"cannot read {error.filename}: {error.strerror}; {AGAIN}") from None
     if wrong:
         raise DataError(
-            f"{folder / wrong[0]} is not the file that was prepared (its sum differs from {store_format.INDEX}): "
+            f"{folder / wrong[0]} is not the file that was prepared (its checksum differs from {store_format.INDEX}): "
             f"copy it again, or {AGAIN}"
         )
     return seen

@@ -25,12 +25,12 @@ _OTHER_IMAGES = (
     ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".eps", ".exr",
 )  # fmt: skip
 _SYSTEM_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")
-#: Most names of each kind in a message.
+#: Maximum number of names of each kind in a message.
 _NAMED = 5
 
 
 class File(NamedTuple):
-    """An image file, with what shows whether it changed.
+    """An image file, with the size and time that show whether it changed.
 
     Attributes:
         size: Bytes; -1 for a dangling link.
@@ -58,7 +58,7 @@ class File(NamedTuple):
         return f"cannot read {self.path}: {why}"
 
     def read(self) -> bytes:
-        """Raises DataError."""
+        """Read the encoded image. Raises DataError."""
         try:
             with open(self.path, "rb") as file:
                 return file.read()
@@ -71,7 +71,7 @@ class Tree(NamedTuple):
 
     Attributes:
         splits: Split -> class -> its images, sorted by name.
-        archives: Split -> class -> the archive in the place of its folder.
+        archives: Split -> class -> the archive that takes the place of its folder.
         faults: What has to be corrected, one line for each kind, with counts.
         notes: What was left out, one line for each kind, with counts.
     """
@@ -98,7 +98,7 @@ def refusal(
 
 
 def has_train(root: pathlib.Path) -> bool:
-    """Whether an entry of the folder `root` is named as the training split, even a dangling link, or it `is_flat`."""
+    """Whether an entry of the folder `root` is named like the training split; a dangling link counts. Or it `is_flat`."""
     try:
         return any(split_of(name) == "train" for name in os.listdir(root)) or is_flat(root)
     except OSError:
@@ -119,15 +119,17 @@ def is_flat(root: pathlib.Path) -> bool:
 
 
 def class_names(tree: Tree, wanted: tuple[str, ...] = ()) -> dict[str, Set[str]]:
-    """Split -> the names of its classes, archives included; only those in `wanted`, unless that is empty."""
-    found = {name: tree.splits[name].keys() | tree.archives[name].keys() for name in tree.splits}
-    return {name: kinds & set(wanted) if wanted else kinds for name, kinds in found.items()}
+    """Map splits to the names of their classes, archives included; to those in `wanted` unless it is empty."""
+    found = {
+        split: tree.splits[split].keys() | tree.archives[split].keys() for split in tree.splits
+    }
+    return {split: names & set(wanted) if wanted else names for split, names in found.items()}
 
 
 def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
     """Describe the classes that one split has and another lacks; splits without classes are ignored."""
     return [
-        f"the classes differ: {more} has {listed(extra)}, which {less} has not"
+        f"the classes differ: {more} has {listed(extra)}, which {less} does not have"
         for name in classes
         if name != "train" and classes[name] and classes["train"]
         for more, less in ((name, "train"), ("train", name))
@@ -136,7 +138,7 @@ def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
 
 
 def unprintable(classes: Iterable[str]) -> list[str]:
-    """A fault if class names have line breaks, or bytes that are not UTF-8."""
+    """Return a fault if class names have line breaks, or bytes that are not UTF-8."""
     bad = [repr(name) for name in classes if printable(name) != name]
     return (
         [f"classes whose names cannot be printed, to be renamed: {len(bad):,} ({listed(bad)})"]
@@ -146,15 +148,18 @@ def unprintable(classes: Iterable[str]) -> list[str]:
 
 
 def discover(root: pathlib.Path, wanted: tuple[str, ...] = ()) -> Tree:
-    """List everything in the folder `root`, which `has_train`, without decoding; faults are collected.
+    """List the images of all splits in the folder `root`, without decoding them, and collect faults.
 
-    Links are followed, and each folder is read once. Images are listed for the classes `wanted` only (empty: all).
+    Links are followed, and each folder is read once. `has_train(root)` must hold.
+
+    Args:
+        wanted: Classes whose images are listed; empty for all.
     """
     return _Discovery(root).tree(wanted)
 
 
 def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
-    """(sorted image files below `folder`, notes on what was left out). Raises DataError."""
+    """Return the sorted image files below `folder`, and notes on what was left out. Raises DataError."""
     found = _Discovery(folder)
     files = found.walk(os.fspath(folder))
     if faults := found.faults():
@@ -195,7 +200,7 @@ class _Discovery:
             kinds = sorted(self._others.items(), key=lambda item: -item[1][0])
             shown = listed([f"{count:,} {kind}" for kind, (count, _) in kinds])
             total = sum(count for count, _ in self._others.values())
-            notes.append(f"left out {total:,} files that are no images: {shown}")
+            notes.append(f"left out {total:,} files that are not images: {shown}")
         return notes
 
     def _fault(self, kind: str, path: str) -> None:
@@ -210,7 +215,7 @@ class _Discovery:
     def _entries(
         self, folder: str, *, hidden: bool = True
     ) -> Iterator[tuple[os.DirEntry, os.stat_result | None]]:
-        """Sorted entries with the status of what they link to; None for dangling links."""
+        """Yield entries sorted by name, with the status of what they link to; None for dangling links."""
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
@@ -239,7 +244,7 @@ class _Discovery:
                     split_of(archives.stem(entry.name)) if archives.is_archive(entry.name) else None
                 )
                 if is_folder:
-                    self._leave_out("folders that are no split", entry.path)
+                    self._leave_out("folders that are not splits", entry.path)
                 elif packed:
                     self._leave_out("archives beside the folder of train", entry.path)
                 elif _is_image(entry.name):
@@ -260,7 +265,7 @@ class _Discovery:
     def _classes(
         self, folder: pathlib.Path, wanted: set[str]
     ) -> tuple[dict[str, list[File]], dict[str, pathlib.Path]]:
-        """(class -> images, class -> archive) of a split."""
+        """Return (class -> images, class -> archive) of a split."""
         classes: dict[str, list[File]] = {}
         packed: dict[str, pathlib.Path] = {}
         loose = 0
@@ -274,22 +279,18 @@ class _Discovery:
                 )
             elif archives.is_archive(name):
                 if archives.stem(name) in packed:
-                    self._fault("classes that are there twice", entry.path)
+                    self._fault("classes that occur twice", entry.path)
                 packed[archives.stem(name)] = pathlib.Path(entry.path)
             elif _is_image(name):
                 loose += 1
-                self._leave_out("images in no class folder", entry.path)
+                self._leave_out("images that are not in a class folder", entry.path)
             else:
                 self._other(entry)
         for name in classes.keys() & packed.keys():
-            self._fault("classes that are there twice", os.fspath(folder / name))
+            self._fault("classes that occur twice", os.fspath(folder / name))
         if not classes and not packed:
-            flat = (
-                f" (their {loose:,} images lie flat, and nothing says their classes)"
-                if loose
-                else ""
-            )
-            self._fault(f"splits without class folders{flat}", os.fspath(folder))
+            without_class = f" ({loose:,} images are not in any)" if loose else ""
+            self._fault(f"splits without class folders{without_class}", os.fspath(folder))
         return classes, packed
 
     def _images(self, folder: str, split: pathlib.Path) -> list[File]:
@@ -305,17 +306,17 @@ class _Discovery:
         return files
 
     def walk(self, folder: str, *above: pathlib.Path) -> list[File]:
-        """The images below `folder`, sorted by name; each folder is read once, and those in `above` never."""
+        """List the images below `folder`, sorted by name; read each folder once, and those in `above` never."""
         files: list[File] = []
-        seen = {_place(os.stat(path)) for path in above}
-        # Links come last, so that what they lead to has its own name if it is in this class.
+        seen = {_inode(os.stat(path)) for path in above}
+        # Links come last: a folder of this class that is also linked is then listed under its own path.
         pending, links = [(folder, os.stat(folder))], []
         while pending or links:
             path, status = pending.pop() if pending else links.pop(0)
-            if _place(status) in seen:
+            if _inode(status) in seen:
                 self._leave_out("links to folders that were read already", path)
                 continue
-            seen.add(_place(status))
+            seen.add(_inode(status))
             for entry, status in self._entries(path):
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     (links if entry.is_symlink() else pending).append((entry.path, status))
@@ -358,13 +359,13 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _place(status: os.stat_result) -> tuple[int, int]:
+def _inode(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
 def relative(path: str, folder: pathlib.Path) -> str:
-    """`path` within `folder`, with '/'."""
+    """Return `path` relative to `folder`, with '/' as the separator."""
     base = os.path.join(folder, "")
-    # os.path.relpath takes ten times as long, and large sets have a million paths.
+    # os.path.relpath takes ten times as long, and large datasets have a million paths.
     inside = path[len(base) :] if path.startswith(base) else os.path.relpath(path, folder)
     return inside.replace(os.sep, "/")

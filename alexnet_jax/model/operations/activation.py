@@ -17,10 +17,10 @@ class Activation(NamedTuple):
     """A nonlinearity.
 
     Attributes:
-        apply: f(x, forms), value by value.
+        apply: f(x, forms), elementwise.
         to_onnx: f(graph, name, x) that adds it to an ONNX graph.
-        limits: The lowest and highest output, or None; the lowest None where it is no asymptote.
-        rectifies: Whether a deconvnet rectifies where the net has it.
+        limits: Its lower and upper asymptote, at which it saturates; None where there is none.
+        rectifies: Whether a deconvnet applies a ReLU in its place.
     """
 
     apply: Callable[[Array, Forms], Array]
@@ -78,7 +78,7 @@ def _softplus(x, forms):
 
 
 def _operator(operator: str) -> Callable[[Graph, str, str], str]:
-    """One operator of ONNX."""
+    """Return the `to_onnx` of an activation that is a single operator of ONNX."""
     return lambda graph, name, x: graph.add(name, operator, x)
 
 

@@ -28,7 +28,7 @@ class Maps(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The inputs, along each side, of one output."""
+    """The window of inputs of one output, the same in height and width."""
 
     size: int
     stride: int
@@ -57,7 +57,7 @@ class Node:
 
     @property
     def prefix(self) -> str:
-        """What the names of its parameters begin with."""
+        """The prefix of the names of its parameters."""
         return "before_" if self.key.startswith("before/") else ""
 
     @property
@@ -68,7 +68,7 @@ class Node:
 
 
 class Layer(Protocol):
-    """What operations use of the Flax module of their layer, model.alexnet.Layer.
+    """The part of the Flax module of a layer, model.alexnet.Layer, that operations use.
 
     Attributes:
         model: The model section of the config.
@@ -110,7 +110,7 @@ class Call(NamedTuple):
     """How an operation is applied.
 
     Attributes:
-        next_key: Makes the random keys of one dropout.
+        next_key: Makes the random keys of one dropout mask.
         dtype: The type of a normalized or pooled result.
         towers: How many towers the maps of the input belong to.
     """
@@ -123,13 +123,13 @@ class Call(NamedTuple):
 
 
 class Inversion(NamedTuple):
-    """What a deconvnet knows of an operation that it inverts.
+    """The data with which a deconvnet inverts an operation.
 
     Attributes:
         params: Parameters of its layer.
         batch_stats: Running averages of its layer.
-        inputs: What the operation was applied to.
-        rectify: Applied where the net rectifies.
+        inputs: The inputs of the operation in the forward pass.
+        rectify: Replaces the activation where that rectifies.
     """
 
     node: Node
@@ -168,7 +168,7 @@ class Graph:
 
 
 class Operation:
-    """Base of all operations; what it returns by default is right for one that computes value by value.
+    """Base class of operations; its defaults are those of an elementwise operation without parameters.
 
     Attributes:
         name: Its name in configs and features.
@@ -177,7 +177,7 @@ class Operation:
         has_own_line: Whether tables of a net have a line for it.
         takes_groups: Whether `apply` takes the maps of each group as an array of their own (model/grouping.py).
         keeps_float32: Whether its result stays float32 if an operation that compares values follows.
-        compares: Whether it compares its inputs, which rounding would make equal.
+        compares: Whether it compares its inputs, so that rounding them first could make them equal.
         tensors: (tree, our name, PyTorch's name) of each parameter and running average.
     """
 
@@ -210,11 +210,11 @@ class Operation:
         return 0
 
     def window(self, node: Node) -> Window | None:
-        """The window of one output, or None where it is a single place."""
+        """The window of one output; None if an output depends on one position only."""
         return None
 
     def border(self, model: ModelSpec) -> tuple[int, int]:
-        """Maps before and after those of a tower that its results need."""
+        """Number of maps that a tower needs from the previous tower and from the next one."""
         return 0, 0
 
     def describe(self, node: Node, model: ModelSpec) -> str:
@@ -233,5 +233,5 @@ class Operation:
         raise ConfigError(f"layer {node.layer}: {self.name} cannot be exported to ONNX")
 
     def invert(self, x: Float[Array, "b *place c"], inversion: Inversion) -> Array:
-        """`x`, values of its outputs, at its inputs (analysis.deconvnet); unchanged by default."""
+        """Project `x` from the outputs of the operation to its inputs (analysis.deconvnet); by default unchanged."""
         return x

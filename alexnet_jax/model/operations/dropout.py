@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Dropout(Operation):
-    """§4.2: zero with probability `rate`; a factor makes up for it, at test time or at once."""
+    """Sets values to zero with probability `rate` in training (§4.2); a factor compensates, then or at test time."""
 
     name = "dropout"
     on_dense = True
@@ -27,7 +27,7 @@ class Dropout(Operation):
             return x * jnp.asarray(keep, x.dtype) if dropout.scale_at == "test" else x
         key = call.next_key()
         mask = layer.sharding.local(
-            lambda shape: _mask(key, keep, shape), x.shape, of_inputs=bool(call.node.prefix)
+            lambda shape: _mask(key, keep, shape), x.shape, over_inputs=bool(call.node.prefix)
         )
         factor = 1.0 if dropout.scale_at == "test" else 1 / keep
         return jnp.where(mask, x * jnp.asarray(factor, x.dtype), jnp.zeros_like(x))
@@ -44,7 +44,7 @@ class Dropout(Operation):
 
 
 def _mask(key: Key[Array, "*b"], keep: float, shape: tuple[int, ...]) -> Bool[Array, "b *place c"]:
-    """True with probability `keep`; a mask for each example by its key, or all by one key."""
+    """Draw a mask that is True with probability `keep`: from the key of each example, or from one key for all."""
     import jax
 
     if key.ndim:

@@ -1,4 +1,4 @@
-"""Locally-connected layers: convolutions whose kernels differ from place to place."""
+"""Locally-connected layers: convolutions with separate kernels at every position."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ class Local(Conv):
             yield f"{node.path}: a local layer has no groups"
 
     def to_onnx(self, graph, node, x):
-        return super(Conv, self).to_onnx(graph, node, x)
+        return super(Conv, self).to_onnx(graph, node, x)  # raises: ONNX has no such operator

@@ -23,10 +23,10 @@ class Pool(Operation):
         from alexnet_jax.kernels import pooling
 
         pool = layer.spec.pool
-        sides = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
+        windows = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
         if pool.kind == "average":
-            return pooling.average_pool(x, **sides, dtype=call.dtype)
-        return pooling.max_pool(x, **sides, forms=layer.forms, dtype=call.dtype)
+            return pooling.average_pool(x, **windows, dtype=call.dtype)
+        return pooling.max_pool(x, **windows, forms=layer.forms, dtype=call.dtype)
 
     def output(self, node, model, inputs):
         pool, size = node.spec.pool, inputs.size
@@ -51,12 +51,12 @@ class Pool(Operation):
 
     def faults(self, node, model):
         if node.spec.pool is None:
-            yield f"{node.path} says 'pool' but has no pool"
+            yield f"{node.path}.then lists 'pool', but the layer has no pool"
         if node.spec.ops.count("pool") > 1:
-            yield f"{node.path}.then: a layer has one pool at most"
+            yield f"{node.path}.then lists 'pool' more than once"
 
     def to_onnx(self, graph, node, x):
-        """A last window that hangs over the border sees padding, which neither maxima nor means count."""
+        """Pad where a last window extends over the border; ONNX excludes the padding from maxima and means."""
         pool, size = node.spec.pool, graph.size(node)
         count = pool_size(size, pool.window, pool.stride, pool.rounding)
         over = max((count - 1) * pool.stride + pool.window - size, 0)
@@ -71,15 +71,15 @@ class Pool(Operation):
 def unpool(
     inputs: Float[Array, "b h w c"], x: Float[Array, "b oh ow c"], pool: PoolSpec
 ) -> Float[Array, "b h w c"]:
-    """`x` at the outputs of a pool -> at its `inputs`: at the first maximum of each window, or spread equally."""
+    """Project `x` from the outputs of a pool to its `inputs`: to the first maximum of a window, or spread equally."""
     import jax
 
     from alexnet_jax.kernels import pooling
     from alexnet_jax.kernels.forms import Forms
 
-    sides = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
+    windows = dict(window=pool.window, stride=pool.stride, rounding=pool.rounding)
     if pool.kind == "average":
-        function = functools.partial(pooling.average_pool, **sides)
+        function = functools.partial(pooling.average_pool, **windows)
     else:  # the gradient of this form goes to the first maximum of a window, that of others to all
-        function = functools.partial(pooling.max_pool, **sides, forms=Forms(pool="reduce_window"))
+        function = functools.partial(pooling.max_pool, **windows, forms=Forms(pool="reduce_window"))
     return jax.vjp(function, inputs)[1](x)[0]

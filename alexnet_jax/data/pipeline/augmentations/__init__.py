@@ -1,7 +1,7 @@
 """Further augmentations, one in each module of this package; config.augment.extra names those to apply.
 
-A module has a function `apply(crops, draws)`, which is called inside the jitted step with crops as the net would
-otherwise get them: mean subtracted, mirrored, colored and scaled.
+A module has a function `apply(crops, draws)`, which is called inside the jitted step with the crops after all other
+augmentation: mean subtracted, mirrored, colored and scaled.
 """
 
 import importlib
@@ -15,5 +15,5 @@ Augmentation = Callable[[Float[Array, "b c c 3"], Draws], Float[Array, "b c c 3"
 
 
 def load(name: str) -> Augmentation:
-    """The augmentation in the module `name`."""
+    """Return the augmentation in the module `name`."""
     return importlib.import_module(f"{__name__}.{name}").apply

@@ -1,0 +1,84 @@
+"""The networks of PyTorch that `bench peers` measures are those of our configs."""
+
+import argparse
+import dataclasses
+
+import numpy as np
+import pytest
+
+from alexnet_jax.errors import ConfigError
+from alexnet_jax.interop import layout
+from alexnet_jax.model import alexnet
+from bench import workload
+from tests.interop import nets
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from bench import torch_step  # noqa: E402
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cifar10:80sec", "cifar10:18pct", "cifar10:13pct", "cifar10:11pct", "quickstart", "scales:cifar10",
+        "flowers17:batchnorm", "paper",
+    ],
+)  # fmt: skip
+def test_logits_are_ours(name, written):
+    narrow = [change for change in nets.NARROW if "image_size" not in change]
+    run = nets.random_run(name, narrow if name in ("paper", "flowers17:batchnorm") else ())
+    spec, size = run.config, run.config.augment.crop_size
+    pixels = np.random.default_rng(2).standard_normal((2, size, size, 3), np.float32)
+    variables = {"params": run.params, "batch_stats": run.batch_stats}
+    # Without dropout: PyTorch scales in training, the paper at test time.
+    dropout = dataclasses.replace(spec.model.dropout, rate=0.0)
+    model = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dropout=dropout))
+    ours = alexnet.from_config(model).apply(variables, pixels, train=False)[0]
+
+    network = torch_step.network(spec, written=written).eval()
+    _fill(network, spec, run)
+    before, after = torch_step.padding(spec.model)
+    padded = np.pad(pixels, ((0, 0), (before, after), (before, after), (0, 0)))
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(padded.transpose(0, 3, 1, 2))).numpy()
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * np.abs(ours).max())
+
+
+def _fill(network, spec, run):
+    """Give a network of PyTorch the weights of `run`."""
+    tensors = {
+        f"params/{layer}/{name}": value
+        for layer, values in run.params.items()
+        for name, value in values.items()
+    }
+    converted = layout.to_channels_first(spec, {k: v for k, v in tensors.items() if np.ndim(v) < 5})
+    linear = [
+        m for m in network if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear, torch_step.Local))
+    ]
+    with torch.no_grad():
+        for (name, _), module in zip(spec.model.layers, linear, strict=True):
+            kernel, bias = tensors[f"params/{name}/kernel"], tensors[f"params/{name}/bias"]
+            if isinstance(module, torch_step.Local):
+                # [oh ow kh kw c f] -> [oh*ow c*kh*kw f], the order of unfold
+                kernel = kernel.transpose(0, 1, 4, 2, 3, 5).reshape(module.weight.shape)
+                bias = bias.reshape(module.bias.shape)
+            else:
+                kernel = converted[f"params/{name}/kernel"]
+            module.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
+            module.bias.copy_(torch.from_numpy(np.array(bias)))
+        norms = [m for m in network if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+        named = [name for name, layer in spec.model.layers if "batch_norm" in layer.ops]
+        for name, module in zip(named, norms, strict=True):
+            module.weight.copy_(torch.from_numpy(np.array(run.params[name]["scale"])))
+            module.bias.copy_(torch.from_numpy(np.array(run.params[name]["offset"])))
+            module.running_mean.copy_(torch.from_numpy(np.array(run.batch_stats[name]["mean"])))
+            module.running_var.copy_(torch.from_numpy(np.array(run.batch_stats[name]["var"])))
+
+
+def test_what_has_no_peer_is_refused():
+    options = argparse.Namespace(config="cifar10:resized", batch=2, dtype="float32")
+    with pytest.raises(ConfigError, match="no peers"):
+        workload.of_peers(options)
+    with pytest.raises(ConfigError, match="windows are odd"):
+        torch_step.network(workload.load("paper", 2, ["--config.model.lrn_constants.n=4"]))

@@ -1,0 +1,58 @@
+"""Execution of a notebook without Jupyter, cell by cell.
+
+Command: python -m tests.docs.notebook    (executes docs/tour.ipynb and stores its outputs in it)
+"""
+
+import base64
+import contextlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TOUR = DOCS / "tour.ipynb"
+#: Of the stored figures.
+DPI = 72
+
+
+def cells(path: Path, kind: str = "code") -> list[dict[str, Any]]:
+    """The cells of a kind, in order."""
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if cell["cell_type"] == kind]
+
+
+def execute(cell: dict[str, Any], names: dict[str, Any]) -> list[dict[str, Any]]:
+    """Execute a code cell and return what it printed and drew, in the form in which notebooks store it."""
+    import matplotlib.pyplot as plt
+
+    printed, outputs = io.StringIO(), []
+    with contextlib.redirect_stdout(printed):
+        exec("".join(cell["source"]), names)
+    if text := printed.getvalue():
+        lines = text.splitlines(keepends=True)
+        outputs.append({"name": "stdout", "output_type": "stream", "text": lines})
+    for number in plt.get_fignums():
+        content = io.BytesIO()
+        figure = plt.figure(number)
+        figure.savefig(content, dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        image = base64.b64encode(content.getvalue()).decode()
+        data = {"image/png": image, "text/plain": ["<Figure>"]}
+        outputs.append({"data": data, "metadata": {}, "output_type": "display_data"})
+    plt.close("all")
+    return outputs
+
+
+def main() -> None:
+    os.environ["MPLBACKEND"] = "Agg"
+    os.chdir(DOCS)
+    notebook, names = json.loads(TOUR.read_text(encoding="utf-8")), {}
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    for count, cell in enumerate(code, 1):
+        cell.update(execution_count=count, outputs=execute(cell, names))
+    TOUR.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
