@@ -35,7 +35,8 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     """Add the option --step, whose values are those of trained.load."""
     parser.add_argument(
         "--step", type=_step, metavar="N|best",
-        help="the checkpoint; best: of the lowest validation error; default: the newest",
+        help="the checkpoint; best: of the lowest validation error; default: the one of results.json, "
+        "which is the newest but for runs with train.patience",
     )  # fmt: skip
 
 

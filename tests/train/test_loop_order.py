@@ -22,8 +22,8 @@ class Parts:
     """The parts of a run of six steps: evaluated after 2, 4, 6, saved after 3, 6.
 
     errors: validation errors by step. stop_at: a signal comes in that step; `seen`: after it, else when the next batch
-    is read. stalls_at: the evaluation of that step finds that the error has not fallen for long. fails: (place, step) at
-    which 'read', 'evaluate' or 'check' raises `error`.
+    is read. stalls_at: the evaluation of that step finds that the error has not fallen for long. fails: (place, step)
+    at which 'read', 'evaluate' or 'check' raises `error`.
     """
 
     def __init__(

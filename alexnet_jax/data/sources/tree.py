@@ -98,8 +98,8 @@ def refusal(
 
 
 def has_train(root: pathlib.Path) -> bool:
-    """Whether an entry of the folder `root` is named like the training split; a dangling link counts. Or it `is_flat`."""
-    try:
+    """Whether an entry of the folder `root` is named like the training split; a dangling link counts."""
+    try:  # or the folder itself is the training split
         return any(split_of(name) == "train" for name in os.listdir(root)) or is_flat(root)
     except OSError:
         return False
