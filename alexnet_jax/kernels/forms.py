@@ -41,6 +41,10 @@ class Forms:
     #: (CANDIDATES), was not measured.
     barriers: typing.Literal["none", "both", "forward"] = "none"
 
+    #: Whether there is no such barrier between an operation and the activation after it, which XLA then computes in one
+    #: pass over the maps. GPU: not measured.
+    fused_activations: bool = False
+
     #: A barrier after the update of the momentum. CPU: without it XLA computes the momentum twice and copies its
     #: inputs first, because each computation overwrites those of the other: 1.05 times slower, and 0.5 GB more. GPU:
     #: not measured with a barrier.

@@ -110,7 +110,8 @@ class Layer(nn.Module):
             call = operations.Call(node, train, dropout_keys.next, dtype, towers)
             arrays = self.arrays if following is None and node.key != "linear" else 1
             x = grouping.apply(node.operation, self, x, call, arrays)
-            x = x if wide else self.forms.barrier(x)
+            is_fused = self.forms.fused_activations and following and following.key == "act"
+            x = x if wide or is_fused else self.forms.barrier(x)
             x = grouping.perturb(self, node.key.replace("/", "_"), x)
             outputs.append((node.key, x))
         return outputs
