@@ -5,7 +5,7 @@ Command: alexnet train --config folder --workdir runs/mine \
          The folder contains train/ and val/ or test/ (or both), each with a folder per class, or the
          folders of the classes alone. Without val/, --config.data.validation=0.2 holds out a fifth.
          The variants are small and full; without one, the number of training images decides.
-Cost:    small: 40 epochs of your images, or 250 steps if that is more; 0.1 GFLOP each, 32 per step.
+Cost:    small: 80 epochs of your images, or 250 steps if that is more; 0.1 GFLOP each, 32 per step.
          full: 100 epochs, 4.1 GFLOP each.
 Expect:  small: docs/results/2026-11-27-own-pictures.md. full: a loss below ln(number of classes)
          within the first epoch or two (seen with 17 classes of 64 images: 2.39 after 40 steps). The
@@ -73,7 +73,7 @@ def full(config):
 def small(config):
     """A network of 0.9 million parameters, from weights trained on Tiny ImageNet."""
     shrink(config)
-    config.train.update(epochs=40.0, min_steps=250, patience=0.4, init_from="tiny_imagenet")
+    config.train.update(epochs=80.0, min_steps=250, patience=0.4, init_from="tiny_imagenet")
     config.evaluation.every_epochs = 4.0
 
 
