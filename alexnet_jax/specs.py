@@ -411,6 +411,8 @@ class TrainSpec:
     exact: bool = True
     #: Steps that are dispatched together if all images are on the devices.
     steps_per_dispatch: Count = 1
+    #: Where metrics are written besides metrics.jsonl (alexnet_jax/train/writers.py).
+    writers: tuple[typing.Literal["tensorboard", "csv"], ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True)
