@@ -1,6 +1,7 @@
 """The progress bar of training, in a terminal and in a notebook."""
 
 import html
+import importlib
 import sys
 import time
 from typing import Any, Protocol
@@ -35,9 +36,7 @@ def _notebook_display() -> Any:
     shell = ipython and ipython.get_ipython()
     if getattr(shell, "kernel", None) is None:
         return None
-    import IPython.display
-
-    return IPython.display
+    return importlib.import_module("IPython.display")
 
 
 class TerminalBar:
