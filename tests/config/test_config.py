@@ -472,7 +472,7 @@ def test_a_config_that_sets_no_new_key_keeps_its_digest():
         "krizhevsky2012.py": "2dfbbbdc909708d34be71ca0b6be95f7e23c2ddcf266700933e46e37dee37232",
         "scales.py:cifar10": "bacbb477462e53c847e1ad8d6f6f4ac4b1cf9c81942db830309d618cbc61cc96",
         "cifar10.py:80sec": "9d4206e27850cdda17678e5b1b86b7e1604a25563d4dd0ada516ed611f34daff",
-        "quickstart.py": "83187aeca9c173395b58f11127c11a9ca7013d97c45fa324f91cb86c34560736",
+        "quickstart.py": "d0013e3836a80b1b69ec0c0ea293bb42cc0f4ec0bad5343e9014550e75f04347",
     }
     found = {name: config.digest(load_anywhere(f"configs/{name}")) for name in digests}
     assert found == digests
