@@ -182,7 +182,7 @@ def _draw(curves: list[Curve], target: float, title: list[str]) -> "Figure":
     axes.axhline(100 * target, color="gray", lw=1)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (%)")
-    axes.set_title(figures.literal("\n".join(title)), fontsize=9)
+    axes.set_title("\n".join(map(figures.literal, title)), fontsize=9)
     axes.set_ylim(bottom=0)
     axes.legend(
         frameon=False, fontsize=9, title=f"epochs to {target:.0%} training error", alignment="left"

@@ -37,6 +37,8 @@ def displayable(text: str) -> str:
 @functools.cache
 def _family(letter: str) -> str | None:
     """Return a family that has a letter; None if no installed one has it."""
+    if letter.isascii():  # also line breaks, which no font has
+        return DEFAULT
     code = ord(letter)
     return next((family for family, path in _installed() if code in _letters(path)), None)
 

@@ -132,7 +132,7 @@ def published(spec: Config) -> Markup:
     return render(
         "published.html", member=member, claims=[row for row in claims if row[1]],
         cifar10=[(name, f"{100 * error:.1f} %") for name, error in cifar10.items()],
-        header=(f"{header[0]}, top-1 / top-5 in %", *header[1:]), 
+        header=(f"{header[0]}, top-1 / top-5 in %", *header[1:]),
         imagenet=reference.rows() if is_imagenet else [],
     )  # fmt: skip
 

@@ -40,7 +40,8 @@ def test_the_fastest_rate_of_each_kind_counts():
 def test_the_target_is_reached_where_the_drawn_line_crosses_it(errors, reached, tmp_path):
     one = Curve("run", "relu", 0.1, [2.0, 4.0, 6.0][: len(errors)], errors)
     assert one.epochs_to(0.25) == (None if reached is None else pytest.approx(reached))
-    figure = convergence._draw([one], 0.25, ["title"])
+    figure = convergence._draw([one], 0.25, ["two", "lines"])
+    assert figure.axes[0].get_title() == "two\nlines"
     line, *crossing, _ = figure.axes[0].lines
     words = "not in 4" if reached is None else f"{reached:.2f}"
     assert line.get_label() == f"relu, rate 0.1: {words}"
