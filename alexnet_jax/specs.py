@@ -417,6 +417,8 @@ class TrainSpec:
     patience: typing.Annotated[float, Range(0, 1, ends="(]")] | None = None
     #: Weights that a new run begins from, as far as they fit: what --init-from accepts.
     init_from: Text | None = None
+    #: Where metrics are written besides metrics.jsonl (alexnet_jax/train/writers.py).
+    writers: tuple[typing.Literal["tensorboard", "csv"], ...] = ("tensorboard",)
 
 
 @dataclass(frozen=True)

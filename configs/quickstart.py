@@ -2,7 +2,7 @@
 
 Command: alexnet train --config quickstart --workdir runs/quickstart
 Cost:    20 epochs of 1,438 images, 449 steps: well under a minute on two CPU cores.
-Expect:  about 1 % error on the 359 test images, center crop (0.8 % with each of two seeds).
+Expect:  about 1 % error on the 359 test images, center crop (1.4, 0.6 and 0.8 % with seeds 0, 1 and 2).
 
 The layers, towers, normalization, overlapping pools, crops, dropout and update rule of
 configs/paper.py, with few and small maps. Sizes, learning rates and no decay of biases are our choice.
@@ -17,15 +17,17 @@ def get_config():
 
     model = config.model
     model.num_classes = 10
-    model.convs.conv1.update(features=32, kernel=7, stride=2, pad=(2, 3))
+    model.convs.conv1.update(features=32, stride=2, pad=(4, 5))
     for name, features in (("conv2", 64), ("conv3", 96), ("conv4", 96), ("conv5", 64)):
         model.convs[name].features = features
     model.convs.conv2.update(kernel=3, pad=(1, 1))
     for name in ("fc6", "fc7"):
         model.fcs[name].features = 256
-    model.init = "he"
-    for layer in (*model.convs.values(), *model.fcs.values()):
+    for name, layer in (*model.convs.items(), *model.fcs.items()):
         layer.bias = 0.1 if layer.bias else 0.0  # bvlc_alexnet
+        # Near He's values for these sizes. 0.01 (§5) in conv1 alone, so that its kernels show what is learned and
+        # not the colors of their initial values, which gray digits never change.
+        layer.init_std = 0.01 if name == "conv1" else 0.1
 
     config.data.source = "digits"  # 8x8 digits, enlarged
     config.data.image_size = 32

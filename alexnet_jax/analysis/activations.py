@@ -146,21 +146,24 @@ def _draw(layers: list[Measurements]) -> "Figure":
             )
             means.bar(x, one["mean"], **options)
             means.plot(x, one["std"], "_k", ms=40 * width)
-            zeros.bar(x, 100 * one["zeros"], **options)
-            dead.bar(x, 100 * one["dead"] / one["units"], **options)
+            for axes, share in ((zeros, one["zeros"]), (dead, one["dead"] / one["units"])):
+                bar = axes.bar(x, 100 * share, **options)
+                axes.bar_label(bar, [f"{100 * share:.2g}"], padding=1, fontsize=8)
     count = max(one["tower"] or 0 for one in layers)
     for tower in range(1, count + 1):
         means.bar(0, 0, color=f"C{tower - 1}", label=f"tower {tower}")
     means.bar(0, 0, color="gray", label="all units")
     means.plot([], [], "_k", ms=15, label="standard deviation")
-    means.legend(frameon=False)
+    means.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=count + 2, fontsize=9
+    )
     labels = {means: "mean", zeros: "zeros (%)", dead: "dead units (%)"}
     for axes, label in labels.items():
         axes.set_ylabel(label)
         figures.plain(axes)
         axes.grid(visible=False, axis="x")
-    zeros.set_ylim(0, 100)
-    dead.set_ylim(0, max(10, 1.05 * dead.get_ylim()[1]))
+    for axes in (zeros, dead):
+        axes.set_ylim(0, max(10, 1.15 * axes.get_ylim()[1]))
     dead.set_xticks(range(len(names)), names, fontsize=8)
     return figure
 

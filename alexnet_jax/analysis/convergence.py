@@ -7,6 +7,7 @@ activation function had its own best learning rate.
 """
 
 import dataclasses
+import itertools
 import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,9 +39,19 @@ class Curve(NamedTuple):
     errors: list[float]
 
     def epochs_to(self, target: float) -> float | None:
-        """Epochs until the training error first reaches `target`; None if it never does."""
-        pairs = zip(self.epochs, self.errors, strict=True)
-        return next((epoch for epoch, error in pairs if error <= target), None)
+        """Epochs until the drawn line first reaches `target`; None if it never does."""
+        place = next((i for i, error in enumerate(self.errors) if error <= target), None)
+        if not place:
+            return None if place is None else self.epochs[0]
+        (start, end), (high, low) = (
+            values[place - 1 : place + 1] for values in (self.epochs, self.errors)
+        )
+        return start + (end - start) * (high - target) / (high - low)
+
+    def reached_in_words(self, target: float) -> str:
+        """The result of `epochs_to` with two decimals, or the epochs in which the target was not reached."""
+        reached = self.epochs_to(target)
+        return f"not in {self.epochs[-1]:.0f}" if reached is None else f"{reached:.2f}"
 
 
 def main(arguments: list[str]) -> None:
@@ -117,8 +128,7 @@ def markdown(curves: list[Curve], by: str = ACTIVATION, target: float = TARGET) 
     """A Markdown table of all curves, then their ratios, and the ratio of the paper if it has one."""
     rows = []
     for curve in sorted(curves, key=lambda curve: (curve.kind, curve.rate)):
-        reached = curve.epochs_to(target)
-        shown = f"{reached:.2f}" if reached else f"not in {curve.epochs[-1]:.0f}"
+        shown = curve.reached_in_words(target)
         rows.append((curve.kind, f"{curve.rate:g}", shown, f"{min(curve.errors):.1%}"))
     reached_text = f"epochs to {target:.0%} training error"
     header = (by.rpartition(".")[2], "rate", reached_text, "lowest training error")
@@ -157,19 +167,26 @@ def _draw(curves: list[Curve], target: float, title: list[str]) -> "Figure":
     best = fastest(curves, target)
     styles = ("-", "--", "-.", ":")  # Figure 1: ReLUs, which are faster, solid; tanh dashed
     places = {kind: place for place, kind in enumerate(best)}
-    for curve in sorted(curves, key=lambda curve: places[curve.kind]):
-        place, first = places[curve.kind], curve is best[curve.kind]
+    markers = itertools.cycle("os^vDP*X")  # to tell the rates of a kind apart
+    for curve in sorted(curves, key=lambda curve: (places[curve.kind], curve.rate)):
+        place, alpha = places[curve.kind], 1 if curve is best[curve.kind] else 0.35
+        kind, words = figures.literal(curve.kind), curve.reached_in_words(target)
         axes.plot(
             curve.epochs, [100 * error for error in curve.errors], color=f"C{place % 10}",
-            ls=styles[place % len(styles)], alpha=1 if first else 0.25,
-            label=f"{curve.kind}, rate {curve.rate:g}" if first else None,
+            ls=styles[place % len(styles)], alpha=alpha,
+            label=f"{kind}, rate {curve.rate:g}: {words}",
+            marker=(marker := next(markers)), ms=4, markevery=max(1, len(curve.epochs) // 10),
         )  # fmt: skip
+        if (reached := curve.epochs_to(target)) is not None:
+            axes.plot(reached, 100 * target, marker, color=f"C{place % 10}", ms=8)
     axes.axhline(100 * target, color="gray", lw=1)
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error (%)")
-    axes.set_title("\n".join(title), fontsize=9)
+    axes.set_title("\n".join(map(figures.literal, title)), fontsize=9)
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(
+        frameon=False, fontsize=9, title=f"epochs to {target:.0%} training error", alignment="left"
+    )
     figures.plain(axes)
     return figure
 

@@ -95,6 +95,7 @@ def _draw(curves: dict[str, Any]) -> "Figure":
     rate.plot(train["epoch"], rates, color="C0", drawstyle="steps-post", **style)
     if any(value > 0 for value in rates):
         rate.set_yscale("log")
+        figures.plain_log_ticks(rate, [value for value in rates if value > 0])
     rate.set_ylabel("learning rate")
     rate.set_xlabel("epoch")
     for axes in (loss, error, rate):

@@ -2,11 +2,13 @@
 
 import argparse
 import json
-import textwrap
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import cli, files
+from alexnet_jax.analysis import fonts
 from alexnet_jax.errors import ConfigError, StorageError, printable
 
 if TYPE_CHECKING:
@@ -65,21 +67,59 @@ def plain(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def short(name: str, width: int = 20) -> str:
-    """Shorten a class name to fit over an image."""
-    name = printable(name.replace("_", " "))
-    return literal(
-        textwrap.shorten(name, width, placeholder="...") if " " in name else name[:width]
+def plain_log_ticks(axes: "Axes", values: Sequence[float]) -> None:
+    """Label a logarithmic y axis with plain numbers, at 1, 2 and 5 times powers of ten if `values` span few of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    few = max(values) / min(values) < 500
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def color_legend(figure: "Figure", colors: dict[str, str]) -> None:
+    """Say below a figure what its colors mean."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color=color, label=name) for name, color in colors.items()]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
     )
 
 
+def short(name: str, width: int = 20) -> str:
+    """Shorten a class name to fit over an image; `width` is in Latin letters, of which Chinese ones take two."""
+    name = fonts.displayable(printable(name.replace("_", " ")))
+    if _width(name) > width:
+        while _width(name) >= width:
+            name = name[:-1]
+        words = name.rpartition(" ")[0]
+        name = (words if _width(words) > width // 2 else name).rstrip() + "…"
+    return _without_formulas(name)
+
+
 def literal(text: str) -> str:
+    """Prepare text of a user for a figure: visible in the installed fonts, and no formulas."""
+    return _without_formulas(fonts.displayable(printable(text)))
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "FW" else 1 for letter in text)
+
+
+def _without_formulas(text: str) -> str:
     """Escape dollar signs, which mark formulas in matplotlib."""
-    return printable(text).replace("$", r"\$")
+    return text.replace("$", r"\$")
 
 
 def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
     """Write a figure as PNG, and its numbers to a JSON file of the same name. Raises StorageError."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if len(families := fonts.families(text.get_text())) > 1:
+            text.set_fontfamily(families)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=DPI)

@@ -101,7 +101,8 @@ def _draw(kernel: np.ndarray, means: np.ndarray) -> "Image":
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
     for tower, mean in enumerate(means):
-        caption = f"tower {tower + 1}: mean color score {mean:.2f}"
+        name = f"tower {tower + 1}" if towers > 1 else f"{count} kernels"
+        caption = f"{name}: mean color score {mean:.2f}"
         draw.text((GAP, tower * block + 3), caption, fill=(0, 0, 0))
     return image
 

@@ -7,7 +7,6 @@ run folder or to --out DIR. Uses saved predictions if they exist, and otherwise 
 """
 
 import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from alexnet_jax.inference import metrics
 from alexnet_jax.inference.metrics import Reliability
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: Maximum number of classes for a matrix; with more, the classes and pairs with the most errors are listed.
@@ -110,7 +110,7 @@ def plot_calibration(
     ]
     numbers = {"expected_calibration_error": found.error, "bins": bins}
     figure = _draw_calibration(found, edges)
-    figure.suptitle(_title(protocol), fontsize=10)
+    figure.suptitle(f"{_title(protocol)}: calibration error {found.error:.1%}", fontsize=10)
     return figures.save(figure, protocol | {"count": len(labels)} | numbers, path)
 
 
@@ -135,7 +135,8 @@ def plot_hardest(
         for i in indices
     ]  # fmt: skip
     figure = _draw_sheet(images[indices] if len(indices) else [], hardest)
-    figure.suptitle(f"{_title(protocol)}: the most confident mistakes", fontsize=10)
+    shown = "the most confident mistakes" if hardest else "no mistakes"
+    figure.suptitle(f"{_title(protocol)}:\n{shown}", fontsize=10)
     return figures.save(figure, protocol | {"count": len(labels), "hardest": hardest}, path)
 
 
@@ -158,12 +159,13 @@ def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -
                 "fontsize": size,
             }
             cells.text(column, row, f"{100 * share:.0f}", ha="center", va="center", **style)
-    short = [_short(name) for name in names]
-    cells.set_xticks(range(n), short, rotation=90, fontsize=8)
+    short = [figures.short(name, 22) for name in names]
+    rotation = 0 if max(map(len, short)) <= 3 else 90
+    cells.set_xticks(range(n), short, rotation=rotation, fontsize=8)
     cells.set_yticks(range(n), short, fontsize=8)
     cells.set_xlabel("prediction")
     cells.set_ylabel("label (% of its images)")
-    bars.barh(range(n), 100 * np.nan_to_num(errors), color="C3", alpha=0.7)
+    _draw_bars(bars, 100 * errors, "C3", size)
     bars.set_xlabel("error (%)")
     figures.plain(bars)
     bars.tick_params(axis="y", length=0, labelleft=False)
@@ -180,10 +182,13 @@ def _draw_lists(
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(errors, nan=-1), kind="stable")[:LISTED]
-    class_names = [_short(names[i]) for i in map(int, worst)]
-    pair_names = [f"{_short(names[one.label])} as {_short(names[one.predicted])}" for one in pairs]
-    classes.barh(range(len(class_names)), 100 * np.nan_to_num(errors[worst]), color="C3", alpha=0.7)
-    confused.barh(range(len(pair_names)), [one.images for one in pairs], color="C0", alpha=0.7)
+    class_names = [figures.short(names[i], 22) for i in map(int, worst)]
+    pair_names = [
+        f"{figures.short(names[one.label], 22)} as {figures.short(names[one.predicted], 22)}"
+        for one in pairs
+    ]
+    _draw_bars(classes, 100 * errors[worst], "C3", 8)
+    _draw_bars(confused, np.array([one.images for one in pairs], float), "C0", 8)
     classes.set_xlabel("error of the class (%)")
     confused.set_xlabel("images")
     confused.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -192,6 +197,14 @@ def _draw_lists(
         axes.set_ylim(max(len(texts), 1) - 0.5, -0.5)
         figures.plain(axes)
     return figure
+
+
+def _draw_bars(axes: "Axes", lengths: np.ndarray, color: str, size: float) -> None:
+    """Draw horizontal bars with their lengths beside them; none where a length is NaN."""
+    bars = axes.barh(range(len(lengths)), np.nan_to_num(lengths), color=color, alpha=0.7)
+    texts = ["" if np.isnan(length) else f"{length:.3g}" for length in lengths]
+    axes.bar_label(bars, texts, padding=2, fontsize=size)
+    axes.set_xlim(0, 1.2 * max([*np.nan_to_num(lengths), 1]))
 
 
 def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
@@ -208,16 +221,23 @@ def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
         "edgecolor": "white",
         "linewidth": 0.5,
     }
-    accuracy = np.where(filled, found.accuracy, 0)
-    diagram.bar(lefts, accuracy, color="C0", alpha=0.8, label="accuracy", **options)
-    diagram.plot(found.confidence[filled], found.accuracy[filled], ".", color="black", ms=5)
-    diagram.plot([0, 1], [0, 1], "--", color="gray", label="perfect calibration")
-    diagram.set_ylabel("accuracy")
-    diagram.set_ylim(0, 1)
-    title = f"calibration error {found.error:.1%}"
-    diagram.legend(frameon=False, loc="upper left", title=title, alignment="left")
-    histogram.bar(lefts, 100 * found.counts / found.counts.sum(), color="gray", **options)
+    percent = 100 * np.where(filled, found.accuracy, 0)
+    diagram.bar(lefts, percent, color="C0", alpha=0.8, label="accuracy", **options)
+    means: dict[str, Any] = {"color": "black", "ms": 5, "clip_on": False}
+    diagram.plot(
+        found.confidence[filled], percent[filled], ".", label="at the mean confidence", **means
+    )
+    diagram.plot([0, 1], [0, 100], "--", color="gray", label="perfect calibration")
+    diagram.set_ylabel("accuracy (%)")
+    diagram.set_ylim(0, 100)
+    # Above the diagram, where it covers no bar.
+    legend: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}
+    diagram.legend(frameon=False, fontsize=8, columnspacing=1, borderaxespad=0.2, **legend)
+    shares = histogram.bar(lefts, 100 * found.counts / found.counts.sum(), color="gray", **options)
+    texts = [f"{share:.2g}" if share else "" for share in shares.datavalues]
+    histogram.bar_label(shares, texts, padding=1, fontsize=7)
     histogram.set_ylabel("images (%)")
+    histogram.set_ylim(0, 1.15 * max(shares.datavalues))
     histogram.set_xlabel("confidence: probability of the prediction")
     histogram.set_xlim(0, 1)
     for axes in (diagram, histogram):
@@ -228,15 +248,19 @@ def _draw_calibration(found: Reliability, edges: Sequence[float]) -> "Figure":
 def _draw_sheet(images: Any, hardest: Sequence[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
-    rows = max(1, math.ceil(len(hardest) / COLUMNS))
-    figure = Figure(figsize=(1.65 * COLUMNS, 2.05 * rows + 0.4), layout="constrained")
-    cells = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    columns = min(COLUMNS, max(2, len(hardest)))
+    rows = math.ceil(len(hardest) / columns)
+    size = (1.65 * columns, 1.95 * rows + 0.5)
+    if not hardest:
+        return Figure(figsize=size)  # a constrained layout needs axes
+    figure = Figure(figsize=size, layout="constrained")
+    cells = figure.subplots(rows, columns, squeeze=False).flat
     for axes in figure.axes:
         axes.set_axis_off()
     for axes, image, one in zip(cells, images, hardest, strict=False):
         axes.imshow(image, interpolation="nearest")
-        predicted = f"predicted {_short(one['answer'])}, {one['probability']:.0%}"
-        axes.set_title(f"{predicted}\nlabel {_short(one['label'])}", fontsize=8)
+        predicted = f"predicted {figures.short(one['answer'], 22)}, {one['probability']:.0%}"
+        axes.set_title(f"{predicted}\nlabel {figures.short(one['label'], 22)}", fontsize=8)
     return figure
 
 
@@ -244,10 +268,6 @@ def _title(protocol: dict[str, Any]) -> str:
     return (
         f"{protocol['split']}, {specs.views_in_words(protocol['views'])}, step {protocol['step']:,}"
     )
-
-
-def _short(name: str) -> str:
-    return figures.literal(textwrap.shorten(name, 22, placeholder="…") or name[:22])
 
 
 def _with_nulls(values: np.ndarray) -> list[float | None]:

@@ -135,6 +135,10 @@ def _draw(queries: np.ndarray, neighbors: np.ndarray, numbers: dict[str, Any]) -
             same = row["label"] in (None, neighbor["label"])
             color = "black" if same else figures.WRONG
             figures.show(cell, image, figures.short(neighbor["label"], 18), color)
+    title = f"left: the image; right: its nearest training images by {numbers['layer']}"
+    if any(row["label"] for row in numbers["images"]):
+        title += "\nred: another label"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

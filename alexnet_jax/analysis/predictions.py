@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
 
 PER_ROW = 4  # as in Figure 4
+#: Colors of the bars.
+LABEL, OTHER = "#e5746b", "#9fc3e6"
 
 
 def main(arguments: list[str]) -> None:
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> None:
 def plot(net: "Network", shown: Pictures, path: Path) -> Path:
     """Write a PNG of images above bars of their five most probable classes, and a JSON file with its numbers.
 
-    The bar of the true label is red. Images are drawn whole, but the probabilities are those of the center crops.
+    Images are drawn whole, but the probabilities are those of the center crops.
     """
     rows: list[dict[str, Any]] = []
     for i, top in enumerate(net.top(shown.pixels, 5)):
@@ -51,9 +53,11 @@ def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":
     from matplotlib.figure import Figure
 
     columns = min(PER_ROW, len(rows))
-    lines = math.ceil(len(rows) / columns)
-    figure = Figure(figsize=(2.1 * columns, 3.5 * lines), layout="constrained")
-    grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=(2.0, 1.2) * lines)
+    lines, classes = math.ceil(len(rows) / columns), max(len(row["top"]) for row in rows)
+    bars_height = 0.24 * classes
+    figure = Figure(figsize=(2.1 * columns, (2.3 + bars_height) * lines), layout="constrained")
+    heights = (2.0, bars_height) * lines
+    grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.set_axis_off()
     for i, row in enumerate(rows):
@@ -62,11 +66,14 @@ def _draw(pixels: np.ndarray, rows: list[dict[str, Any]]) -> "Figure":
         image.set_axis_on()
         figures.show(image, pixels[i], figures.short(row["label"] or Path(row["image"]).name))
         for rank, (name, probability) in enumerate(row["top"]):
-            color = "#e5746b" if name == row["label"] else "#9fc3e6"
+            color = LABEL if name == row["label"] else OTHER
             bars.barh(rank, probability, height=0.86, color=color)
-            bars.text(0.02, rank, figures.short(name, 24), va="center", fontsize=8)
+            bars.text(0.02, rank, figures.short(name, 18), va="center", fontsize=8)
+            bars.text(0.99, rank, f"{probability:.0%}", va="center", ha="right", fontsize=8)
         bars.set_xlim(0, 1)
-        bars.set_ylim(4.6, -0.6)
+        bars.set_ylim(classes - 0.4, -0.6)
+    if any(row["label"] for row in rows):
+        figures.color_legend(figure, {"label": LABEL, "other classes": OTHER})
     return figure
 
 

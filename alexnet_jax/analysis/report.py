@@ -81,7 +81,7 @@ def write(folder: Path, step: Step = None, data_path: str | None = None) -> Path
         "report.html",
         title=folder.resolve().name,
         facts=_facts(folder, spec, run),
-        sections=[(title, _body(make)) for title, make in sections],
+        sections=[(title, body) for title, make in sections if (body := _body(make))],
     )
     path = folder / "report.html"
     try:

@@ -91,12 +91,15 @@ def results(folder: Path, saved: list[SavedPredictions]) -> Markup:
     ]
     if final:
         headline.append((f"{final['epoch']:.3g}", f"epochs in {_duration(final['seconds'])}"))
-    rows = [
-        (split, VIEWS.get(view, view), f"{step:,}", f"{errors['count']:,}", _percent(errors["top1_error"]),
-         _percent(errors.get("top5_error")), f"{errors['nll']:.3f}")
-        for (split, view), (step, errors) in sorted(entries.items())
-    ]  # fmt: skip
-    return render("results.html", headline=headline, rows=rows)
+    has_top5 = any("top5_error" in errors for _, errors in entries.values())
+    tops = ("top1_error", "top5_error") if has_top5 else ("top1_error",)
+    header = ("split", "views", "step", "images", *(f"top-{top[3]} error" for top in tops), "NLL")
+    rows = []
+    for (split, view), (step, errors) in sorted(entries.items()):
+        percent = (_percent(errors.get(top)) for top in tops)
+        where = (split, VIEWS.get(view, view), f"{step:,}", f"{errors['count']:,}")
+        rows.append((*where, *percent, f"{errors['nll']:.3f}"))
+    return render("results.html", headline=headline, header=header, rows=rows)
 
 
 def _duration(seconds: float) -> str:
@@ -111,7 +114,10 @@ def _percent(fraction: float | None) -> str:
 
 
 def published(spec: Config) -> Markup:
-    """Render published errors: of this network or ablation, the authors' CIFAR-10 networks, and on ImageNet."""
+    """Render published errors: of this ablation, of the authors' CIFAR-10 networks, or on ImageNet.
+
+    Only those that the errors of this network can be compared with; empty if there are none.
+    """
     member = spec.name.partition(":")[2].partition(",")[0]
     claim = reference.CLAIMS.get(member) if spec.name.startswith("ablations:") else None
     claims = []
@@ -120,11 +126,14 @@ def published(spec: Config) -> Markup:
                   ("caution", claim.caution)]  # fmt: skip
     cifar10 = reference.CIFAR10 if spec.data.source == "cifar10" else {}
     header = reference.HEADER
+    is_imagenet = spec.model.num_classes == reference.CLASSES
+    if not (claims or cifar10 or is_imagenet):
+        return Markup()
     return render(
         "published.html", member=member, claims=[row for row in claims if row[1]],
         cifar10=[(name, f"{100 * error:.1f} %") for name, error in cifar10.items()],
-        header=(f"{header[0]}, top-1 / top-5 in %", *header[1:]), imagenet=reference.rows(),
-        is_imagenet=spec.model.num_classes in (None, 1000),
+        header=(f"{header[0]}, top-1 / top-5 in %", *header[1:]),
+        imagenet=reference.rows() if is_imagenet else [],
     )  # fmt: skip
 
 

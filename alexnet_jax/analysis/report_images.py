@@ -19,6 +19,8 @@ from alexnet_jax.pages.render import data_uri, render
 
 #: Images in each group of predictions, and classes listed for each image.
 IMAGES, TOP = 10, 3
+#: Kernels in a row, which are large enough to be seen on a phone.
+COLUMNS = 8
 #: Number of queries, and number of training images searched for their neighbors: searching ImageNet takes hours.
 QUERIES, SEARCHED = 5, 1000
 #: Images below this size are PNG and enlarged without smoothing; larger ones are JPEG, a tenth of the size.
@@ -45,7 +47,7 @@ def kernels(run: TrainedModel) -> Markup:
 def _grid(tiles: np.ndarray) -> np.ndarray:
     """Arrange images uint8 [n h w 3] in a grid, an RGBA image with transparent gaps of one pixel."""
     count, height, width, _ = tiles.shape
-    columns = min(count, filters.PER_ROW)
+    columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
     grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, 4), np.uint8)
     for i, tile in enumerate(tiles):

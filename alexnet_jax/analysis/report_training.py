@@ -126,4 +126,12 @@ def reproduction(folder: Path) -> Markup:
 
 
 def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    """Write lists and dictionaries without brackets and quotes, except around those that are inside others."""
+    if isinstance(value, dict):
+        parts = (
+            f"{key} ({_text(v)})" if isinstance(v, dict) else f"{key} {_text(v)}"
+            for key, v in value.items()
+            if v not in ([], {})
+        )  # fmt: skip
+        return ", ".join(parts)
+    return ", ".join(map(_text, value)) if isinstance(value, list) else str(value)

@@ -85,7 +85,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     size = crops.shape[1]
-    figure = Figure(figsize=(1.7 * len(crops) + 0.4, 6.1), layout="constrained")
+    figure = Figure(figsize=(1.7 * len(crops) + 0.4, 5.9), layout="constrained")
     grid = figure.subplots(3, len(crops), squeeze=False)
     for i, row in enumerate(numbers["images"]):
         crop, slope, cam = grid[:, i]
@@ -102,6 +102,9 @@ def _draw(
     labels = ("center crop", "gradient", f"Grad-CAM, {layer}")
     for axes, label in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(label, fontsize=9)
+    if any(row["label"] for row in numbers["images"]):
+        colors = {"predicted class = label": figures.RIGHT, "another class": figures.WRONG}
+        figures.color_legend(figure, colors)
     return figure
 
 

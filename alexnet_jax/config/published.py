@@ -56,6 +56,8 @@ class Claim(NamedTuple):
 
 
 VAL12, VAL10, TEST10 = "ILSVRC-2012 validation", "ILSVRC-2010 validation", "ILSVRC-2010 test"
+#: Classes of ImageNet; no published error is comparable to that of a net with others.
+CLASSES = 1000
 #: Header of `rows`.
 HEADER = (f"{VAL12}, one net", "center crop", "ten views")
 Y2012 = "ILSVRC-2012"

@@ -17,8 +17,7 @@ from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import target
 from alexnet_jax.evaluation.evaluate import (
-    ERROR_COLUMNS,
-    error_cells,
+    error_table,
     errors_of,
     published_errors,
 )
@@ -46,7 +45,9 @@ def main(arguments: list[str]) -> None:
         "views": options.views,
         "nets": [{"net": str(one.path), "step": one.trained.step} for one, _ in found],
     } | ensemble(probabilities, found[0][1].labels, search=options.search)
-    print(json.dumps(report, indent=1) if options.json else _text(report))
+    print(
+        json.dumps(report, indent=1) if options.json else _text(report, probabilities[0].shape[1])
+    )
 
 
 def ensemble(
@@ -111,29 +112,29 @@ def best_weights(
     return weights / weights.sum()
 
 
-def _text(report: dict[str, Any]) -> str:
+def _text(report: dict[str, Any], classes: int) -> str:
     weights = report.get("weights")
-    rows: list[tuple[str, ...]] = [("", "step", "weight", *ERROR_COLUMNS)]
+    rows: list[tuple[tuple[str, ...], dict[str, Any]]] = []
     for i, (net, errors) in enumerate(zip(report["nets"], report["each"], strict=True)):
         weight = f"{weights[i]:.3f}" if weights else ""
-        rows.append((net["net"], f"{net['step']:,}", weight, *error_cells(errors)))
-    rows.append((f"mean of {len(report['nets'])} nets", "", "", *error_cells(report["mean"])))
+        rows.append(((net["net"], f"{net['step']:,}", weight), errors))
+    rows.append(((f"mean of {len(report['nets'])} nets", "", ""), report["mean"]))
     images = f"all {report['count']:,} images"
     if weights:
-        rows.append(("weighted mean", "", "", *error_cells(report["weighted"])))
+        rows.append((("weighted mean", "", ""), report["weighted"]))
         images = (
             f"{report['count']:,} images; the weights were fitted on the other {report['searched']:,}, "
             "which are in no error below"
         )
-    paper = [("the paper's ensembles: Table 2, ten views", "top-1 / top-5, %")]
-    for model, top1, top5, _ in published.TABLE_2:
-        if top1 and top5 and model.endswith(("CNNs", "CNNs*")):
-            paper.append((model, f"{100 * top1:.1f} / {100 * top5:.1f}"))
-    return "\n".join([
-        f"{report['split']}, {report['views']}, {images}", "",
-        *cli.table(rows, right=(1, 2, 3, 4, 5, 6)), "",
-        *published_errors(), "", *cli.table(paper, right=(1,)),
-    ])  # fmt: skip
+    lines = [f"{report['split']}, {report['views']}, {images}", ""]
+    lines += [*error_table(("", "step", "weight"), rows), *published_errors(classes)]
+    if classes == published.CLASSES:
+        paper = [("the paper's ensembles: Table 2, ten views", "top-1 / top-5, %")]
+        for model, top1, top5, _ in published.TABLE_2:
+            if top1 and top5 and model.endswith(("CNNs", "CNNs*")):
+                paper.append((model, f"{100 * top1:.1f} / {100 * top5:.1f}"))
+        lines += ["", *cli.table(paper, right=(1,))]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ predictions.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from alexnet_jax import cli, specs
@@ -15,9 +16,6 @@ from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import target as targets
 from alexnet_jax.evaluation.target import EvalTarget
 from alexnet_jax.inference import metrics
-
-#: Columns of `error_cells`.
-ERROR_COLUMNS = ("top-1 error", "top-5 error", "NLL", "ECE")
 
 
 def main(arguments: list[str]) -> None:
@@ -30,8 +28,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--views", choices=specs.VIEWS, help="default: the config's final views")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    report = evaluate(targets.from_arguments(options), options.split, options.views)
-    print(json.dumps(report, indent=1) if options.json else _text(report))
+    target = targets.from_arguments(options)
+    report = evaluate(target, options.split, options.views)
+    classes = len(target.trained.class_names)
+    print(json.dumps(report, indent=1) if options.json else _text(report, classes))
 
 
 def evaluate(
@@ -81,33 +81,49 @@ def errors_of(probabilities: Any, labels: Any) -> dict[str, Any]:
     return metrics.summarize(probabilities, labels) | {"calibration_error": error}
 
 
-def error_cells(errors: dict[str, Any]) -> tuple[str, ...]:
-    """Format the result of `errors_of` as table cells, in the order of ERROR_COLUMNS."""
-    top5 = f"{errors['top5_error']:.2%}" if "top5_error" in errors else ""
-    calibration_error = f"{errors['calibration_error']:.2%}"
-    return (f"{errors['top1_error']:.2%}", top5, f"{errors['nll']:.4f}", calibration_error)
+def error_table(
+    header: tuple[str, ...], rows: Sequence[tuple[tuple[str, ...], dict[str, Any]]]
+) -> list[str]:
+    """Format rows of cells, each followed by the result of `errors_of`, as lines of text.
+
+    Top-5 errors have no column if there are too few classes for them.
+    """
+    columns = {
+        "top1_error": ("top-1 error", ".2%"),
+        "top5_error": ("top-5 error", ".2%"),
+        "nll": ("NLL", ".4f"),
+        "calibration_error": ("ECE", ".2%"),
+    }
+    keys = [key for key in columns if any(key in errors for _, errors in rows)]
+    table = [(*header, *(columns[key][0] for key in keys))]
+    for cells, errors in rows:
+        table.append((*cells, *(format(errors[key], columns[key][1]) for key in keys)))
+    return cli.table(table, right=range(len(header) - 1, len(table[0])))
 
 
-def published_errors() -> list[str]:
-    """Return lines of text with the published errors of AlexNet."""
+def published_errors(classes: int) -> list[str]:
+    """Return lines of text with the published errors of AlexNet, of which there are some for ImageNet alone."""
+    if classes != published.CLASSES:
+        return []
     return [
+        "",
         "Published errors on ImageNet with 1,000 classes, not comparable to other datasets (top-1 / top-5, %):",
         "",
         *cli.table([published.HEADER, *published.rows()], right=(1, 2)),
     ]
 
 
-def _text(report: dict[str, Any]) -> str:
-    rows: list[tuple[str, ...]] = [("split", "views", "images", *ERROR_COLUMNS)]
+def _text(report: dict[str, Any], classes: int) -> str:
+    rows: list[tuple[tuple[str, ...], dict[str, Any]]] = []
     for split, views in report["splits"].items():
         for view, errors in views.items():
             crops = "1 crop" if errors["crops"] == 1 else f"{errors['crops']} crops"
-            rows.append((split, f"{view}, {crops}", f"{errors['count']:,}", *error_cells(errors)))
+            rows.append(((split, f"{view}, {crops}", f"{errors['count']:,}"), errors))
     return "\n".join([
         f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
-        *cli.table(rows, right=(2, 3, 4, 5, 6)), "",
-        f"class probabilities of each image: {report['predictions']}", "",
-        *published_errors(),
+        *error_table(("split", "views", "images"), rows), "",
+        f"class probabilities of each image: {report['predictions']}",
+        *published_errors(classes),
     ])  # fmt: skip
 
 

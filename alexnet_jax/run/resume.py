@@ -17,6 +17,7 @@ HARMLESS = (
     "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
     "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
     "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
+    "train.writers",
 )  # fmt: skip
 
 

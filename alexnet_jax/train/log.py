@@ -1,18 +1,16 @@
-"""The log of a run: metrics.jsonl, TensorBoard, log.txt, and the terminal."""
+"""The log of a run: the metrics and their writers, log.txt, and what is printed."""
 
 import contextlib
-import json
-import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_jax.errors import StorageError
-from alexnet_jax.run.reading import damaged_lines, metrics_lines
+from alexnet_jax.errors import one_line
 from alexnet_jax.run.schemas import Results
 from alexnet_jax.train.meter import Meter
+from alexnet_jax.train.terminal import progress_bar
+from alexnet_jax.train.writers import WRITERS, JsonLines, MetricsWriter
 
 
 class RunLog:
@@ -44,24 +42,35 @@ class RunLog:
 class Log(RunLog):
     """Writes the log of a run that begins, or continues, after `first_step`.
 
-    A resumed run depends on metrics.jsonl, so an error in writing it is a StorageError. Errors of TensorBoard, log.txt
-    and the terminal are ignored.
+    A resumed run depends on metrics.jsonl, so an error in writing it is a StorageError. Errors of the other writers are
+    printed once, and those of log.txt and the terminal are ignored.
     """
 
     def __init__(
-        self, workdir: Path, first_step: int, total_steps: int, *, unfinished: bool = False
+        self,
+        workdir: Path,
+        first_step: int,
+        total_steps: int,
+        *,
+        unfinished: bool = False,
+        writers: Sequence[str] = ("tensorboard",),
     ) -> None:
-        """Open all sinks. `unfinished`: the evaluation of `first_step` is still to come."""
-        self._metrics = MetricsFile(
-            workdir / "metrics.jsonl", first_step, reopen_last_line=unfinished
-        )
+        """Open all writers. `unfinished`: the evaluation of `first_step` is still to come."""
+        self._file = JsonLines(workdir / "metrics.jsonl", first_step, reopen_last_line=unfinished)
+        #: The metrics of a step that are not yet written.
+        self._row: dict[str, Any] = self._file.reopened
         self._text = open(  # noqa: SIM115
             workdir / "log.txt", "a", encoding="utf-8", errors="backslashreplace"
         )
-        self._board = TensorBoard(workdir / "tensorboard", first_step)
-        self._bar = ProgressBar(first_step, total_steps) if sys.stderr.isatty() else None
-        if self._metrics.damage:
-            self.say(f"warning: {self._metrics.damage}")
+        self._bar = progress_bar(first_step, total_steps)
+        if self._file.damage:
+            self.say(f"warning: {self._file.damage}")
+        self._writers: dict[str, MetricsWriter] = {}
+        self._failed: set[str] = set()
+        next_step = first_step if self._row else first_step + 1
+        for name in writers:
+            with self._reported(name):
+                self._writers[name] = WRITERS[name](workdir, next_step)
 
     def say(self, text: str) -> None:
         self._write(text)
@@ -72,20 +81,29 @@ class Log(RunLog):
                 print(text, flush=True)
 
     def metrics(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """Add values to the line of `step` in metrics.jsonl, and to TensorBoard."""
-        if self._metrics.step not in (None, step):
+        """Add values to the row of `step`, which is written when it is complete."""
+        if self._row and self._row["step"] != step:
             self.flush()
-        self._metrics.add(step, epoch, values)
-        self._board.add(step, values)
+        self._row = self._row or {"step": step, "epoch": epoch, "time": time.time()}
+        self._row |= values
 
     def flush(self) -> None:
-        if self._metrics.step is not None:
-            self._metrics.write_line()
-            self._board.flush()
+        if not self._row:
+            return
+        self._file.write(self._row)
+        for name, writer in self._writers.items():
+            with self._reported(name):
+                writer.write(self._row)
+        self._row = {}
 
     def progress(self, step: int, meter: Meter, batch_size: int) -> None:
         if self._bar and meter.recent:
-            self._bar.update(step, meter.recent[-1]["loss"], meter.speed(batch_size))
+            speed = meter.speed(batch_size)
+            self._bar.update(
+                step,
+                f"loss {meter.recent[-1]['loss']:.3f}  {speed['images_per_second']:.0f} images/s  "
+                f"data wait {speed['data_wait_fraction']:.0%}",
+            )
 
     def train(
         self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
@@ -115,157 +133,28 @@ class Log(RunLog):
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-        for sink in (self._metrics, self._text, self._board):
+        for name, writer in self._writers.items():
+            with self._reported(name):
+                writer.close()
+        for sink in (self._file, self._text):
             with contextlib.suppress(OSError):
                 sink.close()
+
+    @contextlib.contextmanager
+    def _reported(self, name: str) -> Iterator[None]:
+        """Print the first error of the writer `name`, and continue."""
+        try:
+            yield
+        except Exception as error:
+            if name not in self._failed:
+                self._failed.add(name)
+                self.say(f"warning: no metrics could be written to {name}: {one_line(error)}")
 
     def _write(self, text: str) -> None:
         clock = time.strftime("%H:%M:%S", time.gmtime())
         with contextlib.suppress(OSError):
             self._text.write("".join(f"{clock} {line}\n" for line in text.splitlines()))
             self._text.flush()
-
-
-class MetricsFile:
-    """metrics.jsonl, which has one line for each step with metrics.
-
-    Opening it removes the lines after `first_step`. `reopen_last_line`: a line of `first_step` takes further values.
-    """
-
-    def __init__(self, path: Path, first_step: int, *, reopen_last_line: bool = False) -> None:
-        self._path = path
-        lines, self.damage = cut_back(path, first_step)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        self._line: dict[str, Any] = {}
-        self._replace_from: int | None = None
-        last = lines[-1][1] if lines else ""
-        if reopen_last_line and not isinstance(last, str) and last["step"] == first_step:
-            self._line = last
-            self._replace_from = sum(len(text) for text, _ in lines[:-1])
-
-    @property
-    def step(self) -> int | None:
-        """The step of the line that is not yet written; None if there is no such line."""
-        return self._line.get("step")
-
-    def add(self, step: int, epoch: float, values: dict[str, Any]) -> None:
-        """Add values to the line of `step`."""
-        self._line = self._line or {"step": step, "epoch": epoch, "time": time.time()}
-        self._line |= values
-
-    def write_line(self) -> None:
-        """Write the line and flush it to the disk. Raises StorageError."""
-        text = (json.dumps(self._line) + "\n").encode()
-        try:
-            if self._replace_from is None:
-                self._file.write(text)
-            else:
-                # One write over the old, shorter line: after a kill the file has either the old or the new one.
-                with open(self._path, "r+b", buffering=0) as file:
-                    os.pwrite(file.fileno(), text, self._replace_from)
-                self._replace_from = None
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror}") from None
-        self._line = {}
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class TensorBoard:
-    """Scalars for TensorBoard; errors in writing them are ignored.
-
-    tensorboardX's SummaryWriter is not used: its thread ends on a full disk, and `close` then waits for it forever.
-    """
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-        from tensorboardX.summary import scalar
-
-        self._events: Any = event_pb2
-        self._scalar, self._writer = scalar, None
-        with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"))
-        if first_step:  # makes TensorBoard drop what a killed start wrote after this step
-            start = self._events.SessionLog(status=self._events.SessionLog.START)
-            self._write(step=first_step + 1, session_log=start)
-
-    def add(self, step: int, values: dict[str, Any]) -> None:
-        """Write the numbers among `values`."""
-        for name, value in values.items():
-            if not isinstance(value, str):
-                self._write(step=step, summary=self._scalar(name, value))
-
-    def flush(self) -> None:
-        if self._writer:
-            with contextlib.suppress(OSError):
-                self._writer.flush()
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-
-    def _write(self, **event: Any) -> None:
-        if self._writer:
-            with contextlib.suppress(OSError):
-                self._writer.write_event(self._events.Event(wall_time=time.time(), **event))
-
-
-class ProgressBar:
-    """A progress bar on standard error."""
-
-    def __init__(self, first: int, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn(),
-            console=self._console,
-        )  # fmt: skip
-        self._task = self._progress.add_task("", completed=first, total=total, text="compiling")
-        self._progress.start()
-
-    def print(self, text: str) -> None:
-        """Print lines above the bar."""
-        self._console.print(text, markup=False, highlight=False)
-
-    def update(self, step: int, loss: float, speed: dict[str, float]) -> None:
-        text = (
-            f"loss {loss:.3f}  {speed['images_per_second']:.0f} images/s  "
-            f"data wait {speed['data_wait_fraction']:.0%}"
-        )
-        self._progress.update(self._task, completed=step, text=text)
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-
-def cut_back(path: Path, step: int) -> tuple[list[tuple[bytes, dict[str, Any] | str]], str | None]:
-    """Remove the lines of metrics.jsonl after `step`, and a last line that is torn or damaged.
-
-    Returns the remaining lines, as `metrics_lines` does, and a description of damaged ones among them.
-    """
-    lines = metrics_lines(path)
-    damage = damaged_lines(path, lines)
-    later = (
-        i for i, (_, line) in enumerate(lines) if not isinstance(line, str) and line["step"] > step
-    )
-    kept = lines[: next(later, len(lines))]
-    if kept and len(kept) == len(lines) and isinstance(kept[-1][1], str):
-        kept.pop()  # torn by a crash
-    if len(kept) < len(lines):
-        os.truncate(path, sum(len(text) for text, _ in kept))
-    return kept, damage
 
 
 def summary(results: Results | dict[str, Any]) -> str:

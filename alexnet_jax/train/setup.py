@@ -295,7 +295,13 @@ def _open_log(folder: RunFolder, plan: Plan, start: Start, dataset: sources.Data
     checkpoint.check_room(folder.checkpoints, start.state, is_new=is_new)
     folder.write_bytes(identity.RECORD, identity.record(dataset))
     step = int(start.state.step)
-    return Log(folder.path, step, plan.last_step, unfinished=start.evaluation_due)
+    return Log(
+        folder.path,
+        step,
+        plan.last_step,
+        unfinished=start.evaluation_due,
+        writers=plan.spec.train.writers,
+    )
 
 
 def _shortages(plan: Plan, dataset: sources.Dataset) -> list[str]:

@@ -13,7 +13,7 @@ from alexnet_jax.errors import AlexNetError, ConfigError, StorageError, WorkdirE
 
 def curve(kind: str, rate: float, reached: float | None) -> Curve:
     epochs = [float(i) for i in range(1, 13)]
-    errors = [0.2 if reached and epoch >= reached else 0.5 - epoch / 100 for epoch in epochs]
+    errors = [0.25 if reached and epoch >= reached else 0.5 - epoch / 100 for epoch in epochs]
     return Curve(f"runs/{kind}_{rate}", kind, rate, epochs, errors)
 
 
@@ -31,6 +31,23 @@ def test_the_fastest_rate_of_each_kind_counts():
     assert convergence.ratios(CURVES) == ["tanh takes 5.5 times the epochs of relu"]
     text = "\n".join(convergence.markdown(CURVES))
     assert "| tanh | 0.002 | not in 12 | 38.0% |" in text and "six times" in text
+
+
+@pytest.mark.parametrize(
+    ("errors", "reached"),
+    [([0.5, 0.3, 0.2], 5.0), ([0.2, 0.1], 2.0), ([0.5, 0.25], 4.0), ([0.5, 0.3], None)],
+)
+def test_the_target_is_reached_where_the_drawn_line_crosses_it(errors, reached, tmp_path):
+    one = Curve("run", "relu", 0.1, [2.0, 4.0, 6.0][: len(errors)], errors)
+    assert one.epochs_to(0.25) == (None if reached is None else pytest.approx(reached))
+    figure = convergence._draw([one], 0.25, ["two", "lines"])
+    assert figure.axes[0].get_title() == "two\nlines"
+    line, *crossing, _ = figure.axes[0].lines
+    words = "not in 4" if reached is None else f"{reached:.2f}"
+    assert line.get_label() == f"relu, rate 0.1: {words}"
+    assert [mark.get_xydata()[0].tolist() for mark in crossing] == (
+        [] if reached is None else [[pytest.approx(reached), 25.0]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +83,7 @@ def test_from_run_folders_to_the_figure_and_its_numbers(tmp_path, capsys):
     with Image.open(tmp_path / "out/convergence.png") as picture:
         assert picture.size == (840, 480)
     numbers = json.loads((tmp_path / "out/convergence.json").read_text())
-    assert [c["epochs_to_target"] for c in numbers["curves"]] == [1.5, 1.0]
+    assert [c["epochs_to_target"] for c in numbers["curves"]] == [1.5, 0.96875]
     assert numbers["curves"][1]["epochs"] == [0.5, 1.0, 1.5]
     assert (numbers["by"], numbers["target"]) == ("model.activation", 0.25)
 

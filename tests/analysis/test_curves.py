@@ -88,3 +88,15 @@ def test_the_command_prints_the_path(tmp_path, capsys):
     write(tmp_path, [train_line(1)])
     curves.main(["--workdir", str(tmp_path)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "figures" / "curves.png")
+
+
+@pytest.mark.parametrize(
+    ("rates", "labels"),
+    [([0.02, 0.002], {"0.002", "0.005", "0.01", "0.02"}), ([1, 1e-5], {"1", "0.01", "0.0001"})],
+)
+def test_learning_rates_are_plain_numbers(rates, labels):
+    train = {"epoch": [1.0, 2.0], "train_loss": [1.0, 1.0], "train_top1_error": [0.5, 0.5]}
+    figure = curves._draw({"train": train | {"learning_rate": rates}, "evaluations": {}})
+    figure.canvas.draw()
+    shown = {text.get_text() for text in figure.axes[2].get_yticklabels()}
+    assert shown >= labels and not any("$" in text for text in shown)

@@ -22,7 +22,8 @@ def answered(classes):
 
 def numbers(path):
     with Image.open(path) as picture:
-        assert min(picture.size) > 250
+        width, height = picture.size
+        assert width > 250 and height > 50
     return json.loads(path.with_suffix(".json").read_text())
 
 
@@ -109,3 +110,16 @@ def test_one_image_is_drawn(tmp_path, classes, answer):
     predictions.save(tmp_path, "test", "center", 7, predictions.Predictions(*given))
     for part in (report_evaluation.classes(kept, None), report_evaluation.calibration(kept)):
         assert "nan" not in str(part).lower()
+
+
+def test_bars_have_their_numbers_and_classes_without_images_none(tmp_path):
+    matrix, errors = np.array([[3, 1], [0, 0]]), np.array([0.25, np.nan])
+    figure = mistakes._draw_matrix(matrix, errors, ["cat", "dog"])
+    assert [text.get_text() for text in figure.axes[1].texts] == ["25", ""]
+
+
+@pytest.mark.parametrize(("count", "columns"), [(1, 2), (3, 3), (8, 6)])
+def test_the_sheet_of_mistakes_is_as_wide_as_they_are(count, columns):
+    one = {"answer": "cat", "label": "dog", "probability": 0.9}
+    figure = mistakes._draw_sheet(np.zeros((count, 4, 4, 3), np.uint8), [one] * count)
+    assert figure.get_size_inches()[0] == pytest.approx(1.65 * columns)

@@ -1,6 +1,7 @@
 """The report of a run: complete, in parts, with hostile names, and in a browser."""
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -10,7 +11,7 @@ import pytest
 from markupsafe import Markup
 
 from alexnet_jax import config
-from alexnet_jax.analysis import report, report_images
+from alexnet_jax.analysis import report, report_evaluation, report_images
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import identity, statistics
 from alexnet_jax.errors import StorageError
@@ -21,6 +22,11 @@ from alexnet_jax.train import checkpoint, state
 from tests.browser import browser
 
 SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
+#: Tables that are wider than their place, by the title of their section.
+WIDER = (
+    "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+    ".map(e => e.closest('section').querySelector('h2').textContent)"
+)
 NAMES = (SCRIPT, "{{title}}", '"><b>', "cat", "dog", "e", "f", "g", "h", "i")
 
 
@@ -152,6 +158,40 @@ def test_images_that_have_changed_or_gone_are_not_shown(run, without_neighbors, 
         assert "Not shown" in parts["Images"] and "Not shown" not in parts["Classes"]
 
 
+@pytest.mark.parametrize(
+    ("name", "source", "classes", "shown"),
+    [
+        ("mine", "folder", 17, []),
+        ("mine", "folder", None, []),
+        ("mine", "folder", 1000, ["Caffe, AlexNet"]),
+        ("mine", "cifar10", 10, ["CIFAR-10 nets"]),
+        ("ablations:no_lrn", "folder", 17, ["(§3.3)"]),
+    ],
+)
+def test_published_errors_are_those_of_the_same_task(name, source, classes, shown):
+    spec = config.parse(config.load("tests/tiny.py", []))
+    spec = dataclasses.replace(
+        spec,
+        name=name,
+        data=dataclasses.replace(spec.data, source=source),
+        model=dataclasses.replace(spec.model, num_classes=classes),
+    )
+    body = report_evaluation.published(spec)
+    assert [word for word in ("Caffe, AlexNet", "CIFAR-10 nets", "(§3.3)") if word in body] == shown
+    assert bool(body) == bool(shown)
+
+
+def test_top_5_errors_are_shown_if_there_are_any(run, tmp_path):
+    page = report_evaluation.results(run, [])
+    assert "12.50 %" in page and "top-5 error" in page
+    results = json.loads((run / "results.json").read_text())
+    del results["splits"]["test"]["center"]["top5_error"]
+    results["splits"]["val"] = results["splits"]["test"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = report_evaluation.results(tmp_path, [])
+    assert "25.00 %" in page and "top-5" not in page
+
+
 def test_other_figures_are_inlined(run, tmp_path):
     (tmp_path / "config.json").symlink_to(run / "config.json")
     (tmp_path / "figures").mkdir()
@@ -174,6 +214,8 @@ def test_in_a_browser_it_fits_a_phone_and_says_nothing_on_the_console(run):
         for width, dark in ((390, True), (1280, False)):
             window.open(path.as_uri(), width, dark=dark)
             assert window.too_wide() <= 0
+            window.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert window.run(WIDER) == [], "tables scroll sideways"
             assert window.run("return document.title") == IMAGE
             assert window.run("return document.querySelectorAll('section.card').length") == 11
             assert window.run("return [...document.images].every(i => i.naturalWidth > 0)")

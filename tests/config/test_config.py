@@ -475,7 +475,7 @@ def test_a_config_that_sets_no_new_key_keeps_its_digest():
         "krizhevsky2012.py": "2dfbbbdc909708d34be71ca0b6be95f7e23c2ddcf266700933e46e37dee37232",
         "scales.py:cifar10": "bacbb477462e53c847e1ad8d6f6f4ac4b1cf9c81942db830309d618cbc61cc96",
         "cifar10.py:80sec": "9d4206e27850cdda17678e5b1b86b7e1604a25563d4dd0ada516ed611f34daff",
-        "quickstart.py": "286901f3dd2911d1a1c2cee7619db05e72e7fef6255b77b28464262ec742b3ff",
+        "quickstart.py": "d0013e3836a80b1b69ec0c0ea293bb42cc0f4ec0bad5343e9014550e75f04347",
     }
     found = {name: config.digest(load_anywhere(f"configs/{name}")) for name in digests}
     assert found == digests

@@ -80,18 +80,20 @@ def test_a_search_reports_the_other_half_alone(answered):
     assert other["each"] == found["each"] and other["mean"] == found["mean"]
 
 
+def as_json(arguments, capsys) -> str:
+    ensemble.main([*arguments, "--json"])
+    return capsys.readouterr().out
+
+
 def test_the_command_takes_weights_files(two_nets, capsys):
     arguments = ["--workdir", *map(str, two_nets), "--search"]
     ensemble.main(arguments)
     said = capsys.readouterr().out
-    assert (
-        "mean of 2 nets" in said
-        and "weighted mean" in said
-        and "7 CNNs*" in said
-        and "torchvision" in said
-    )
-    ensemble.main([*arguments, "--json"])
-    report = json.loads(capsys.readouterr().out)
+    assert "mean of 2 nets" in said and "weighted mean" in said
+    assert "torchvision" not in said, "published errors are those of 1,000 classes"
+    said = ensemble._text(json.loads(as_json(arguments, capsys)), 1000)
+    assert "7 CNNs*" in said and "torchvision" in said
+    report = json.loads(as_json(arguments, capsys))
     assert (report["split"], report["views"]) == ("test", "center")
     assert report["count"] + report["searched"] == 128 and 58 <= report["count"] <= 70
     with pytest.raises(ConfigError, match="two nets or more"):

@@ -144,4 +144,9 @@ def test_the_report_is_a_table_or_json(two_nets, report, tmp_path, capsys):
     said = capsys.readouterr().out
     error = report[0]["splits"]["test"]["center"]["top1_error"]
     assert "step 7 of tiny, on synthetic" in said and f"{error:.2%}" in said
+    assert "40.66 / 18.21" not in said and "top-5 error" in said
+    said = evaluate._text(found, classes=1000)
     assert "40.66 / 18.21" in said and "not comparable" in said
+    for errors in found["splits"]["test"].values():
+        del errors["top5_error"]  # as of five classes
+    assert "top-5" not in evaluate._text(found, classes=5)

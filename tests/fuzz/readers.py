@@ -452,7 +452,7 @@ def _read_run(run: Path, changed: str) -> None:
     from alexnet_jax.errors import AlexNetError
     from alexnet_jax.inference import predictions, trained
     from alexnet_jax.run import reading, workdir
-    from alexnet_jax.train import log
+    from alexnet_jax.train import log, writers
 
     owned = workdir.Workdir(run, steal=True)
     new = types.SimpleNamespace(to_dict=lambda: json.loads(_config_json()))
@@ -460,7 +460,7 @@ def _read_run(run: Path, changed: str) -> None:
 
     def cut_back() -> None:
         metrics = (run / "metrics.jsonl").read_bytes()
-        log.cut_back(run / "metrics.jsonl", 6)
+        writers.cut_back(run / "metrics.jsonl", 6)
         (run / "metrics.jsonl").write_bytes(metrics)
 
     readers: dict[str, list[Callable[[], object]]] = {

@@ -35,10 +35,14 @@ def test_names_that_are_not_utf_8_can_be_written():
 
 def test_a_table_has_a_cell_for_each_value():
     headline = [("3", "<b>"), ("", "left out")]
-    rows = [("<b>", "center crop", 1, 2, 3, 4, 5)] * 2
-    page = render("results.html", headline=headline, rows=rows)
+    header, rows = ("split", "views", "step", "<i>"), [("<b>", "center crop", 1, 2)] * 2
+    page = render("results.html", headline=headline, header=header, rows=rows)
     assert "<th>split</th>" in page and '<th class="number">step</th>' in page
-    assert page.count('<tr><td>&lt;b&gt;</td><td>center crop</td><td class="number">1</td>') == 2
+    cells = (
+        '<td data-header="split">&lt;b&gt;</td><td data-header="views">center crop</td>'
+        '<td class="number" data-header="step">1</td><td class="number" data-header="&lt;i&gt;">2</td>'
+    )
+    assert page.count(f"<tr>{cells}</tr>") == 2
     assert "<dd>3</dd><dt>&lt;b&gt;</dt>" in page and "left out" not in page
 
 

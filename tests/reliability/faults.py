@@ -43,7 +43,7 @@ POINTS = {
     "train.compile": Point("before", "train.setup", "make_train_step", "before the first step is compiled"),
     "train.step": Point("before", "train.profiler", "Profiler.before", "before a step"),
     "train.stepped": Point("before", "train.progress", "Progress.add", "after a step, before it is logged"),
-    "train.logged": Point("after", "train.log", "MetricsFile.write_line", "after a line of metrics was written"),
+    "train.logged": Point("after", "train.writers", "JsonLines.write", "after a line of metrics was written"),
     "evaluate.batch": Point("before", "train.evaluator", "Evaluator.before_batch",
                             "before a batch of an evaluation"),
     "save.begin": Point("before", "train.checkpoint", "write_checkpoint",

@@ -14,7 +14,7 @@ import pytest
 from alexnet_jax import files
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.run import reading
-from alexnet_jax.train import log
+from alexnet_jax.train import log, writers
 from tests.reliability.compare import differences, leftovers, snapshot
 from tests.reliability.starter import ROOT, killed_once_saved
 
@@ -198,9 +198,9 @@ def test_a_torn_line_of_metrics_is_cut_off(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
     whole = "".join(f'{{"step": {step}}}\n' for step in (4, 8, 12))
     path.write_text(whole + torn)
-    assert len(log.cut_back(path, 12)[0]) == 3
+    assert len(writers.cut_back(path, 12)[0]) == 3
     assert path.read_text() == whole
-    assert len(log.cut_back(path, 8)[0]) == 2
+    assert len(writers.cut_back(path, 8)[0]) == 2
     assert path.read_text() == whole[: whole.index('{"step": 12')]
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_line_of_metrics_is_named_and_costs_no_other(tmp_path, damaged
     lines = [b'{"step": %d}' % step for step in (2, 4, 8, 12, 16, 20)]
     lines[2] = damaged
     path.write_bytes(b"\n".join(lines) + b"\n" + b'{"step": 24')
-    kept, said = log.cut_back(path, 16)
+    kept, said = writers.cut_back(path, 16)
     assert path.read_bytes() == b"\n".join(lines[:5]) + b"\n"
     assert [line["step"] for _, line in kept if not isinstance(line, str)] == [2, 4, 12, 16]
     assert said and f"{path} is damaged and was read without line 3 (" in said and "\n" not in said

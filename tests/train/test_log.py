@@ -1,17 +1,23 @@
 """The log of a run: metrics.jsonl and what a resumed run keeps of it, and sinks that fail."""
 
+import csv
 import errno
 import inspect
 import io
 import json
 import os
+import sys
+import types
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from alexnet_jax.errors import StorageError
 from alexnet_jax.train import log as logs
-from alexnet_jax.train.log import Log, MetricsFile, RunLog, cut_back
+from alexnet_jax.train import terminal, writers
+from alexnet_jax.train.log import Log, RunLog
 from alexnet_jax.train.meter import Meter
+from alexnet_jax.train.writers import JsonLines, cut_back
 
 VALUES = {
     "train_loss": 2.0, "train_top1_error": 0.5, "learning_rate": 0.01, "images_per_second": 100.0,
@@ -87,15 +93,14 @@ def test_a_line_of_another_step_is_not_replaced(path, tmp_path):
 
 
 def test_metrics_that_cannot_be_written_are_an_error(tmp_path, monkeypatch):
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
-    metrics.add(4, 1.0, {"train_loss": 2.0})
+    metrics = JsonLines(tmp_path / "metrics.jsonl", 0)
 
     def full(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match=r"cannot write .*metrics.jsonl: No space left"):
-        metrics.write_line()
+        metrics.write({"step": 4, "epoch": 1.0, "train_loss": 2.0})
     metrics.close()
 
 
@@ -120,11 +125,96 @@ def test_a_tensorboard_writer_that_fails_later_changes_nothing(tmp_path, monkeyp
 
     with monkeypatch.context() as patch:
         for name in ("write_event", "flush"):
-            patch.setattr(log._board._writer, name, fail)
+            patch.setattr(log._writers["tensorboard"]._writer, name, fail)
         log.train(4, 48, 32, 1.0, VALUES)
         log.flush()
     log.close()
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [4]
+
+
+def test_an_error_of_a_writer_is_printed_once_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    class Offline:
+        def __init__(self, workdir, next_step):
+            self.calls = 0
+
+        def write(self, row):
+            self.calls += 1
+            raise RuntimeError("no\nnetwork")
+
+        def close(self):
+            raise RuntimeError("not open")
+
+    monkeypatch.setitem(writers.WRITERS, "offline", Offline)
+    log = Log(tmp_path, 0, 48, writers=("offline", "csv"))
+    log.metrics(4, 1.0, {"train_loss": 2.0})
+    log.metrics(8, 2.0, {"train_loss": 1.0})
+    log.flush()
+    offline = log._writers["offline"]
+    log.close()
+    assert isinstance(offline, Offline) and offline.calls == 2
+    assert [row["step"] for row in rows(tmp_path)] == ["4", "8"]
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["warning: no metrics could be written to offline: no network"]
+
+
+def rows(folder) -> list[dict]:
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_a_column_for_each_metric_also_for_those_that_come_later(tmp_path):
+    log = Log(tmp_path, 0, 48, writers=("csv",))
+    log.metrics(4, 1.0, {"train_loss": 2.0})
+    log.flush()
+    log.metrics(8, 2.0, {"train_loss": 1.0})
+    log.metrics(8, 2.0, {"eval_val_center_nll": 1.5})
+    log.flush()
+    log.metrics(12, 3.0, {"train_loss": 0.5})
+    log.flush()
+    found = [{key: row[key] for key in row if key != "time"} for row in rows(tmp_path)]
+    assert [list(row.values()) for row in found] == [
+        ["4", "1.0", "2.0", ""], ["8", "2.0", "1.0", "1.5"], ["12", "3.0", "0.5", ""]
+    ]  # fmt: skip
+    assert list(found[0]) == ["step", "epoch", "train_loss", "eval_val_center_nll"]
+    log.close()
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_csv_of_a_resumed_run_is_that_of_metrics_jsonl(path, tmp_path, unfinished):
+    (tmp_path / "metrics.csv").write_text('step,epoch\n4,1.0\n8,2.0\n12,3.0\n16,"torn')
+    log = Log(tmp_path, 8, 48, unfinished=unfinished, writers=("csv",))
+    if unfinished:
+        log.metrics(8, 2.0, {"eval_val_center_nll": 1.5})
+    log.metrics(16, 4.0, {"train_loss": 1.0})
+    log.flush()
+    log.close()
+    assert [row["step"] for row in rows(tmp_path)] == ["4", "8", "16"]
+    for row, line in zip(rows(tmp_path), lines(path), strict=True):
+        assert {key: value for key, value in row.items() if value} == {
+            key: str(value) for key, value in line.items()
+        }
+
+
+@pytest.mark.parametrize(("unfinished", "start"), [(False, 13), (True, 12)])
+def test_tensorboard_drops_what_a_resumed_run_writes_again(path, tmp_path, unfinished, start):
+    log = Log(tmp_path, 12, 48, unfinished=unfinished)
+    log.metrics(12 if unfinished else 16, 3.0, {"eval_val_center_nll": 1.5})
+    log.flush()
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    events = [Event.FromString(record) for record in records(file.read_bytes())]
+    session = next(event for event in events if event.HasField("session_log"))
+    assert session.step == start
+    tags = [value.tag for event in events for value in event.summary.value]
+    assert tags == ["eval_val_center_nll"]
+
+
+def records(data: bytes):
+    """The records of a file of TFRecords: a length of 8 bytes, 4 of its checksum, the record, 4 of its checksum."""
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
 
 
 def test_what_is_said_is_printed_and_kept_in_log_txt(tmp_path, capsys):
@@ -150,7 +240,7 @@ def test_a_terminal_has_a_bar_in_place_of_the_lines_of_steps(tmp_path, capsys, m
         def isatty(self):
             return True
 
-    monkeypatch.setattr(logs.sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr(sys, "stderr", stderr := Terminal())
     log, meter = Log(tmp_path, 0, 48), Meter()
     log.progress(1, meter, 32)  # nothing was read yet
     meter.recent.append({"step": 3, "loss": 2.5, "grad_norm": 1.0})
@@ -158,9 +248,44 @@ def test_a_terminal_has_a_bar_in_place_of_the_lines_of_steps(tmp_path, capsys, m
     log.say("a line")
     log.train(4, 48, 32, 1.0, VALUES)
     log.close()
-    assert "a line" in terminal.getvalue() and "loss 2.500" in terminal.getvalue()
+    assert "a line" in stderr.getvalue() and "loss 2.500" in stderr.getvalue()
     assert capsys.readouterr().out == ""
     assert "step 4/48" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_notebook_has_a_bar_that_is_replaced_in_place(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, content):
+            shown[-1] = content
+
+    def display(content, display_id):
+        assert display_id is True
+        shown.append(content)
+        return Handle()
+
+    notebook = types.ModuleType("IPython")
+    notebook.display = types.ModuleType("IPython.display")
+    notebook.display.HTML, notebook.display.display = str, display
+    notebook.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook.display)
+    log, meter = Log(tmp_path, 0, 48), Meter()
+    assert len(shown) == 1 and "0/48" in shown[0] and "compiling" in shown[0]
+    meter.recent.append({"step": 3, "loss": 2.5, "grad_norm": 1.0})
+    log.progress(4, meter, 32)
+    log.say("a line")
+    log.train(4, 48, 32, 1.0, VALUES)
+    log.close()
+    assert len(shown) == 1 and "4/48" in shown[0] and "loss 2.500" in shown[0]
+    assert capsys.readouterr().out == "a line\n", "the lines of steps are in log.txt alone"
+
+
+def test_ipython_in_a_terminal_is_no_notebook(monkeypatch):
+    shell = types.SimpleNamespace(get_ipython=object)
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    assert terminal.progress_bar(0, 48) is None
 
 
 def test_the_log_of_other_processes_takes_the_same_calls():
