@@ -343,7 +343,7 @@ def test_unreadable_image_is_named_before_writing(tmp_path):
     )
     said = (tmp_path / "new" / "log.txt").read_text()
     kinds = (
-        "no images: 1 .txt",
+        "not images: 1 .txt",
         "8 files are in two splits",
         "under two classes",
         "skipped: 1 of 17",
