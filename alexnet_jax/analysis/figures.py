@@ -117,8 +117,7 @@ def save(figure: "Figure", numbers: dict[str, Any], path: Path) -> Path:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        if len(families := fonts.families(text.get_text())) > 1:
+        if isinstance(text, Text) and len(families := fonts.families(text.get_text())) > 1:
             text.set_fontfamily(families)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

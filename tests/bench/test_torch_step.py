@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -34,14 +35,15 @@ def test_logits_are_ours(name, written):
     # Without dropout: PyTorch scales in training, the paper at test time.
     dropout = dataclasses.replace(spec.model.dropout, rate=0.0)
     model = dataclasses.replace(spec, model=dataclasses.replace(spec.model, dropout=dropout))
-    ours = alexnet.from_config(model).apply(variables, pixels, train=False)[0]
+    network = alexnet.from_config(model)
+    ours = jax.jit(lambda variables: network.apply(variables, pixels, train=False)[0])(variables)
 
-    network = torch_step.network(spec, written=written).eval()
-    _fill(network, spec, run)
+    twin = torch_step.network(spec, written=written).eval()
+    _fill(twin, spec, run)
     before, after = torch_step.padding(spec.model)
     padded = np.pad(pixels, ((0, 0), (before, after), (before, after), (0, 0)))
     with torch.no_grad():
-        theirs = network(torch.from_numpy(padded.transpose(0, 3, 1, 2))).numpy()
+        theirs = twin(torch.from_numpy(padded.transpose(0, 3, 1, 2))).numpy()
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * np.abs(ours).max())
 
 

@@ -35,6 +35,7 @@ CHANGES = [
 #: Changes of GPU that hold, with it, with CPU and with the candidates, every form.
 TOGETHER = (
     "groups=feature_groups,bias_gradient=derived,lrn_gradient=two_pass,pool=reduce_window,norm=plain",
+    "fused_activations=True,pool=separable",
     "lrn_gradient=recomputed,pool=repeat,relu=of_output,lrn_power=power,images=blocks,loops=unrolled",
     "lrn_gradient=derived,pool=derived,barriers=none,update_barrier=True,images=packed",
     "pool=parity,towers=apart,barriers=forward",

@@ -138,15 +138,15 @@ def plain_gradient():
     """Loss, errors and gradient of the mean loss in the first step, without a mesh."""
     spec, batch = make_spec(), make_batch(0)
     before = first_state()
-    keys = jax.random.fold_in(state.stream(spec.seed, state.DROPOUT), 0)
-    keys = jnp.stack([jax.random.fold_in(keys, i) for i in range(EXAMPLES)])
-    images = augment.train_images(
-        jnp.asarray(batch.images), make_statistics(), spec.augment,
-        seed_key=state.stream(spec.seed, state.AUGMENT), indices=batch.indices, epochs=batch.epochs,
-        step=0, positions=np.arange(EXAMPLES), color_std=np.float32(0.1),
-    )  # fmt: skip
 
     def loss(params):
+        step_key = jax.random.fold_in(state.stream(spec.seed, state.DROPOUT), 0)
+        keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(np.arange(EXAMPLES))
+        images = augment.train_images(
+            jnp.asarray(batch.images), make_statistics(), spec.augment,
+            seed_key=state.stream(spec.seed, state.AUGMENT), indices=batch.indices, epochs=batch.epochs,
+            step=0, positions=np.arange(EXAMPLES), color_std=np.float32(0.1),
+        )  # fmt: skip
         logits, _ = AlexNet(spec.model).apply(
             {"params": params}, images, train=True, example_keys=keys
         )
