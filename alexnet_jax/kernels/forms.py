@@ -131,7 +131,14 @@ _BARRIERS = {
 }
 
 PLAIN = Forms()
-CPU = Forms(barriers="both", update_barrier=True, bias_gradient="ones", norm="sliced")
+CPU = Forms(
+    barriers="both",
+    fused_activations=True,
+    update_barrier=True,
+    bias_gradient="ones",
+    pool="separable",
+    norm="sliced",
+)
 GPU = Forms(strided="blocks", barriers="both", bias_gradient="ones", norm="sliced", loops="scan")
 
 #: Sets of changes to GPU with the lowest forecast times; none of them has been measured.
