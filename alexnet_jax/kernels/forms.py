@@ -42,7 +42,7 @@ class Forms:
     barriers: typing.Literal["none", "both", "forward"] = "none"
 
     #: Whether there is no such barrier between an operation and the activation after it, which XLA then computes in one
-    #: pass over the maps. GPU: not measured.
+    #: pass over the maps. CPU: 1.04 times slower without in small nets (Xeon). GPU: not measured.
     fused_activations: bool = False
 
     #: A barrier after the update of the momentum. CPU: without it XLA computes the momentum twice and copies its
@@ -80,9 +80,10 @@ class Forms:
     #:     their position modulo the stride, or with the windows repeated.
     #:   derived: the maximum of shifted inputs, with JAX's gradient.
     #:   reduce_window: XLA's pool, with select-and-scatter as its gradient.
-    #: CPU: derived is 1.11 and reduce_window 1.08 times slower. GPU: only compared was measured; repeat is forecast
-    #: 0.1 ms faster than parity. In bfloat16 compared and separable run as parity, because values are often equal
-    #: (kernels/pooling.py).
+    #: CPU: compared is 1.12 times slower in small nets (`cifar10:80sec`, Xeon); in the paper's net derived is 1.11 and
+    #: reduce_window 1.08 times slower than compared, and separable as fast. GPU: only compared was measured; repeat is
+    #: forecast 0.1 ms faster than parity. In bfloat16 compared and separable run as parity, because values are often
+    #: equal (kernels/pooling.py).
     pool: typing.Literal[
         "compared", "separable", "parity", "repeat", "derived", "reduce_window"
     ] = "compared"
