@@ -2,7 +2,7 @@
 
 Command: alexnet train --config quickstart --workdir runs/quickstart
 Cost:    20 epochs of 1,438 images, 449 steps: well under a minute on two CPU cores.
-Expect:  about 1 % error on the 359 test images, center crop (1.4, 0.6 and 0.8 % with seeds 0, 1 and 2).
+Expect:  about 1 % error on the 359 test images, center crop (0.6 to 1.4 % with seeds 0 to 2).
 
 The layers, towers, normalization, overlapping pools, crops, dropout and update rule of
 configs/paper.py, with few and small maps. Sizes, learning rates and no decay of biases are our choice.
