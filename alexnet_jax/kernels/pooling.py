@@ -99,9 +99,9 @@ def windows_along(
     """List, for each offset within a window, the elements at that offset of all `count` windows along `axis`."""
     size, taps = x.shape[axis], []
     for offset in range(window):
-        inside = min(count, max(0, math.ceil((size - offset) / stride)))
-        end = offset + max(0, inside - 1) * stride + min(inside, 1)
-        tap = lax.slice_in_dim(x, min(offset, end), end, stride, axis)
+        inside = min(count, len(range(offset, size, stride)))
+        start, end = min(offset, size), min(offset + inside * stride, size)
+        tap = lax.slice_in_dim(x, start, end, stride, axis)
         if inside < count:  # padding x before would copy all of it
             padding = [(0, 0, 0)] * x.ndim
             padding[axis] = (0, count - inside, 0)

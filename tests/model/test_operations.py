@@ -1,6 +1,7 @@
 """Each operation against a NumPy loop of its equation, gradients against its differences."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -210,6 +211,20 @@ def test_pools_and_their_gradients_match_the_loop(window, stride, rounding, kind
         lambda x: operation(x, window=window, stride=stride, rounding=rounding),
         lambda x: pool_loop(x, window, stride, rounding, reduce),
         x.reshape(2, *SIZE, 2),
+    )
+
+
+@pytest.mark.parametrize("form", ["average", "compared", "separable", "parity", "repeat"])
+@pytest.mark.parametrize(("size", "window", "stride"), [(1, 3, 1), (1, 3, 2), (2, 5, 3)])
+def test_a_window_may_be_larger_than_the_map(size, window, stride, form):
+    operation, reduce = pooling.average_pool, np.mean
+    if form != "average":
+        forms = dataclasses.replace(CPU, pool=form)
+        operation, reduce = functools.partial(pooling.max_pool, forms=forms), np.max
+    assert_matches(
+        lambda x: operation(x, window=window, stride=stride, rounding="ceil"),
+        lambda x: pool_loop(x, window, stride, "ceil", reduce),
+        np.arange(size * size * 3, dtype=np.float32).reshape(1, size, size, 3),
     )
 
 
