@@ -48,12 +48,12 @@ def normalize(x: jax.Array) -> jax.Array:
     return (towers / (2 + 1e-4 * squares) ** 0.75).reshape(x.shape)
 
 
-def build(spec: Config, dtype: str) -> tuple[Callable[[int], float], dict[str, Any]]:
+def build(spec: Config) -> tuple[Callable[[int], float], dict[str, Any]]:
     """Build the program: run(steps) -> the last loss, and facts."""
     images, labels = examples(spec)
     images = jnp.asarray(images, jnp.float32) / 255
     labels = jnp.asarray(labels, jnp.int32)
-    model = Plain(dtype, spec.model.num_classes or 1000)
+    model = Plain(spec.model.compute_dtype, spec.model.num_classes or 1000)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = jax.jit(model.init)(keys, images)
     optimizer = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))

@@ -17,6 +17,7 @@ from importlib import util
 
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.specs import Config
 
 from . import alternate, workload
 
@@ -48,8 +49,10 @@ def main(arguments: list[str]) -> int:
     alternate.add_options(parser)
     options = parser.parse_args(arguments)
     alternate.check(options)
+    dtype = options.dtype or DTYPES[options.device]
+    spec = workload.without_augmentation(options.config, options.batch[0], dtype)
     here = ON_GPU if options.device == "cuda" else ON_CPU
-    peers = _peers_of(options.config, here) if options.peers is None else options.peers
+    peers = _with_network(spec, options.config, here) if options.peers is None else options.peers
     if "plain" in peers and options.config != PAPER:
         raise ConfigError("--peers plain: only for --config configs/paper.py")
     if set(peers) - set(here):
@@ -58,7 +61,6 @@ def main(arguments: list[str]) -> int:
         raise ConfigError(
             'PyTorch is not installed: pip install -e ".[peers]", or compare with --peers plain'
         )
-    dtype = options.dtype or DTYPES[options.device]
     labels = {"ours": OURS} | {name: PEERS[name] for name in peers}
     settings = [
         f"--config={options.config}",
@@ -81,16 +83,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _peers_of(config: str, peers: tuple[str, ...]) -> list[str]:
-    """Those of `peers` that have the network of a config, each once. Raises ConfigError for a wrong config."""
-    operations = {
-        key for _, layer in workload.load(config, 1, []).model.layers for key in layer.ops
-    }
+def _with_network(spec: Config, name: str, peers: tuple[str, ...]) -> list[str]:
+    """List those of `peers` that have the network of the config `name`, and LRN by hand only where there is LRN."""
+    has_lrn = any("lrn" in layer.ops for _, layer in spec.model.layers)
     return [
-        name
-        for name in peers
-        if (name != "plain" or config == PAPER)
-        and (not name.endswith("-written") or "lrn" in operations)
+        peer
+        for peer in peers
+        if (peer != "plain" or name == PAPER) and (has_lrn or not peer.endswith("-written"))
     ]
 
 

@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from alexnet_jax.specs import Config
+
 from . import alternate, workload
 
 #: A function that runs a number of steps, and facts about the program for the report.
@@ -35,19 +37,23 @@ def _ours(options: argparse.Namespace) -> Built:
     """Build the train step of alexnet_jax, without crops: the images have the input size of the network."""
     from . import ours
 
-    return ours.program(workload.of_peers(options))
+    return ours.program(_spec(options))
 
 
 def _plain(options: argparse.Namespace) -> Built:
     from . import flax_step
 
-    return flax_step.build(workload.of_peers(options), options.dtype)
+    return flax_step.build(_spec(options))
 
 
 def _torch(options: argparse.Namespace, *, mode: str | None, written: bool) -> Built:
     from . import torch_step
 
-    return torch_step.build(options, workload.of_peers(options), mode=mode, written=written)
+    return torch_step.build(options, _spec(options), mode=mode, written=written)
+
+
+def _spec(options: argparse.Namespace) -> Config:
+    return workload.without_augmentation(options.config, options.batch, options.dtype)
 
 
 #: Name of a program -> mode of torch.compile; None for eager mode.

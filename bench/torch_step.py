@@ -78,7 +78,8 @@ def build(
 
 def padding(model: ModelSpec) -> tuple[int, int]:
     """Return the zeros that images for `network` have at the top and left, and at the bottom and right."""
-    return model.convs[0][1].pad if model.convs else (0, 0)
+    first = model.layers[0][1]
+    return first.pad if isinstance(first, ConvSpec) and first.kind == "conv" else (0, 0)
 
 
 def network(spec: Config, *, written: bool = False) -> nn.Sequential:

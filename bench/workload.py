@@ -1,7 +1,5 @@
 """The step that all programs of bench/peers.py compute: a config without crops, rates and images of its own."""
 
-import argparse
-
 import numpy as np
 
 from alexnet_jax import config
@@ -19,17 +17,17 @@ def load(name: str, batch: int, overrides: list[str]) -> Config:
     return config.with_classes(spec, spec.model.num_classes or 1000)
 
 
-def of_peers(options: argparse.Namespace) -> Config:
-    """Load the config of --config for images that have the input size of the network already.
+def without_augmentation(name: str, batch: int, dtype: str) -> Config:
+    """Load a config for images that have the input size of the network already.
 
-    Raises ConfigError if its training differs from that of the peers.
+    Raises ConfigError if its loss is not that of the peers.
     """
-    spec = load(options.config, options.batch, [])
+    spec = load(name, batch, [])
     if spec.train.loss != "cross_entropy":
-        raise ConfigError(f"--config {options.config}: train.loss={spec.train.loss} has no peers")
+        raise ConfigError(f"--config {name}: train.loss={spec.train.loss} has no peers")
     return load(
-        options.config,
-        options.batch,
+        name,
+        batch,
         [
             f"--config.data.image_size={spec.augment.crop_size}",
             "--config.augment.resize=None",
@@ -40,7 +38,7 @@ def of_peers(options: argparse.Namespace) -> Config:
             "--config.augment.color_std=0.0",
             f"--config.schedule.weights.learning_rate={RATE}",
             f"--config.optimizer.momentum={MOMENTUM}",
-            f"--config.model.compute_dtype={options.dtype}",
+            f"--config.model.compute_dtype={dtype}",
         ],
     )
 

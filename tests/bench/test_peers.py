@@ -79,7 +79,13 @@ def test_without_torch_the_bench_says_so_in_one_line(monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--rounds", "0"], ["--threads", "100000"], ["--batch", "8", "0"], ["--peers", "x"]],
+    [
+        ["--rounds", "0"],
+        ["--threads", "100000"],
+        ["--batch", "8", "0"],
+        ["--peers", "x"],
+        ["--config", "cifar10:resized"],
+    ],  # fmt: skip
 )
 def test_wrong_arguments_are_refused(arguments, monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda name: "installed")

@@ -1,6 +1,5 @@
 """The networks of PyTorch that `bench peers` measures are those of our configs."""
 
-import argparse
 import dataclasses
 
 import jax
@@ -79,8 +78,7 @@ def _fill(network, spec, run):
 
 
 def test_what_has_no_peer_is_refused():
-    options = argparse.Namespace(config="cifar10:resized", batch=2, dtype="float32")
     with pytest.raises(ConfigError, match="no peers"):
-        workload.of_peers(options)
+        workload.without_augmentation("cifar10:resized", 2, "float32")
     with pytest.raises(ConfigError, match="windows are odd"):
         torch_step.network(workload.load("paper", 2, ["--config.model.lrn_constants.n=4"]))
