@@ -99,7 +99,11 @@ class Net(NamedTuple):
 
 
 def load(
-    path: str | Path, spec: Config, tree: dict, mean: str | Path | None = None
+    path: str | Path,
+    spec: Config,
+    tree: dict,
+    mean: str | Path | None = None,
+    net: Net | None = None,
 ) -> TrainedModel:
     """Load the network of a .caffemodel.
 
@@ -107,12 +111,13 @@ def load(
         spec: The checked config of the network.
         tree: The same config as nested dicts.
         mean: A .binaryproto with the mean image; None for MEAN.
+        net: What `read_net` returned for the file, if it was read already.
 
     Raises:
         CheckpointError: Names the tensor that is missing, unknown, of another shape or not finite.
     """
     layout.refuse_local(spec.model, "Caffe")
-    net = read_net(path)
+    net = net or read_net(path)
     _check_order(path, spec, net.operations())
     tensors = net.tensors()
     if spec.model.num_classes is None:
@@ -248,10 +253,8 @@ def _blob(message: memoryview) -> np.ndarray:
 def _shape(message: memoryview) -> list[int]:
     lengths: list[int] = []
     for field in protobuf.fields(message):
-        if field.number == 1 and field.type == VARINT:
-            lengths.append(field.integer)
-        elif field.number == 1:  # packed
-            lengths += protobuf.integers(field.data)
+        if field.number == 1:
+            lengths += protobuf.integers(field)
         if len(lengths) > protobuf.MOST_AXES:
             raise CheckpointError(f"a blob has more than {protobuf.MOST_AXES} axes")
     return lengths

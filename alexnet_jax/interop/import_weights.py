@@ -72,8 +72,10 @@ def _format(options: argparse.Namespace) -> str:
     return options.format or by_suffix
 
 
-def _load(options: argparse.Namespace, chosen: str, overrides: list[str]) -> "TrainedModel":
-    """Load the weights of config `chosen`. Raises ConfigError, CheckpointError."""
+def _load(
+    options: argparse.Namespace, chosen: str, overrides: list[str], seen: "Contents | None" = None
+) -> "TrainedModel":
+    """Load the weights of config `chosen`; `seen` is the file, if it was read. Raises ConfigError, CheckpointError."""
     tree = config.plain(config.load(chosen, overrides))
     tree["data"]["path"] = tree["data"]["path"] or "not set"  # no images are needed here
     spec = config.parse(tree)
@@ -82,8 +84,12 @@ def _load(options: argparse.Namespace, chosen: str, overrides: list[str]) -> "Tr
 
     try:
         if _format(options) == "caffe":
-            return caffe.load(options.file, spec, tree, options.mean)
-        return torchvision.load(options.file, spec, tree)
+            net = seen.net if seen else None
+            return caffe.load(options.file, spec, tree, options.mean, net)
+        content = None
+        if seen and seen.format == "state dict":
+            content = seen.tensors, seen.metadata
+        return torchvision.load(options.file, spec, tree, content)
     except CheckpointError as error:
         raise CheckpointError(f"{error} (read with --config {chosen})") from None
 
@@ -104,9 +110,9 @@ def _load_identified(options: argparse.Namespace, overrides: list[str]) -> "Trai
         )
         given = {override.partition("=")[0] for override in overrides}
         own = [one for one in found.overrides if one.partition("=")[0] not in given]
-        return _load(options, found.config, own + overrides)
+        return _load(options, found.config, own + overrides, read)
     if options.format:
-        return _load(options, CONFIGS[options.format], overrides)
+        return _load(options, CONFIGS[options.format], overrides, read)
     raise ConfigError(_question(read, found))
 
 
@@ -118,9 +124,10 @@ def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
     if read.format == "ours":
         return trained.load_file(path)
     if read.format == "onnx":
-        return onnx.load(path)
+        return onnx.load(path, (read.tensors, read.metadata))
     described = trained.read_metadata(path, read.metadata)
-    run = torchvision.load(path, described.config, described.config_tree)
+    content = (read.tensors, read.metadata)
+    run = torchvision.load(path, described.config, described.config_tree, content)
     return run._replace(step=described.step)
 
 

@@ -20,7 +20,7 @@ from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
 from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import layout, protobuf
-from alexnet_jax.interop.protobuf import BYTES, VARINT
+from alexnet_jax.interop.protobuf import BYTES
 from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import FCSpec
 
@@ -76,9 +76,11 @@ def model(run: TrainedModel) -> Any:
     return proto
 
 
-def load(path: str | Path) -> TrainedModel:
-    """Load a network that `save` wrote. Raises CheckpointError."""
-    tensors, metadata = read(path)
+def load(
+    path: str | Path, content: tuple[dict[str, np.ndarray], dict[str, str]] | None = None
+) -> TrainedModel:
+    """Load a network that `save` wrote; `content` is what `read` returned, if it was read. Raises CheckpointError."""
+    tensors, metadata = content or read(path)
     if "config" not in metadata:
         raise CheckpointError(
             f"{path} has no configuration in its metadata: of ONNX files, only those of alexnet export can be imported"
@@ -126,7 +128,7 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray | None]:
     name, kind, shape, data = "", 0, [], bytearray()
     for field in protobuf.fields(message):
         if field.number == 1:
-            shape += [field.integer] if field.type == VARINT else protobuf.integers(field.data)
+            shape += protobuf.integers(field)
         elif field.number == 2:
             kind = field.integer
         elif field.number in (4, 9):  # float_data, raw_data

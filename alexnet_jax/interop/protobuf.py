@@ -77,12 +77,14 @@ def varint(message: memoryview, offset: int) -> tuple[int, int]:
     raise CheckpointError("a number is longer than 64 bits")
 
 
-def integers(message: memoryview) -> list[int]:
-    """Decode a packed field of varints, such as the lengths of an array's axes. Raises CheckpointError."""
+def integers(field: Field) -> list[int]:
+    """Decode a varint or packed varints, such as the lengths of an array's axes. Raises CheckpointError."""
+    if field.type == VARINT:
+        return [field.integer]
     found: list[int] = []
     offset = 0
-    while offset < len(message) and len(found) <= MOST_AXES:
-        integer, offset = varint(message, offset)
+    while offset < len(field.data) and len(found) <= MOST_AXES:
+        integer, offset = varint(field.data, offset)
         found.append(integer)
     return found
 

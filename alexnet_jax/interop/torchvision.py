@@ -55,17 +55,23 @@ def save(path: str | Path, run: TrainedModel) -> None:
     weights.write(Path(path), tensors, metadata)
 
 
-def load(path: str | Path, spec: Config, tree: dict) -> TrainedModel:
+def load(
+    path: str | Path,
+    spec: Config,
+    tree: dict,
+    content: tuple[dict[str, np.ndarray], dict[str, str]] | None = None,
+) -> TrainedModel:
     """Load the network of a .safetensors file or, if PyTorch is installed, of a .pth file.
 
     Args:
         spec: The checked config of the network.
         tree: The same config as nested dicts.
+        content: What `read` returned for the file, if it was read already.
 
     Raises:
         CheckpointError: Names the tensor that is missing, unknown, of another shape or type, or not finite.
     """
-    tensors, metadata = read(path)
+    tensors, metadata = content or read(path)
     names = tensor_names(spec.model)
     if spec.model.num_classes is None:
         last = tensors.get(names[f"params/{spec.model.fcs[-1][0]}/bias"], np.zeros(2))
