@@ -80,7 +80,7 @@ gpu:
 	if [ -z "$$python" ]; then $(MAKE) $(VENV)/core.stamp && python=$(RUN) || exit; fi; \
 	$$python -m bench.gpu $(if $(DATA),--data '$(DATA)') $(GPU_ARGS)
 
-# About half an hour. Writes docs/results/reliability*.json and the table of docs/reliability.md.
+# 30 to 40 minutes. Writes docs/results/reliability*.json and the table of docs/reliability.md.
 reliability: $(VENV)/dev.stamp
 	$(RUN) -m bench.checks --json docs/results/reliability-cost.json
 	$(RUN) -m pytest -q --full --record=docs/results/reliability.json
