@@ -42,14 +42,14 @@ def main(arguments: list[str]) -> int:
         raise ConfigError("--allow-partial needs --init-from")
     overrides = cli.config_overrides(rest)
     workdir = Workdir(options.workdir, overwrite=options.overwrite, steal=options.steal)
+    if processes.is_primary():
+        workdir.check()  # before the images are counted, which can take long
     begun = None if options.overwrite else reading.config_name(workdir.path)
     options.config, options.reason = config.choose_variant(
         options.config, overrides, _count_images, begun
     )
     config_dict = config.load(options.config, overrides)
     spec = config.parse(config_dict)
-    if processes.is_primary():
-        workdir.check()
     try:
         return _train(options, config_dict, spec, workdir)
     except Exception as error:

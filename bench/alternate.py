@@ -391,8 +391,7 @@ def _start(program: Program, device: str, errors: IO[str]) -> subprocess.Popen[b
     for name in memory_settings("cpu"):  # all of launch/malloc.env
         environment.pop(name, None)
     environment |= (memory if program.kept_memory else {}) | program.environment
-    path = filter(None, (str(find.IMPORT_ROOT), os.environ.get("PYTHONPATH")))
-    environment["PYTHONPATH"] = os.pathsep.join(path)
+    environment["PYTHONPATH"] = find.python_path()
     return subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.{program.module}", *program.arguments],
         env=environment,

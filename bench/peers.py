@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     dtype = options.dtype or DTYPES[options.device]
     spec = workload.without_augmentation(options.config, options.batch[0], dtype)
     here = ON_GPU if options.device == "cuda" else ON_CPU
-    peers = _with_network(spec, options.config, here) if options.peers is None else options.peers
-    if "plain" in peers and options.config != PAPER:
+    peers = _with_network(spec, here) if options.peers is None else options.peers
+    if "plain" in peers and not _is_paper(spec):
         raise ConfigError("--peers plain: only for --config configs/paper.py")
     if set(peers) - set(here):
         raise ConfigError(f"--peers {' '.join(set(peers) - set(here))}: only on a GPU")
@@ -83,13 +83,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _with_network(spec: Config, name: str, peers: tuple[str, ...]) -> list[str]:
-    """List those of `peers` that have the network of the config `name`, and LRN by hand only where there is LRN."""
+def _is_paper(spec: Config) -> bool:
+    """Whether a config, given by name or file, is that of the paper, the network of plain Flax."""
+    return spec.name == "paper"
+
+
+def _with_network(spec: Config, peers: tuple[str, ...]) -> list[str]:
+    """List those of `peers` that have the network of a config, and LRN by hand only where there is LRN."""
     has_lrn = any("lrn" in layer.ops for _, layer in spec.model.layers)
     return [
         peer
         for peer in peers
-        if (peer != "plain" or name == PAPER) and (has_lrn or not peer.endswith("-written"))
+        if (peer != "plain" or _is_paper(spec)) and (has_lrn or not peer.endswith("-written"))
     ]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from alexnet_jax import cli, config, specs
 from alexnet_jax.cli import markdown
-from alexnet_jax.config.find import IMPORT_ROOT
+from alexnet_jax.config import find
 from alexnet_jax.errors import AlexNetError, ConfigError
 
 from . import hardware, output
@@ -75,10 +75,9 @@ def start(name: str, overrides: list[str], folder: Path, workdir: str) -> dict[s
         sys.executable, "-u", "-m", "alexnet_jax", "train", "--config", name, "--workdir", str(folder / workdir),
         "--config.train.log_every=1", *overrides,
     ]  # fmt: skip
-    path = filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH")))
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONPATH": find.python_path(),
     }
     found: dict[str, float] = {}
     with tempfile.TemporaryFile("w+") as errors:

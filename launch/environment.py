@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from alexnet_jax.config.find import IMPORT_ROOT
+from alexnet_jax.config import find
 
 
 @functools.cache
@@ -20,6 +20,5 @@ def memory_settings(platforms: str) -> dict[str, str]:
 
 def environment() -> dict[str, str]:
     """Return this process's environment plus memory settings and the package on PYTHONPATH."""
-    path = os.pathsep.join(filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
     memory = memory_settings(os.environ.get("JAX_PLATFORMS", ""))
-    return dict(os.environ) | memory | {"PYTHONPATH": path}
+    return dict(os.environ) | memory | {"PYTHONPATH": find.python_path()}

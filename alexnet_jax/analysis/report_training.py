@@ -80,7 +80,7 @@ def _differences(name: str, tree: dict[str, Any]) -> dict[str, Any]:
         return arguments
     base_file = provenance.argument(base)
     try:
-        other = json.loads(config.to_json(config.load(str(find.folder() / base_file), [])))
+        other = config.plain(config.load(str(find.folder() / base_file), []))
     except AlexNetError as error:
         return arguments | {"base_error": str(error)}
     rows = [

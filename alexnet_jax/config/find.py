@@ -21,8 +21,14 @@ from alexnet_jax.errors import ConfigError
 _PACKAGE = Path(__file__).resolve().parents[1]
 #: The folder from which `alexnet_jax` is imported; in a checkout also `launch` and `bench`.
 IMPORT_ROOT = _PACKAGE.parent
+
 #: Modules of `configs` that define no configuration.
 _NOT_CONFIGS = ("__init__", "sweeps")
+
+
+def python_path() -> str:
+    """Return PYTHONPATH with IMPORT_ROOT before it, for processes that import the package."""
+    return os.pathsep.join(filter(None, (str(IMPORT_ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def folder(name: str = "configs") -> Path:

@@ -65,15 +65,15 @@ def choose_variant(
     """
     if ":" in argument:
         return argument, ""
-    module, _ = _execute(argument)
+    module, config = _execute(argument)
     choose: Callable[[int | None], tuple[str, str]] | None = getattr(module, "choose", None)
     if choose is None:
         return argument, ""
     family, colon, variant = (begun or "").partition(":")
-    if family == find.config_file(argument).stem:
+    if family == str(config.get("name")).partition(":")[0]:
         return argument + colon + variant, ""
-    config = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
-    data = building.parse(config, needs_images=False).data
+    changed = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
+    data = building.parse(changed, needs_images=False).data
     variant, reason = choose(count_images(data))
     return f"{argument}:{variant}", reason
 

@@ -86,19 +86,21 @@ class TensorBoard:
         self._scalar, self._writer = scalar, EventsWriter(str(folder / "events"))
         if next_step > 1:  # makes TensorBoard drop what a killed start wrote
             start = self._events.SessionLog(status=self._events.SessionLog.START)
-            self._add(step=next_step, session_log=start)
+            self._add(time.time(), step=next_step, session_log=start)
 
     def write(self, row: Row) -> None:
+        when = row.get("time", time.time())  # a reopened row may come from another program
         for name, value in row.items():
             if name not in ("step", "epoch", "time") and not isinstance(value, str):
-                self._add(step=row["step"], summary=self._scalar(name, value))
+                summary = self._scalar(name, value)
+                self._add(when, step=row["step"], summary=summary)
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
 
-    def _add(self, **event: Any) -> None:
-        self._writer.write_event(self._events.Event(wall_time=time.time(), **event))
+    def _add(self, wall_time: float, **event: Any) -> None:
+        self._writer.write_event(self._events.Event(wall_time=wall_time, **event))
 
 
 class Csv:

@@ -85,7 +85,7 @@ def test_without_torch_the_bench_says_so_in_one_line(monkeypatch):
         ["--batch", "8", "0"],
         ["--peers", "x"],
         ["--config", "cifar10:resized"],
-    ],  # fmt: skip
+    ],
 )
 def test_wrong_arguments_are_refused(arguments, monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda name: "installed")
@@ -233,6 +233,12 @@ def test_a_cpu_has_the_peers_it_had(monkeypatch):
     assert started(["--device", "cpu"], "cuda", monkeypatch)[0].device == "cpu"
     with pytest.raises(ConfigError, match="only on a GPU"):
         started(["--peers", "graph"], "cpu", monkeypatch)
+
+
+@pytest.mark.parametrize("config", ["paper", "configs/paper.py"])
+def test_plain_flax_has_the_network_of_the_paper_under_any_name(config, monkeypatch):
+    _, programs, _ = started(["--config", config], "cpu", monkeypatch)
+    assert list(programs) == ["ours", *peers.ON_CPU]
 
 
 @pytest.mark.parametrize(

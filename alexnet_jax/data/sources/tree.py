@@ -4,6 +4,7 @@ Training, `prepare` and `doctor` all find images by `discover`, so that they see
 """
 
 import errno
+import itertools
 import os
 import pathlib
 import stat
@@ -113,7 +114,8 @@ def is_flat(root: pathlib.Path) -> bool:
         if any(split_of(entry.name) or archives.is_archive(entry.name) for entry in entries):
             return False
         folders = [entry.path for entry in entries if entry.is_dir()]
-        return sum(any(map(_is_image, os.listdir(folder))) for folder in folders) > 1
+        with_images = (folder for folder in folders if any(map(_is_image, os.listdir(folder))))
+        return len(list(itertools.islice(with_images, 2))) == 2
     except OSError:
         return False
 
