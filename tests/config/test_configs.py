@@ -207,6 +207,16 @@ def test_a_run_that_was_begun_keeps_its_variant(begun, chosen):
     assert config.choose_variant("cifar10", [path], lambda data: 7, "cifar10:80sec")[0] == "cifar10"
 
 
+def test_a_run_of_a_copied_file_keeps_its_variant(tmp_path):
+    from alexnet_jax.config import find
+
+    copy = tmp_path / "mine.py"
+    copy.write_bytes((find.folder() / "folder.py").read_bytes())
+    path = "--config.data.path=images"
+    chosen = config.choose_variant(str(copy), [path], lambda data: 20_000, "folder:small")
+    assert chosen == (f"{copy}:small", "")
+
+
 def test_the_small_net_fits_the_one_that_it_begins_from():
     """All but the number of classes, and what acts in training alone."""
     ours, theirs = spec_of("folder:small"), spec_of("tiny_imagenet:start")
