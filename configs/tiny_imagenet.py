@@ -62,7 +62,7 @@ def start(config):
     folder.shrink(config)
     config.model.dropout.rate = 0.2  # few epochs of many images: 0.5 underfits
     config.schedule.weights.learning_rate = 0.02
-    config.train.epochs = 5.0
+    config.train.epochs = 12.0
     config.train.batch_size = 64
     config.train.log_every = 50
     config.evaluation.batch_size = 250
