@@ -45,10 +45,9 @@ def main(arguments: list[str]) -> int:
     if processes.is_primary():
         workdir.check()  # before the images are counted, which can take long
     begun = None if options.overwrite else reading.config_name(workdir.path)
-    options.config, options.reason = config.choose_variant(
+    config_dict, options.reason = config.load_chosen(
         options.config, overrides, _count_images, begun
     )
-    config_dict = config.load(options.config, overrides)
     spec = config.parse(config_dict)
     try:
         return _train(options, config_dict, spec, workdir)

@@ -7,8 +7,8 @@ mistake is reported at once. No other module handles a ConfigDict, except to pas
 
 from alexnet_jax.config.building import parse, with_classes
 from alexnet_jax.config.canonical import completed, digest, plain, to_json
-from alexnet_jax.config.loading import choose_variant, load
+from alexnet_jax.config.loading import load, load_chosen
 
 __all__ = [
-    "choose_variant", "completed", "digest", "load", "parse", "plain", "to_json", "with_classes",
+    "completed", "digest", "load", "load_chosen", "parse", "plain", "to_json", "with_classes",
 ]  # fmt: skip

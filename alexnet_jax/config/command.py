@@ -36,8 +36,7 @@ def main(arguments: list[str]) -> None:
             )
         print("\n".join(cli.table([(name, find.summary(name)) for name in find.names()])))
         return
-    argument, reason = config.choose_variant(options.config, overrides, lambda data: None)
-    loaded = config.load(argument, overrides)
+    loaded, reason = config.load_chosen(options.config, overrides, lambda data: None)
     config.parse(loaded, needs_images=False)
     if options.json:
         print(config.to_json(loaded))

@@ -1,5 +1,6 @@
 """Loading a config file and setting keys of it from the command line."""
 
+import functools
 import re
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,49 @@ def load(argument: str, arguments: list[str]) -> "ConfigDict":
     Raises:
         ConfigError: Lists all faults on one line, among them keys that were set but have no effect in this config.
     """
-    _, config = _execute(argument)
+    name, *variant = argument.split(":", 1)
+    return _set(_ConfigFile(name).config(*variant), arguments)
+
+
+def load_chosen(
+    argument: str,
+    arguments: list[str],
+    count_images: Callable[[DataSpec], int | None],
+    begun: str | None = None,
+) -> tuple["ConfigDict", str]:
+    """Load a config as `load` does, with the variant that its file chooses by the number of training images.
+
+    A file that chooses has a function `choose(images)`, which returns a variant and the reason in one line; `images` is
+    None if they cannot be counted. Nothing is chosen for any other file, if `argument` has a variant, and for a run
+    that was begun, which keeps its net so that a change of its images is reported as such.
+
+    Args:
+        arguments: As in `load`.
+        count_images: Returns the number of training images, or None if they cannot be counted.
+        begun: The name of the config of the run, if it was begun.
+
+    Returns:
+        The config, and the reason for its variant, which is empty if nothing is chosen.
+
+    Raises:
+        ConfigError: As `load`.
+    """
+    name, *variant = argument.split(":", 1)
+    file = _ConfigFile(name)
+    config = file.config(*variant)
+    if variant or file.choose is None:
+        return _set(config, arguments), ""
+    family, *variant = (begun or "").split(":", 1)
+    if family == str(config.get("name")).partition(":")[0]:
+        return _set(file.config(*variant) if variant else config, arguments), ""
+    changed = _set(config, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
+    data = building.parse(changed, needs_images=False).data
+    chosen, reason = file.choose(count_images(data))
+    return _set(file.config(chosen), arguments), reason
+
+
+def _set(config: "ConfigDict", arguments: list[str]) -> "ConfigDict":
+    """Set the keys given as `--config.key=value` in `config`, and return it. Raises ConfigError."""
     given: dict[str, list[str]] = {}
     for one in arguments:
         key = re.sub(r"^--(no)?config\.", "", one.split("=", 1)[0])
@@ -43,60 +86,40 @@ def load(argument: str, arguments: list[str]) -> "ConfigDict":
     return config
 
 
-def choose_variant(
-    argument: str,
-    arguments: list[str],
-    count_images: Callable[[DataSpec], int | None],
-    begun: str | None = None,
-) -> tuple[str, str]:
-    """Return `argument` with the variant that its file chooses by the number of training images, and the reason.
+class _ConfigFile:
+    """A config file, which is executed once. Raises ConfigError if there is no such Python file."""
 
-    A file that chooses has a function `choose(images)`, which returns a variant and the reason in one line; `images` is
-    None if they cannot be counted. The reason is empty if nothing is chosen: for any other file, if `argument` has a
-    variant, and for a run that was begun, which keeps its net so that a change of its images is reported as such.
+    def __init__(self, name: str) -> None:
+        self._name, self._path = name, find.config_file(name)
+        if self._path.suffix != ".py":
+            raise ConfigError(f"{self._path} is not a Python file; see the folder configs/")
 
-    Args:
-        arguments: As in `load`.
-        count_images: Returns the number of training images, or None if they cannot be counted.
-        begun: The name of the config of the run, if it was begun.
+    @functools.cached_property
+    def _module(self) -> ModuleType:
+        return find.execute(self._path)
 
-    Raises:
-        ConfigError: As `load`.
-    """
-    if ":" in argument:
-        return argument, ""
-    module, config = _execute(argument)
-    choose: Callable[[int | None], tuple[str, str]] | None = getattr(module, "choose", None)
-    if choose is None:
-        return argument, ""
-    family, colon, variant = (begun or "").partition(":")
-    if family == str(config.get("name")).partition(":")[0]:
-        return argument + colon + variant, ""
-    changed = load(argument, [one for one in arguments if "config.data." in one.split("=", 1)[0]])
-    data = building.parse(changed, needs_images=False).data
-    variant, reason = choose(count_images(data))
-    return f"{argument}:{variant}", reason
+    @property
+    def choose(self) -> Callable[[int | None], tuple[str, str]] | None:
+        """The function of the file that chooses a variant, if it has one."""
+        return getattr(self._module, "choose", None)
 
+    def config(self, *variant: str) -> "ConfigDict":
+        """Return what `get_config` of the file returns for a variant, or without one. Raises ConfigError."""
+        from ml_collections import ConfigDict
 
-def _execute(argument: str) -> tuple[ModuleType, "ConfigDict"]:
-    """Execute a config file; return the module and what its `get_config` returns. Raises ConfigError."""
-    from ml_collections import ConfigDict
-
-    name, *variant = argument.split(":", 1)
-    path = find.config_file(name)
-    if path.suffix != ".py":
-        raise ConfigError(f"{path} is not a Python file; see the folder configs/")
-    try:
-        module = find.execute(path)
-        get_config = getattr(module, "get_config", None)
-        config = get_config(*variant) if callable(get_config) else None
-    except (Exception, SystemExit) as error:  # code can fail in any way
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
-        place = f", line {lines[-1]}" if lines else ""
-        message = one_line(error) or "no message"
-        raise ConfigError(f"{argument}{place}: {type(error).__name__}: {message}") from None
-    if not isinstance(config, ConfigDict):
-        returned = f", not {type(config).__name__}" if callable(get_config) else ""
-        raise ConfigError(f"{path} must define get_config(), which returns a ConfigDict{returned}")
-    return module, config.lock()
+        path = self._path
+        try:
+            get_config = getattr(self._module, "get_config", None)
+            config = get_config(*variant) if callable(get_config) else None
+        except (Exception, SystemExit) as error:  # code can fail in any way
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+            place = f", line {lines[-1]}" if lines else ""
+            argument, message = ":".join((self._name, *variant)), one_line(error) or "no message"
+            raise ConfigError(f"{argument}{place}: {type(error).__name__}: {message}") from None
+        if not isinstance(config, ConfigDict):
+            returned = f", not {type(config).__name__}" if callable(get_config) else ""
+            raise ConfigError(
+                f"{path} must define get_config(), which returns a ConfigDict{returned}"
+            )
+        return config.lock()

@@ -183,10 +183,10 @@ def test_without_images_the_error_names_the_flag():
 )
 def test_the_net_for_your_own_pictures_follows_their_number(images, variant):
     path = "--config.data.path=images"
-    chosen, reason = config.choose_variant("folder", [path], lambda data: images)
-    assert chosen == f"folder:{variant}" and "folder:" in reason
+    loaded, reason = config.load_chosen("folder", [path], lambda data: images)
+    assert "folder:" in reason and loaded.data.path == "images"
     assert images is None or f"{images:,} training images" in reason
-    assert config.load(chosen, [path]).name == ("folder" if variant == "full" else chosen)
+    assert config.digest(loaded) == config.digest(config.load(f"folder:{variant}", [path]))
 
 
 def test_a_variant_that_is_named_is_not_chosen_and_other_files_choose_none():
@@ -195,16 +195,23 @@ def test_a_variant_that_is_named_is_not_chosen_and_other_files_choose_none():
 
     path = "--config.data.path=images"
     for argument in ("folder:full", "paper", "tiny_imagenet:small"):
-        assert config.choose_variant(argument, [path], count) == (argument, "")
+        loaded, reason = config.load_chosen(argument, [path], count)
+        assert (loaded, reason) == (config.load(argument, [path]), "")
 
 
 @pytest.mark.parametrize("begun, chosen", [("folder", "folder"), ("folder:small", "folder:small")])
 def test_a_run_that_was_begun_keeps_its_variant(begun, chosen):
     """Also one of before there were variants, whose name is folder."""
+    assert load_begun("folder", 20_000, begun) == (chosen, "")
+    assert load_begun("folder", 7, "paper")[0] == "folder:small"
+    assert load_begun("cifar10", 7, "cifar10:80sec") == ("cifar10:18pct", "")
+
+
+def load_begun(argument, images, begun):
+    """The name of the config that a run continues with, and the reason."""
     path = "--config.data.path=images"
-    assert config.choose_variant("folder", [path], lambda data: 20_000, begun) == (chosen, "")
-    assert config.choose_variant("folder", [path], lambda data: 7, "paper")[0] == "folder:small"
-    assert config.choose_variant("cifar10", [path], lambda data: 7, "cifar10:80sec")[0] == "cifar10"
+    loaded, reason = config.load_chosen(argument, [path], lambda data: images, begun)
+    return loaded.name, reason
 
 
 def test_a_run_of_a_copied_file_keeps_its_variant(tmp_path):
@@ -212,9 +219,23 @@ def test_a_run_of_a_copied_file_keeps_its_variant(tmp_path):
 
     copy = tmp_path / "mine.py"
     copy.write_bytes((find.folder() / "folder.py").read_bytes())
+    assert load_begun(str(copy), 20_000, "folder:small") == ("folder:small", "")
+
+
+@pytest.mark.parametrize("variant, calls", [("", 2), (":small", 1)])
+def test_a_file_is_executed_once(tmp_path, capfd, variant, calls):
+    (tmp_path / "mine.py").write_text(
+        "from alexnet_jax.configs import folder\n"
+        "print('executed')\n"
+        "def get_config(arg='full'):\n"
+        "    print('called')\n"
+        "    return folder.get_config(arg)\n"
+        "choose = folder.choose\n"
+    )
     path = "--config.data.path=images"
-    chosen = config.choose_variant(str(copy), [path], lambda data: 20_000, "folder:small")
-    assert chosen == (f"{copy}:small", "")
+    loaded, _ = config.load_chosen(f"{tmp_path}/mine.py{variant}", [path], lambda data: 7)
+    assert loaded.name == "folder:small"
+    assert capfd.readouterr().out.split() == ["executed"] + ["called"] * calls
 
 
 def test_the_small_net_fits_the_one_that_it_begins_from():
