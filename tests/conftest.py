@@ -60,7 +60,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax-cache"))
 # Every program is kept: tests and the processes that they start compile many small ones, most of them more than once.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ["MPLBACKEND"] = "Agg"
-os.environ["ALEXNET_JAX_CACHE"] = tempfile.mkdtemp(prefix="alexnet-jax-tests-")
+# A worker of pytest-xdist is killed if it takes more than ten seconds to end, and so does not remove its folder: it is
+# below that of the process that started the worker.
+os.environ["ALEXNET_JAX_CACHE"] = tempfile.mkdtemp(
+    prefix="alexnet-jax-tests-",
+    dir=os.environ["ALEXNET_JAX_CACHE"] if "PYTEST_XDIST_WORKER" in os.environ else None,
+)
 # Tracing makes many objects and little garbage, and with the default thresholds Python looks for it all the time.
 gc.set_threshold(50_000, 20, 50)
 # Started in the background of a shell, tests would hand on to what they start that Ctrl-C is ignored.
