@@ -77,7 +77,6 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError("give one or more images, or --serve without images; see --help")
     if options.top < 1:
         raise ConfigError(f"--top={options.top} must be at least 1")
-    serve_command.check_port(options.port)
 
 
 def _list_images(arguments: list[str]) -> list[str]:

@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from alexnet_jax import cli
-from alexnet_jax.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
@@ -16,20 +15,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workdir", required=True, help="a run folder, or a .safetensors file")
     cli.add_step(parser)
     add_port(parser)
-    options = parser.parse_args(arguments)
-    check_port(options.port)
-    serve(options)
+    serve(parser.parse_args(arguments))
 
 
 def add_port(parser: argparse.ArgumentParser) -> None:
     """Add --port."""
-    parser.add_argument("--port", type=int, default=8000, help="0: any free port; default: 8000")
+    parser.add_argument("--port", type=_port, default=8000, help="0: any free port; default: 8000")
 
 
-def check_port(port: int) -> None:
-    """Raise ConfigError for a number that no port has."""
-    if not 0 <= port < 65536:
-        raise ConfigError(f"--port={port} must be from 0 to 65535")
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 65535")
+    return int(text)
 
 
 def serve(options: argparse.Namespace) -> None:

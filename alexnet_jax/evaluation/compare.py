@@ -56,9 +56,8 @@ def main(arguments: list[str]) -> None:
     if not first or not second or len(options.nets) not in (0, 2) or mixed:
         raise ConfigError("give two nets, A B, or two groups, --first A1 A2 --second B1 B2")
     targets = target.open_all([*first, *second], options.data_path)
-    split, found = target.obtain_all(targets, options.split, options.views)
-    nets = [f"{one.path}, step {one.trained.step:,}" for one, _ in found]
-    predictions = [one for _, one in found]
+    split, predictions = target.obtain_all(targets, options.split, options.views)
+    nets = [f"{one.path}, step {one.trained.step:,}" for one in targets]
     report = {"split": split, "views": options.views}
     report |= compare(predictions[: len(first)], predictions[len(first) :])
     print(json.dumps(report | {"nets": nets}, indent=1) if options.json else _text(report, nets))

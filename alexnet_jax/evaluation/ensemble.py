@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> None:
         raise ConfigError("an ensemble needs two nets or more: --workdir A B")
     targets = target.open_all(options.workdir, options.data_path)
     split, found = target.obtain_all(targets, options.split, options.views)
-    probabilities = [predictions.probabilities for _, predictions in found]
+    probabilities = [predictions.probabilities for predictions in found]
     report = {
         "split": split,
         "views": options.views,
-        "nets": [{"net": str(one.path), "step": one.trained.step} for one, _ in found],
-    } | ensemble(probabilities, found[0][1].labels, search=options.search)
+        "nets": [{"net": str(one.path), "step": one.trained.step} for one in targets],
+    } | ensemble(probabilities, found[0].labels, search=options.search)
     print(
         json.dumps(report, indent=1) if options.json else _text(report, probabilities[0].shape[1])
     )

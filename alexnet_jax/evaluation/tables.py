@@ -40,12 +40,12 @@ def main(arguments: list[str]) -> None:
     starred = [reading.begun_from(one.path) is not None for one in targets]
     _check_seeds(targets, starred)
     split, found = target.obtain_all(targets, options.split, options.views)
-    first, (_, labels) = found[0]
+    labels = found[0].labels
     protocol = {
-        "nets": [{"net": str(one.path), "step": one.trained.step} for one, _ in found],
-        "data": first.data, "split": split, "views": options.views, "count": len(labels),
+        "nets": [{"net": str(one.path), "step": one.trained.step} for one in targets],
+        "data": targets[0].data, "split": split, "views": options.views, "count": len(labels),
     }  # fmt: skip
-    probabilities = [predictions.probabilities for _, predictions in found]
+    probabilities = [predictions.probabilities for predictions in found]
     made = protocol | tables(list(zip(probabilities, starred, strict=True)), labels)
     text = markdown(made)
     if options.out:

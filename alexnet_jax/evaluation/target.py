@@ -214,32 +214,29 @@ def open_all(paths: typing.Sequence[str | Path], data_path: str | None = None) -
 
 def obtain_all(
     targets: typing.Sequence[EvalTarget], split: str | None, view: str
-) -> tuple[str, list[tuple[EvalTarget, Predictions]]]:
+) -> tuple[str, list[Predictions]]:
     """Obtain the predictions of several models for one split, by default the first model's.
 
     Returns:
-        The name of the split, and each target with its predictions.
+        The name of the split, and the predictions of each model.
 
     Raises:
         DataError: the images or labels differ.
     """
-    found: list[tuple[EvalTarget, Predictions]] = []
+    found: list[Predictions] = []
     first: np.ndarray | None = None
     for target in targets:
         split = target.split_name(split, view)
         obtained = target.obtain(split, view)
-        if found and not np.array_equal(obtained.labels, found[0][1].labels):
-            raise DataError(
-                f"{found[0][0].path} and {target.path} predict different images: the labels of their {split} differ"
-            )
+        different = f"{targets[0].path} and {target.path} predict different images"
+        if found and not np.array_equal(obtained.labels, found[0].labels):
+            raise DataError(f"{different}: the labels of their {split} differ")
         digests = target.digests(split)
         if digests is not None:
             first = digests if first is None else first
             if not np.array_equal(digests, first):
-                raise DataError(
-                    f"{found[0][0].path} and {target.path} predict different images: the files of their {split} differ"
-                )
-        found.append((target, obtained))
+                raise DataError(f"{different}: the files of their {split} differ")
+        found.append(obtained)
     return split or "", found
 
 

@@ -1,11 +1,12 @@
 """NumPy files (.npy, .npz), checked against names, shapes and dtypes. Nothing is unpickled."""
 
+import contextlib
 import math
 import os
 import reprlib
 import typing
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,27 +42,21 @@ def read_arrays(
     import numpy as np
 
     found, lengths = {}, {}
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            names = set(archive.namelist())
-            wanted = {**like} | {k: v for k, v in (optional or {}).items() if f"{k}.npy" in names}
-            for name, (shape, dtype) in wanted.items():
-                if f"{name}.npy" not in names:
-                    raise ValueError(f"it has no {name}")
-                member = archive.getinfo(f"{name}.npy")
-                with archive.open(member) as stream:
-                    header = _header(stream)
-                    _check_header(name, header, member.file_size, shape, dtype, lengths)
-                    _check_packed(name, member)
-                with archive.open(member) as stream:
-                    found[name] = np.lib.format.read_array(stream, allow_pickle=False)
-                _check_values(name, found[name])
-        return found
-    except OSError as fault:
-        raise unreadable(path, fault.strerror or fault, error, remedy) from None
-    # zipfile and NumPy do not document all that they raise for damaged files.
-    except Exception as fault:
-        raise unreadable(path, _message(fault), error, remedy) from None
+    with _opened(path, error, remedy) as file, zipfile.ZipFile(file) as archive:
+        names = set(archive.namelist())
+        wanted = {**like} | {k: v for k, v in (optional or {}).items() if f"{k}.npy" in names}
+        for name, (shape, dtype) in wanted.items():
+            if f"{name}.npy" not in names:
+                raise ValueError(f"it has no {name}")
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as stream:
+                header = _header(stream)
+                _check_header(name, header, member.file_size, shape, dtype, lengths)
+                _check_packed(name, member)
+            with archive.open(member) as stream:
+                found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+            _check_values(name, found[name])
+    return found
 
 
 def read_all_arrays(
@@ -69,17 +64,12 @@ def read_all_arrays(
 ) -> "dict[str, np.ndarray]":
     """Read all numbers in an .npz file, checked as in `read_arrays`; arrays of other types are left out."""
     like: dict[str, tuple[Shape, str]] = {}
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                with archive.open(name) as stream:
-                    header = _header(stream)
-                if header.dtype.kind in "fiub":
-                    like[name.removesuffix(".npy")] = header.shape, header.dtype.str
-    except OSError as fault:
-        raise unreadable(path, fault.strerror or fault, error, remedy) from None
-    except Exception as fault:  # as above
-        raise unreadable(path, _message(fault), error, remedy) from None
+    with _opened(path, error, remedy) as file, zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            with archive.open(name) as stream:
+                header = _header(stream)
+            if header.dtype.kind in "fiub":
+                like[name.removesuffix(".npy")] = header.shape, header.dtype.str
     return read_arrays(path, like, error=error, remedy=remedy)
 
 
@@ -95,20 +85,28 @@ def read_array(
     """Read an .npy file, checked as in `read_arrays`; `mapped` gives a read-only memory map with unchecked values."""
     import numpy as np
 
+    with _opened(path, error, remedy) as file:
+        header = _header(file)
+        _check_header("the array", header, os.fstat(file.fileno()).st_size, shape, dtype, {})
+        order = "F" if header.fortran else "C"
+        if mapped and math.prod(header.shape):
+            array = np.memmap(file, header.dtype, "r", header.length, header.shape, order=order)
+            return np.asarray(array)
+        array = np.fromfile(file, header.dtype).reshape(header.shape, order=order)
+        _check_values("the array", array)
+    return array
+
+
+@contextlib.contextmanager
+def _opened(path: Path, error: type[AlexNetError], remedy: str) -> Iterator[typing.BinaryIO]:
+    """Open a file for reading; every exception in the context becomes an `error` that names the file."""
     try:
         with open(path, "rb") as file:
-            header = _header(file)
-            _check_header("the array", header, os.fstat(file.fileno()).st_size, shape, dtype, {})
-            order = "F" if header.fortran else "C"
-            if mapped and math.prod(header.shape):
-                array = np.memmap(file, header.dtype, "r", header.length, header.shape, order=order)
-                return np.asarray(array)
-            array = np.fromfile(file, header.dtype).reshape(header.shape, order=order)
-        _check_values("the array", array)
-        return array
+            yield file
     except OSError as fault:
         raise unreadable(path, fault.strerror or fault, error, remedy) from None
-    except Exception as fault:  # as above
+    # zipfile and NumPy do not document all that they raise for damaged files.
+    except Exception as fault:
         raise unreadable(path, _message(fault), error, remedy) from None
 
 

@@ -125,11 +125,12 @@ def test_what_cannot_be_evaluated_says_so(two_nets, tmp_path):
 
 
 def test_several_nets_answer_the_same_images(two_nets):
-    split, ((one, first), (other, second)) = obtain_all(open_all(two_nets), None, "center")
+    targets = open_all(two_nets)
+    split, (first, second) = obtain_all(targets, None, "center")
     assert split == "test"
     assert np.array_equal(first.labels, second.labels)
     assert not np.allclose(first.probabilities, second.probabilities)
-    assert [one.trained.config.seed, other.trained.config.seed] == [0, 1]
+    assert [target.trained.config.seed for target in targets] == [0, 1]
     with pytest.raises(DataError, match="predict different images: the labels of their val differ"):
         obtain_all(open_all(two_nets), "val", "center")  # each seed draws its own
 
