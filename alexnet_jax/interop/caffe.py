@@ -54,8 +54,10 @@ class Transformation(NamedTuple):
     """What a data layer does to images, with the defaults of caffe.proto."""
 
     scale: float = 1.0
+    #: 0: the whole image.
     crop_size: int = 0
     mean_file: str = ""
+    #: Of B, G, R; or one of all three.
     mean_values: tuple[float, ...] = ()
 
 
@@ -68,15 +70,25 @@ class Layer(NamedTuple):
     lrn: LRNParameter | None = None
     transformation: Transformation | None = None
 
-    @property
-    def operation(self) -> str | None:
-        """Our name of its operation, for those of OPERATIONS."""
-        return OPERATIONS.get(self.type)
-
 
 class Net(NamedTuple):
     name: str
     layers: list[Layer]
+
+    @property
+    def transformation(self) -> Transformation | None:
+        """That of the first layer that crops images or subtracts means; None if the file states none."""
+        found = (layer.transformation for layer in self.layers if layer.transformation)
+        return next((one for one in found if one.crop_size or one.mean_values), None)
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """What is subtracted from R, G and B; None if the file does not state it, or names a mean image."""
+        seen = self.transformation
+        if seen is None or (seen.mean_file and not seen.mean_values):
+            return None
+        values = seen.mean_values or (0.0,)
+        return 3 * values if len(values) == 1 else values[::-1]
 
     def operations(self) -> dict[str, tuple[str, ...]]:
         """Layer with weights -> the operations that follow it, by our names; {} if the file has weights alone."""
@@ -85,8 +97,8 @@ class Net(NamedTuple):
         for layer in self.layers:
             if layer.blobs:
                 last = found[layer.name] = []
-            elif layer.operation:
-                last.append(layer.operation)
+            elif layer.type in OPERATIONS:
+                last.append(OPERATIONS[layer.type])
         return {name: tuple(ops) for name, ops in found.items()} if any(found.values()) else {}
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -110,11 +122,11 @@ def load(
     Args:
         spec: The checked config of the network.
         tree: The same config as nested dicts.
-        mean: A .binaryproto with the mean image; None for MEAN.
+        mean: A .binaryproto with the mean image; None for the mean values in the file, or else MEAN.
         net: What `read_net` returned for the file, if it was read already.
 
     Raises:
-        CheckpointError: Names the tensor that is missing, unknown, of another shape or not finite.
+        CheckpointError: Names the tensor that is missing, unknown, of another shape or not finite, or a wrong mean.
     """
     layout.refuse_local(spec.model, "Caffe")
     net = net or read_net(path)
@@ -136,7 +148,7 @@ def load(
         first = params[spec.model.convs[0][0]]
         first["kernel"] = layout.swap_red_and_blue(first["kernel"])
     names = tuple(map(str, range(spec.model.num_classes or 0)))
-    return TrainedModel(spec, tree, 0, params, {}, _statistics(spec, mean), names)
+    return TrainedModel(spec, tree, 0, params, {}, _statistics(path, spec, net, mean), names)
 
 
 def read_net(path: str | Path) -> Net:
@@ -217,7 +229,8 @@ def _transformation(message: memoryview) -> Transformation:
             found = found._replace(crop_size=field.integer)
         elif field.type == BYTES and field.number == 4:
             found = found._replace(mean_file=protobuf.text(field.data))
-        elif field.type == FOUR_BYTES and field.number == 5 and len(found.mean_values) < 3:
+        # More than three are refused where the mean is used.
+        elif field.type == FOUR_BYTES and field.number == 5 and len(found.mean_values) < 4:
             found = found._replace(mean_values=(*found.mean_values, _float(field.data)))
     return found
 
@@ -270,12 +283,22 @@ def _check_order(path, spec: Config, order: dict[str, tuple[str, ...]]) -> None:
             )
 
 
-def _statistics(spec: Config, path: str | Path | None) -> Statistics:
+def _statistics(
+    path: str | Path, spec: Config, net: Net, mean_file: str | Path | None
+) -> Statistics:
     means = statistics.zeros(spec.data.image_size)
-    mean = np.asarray([[MEAN]], np.float32) if path is None else read_mean(path)
+    if mean_file is None:
+        values = MEAN if net.mean is None else net.mean
+        if len(values) != 3 or not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{path}: mean_value of its data layer is not 1 or 3 numbers: {values}; --mean gives another mean"
+            )
+        mean = np.asarray([[values]], np.float32)
+    else:
+        mean = read_mean(mean_file)
     if mean.shape not in ((1, 1, 3), means.mean_image.shape):
         raise CheckpointError(
-            f"{path} is the mean of {mean.shape[0]}x{mean.shape[1]} images, but config.data.image_size "
+            f"{mean_file} is the mean of {mean.shape[0]}x{mean.shape[1]} images, but config.data.image_size "
             f"is {spec.data.image_size}"
         )
     mean_image = np.broadcast_to(mean, means.mean_image.shape)

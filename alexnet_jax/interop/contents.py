@@ -1,6 +1,6 @@
 """What a weights file of any program holds: tensors, metadata and, of Caffe's, its layers. Nothing is executed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,24 +24,25 @@ class Contents(NamedTuple):
     net: caffe.Net | None = None
 
 
-def read(path: str | Path) -> Contents:
-    """Read a weights file by its suffix. Raises CheckpointError for a damaged file, ConfigError for another suffix."""
+def read(path: str | Path, suffixes: Sequence[str] = ()) -> Contents:
+    """Read a weights file of any program by its suffix.
+
+    Args:
+        suffixes: Those of the format, if it is known; a file with another suffix is read like one with the first.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+        ConfigError: The suffix is unknown, or it is a .pth file and torch is not installed or too old.
+    """
     path = Path(path)
-    readers: dict[str, Callable[[Path], Contents]] = {
-        ".safetensors": _state_dict,
-        ".pth": _state_dict,
-        ".pt": _state_dict,
-        ".npz": _npz,
-        ".caffemodel": _caffe,
-        ".onnx": lambda path: Contents(path, "onnx", *onnx.read(path)),
-    }
-    if path.suffix not in readers:
-        raise ConfigError(f"{path}: weights are read from files that end in {', '.join(readers)}")
+    suffix = suffixes[0] if suffixes and path.suffix not in suffixes else path.suffix
+    if suffix not in READERS:
+        raise ConfigError(f"{path}: weights are read from files that end in {', '.join(READERS)}")
     if fault := files.not_regular(path):
         raise CheckpointError(f"cannot read {path}: {fault}")
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
-    return readers[path.suffix](path)
+    return READERS[suffix](path)
 
 
 def _state_dict(path: Path) -> Contents:
@@ -62,3 +63,18 @@ def _caffe(path: Path) -> Contents:
             array = array[0]
         tensors[name] = array
     return Contents(path, "caffe", tensors, {}, net)
+
+
+def _onnx(path: Path) -> Contents:
+    return Contents(path, "onnx", *onnx.read(path))
+
+
+#: Suffix of a file -> its reader.
+READERS: dict[str, Callable[[Path], Contents]] = {
+    ".safetensors": _state_dict,
+    ".pth": _state_dict,
+    ".pt": _state_dict,
+    ".npz": _npz,
+    ".caffemodel": _caffe,
+    ".onnx": _onnx,
+}

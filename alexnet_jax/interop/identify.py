@@ -107,14 +107,15 @@ def _claim(
 
 def _lrn(contents: Contents, fits: Fits) -> Claim:
     found = _caffe_lrn(contents)
+    lrn = _certain_lrn(contents)
     if not found:
         is_shown = fits.shows_order and contents.net is None
         evidence = () if is_shown else ("by convention: the file does not state it",)
         return _claim("lrn", fits, lambda name: _lrn_text(fits.possible[name]), evidence, is_shown)
-    if len(found) > 1 or not found[0].is_across_maps:
+    if lrn is None:
         said = "; ".join(map(str, found))
         return Claim("not one that a config here can have", "undecided", (said,), DECIDED_BY["lrn"])
-    n, alpha, beta, _, k = found[0]
+    n, alpha, beta, _, k = lrn
     text = _constants(k, n, alpha / n, beta, "all maps")
     return Claim(text, "certain", ("lrn_param in the file",))
 
@@ -123,6 +124,12 @@ def _caffe_lrn(contents: Contents) -> list[caffe.LRNParameter]:
     """The settings of the LRN layers of a .caffemodel, each once; none if the file has none."""
     layers = contents.net.layers if contents.net else []
     return list(dict.fromkeys(layer.lrn for layer in layers if layer.lrn))
+
+
+def _certain_lrn(contents: Contents) -> caffe.LRNParameter | None:
+    """The settings of all LRN layers of a .caffemodel; None if it has none, or some that no config here can have."""
+    found = _caffe_lrn(contents)
+    return found[0] if len(found) == 1 and found[0].is_across_maps else None
 
 
 def _lrn_text(spec: Config) -> str:
@@ -168,19 +175,21 @@ def _input(contents: Contents, fits: Fits) -> Claim:
     if {"mean", "std"} <= contents.metadata.keys():
         text = "(pixels / 255 - {mean}) / {std}".format_map(contents.metadata)
         return Claim(text, "certain", ("mean and std in its metadata",))
-    for scale, crop, mean_file, values in _transformations(contents):
-        numbers = ", ".join(f"{value:g}" for value in values)
-        mean = mean_file or (f"{numbers} of B, G, R" if values else "nothing")
-        text = f"pixels from 0 to 255 minus {mean}, times {scale:g}, crops of {crop}"
-        return Claim(text, "certain", ("transform_param in the file",))
+    if seen := _transformation(contents):
+        numbers = ", ".join(f"{value:g}" for value in seen.mean_values)
+        mean = f"{numbers} of B, G, R" if numbers else seen.mean_file or "nothing"
+        crops = f", crops of {seen.crop_size}" if seen.crop_size else ""
+        text = f"pixels from 0 to 255 minus {mean}, times {seen.scale:g}{crops}"
+        evidence = ["transform_param in the file"]
+        if seen.mean_file and not numbers:
+            evidence.append("alexnet import takes this mean image as --mean")
+        return Claim(text, "certain", tuple(evidence))
     evidence = ("by convention: weights do not show it",)
     return _claim("input", fits, lambda name: _input_by_convention(fits.possible[name]), evidence)
 
 
-def _transformations(contents: Contents) -> list[caffe.Transformation]:
-    """Of the layers of a .caffemodel that read images."""
-    layers = contents.net.layers if contents.net else []
-    return [one for layer in layers if (one := layer.transformation) and one.crop_size]
+def _transformation(contents: Contents) -> caffe.Transformation | None:
+    return contents.net.transformation if contents.net else None
 
 
 def _input_by_convention(spec: Config) -> str:
@@ -207,16 +216,16 @@ def _overrides(contents: Contents, spec: Config, classes: int) -> tuple[str, ...
     found: dict[str, tuple[float, float | None]] = {
         "model.num_classes": (classes, spec.model.num_classes)
     }
-    for lrn in _caffe_lrn(contents):
-        if lrn.is_across_maps:
-            c = spec.model.lrn_constants
-            found["model.lrn_constants.k"] = lrn.k, c.k
-            found["model.lrn_constants.n"] = lrn.local_size, c.n
-            found["model.lrn_constants.alpha"] = lrn.alpha / lrn.local_size, c.alpha
-            found["model.lrn_constants.beta"] = lrn.beta, c.beta
-    for transformation in _transformations(contents):
-        found["augment.crop_size"] = transformation.crop_size, spec.augment.crop_size
-        found["augment.scale"] = transformation.scale, spec.augment.scale
+    if lrn := _certain_lrn(contents):
+        c = spec.model.lrn_constants
+        found["model.lrn_constants.k"] = lrn.k, c.k
+        found["model.lrn_constants.n"] = lrn.local_size, c.n
+        found["model.lrn_constants.alpha"] = lrn.alpha / lrn.local_size, c.alpha
+        found["model.lrn_constants.beta"] = lrn.beta, c.beta
+    if seen := _transformation(contents):
+        crop = seen.crop_size or spec.augment.crop_size
+        found["augment.crop_size"] = crop, spec.augment.crop_size
+        found["augment.scale"] = seen.scale, spec.augment.scale
     return tuple(
         f"--config.{key}={value!r}"
         for key, (value, in_config) in found.items()

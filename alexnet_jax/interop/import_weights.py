@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_jax import cli, config, files
-from alexnet_jax.errors import CheckpointError, ConfigError, DataError
+from alexnet_jax.errors import CheckpointError, ConfigError, DataError, printable
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.trained import TrainedModel
+    from alexnet_jax.interop.caffe import Net
     from alexnet_jax.interop.contents import Contents
     from alexnet_jax.interop.identify import Identification
 
 #: Format -> the config of nets that are not identified.
 CONFIGS = {"torchvision": "configs/torchvision.py", "caffe": "configs/caffe.py:alexnet"}
+#: Format -> its suffixes; a file with another one is read like one with the first.
+SUFFIXES = {"torchvision": (".pth", ".pt", ".safetensors"), "caffe": (".caffemodel",)}
 
 
 def main(arguments: list[str]) -> None:
@@ -42,13 +45,15 @@ def main(arguments: list[str]) -> None:
         help="names of the classes, one per line; the class number is added to names that repeat",
     )
     parser.add_argument(
-        "--mean", metavar="FILE", help="Caffe's mean image, a .binaryproto; default: 123, 117, 104"
-    )
+        "--mean", metavar="FILE",
+        help="Caffe's mean image, a .binaryproto; default: the mean_value in the file, or else 123, 117, 104",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="NET.safetensors")
     options, rest = parser.parse_known_args(arguments)
     if Path(options.out).suffix != ".safetensors":
         raise ConfigError(f"--out={options.out} must end in .safetensors")
-    if options.mean and _format(options) != "caffe":
+    is_caffe = (options.format or Path(options.file).suffix) in ("caffe", ".caffemodel")
+    if options.mean and not is_caffe:
         raise ConfigError("--mean is for --format caffe")
     overrides = cli.config_overrides(rest)
     names = _class_names(options.classes) if options.classes else None
@@ -56,7 +61,7 @@ def main(arguments: list[str]) -> None:
     from alexnet_jax.inference import trained
 
     if options.config or (options.format and overrides):
-        run = _load(options, options.config or CONFIGS[_format(options)], overrides)
+        run = _load(options, options.config or CONFIGS[options.format], overrides)
     else:
         run = _load_identified(options, overrides)
     if names is not None and len(names) != len(run.class_names):
@@ -67,9 +72,10 @@ def main(arguments: list[str]) -> None:
     print(f"{options.out}: {run.config.name}, {len(run.class_names)} classes")
 
 
-def _format(options: argparse.Namespace) -> str:
-    by_suffix = "caffe" if Path(options.file).suffix == ".caffemodel" else "torchvision"
-    return options.format or by_suffix
+def _read(options: argparse.Namespace) -> "Contents":
+    from alexnet_jax.interop import contents
+
+    return contents.read(options.file, SUFFIXES.get(options.format, ()))
 
 
 def _load(
@@ -83,31 +89,45 @@ def _load(
     from alexnet_jax.interop import caffe, torchvision
 
     try:
-        if _format(options) == "caffe":
-            net = seen.net if seen else None
-            return caffe.load(options.file, spec, tree, options.mean, net)
-        content = None
-        if seen and seen.format == "state dict":
-            content = seen.tensors, seen.metadata
-        return torchvision.load(options.file, spec, tree, content)
+        read = seen or _read(options)
+        if read.format in ("npz", "onnx"):
+            raise ConfigError(_not_imported(read))
+        if not read.net:
+            return torchvision.load(options.file, spec, tree, (read.tensors, read.metadata))
+        run = caffe.load(options.file, spec, tree, options.mean, read.net)
     except CheckpointError as error:
         raise CheckpointError(f"{error} (read with --config {chosen})") from None
+    print(printable(f"{options.file}: {_mean_in_words(run, read.net, options.mean)}"))
+    return run
+
+
+def _mean_in_words(run: "TrainedModel", net: "Net", path: str | None) -> str:
+    """Say which mean is subtracted from images, and where it comes from."""
+    mean = ", ".join(f"{value:.4g}" for value in run.statistics.channel_mean)
+    source = "the default"
+    if path:
+        source = f"--mean {path}"
+    elif net.mean:
+        source = "in the file"
+    elif net.transformation:
+        named = net.transformation.mean_file
+        source = f"the default; the net was trained with {named}: give it as --mean"
+    return f"minus {mean} of R, G, B ({source})"
 
 
 def _load_identified(options: argparse.Namespace, overrides: list[str]) -> "TrainedModel":
     """Load the weights of the net that the file is identified as. Raises ConfigError where that is not certain."""
-    from alexnet_jax.interop import contents, identify
+    from alexnet_jax.interop import identify
 
-    read = contents.read(options.file)
+    read = _read(options)
     found = identify.identify(read)
     if found.has_config or read.format == "ours":
         if overrides:
             raise ConfigError(f"{options.file} holds its config: {overrides[0]} has no effect")
         return _load_with_own_config(options.file, read)
     if found.config:
-        print(
-            f"{options.file}: {found.net.value}; input: {found.input.value} ({found.input.confidence})"
-        )
+        seen = f"{found.net.value}; input: {found.input.value} ({found.input.confidence})"
+        print(printable(f"{options.file}: {seen}"))
         given = {override.partition("=")[0] for override in overrides}
         own = [one for one in found.overrides if one.partition("=")[0] not in given]
         return _load(options, found.config, own + overrides, read)
@@ -134,16 +154,20 @@ def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
 def _question(read: "Contents", found: "Identification") -> str:
     """Say which configs to choose from, and by what."""
     if read.format in ("npz", "onnx"):
-        return (
-            f"{read.path} can be identified but not imported: import reads .safetensors and .pth with the names of "
-            "torchvision, .caffemodel, and what alexnet export wrote"
-        )
+        return _not_imported(read)
     if not found.candidates:
         return f"{read.path} is {found.net.value} ({found.net.evidence[-1]}): give the --config of its net"
     choices = " or ".join(f"--config {name}" for name in found.candidates)
     return (
         f"{read.path} is not identified with certainty ({found.net.confidence}: {found.net.value}): choose {choices}; "
         "alexnet identify shows the evidence"
+    )
+
+
+def _not_imported(read: "Contents") -> str:
+    return (
+        f"{read.path} can be identified but not imported: import reads .safetensors and .pth with the names of "
+        "torchvision, .caffemodel, and what alexnet export wrote"
     )
 
 

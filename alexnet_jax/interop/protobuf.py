@@ -1,4 +1,4 @@
-"""Parser of the protocol buffers wire format, as far as Caffe's files need it; safe for untrusted files.
+"""Parser of the protocol buffers wire format, as far as Caffe's and ONNX files need it; safe for untrusted files.
 
 Lengths are checked against the remaining bytes before anything is allocated. Nested messages are not parsed: the caller
 calls `fields` for those that it knows, so that deep nesting cannot exhaust the stack.

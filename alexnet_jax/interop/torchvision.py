@@ -126,17 +126,13 @@ def _factors(spec: Config, std) -> np.ndarray:
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and metadata of a state dict, .safetensors or .pth, without the names that DataParallel adds.
+    """The tensors and metadata of a state dict, without the names that DataParallel adds.
 
-    Raises CheckpointError, and ConfigError for another kind of file or a .pth file without torch.
+    PyTorch reads it unless the file ends in .safetensors. Raises CheckpointError, and ConfigError without PyTorch.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        tensors, metadata = weights.read(path)
-    elif path.suffix in (".pth", ".pt"):
-        tensors, metadata = _read_pth(path), {}
-    else:
-        raise ConfigError(f"{path}: weights of torchvision are a .safetensors or a .pth file")
+    is_safetensors = path.suffix == ".safetensors"
+    tensors, metadata = weights.read(path) if is_safetensors else (_read_pth(path), {})
     return {
         ".".join(part for part in name.split(".") if part != "module"): array
         for name, array in tensors.items()

@@ -223,6 +223,42 @@ def test_the_mean_is_red_first_and_has_a_default(load, tmp_path):
             load(weights, path)
 
 
+def data_layer(values=(), mean_file=b"", crop=103):
+    """A layer that reads images, with mean_value, mean_file and crop_size."""
+    encoded = integer(3, crop) if crop else b""
+    encoded += message(4, mean_file) if mean_file else b""
+    encoded += b"".join(number(5 * 8 + 5) + struct.pack("<f", value) for value in values)
+    return message(100, message(1, b"images") + message(100, encoded))
+
+
+@pytest.mark.parametrize(
+    ("layers", "mean"),
+    [
+        ([data_layer([104, 117, 123.5])], [123.5, 117, 104]),
+        ([data_layer([104, 117, 123.5], crop=0)], [123.5, 117, 104]),
+        ([data_layer([110])], [110, 110, 110]),
+        ([data_layer([1, 2, 3]), data_layer([4, 5, 6])], [3, 2, 1]),
+        ([data_layer(), data_layer([4, 5, 6])], [0, 0, 0]),
+        ([data_layer(crop=0), data_layer([4, 5, 6])], [6, 5, 4]),
+        ([data_layer(mean_file=b"mean.binaryproto")], [123, 117, 104]),
+    ],
+)
+def test_the_mean_values_of_the_file_are_subtracted(load, tmp_path, layers, mean):
+    encoded = b"".join([*layers, caffemodel(random_weights(), ALEXNET)])
+    means = load(encoded).statistics
+    assert means.channel_mean.tolist() == mean and means.mean_image[5, 6].tolist() == mean
+    path = tmp_path / "mean.binaryproto"
+    path.write_bytes(blob(np.array([[[1.0]], [[2.0]], [[3.0]]])))
+    assert load(encoded, path).statistics.channel_mean.tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize("values", [(1, 2), (1, 2, 3, 4), (1, 2, np.nan)])
+def test_mean_values_that_caffe_has_not_are_refused(load, values):
+    encoded = data_layer(values) + caffemodel(random_weights(), ALEXNET)
+    with pytest.raises(CheckpointError, match=r"not 1 or 3 numbers: .*; --mean gives another mean"):
+        load(encoded)
+
+
 def edited(name, function):
     weights = random_weights()
     arrays = function(*weights[name])

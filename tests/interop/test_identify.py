@@ -150,10 +150,33 @@ def test_settings_in_a_caffemodel_change_the_config():
     config.load(found.config, list(found.overrides))
     assert found.input.confidence == "certain"
     assert "minus 104, 117, 123 of B, G, R, times 1, crops of 227" in found.input.value
+    found = identify.identify(
+        caffe_net("caffe:alexnet", ALEXNET, "", lrn, seen._replace(mean_values=()))
+    )
+    assert "minus nothing" in found.input.value
     for odd in (lrn._replace(within_channel=True), lrn._replace(local_size=0)):
         found = identify.identify(caffe_net("caffe:alexnet", ALEXNET, "", odd, seen))
         assert found.lrn.confidence == "undecided" and found.config is None
         assert not found.overrides
+
+
+def test_lrn_layers_that_differ_change_nothing():
+    read = caffe_net("caffe:alexnet", ALEXNET, "", caffe.LRNParameter(alpha=5e-4, k=2.0))
+    other = caffe.Layer("LRN", "LRN", [], caffe.LRNParameter(alpha=1e-4))
+    read = read._replace(net=read.net._replace(layers=[*read.net.layers, other]))
+    found = identify.identify(read)
+    assert (found.lrn.confidence, found.config, found.overrides) == ("undecided", None, ())
+
+
+def test_of_several_data_layers_the_first_counts():
+    first = caffe.Transformation(0.5, 200, "", (1.0, 2.0, 3.0))
+    read = caffe_net("caffe:alexnet", ALEXNET, transformation=first)
+    other = caffe.Layer("val", "Data", [], transformation=caffe.Transformation(0.25, 227))
+    read = read._replace(net=read.net._replace(layers=[*read.net.layers, other]))
+    found = identify.identify(read)
+    assert "minus 1, 2, 3 of B, G, R, times 0.5, crops of 200" in found.input.value
+    expected = ("--config.augment.crop_size=200", "--config.augment.scale=0.5")
+    assert found.overrides == expected
 
 
 def test_settings_of_layers_are_read(tmp_path):
@@ -350,6 +373,57 @@ def test_a_caffemodel_is_imported_as_the_net_of_its_order(variant, order, narrow
     file.write_bytes(test_caffe.caffemodel(test_caffe.random_weights(), order))
     import_weights.main([str(file), "--out", str(out), *narrow_to(103)])
     assert trained.load(out).config.name == f"caffe:{variant}"
+
+
+def test_the_import_says_which_mean_it_subtracts(narrow, tmp_path, capsys):
+    file, out = tmp_path / "net.caffemodel", tmp_path / "out.safetensors"
+    encoded = test_caffe.caffemodel(test_caffe.random_weights(), ALEXNET)
+    arguments = [str(file), "--out", str(out), *narrow_to(103)]
+    mean = tmp_path / "mean.binaryproto"
+    mean.write_bytes(test_caffe.blob(np.array([[[1.0]], [[2.0]], [[3.0]]])))
+    stated = test_caffe.data_layer((104, 117, 123))
+    named = test_caffe.data_layer(mean_file=b"m.binaryproto")
+    for layer, more, words in (
+        (b"", [], "minus 123, 117, 104 of R, G, B (the default)"),
+        (stated, [], "minus 123, 117, 104 of R, G, B (in the file)"),
+        (stated, ["--mean", str(mean)], f"minus 3, 2, 1 of R, G, B (--mean {mean})"),
+        (named, [], "(the default; the net was trained with m.binaryproto: give it as --mean)"),
+        (stated, ["--config", "caffe:alexnet"], "(in the file)"),
+    ):
+        file.write_bytes(layer + encoded)
+        import_weights.main([*arguments, *more])
+        assert words in capsys.readouterr().out
+    identify_command.main([str(file)])
+    assert "minus 104, 117, 123 of B, G, R" in capsys.readouterr().out
+    file.write_bytes(named + encoded)
+    identify_command.main([str(file)])
+    assert "- alexnet import takes this mean image as --mean" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["net.bin", "net.caffemodel", "net.pth", "net"])
+def test_a_format_that_is_named_decides_and_not_the_suffix(name, narrow, tmp_path):
+    file, out = tmp_path / name, tmp_path / "out.safetensors"
+    file.write_bytes(test_caffe.caffemodel(test_caffe.random_weights(), CAFFENET))
+    arguments = [str(file), "--format", "caffe", "--out", str(out)]
+    import_weights.main([*arguments, "--config", "caffe:caffenet", *narrow_to(103)])
+    assert trained.load(out).config.name == "caffe:caffenet"
+    # Without a config it is identified; the config is that of the whole net.
+    with pytest.raises(CheckpointError, match=r"has shape .*\(read with --config caffe:caffenet\)"):
+        import_weights.main(arguments)
+
+
+def test_a_state_dict_with_another_suffix_is_read(narrow, tmp_path):
+    torch = pytest.importorskip("torch", minversion="2.10")
+    run = nets.random_run("torchvision", narrow_to(128))
+    torchvision.save(tmp_path / "net.safetensors", run)
+    tensors = weights.read(tmp_path / "net.safetensors")[0]
+    state = {n: torch.from_numpy(np.float32(a)) for n, a in tensors.items()}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    arguments = [str(tmp_path / "pytorch_model.bin"), "--out", str(tmp_path / "out.safetensors")]
+    with pytest.raises(ConfigError, match="read from files that end in"):
+        import_weights.main([*arguments, *narrow_to(128)])
+    import_weights.main([*arguments, "--format", "torchvision", *narrow_to(128)])
+    assert trained.load(tmp_path / "out.safetensors").config.name == "torchvision"
 
 
 def test_what_is_not_certain_is_asked(narrow, tmp_path, capsys):

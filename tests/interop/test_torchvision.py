@@ -261,8 +261,6 @@ def test_wrong_usage_is_one_line(file, tmp_path):
         with pytest.raises(AlexNetError, match=said) as raised:
             import_weights.main([*start, *arguments])
         assert "\n" not in raised.value.line()
-    with pytest.raises(ConfigError, match=r"are a \.safetensors or a \.pth file"):
-        imported(tmp_path / "net.npz", out)
     local = config.load("configs/cifar10.py:11pct", ["--config.data.path=images"])
     with pytest.raises(ConfigError, match="layer local3 is locally connected"):
         torchvision.tensor_names(config.parse(local).model)
