@@ -18,13 +18,14 @@ from alexnet_jax.model import mesh as parallel
 from alexnet_jax.specs import Config
 from alexnet_jax.train import schedule, state, step
 
+from . import workload
+
 
 def examples(spec: Config) -> Batch:
     """A batch of random images on the host."""
-    draw, count, size = np.random.default_rng(0), spec.train.batch_size, spec.data.image_size
-    numbers = np.arange(count, dtype=np.int32)
-    images = draw.integers(0, 256, (count, size, size, 3), np.uint8)
-    return Batch(images, numbers % (spec.model.num_classes or 1000), numbers, 0 * numbers)
+    images, labels = workload.examples(spec)
+    numbers = np.arange(len(labels), dtype=np.int32)
+    return Batch(images, labels.astype(np.int32), numbers, 0 * numbers)
 
 
 def statistics(spec: Config) -> Statistics:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alexnet_jax import files
 from alexnet_jax.errors import StorageError
 
 
@@ -17,8 +18,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def _file(text: str) -> Path:
     path = Path(text)
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{path} is a folder")
+    if fault := files.not_regular(path):
+        raise argparse.ArgumentTypeError(f"{path}: {fault}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
     return path
@@ -29,6 +30,6 @@ def write_json(path: Path | None, report: dict[str, Any]) -> None:
     if path is None:
         return
     try:
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        files.write_atomically(path, json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None

@@ -46,6 +46,6 @@ def without_augmentation(name: str, batch: int, dtype: str) -> Config:
 def examples(spec: Config) -> tuple[np.ndarray, np.ndarray]:
     """Draw random images uint8 [b s s 3] and labels int64 [b]."""
     generator = np.random.default_rng(0)
-    batch, size = spec.train.batch_size, spec.augment.crop_size
+    batch, size = spec.train.batch_size, spec.data.image_size
     images = generator.integers(0, 256, (batch, size, size, 3), np.uint8)
     return images, generator.integers(0, spec.model.num_classes or 1000, batch)

@@ -12,7 +12,7 @@ from alexnet_jax.interop import verify
 from tests.docs import notebook
 from tests.docs.notebook import DOCS, TOUR
 
-CELLS = notebook.cells(TOUR)
+CELLS = notebook.code_cells(json.loads(TOUR.read_text(encoding="utf-8")))
 
 
 def kinds(outputs):

@@ -28,6 +28,8 @@ MAX_MATRIX = 30
 LISTED = 25
 #: Images in a row of hardest.png.
 COLUMNS = 6
+#: Characters of a class name.
+WIDTH = 22
 
 
 def main(arguments: list[str]) -> None:
@@ -159,7 +161,7 @@ def _draw_matrix(matrix: np.ndarray, errors: np.ndarray, names: Sequence[str]) -
                 "fontsize": size,
             }
             cells.text(column, row, f"{100 * share:.0f}", ha="center", va="center", **style)
-    short = [figures.short(name, 22) for name in names]
+    short = [figures.short(name, WIDTH) for name in names]
     rotation = 0 if max(map(len, short)) <= 3 else 90
     cells.set_xticks(range(n), short, rotation=rotation, fontsize=8)
     cells.set_yticks(range(n), short, fontsize=8)
@@ -182,9 +184,9 @@ def _draw_lists(
     figure = Figure(figsize=(11, 6.5), layout="constrained")
     classes, confused = figure.subplots(1, 2)
     worst = np.argsort(-np.nan_to_num(errors, nan=-1), kind="stable")[:LISTED]
-    class_names = [figures.short(names[i], 22) for i in map(int, worst)]
+    class_names = [figures.short(names[i], WIDTH) for i in map(int, worst)]
     pair_names = [
-        f"{figures.short(names[one.label], 22)} as {figures.short(names[one.predicted], 22)}"
+        f"{figures.short(names[one.label], WIDTH)} as {figures.short(names[one.predicted], WIDTH)}"
         for one in pairs
     ]
     _draw_bars(classes, 100 * errors[worst], "C3", 8)
@@ -259,8 +261,8 @@ def _draw_sheet(images: Any, hardest: Sequence[dict[str, Any]]) -> "Figure":
         axes.set_axis_off()
     for axes, image, one in zip(cells, images, hardest, strict=False):
         axes.imshow(image, interpolation="nearest")
-        predicted = f"predicted {figures.short(one['answer'], 22)}, {one['probability']:.0%}"
-        axes.set_title(f"{predicted}\nlabel {figures.short(one['label'], 22)}", fontsize=8)
+        predicted = f"predicted {figures.short(one['answer'], WIDTH)}, {one['probability']:.0%}"
+        axes.set_title(f"{predicted}\nlabel {figures.short(one['label'], WIDTH)}", fontsize=8)
     return figure
 
 

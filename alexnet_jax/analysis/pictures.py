@@ -108,7 +108,7 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists() and glob.has_magic(str(path)):
-            found += _matching(str(path), SUFFIXES)
+            found += _matching(str(path))
             continue
         if not path.is_dir():
             if fault := files.not_regular(path):
@@ -126,10 +126,12 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def _matching(pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
+def _matching(pattern: str) -> list[Path]:
     """The image files that match a glob pattern, sorted. Raises DataError if there is none."""
+    from alexnet_jax.data.sources.tree import SUFFIXES
+
     matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-    images = [path for path in matches if path.is_file() and path.suffix.lower() in suffixes]
+    images = [path for path in matches if path.is_file() and path.suffix.lower() in SUFFIXES]
     if not images:
         others = f"; its {len(matches):,} matches are no image files" if matches else ""
         raise DataError(f"no image matches {pattern}{others}")

@@ -19,10 +19,8 @@ class RunLog:
     def say(self, text: str) -> None:
         """Print lines, and write them to log.txt."""
 
-    def train(
-        self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
-    ) -> None:
-        """Log the metrics of the steps up to `step` of `last`; printed where there is no progress bar."""
+    def train(self, step: int, batch_size: int, epoch: float, values: dict[str, Any]) -> None:
+        """Log the metrics of the steps up to `step`; printed where there is no progress bar."""
 
     def evaluation(
         self, step: int, epoch: float, split: str, view: str, result: Mapping[str, Any]
@@ -40,7 +38,7 @@ class RunLog:
 
 
 class Log(RunLog):
-    """Writes the log of a run that begins, or continues, after `first_step`.
+    """Writes the log of a run that begins, or continues, after `first_step` and ends with `last_step`.
 
     A resumed run depends on metrics.jsonl, so an error in writing it is a StorageError. Errors of the other writers are
     printed once, and those of log.txt and the terminal are ignored.
@@ -50,7 +48,7 @@ class Log(RunLog):
         self,
         workdir: Path,
         first_step: int,
-        total_steps: int,
+        last_step: int,
         *,
         unfinished: bool = False,
         writers: Sequence[str] = ("tensorboard",),
@@ -62,7 +60,8 @@ class Log(RunLog):
         self._text = open(  # noqa: SIM115
             workdir / "log.txt", "a", encoding="utf-8", errors="backslashreplace"
         )
-        self._bar = progress_bar(first_step, total_steps)
+        self._last = last_step
+        self._bar = progress_bar(first_step, last_step)
         if self._file.damage:
             self.say(f"warning: {self._file.damage}")
         self._writers: dict[str, MetricsWriter] = {}
@@ -105,13 +104,11 @@ class Log(RunLog):
                 f"data wait {speed['data_wait_fraction']:.0%}",
             )
 
-    def train(
-        self, step: int, last: int, batch_size: int, epoch: float, values: dict[str, Any]
-    ) -> None:
+    def train(self, step: int, batch_size: int, epoch: float, values: dict[str, Any]) -> None:
         self.metrics(step, epoch, values)
-        left = (last - step) * batch_size / values["images_per_second"]
+        left = (self._last - step) * batch_size / values["images_per_second"]
         line = (
-            f"step {step:,}/{last:,}  epoch {epoch:.2f}  loss {values['train_loss']:.4f}  "
+            f"step {step:,}/{self._last:,}  epoch {epoch:.2f}  loss {values['train_loss']:.4f}  "
             f"error {values['train_top1_error']:.1%}  rate {values['learning_rate']:.2g}  "
             f"{values['images_per_second']:.1f} images/s  data wait {values['data_wait_fraction']:.0%}  "
             f"{duration(left)} left"

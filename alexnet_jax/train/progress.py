@@ -160,7 +160,7 @@ class Progress:
         plan = self._plan
         values = {"learning_rate": notes.learning_rate, **self._meter.summary(plan.batch_size)}
         values["batch_hash"] = notes.batch_digest
-        self._log.train(done, plan.last_step, plan.batch_size, plan.epoch(done), values)
+        self._log.train(done, plan.batch_size, plan.epoch(done), values)
         self._status.write_running()
         self._meter.reset()
         if self._detector:

@@ -1,7 +1,6 @@
 """The option --json of the benchmarks."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,9 @@ from bench import checks, input, kernels, layers, nets, output, scaling, transfe
 def test_a_file_that_cannot_be_written_is_refused_before_the_measurement(benchmark, tmp_path):
     with pytest.raises(ConfigError, match=f"--json: there is no folder {tmp_path}/none"):
         benchmark.main(["--from=.", "--json", f"{tmp_path}/none/numbers.json"])
-    with pytest.raises(ConfigError, match=f"--json: {tmp_path} is a folder"):
-        benchmark.main(["--from=.", "--json", str(tmp_path)])
+    for path, kind in ((tmp_path, "folder"), ("/dev/full", "device")):
+        with pytest.raises(ConfigError, match=f"--json: {path}: it is a {kind}, not a file"):
+            benchmark.main(["--from=.", "--json", str(path)])
 
 
 def test_numbers_are_written_if_a_file_is_given(tmp_path):
@@ -24,6 +24,10 @@ def test_numbers_are_written_if_a_file_is_given(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "numbers.json"]
 
 
-def test_a_full_disk_is_one_line():
-    with pytest.raises(StorageError, match="cannot write /dev/full: No space left on device"):
-        output.write_json(Path("/dev/full"), {})
+def test_a_full_disk_is_one_line_and_keeps_the_last_report(tmp_path):
+    path = tmp_path / "numbers.json"
+    output.write_json(path, {"seconds": 1.5})
+    (tmp_path / "numbers.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=f"cannot write {path}: No space left on device"):
+        output.write_json(path, {"seconds": 2.5})
+    assert json.loads(path.read_text()) == {"seconds": 1.5}

@@ -17,10 +17,8 @@ TOUR = DOCS / "tour.ipynb"
 DPI = 72
 
 
-def cells(path: Path, kind: str = "code") -> list[dict[str, Any]]:
-    """The cells of a kind, in order."""
-    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in found if cell["cell_type"] == kind]
+def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def execute(cell: dict[str, Any], names: dict[str, Any]) -> list[dict[str, Any]]:
@@ -48,8 +46,7 @@ def main() -> None:
     os.environ["MPLBACKEND"] = "Agg"
     os.chdir(DOCS)
     notebook, names = json.loads(TOUR.read_text(encoding="utf-8")), {}
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for count, cell in enumerate(code, 1):
+    for count, cell in enumerate(code_cells(notebook), 1):
         cell.update(execution_count=count, outputs=execute(cell, names))
     TOUR.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

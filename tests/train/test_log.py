@@ -110,7 +110,7 @@ def test_tensorboard_and_log_txt_that_cannot_be_written_change_nothing(tmp_path)
     (tmp_path / "log.txt").symlink_to("/dev/full")
     log = Log(tmp_path, 4, 48)
     log.say("a line")
-    log.train(8, 48, 32, 2.0, VALUES)
+    log.train(8, 32, 2.0, VALUES)
     log.flush()
     log.close()
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [8]
@@ -126,7 +126,7 @@ def test_a_tensorboard_writer_that_fails_later_changes_nothing(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         for name in ("write_event", "flush"):
             patch.setattr(log._writers["tensorboard"]._writer, name, fail)
-        log.train(4, 48, 32, 1.0, VALUES)
+        log.train(4, 32, 1.0, VALUES)
         log.flush()
     log.close()
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [4]
@@ -220,7 +220,7 @@ def records(data: bytes):
 def test_what_is_said_is_printed_and_kept_in_log_txt(tmp_path, capsys):
     log = Log(tmp_path, 0, 48)
     log.say("two\nlines")
-    log.train(24, 48, 32, 2.0, VALUES)
+    log.train(24, 32, 2.0, VALUES)
     log.evaluation(24, 2.0, "val", "center", ERRORS)
     log.close()
     said = capsys.readouterr().out.splitlines()
@@ -246,7 +246,7 @@ def test_a_terminal_has_a_bar_in_place_of_the_lines_of_steps(tmp_path, capsys, m
     meter.recent.append({"step": 3, "loss": 2.5, "grad_norm": 1.0})
     log.progress(4, meter, 32)
     log.say("a line")
-    log.train(4, 48, 32, 1.0, VALUES)
+    log.train(4, 32, 1.0, VALUES)
     log.close()
     assert "a line" in stderr.getvalue() and "loss 2.500" in stderr.getvalue()
     assert capsys.readouterr().out == ""
@@ -276,7 +276,7 @@ def test_a_notebook_has_a_bar_that_is_replaced_in_place(tmp_path, capsys, monkey
     meter.recent.append({"step": 3, "loss": 2.5, "grad_norm": 1.0})
     log.progress(4, meter, 32)
     log.say("a line")
-    log.train(4, 48, 32, 1.0, VALUES)
+    log.train(4, 32, 1.0, VALUES)
     log.close()
     assert len(shown) == 1 and "4/48" in shown[0] and "loss 2.500" in shown[0]
     assert capsys.readouterr().out == "a line\n", "the lines of steps are in log.txt alone"
@@ -296,7 +296,7 @@ def test_the_log_of_other_processes_takes_the_same_calls():
         assert name in vars(Log)
         assert list(inspect.signature(getattr(Log, name)).parameters) == list(expected), name
     silent = RunLog()
-    silent.train(4, 48, 32, 1.0, VALUES)
+    silent.train(4, 32, 1.0, VALUES)
     silent.close()
 
 

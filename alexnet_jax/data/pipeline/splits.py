@@ -202,8 +202,13 @@ def held_out(
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        mask[generator.permutation(members)[: round(share * len(members))]] = True
+        mask[generator.permutation(members)[: held_out_count(len(members), share)]] = True
     return mask
+
+
+def held_out_count(members: int, share: float) -> int:
+    """The number of examples of a class that `held_out` selects."""
+    return round(share * members)
 
 
 def class_names(found: Iterable, where: object) -> tuple[str, ...]:

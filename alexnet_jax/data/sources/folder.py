@@ -7,7 +7,14 @@ import numpy as np
 
 from alexnet_jax.data.pipeline import digests, image_files
 from alexnet_jax.data.pipeline.image_files import ImageFiles, undecodable
-from alexnet_jax.data.pipeline.splits import Dataset, Split, class_numbers, duplicates, take
+from alexnet_jax.data.pipeline.splits import (
+    Dataset,
+    Split,
+    class_numbers,
+    duplicates,
+    held_out_count,
+    take,
+)
 from alexnet_jax.data.sources import archives, tree
 from alexnet_jax.data.sources.tree import LAYOUT, File
 from alexnet_jax.errors import DataError, listed, printable
@@ -89,7 +96,7 @@ def count_training_images(spec: DataSpec) -> int | None:
     if not spec.path or not tree.has_train(root):
         return None
     classes = tree.discover(root, spec.classes).splits["train"].values()
-    return sum(len(kind) - round(spec.validation * len(kind)) for kind in classes) or None
+    return sum(len(kind) - held_out_count(len(kind), spec.validation) for kind in classes) or None
 
 
 def _duplicate_notes(
