@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -29,7 +28,7 @@ SIZE, CLASSES, EXAMPLES = 12, 5, 16
 
 
 def make_spec(*, batch_norm: bool = False, **sections) -> Config:
-    """A small net with what can differ between devices: groups, LRN in towers, dropout, crops, colors."""
+    """A small net with what can differ between devices: groups, LRN in towers, dropout, crops of chunks, colors."""
     config = paper.get_config()
     then = ("batch_norm", "act", "lrn", "pool") if batch_norm else ("act", "lrn", "pool")
     pool = dict(kind="max", window=3, stride=2, rounding="ceil")
@@ -51,6 +50,7 @@ def make_spec(*, batch_norm: bool = False, **sections) -> Config:
     config.data.path = "unused"
     config.data.image_size = SIZE
     config.augment.crop_size = 9
+    config.augment.crop_chunk = 4
     config.augment.scale = 1 / 64
     config.train.batch_size = EXAMPLES
     for section, values in sections.items():
@@ -135,7 +135,7 @@ def assert_close(a, b, tolerance=1e-5):
 
 @functools.cache
 def plain_gradient():
-    """Loss, errors and gradient of the mean loss in the first step, without a mesh."""
+    """Loss, errors and gradient of the mean loss in the first step, without a mesh, in numpy arrays."""
     spec, batch = make_spec(), make_batch(0)
     before = first_state()
 
@@ -153,7 +153,8 @@ def plain_gradient():
         log_probabilities = jax.nn.log_softmax(logits)
         return -log_probabilities[np.arange(EXAMPLES), batch.labels].mean(), logits
 
-    (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(before.params)
+    compute = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, logits), gradient = jax.device_get(compute(before.params))
     errors = int(np.sum(np.argmax(logits, axis=1) != batch.labels))
     return value, errors, gradient
 
@@ -164,7 +165,8 @@ def test_step_is_the_plain_update_and_never_a_multiple_of_it(num_devices):
     loss, errors, gradient = plain_gradient()
     np.testing.assert_allclose(metrics[0]["loss"], loss, rtol=1e-5)
     assert metrics[0]["top1_errors"] == errors
-    np.testing.assert_allclose(metrics[0]["grad_norm"], optax.tree.norm(gradient), rtol=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(metrics[0]["grad_norm"], norm, rtol=1e-5)
 
     def first_update(path, w, g):
         rate = 0.05 if path[-1].key == "kernel" else 0.1
@@ -234,8 +236,7 @@ def made_up(parts: int):
 
 def test_parts_take_the_memory_of_one_part():
     whole = temporary_bytes(1)
-    for parts in (2, 4):
-        assert temporary_bytes(parts) < 1.2 * whole / parts, parts
+    assert temporary_bytes(4) < 1.2 * whole / 4
 
 
 def test_accumulation_with_batch_norm_sees_the_same_parts_on_any_devices():
@@ -245,15 +246,10 @@ def test_accumulation_with_batch_norm_sees_the_same_parts_on_any_devices():
     assert_close(one.params, two.params)
 
 
-def test_crops_of_chunks_do_not_depend_on_devices():
-    _, one, _ = train(1, augment={"crop_chunk": 4})
-    _, four, _ = train(4, augment={"crop_chunk": 4})
-    assert_close(one.params, four.params)
-
-
-def test_resized_crops_train():
-    before, after, metrics = train(1, 1, augment={"crop": "random_resized", "min_area": 0.25})
-    assert metrics[0]["finite"]
+def test_resized_crops_train_with_the_mean_squared_error():
+    resized = {"crop": "random_resized", "min_area": 0.25}
+    before, after, metrics = train(1, 1, augment=resized, train={"loss": "mse"})
+    assert metrics[0]["finite"] and 0 < metrics[0]["loss"] < 0.5
     assert np.abs(after.params["conv1"]["kernel"] - before.params["conv1"]["kernel"]).max() > 0
 
 
@@ -305,7 +301,7 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
 @pytest.mark.parametrize(
     ("num_devices", "loops"),
     [
-        (2, "unrolled"),
+        (4, "unrolled"),
         *(
             pytest.param(*case, marks=pytest.mark.full)
             for case in ((1, "unrolled"), (1, "scan"), (2, "scan"))
@@ -313,7 +309,7 @@ def test_state_is_given_away_in_place_and_rates_compile_nothing_again():
     ],
 )
 def test_several_steps_of_one_call_are_those_of_several_calls(num_devices, loops):
-    spec, mesh, count = make_spec(), mesh_of(num_devices), 3
+    spec, mesh, count = make_spec(), mesh_of(num_devices), 2
     drawn = make_batch(0)
     split = Split(drawn.images, drawn.labels)
     placed = placement.placed(split, mesh, "device")
@@ -322,7 +318,7 @@ def test_several_steps_of_one_call_are_those_of_several_calls(num_devices, loops
     rates = [make_rates(weights=0.05 / (i + 1)) for i in range(count)]
     order = [np.random.default_rng(i).permutation(EXAMPLES).astype(np.int32) for i in range(count)]
     epochs = [np.full(EXAMPLES, i, np.int32) for i in range(count)]
-    one = step.make_train_step(spec, model, make_statistics(), mesh)
+    one = compiled((("batch_norm", False),), num_devices)
     now, expected = first_state(), []
     for i in range(count):
         now, metrics = one(now, placed.finish(placed.read(order[i], epochs[i])), rates[i])
@@ -384,8 +380,6 @@ def test_mean_squared_error_is_of_probabilities_over_classes():
     probabilities = np.exp(logits) / np.exp(logits).sum()
     expected = np.mean((probabilities - np.array([[1.0, 0, 0]])) ** 2)
     np.testing.assert_allclose(step.LOSSES["mse"](logits, labels, 0.0), [expected], rtol=1e-6)
-    _, _, metrics = train(1, 1, train={"loss": "mse"})
-    assert 0 < metrics[0]["loss"] < 0.5
 
 
 def test_smoothed_labels_are_the_cross_entropy_with_the_smoothed_target():
@@ -408,9 +402,17 @@ def test_eval_averages_probabilities_over_views(view, num_devices):
     spec, images = make_spec(), make_batch(0).images
     model = AlexNet(spec.model)
     params = first_state().params
-    crops = views.views(jnp.asarray(images), make_statistics(), spec.augment, view)
-    logits = jax.jit(lambda x: model.apply({"params": params}, x, train=False)[0])
-    each = [jax.nn.softmax(logits(crops[:, i])) for i in range(crops.shape[1])]
+
+    @jax.jit
+    def crops_of(images):
+        return views.views(images, make_statistics(), spec.augment, view)
+
+    @jax.jit
+    def probabilities_of(x):
+        return jax.nn.softmax(model.apply({"params": params}, x, train=False)[0])
+
+    crops = np.asarray(crops_of(images))
+    each = [probabilities_of(crops[:, i]) for i in range(crops.shape[1])]
     predict = predict_step.make_eval_step(
         spec, model, make_statistics(), mesh_of(num_devices), view
     )
