@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +187,7 @@ def test_images_and_their_mean_are_resized_alike(statistics, augment_spec):
     spec = augment_spec(resize=16, crop_size=12, mean="pixel")
     mean = np.rint(statistics.mean_image)
     statistics = statistics._replace(mean_image=mean)
-    output = run(np.repeat(mean[None].astype(np.uint8), 4, 0), statistics, spec)
+    output = run(np.repeat(mean[None].astype(np.uint8), 4, 0), statistics, spec, jit=True)
     assert output.shape == (4, 12, 12, 3) and np.abs(output).max() < 1e-3
 
 
@@ -215,8 +216,8 @@ def test_devices_make_the_same_images(images, statistics, augment_spec, changes,
     noisy = generator.integers(0, 256, images.shape, dtype=np.uint8)
     indices = generator.permutation(1000)[:COUNT].astype(np.int32)
     epochs = np.repeat(np.array([3, 4], np.int32), COUNT // 2)
-    one, two, four = (on_devices(n, noisy, indices, epochs, statistics, spec) for n in (1, 2, 4))
-    assert np.abs(one - two).max() <= tolerance and np.abs(one - four).max() <= tolerance
+    one, four = (on_devices(n, noisy, indices, epochs, statistics, spec) for n in (1, 4))
+    assert np.abs(one - four).max() <= tolerance
 
 
 def on_devices(number, images, indices, epochs, statistics, spec):
@@ -312,13 +313,18 @@ def test_resized_training_boxes_are_pinned(ramps, statistics, augment_spec):
 
 
 def test_numbers_of_one_name_change_no_others():
-    keys = example_keys(KEY, jnp.zeros(8, jnp.int32), jnp.arange(8))
-    plain, boxed = (Draws(keys, box=box) for box in (False, True))
+    @functools.partial(jax.jit, static_argnames="box")
+    def drawn(box):
+        draws = Draws(example_keys(KEY, jnp.zeros(8, jnp.int32), jnp.arange(8)), box=box)
+        named = {name: draws[name] for name in ("position", "mirror", "color", "box")[: 3 + box]}
+        return named | {name: draws.uniform(name, 3) for name in ("cutout", "another")}
+
+    plain, boxed = jax.device_get((drawn(box=False), drawn(box=True)))
     for name, number in (("position", 2), ("mirror", 1), ("color", 3)):
         assert plain[name].shape == (8, number) and np.array_equal(plain[name], boxed[name])
     assert boxed["box"].shape == (8, resized_crops.DRAWS)
-    one, other = plain.uniform("cutout", 3), boxed.uniform("another", 3)
-    assert np.array_equal(one, boxed.uniform("cutout", 3)) and not np.any(one == other)
+    one, other = plain["cutout"], boxed["another"]
+    assert np.array_equal(one, boxed["cutout"]) and not np.any(one == other)
     assert -1 < one.min() < 0 < one.max() < 1
 
 
