@@ -18,8 +18,9 @@ X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "cuda", "rocm", "tpu", None])
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_xla_knows_every_option_and_takes_its_value(platform, deterministic):
+def test_xla_knows_every_option_and_takes_its_value(monkeypatch, platform, deterministic):
     """Names and values are checked on any platform: a CPU takes those of GPUs, and does nothing about them."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     for options in (
         compiler.options(platform, deterministic=deterministic),
         compiler.quick(platform),
@@ -44,6 +45,13 @@ def test_determinism_is_for_gpus_and_costs_others_nothing():
     for platform in ("cpu", "tpu"):
         plain = compiler.options(platform)
         assert compiler.options(platform, deterministic=True) == plain
+
+
+def test_quick_compilation_leaves_a_level_of_xla_flags_as_it_is(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+    assert compiler.quick("cpu") == {"xla_backend_optimization_level": "1"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    assert compiler.quick("cpu") == {} == compiler.quick("gpu")
 
 
 def compiled(tmp_path: Path, *arguments: str) -> dict[str, dict[str, str]]:
