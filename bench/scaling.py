@@ -179,8 +179,7 @@ def split_units(spec: Config, devices: int) -> list[Transfer]:
     if was_split:  # the logits are float32
         logits = batch * (spec.model.num_classes or 1000) * 4
         found += [Transfer("all-to-all", logits // devices, devices)] * 2
-    replicated = _unit_parameters(spec, devices, only_replicated=True)
-    return found + _all_reduce(replicated, devices)
+    return found + _all_reduce(_parameters(spec) - _divided_parameters(spec, devices), devices)
 
 
 def predict(spec: Config, seconds: Seconds, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -345,22 +344,17 @@ def _divides(spec: Config, devices: int) -> bool:
     return hidden and all(layer.groups == 1 for _, layer in spec.model.fcs)
 
 
-def _unit_parameters(spec: Config, devices: int, *, only_replicated: bool = False) -> int:
-    """Return the parameters on one device with units split over `devices`: all, or those that each device has."""
-    total = 0
-    for layer in _layers(spec):
-        name = layer.name.partition("/")[0]
-        if not geometry.is_divided(spec.model, name, devices):
-            total += layer.parameters
-        elif not only_replicated:
-            total += layer.parameters // devices
-    return total
+def _divided_parameters(spec: Config, devices: int) -> int:
+    """Return the parameters, on all devices together, of the layers whose units are split over `devices`."""
+    layers = [layer for layer in _layers(spec) if layer.parameters]
+    return sum(x.parameters for x in layers if geometry.is_divided(spec.model, x.name, devices))
 
 
 def _own_parameters(spec: Config, way: str, devices: int) -> int:
     """Return the parameters on one device."""
     if way == "units":
-        return _unit_parameters(spec, devices)
+        divided = _divided_parameters(spec, devices)
+        return _parameters(spec) - divided + divided // devices
     return _tower_parameters(spec) if way == "towers" else _parameters(spec)
 
 

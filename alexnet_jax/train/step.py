@@ -16,7 +16,7 @@ from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.data.pipeline.placement import Pool
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.inference import predict_step
-from alexnet_jax.kernels import convolution, elementwise
+from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
@@ -26,6 +26,7 @@ from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer
 from alexnet_jax.train import state as states
+from alexnet_jax.train.norms import Norms
 from alexnet_jax.train.schedule import Rates
 from alexnet_jax.train.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
@@ -303,11 +304,10 @@ def _apply(
         leaves[i] = leaf
     gradient = jax.tree.unflatten(structure, leaves)
     stop, save = jax.lax.psum(requested, TOWER) if jax.lax.axis_size(TOWER) > 1 else requested
-    norm = _norm(gradient, placement, forms)
-    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
+    norms = Norms(placement, forms)
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norms.total(gradient)}
     metrics |= {"stop": stop > 0, "save": save > 0}
-    norms = functools.partial(_norms, placement, forms)
-    state, metrics = _update(spec, state, rates, gradient, norms, batch_stats, metrics, forms)
+    state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, norms)
     return state, narrow(spec, forms, state.params), metrics
 
 
@@ -344,12 +344,12 @@ def _to_blocks(spec: Config, forms: Forms):
     )
 
 
-def _update(spec: Config, state, rates: Rates, gradient, norms, batch_stats, metrics, forms: Forms):
+def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, norms: Norms):
     """Update the state as in §5. If the loss or gradient is not finite, all rates are 0, so that nothing changes."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
-    updates, opt_state = optimizer.build(spec.optimizer, forms).update(
-        gradient, state.opt_state, state.params, rates=rates, norms=norms
+    updates, opt_state = optimizer.build(spec.optimizer, norms.forms).update(
+        gradient, state.opt_state, state.params, rates=rates, norms=norms.each
     )
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
@@ -360,32 +360,6 @@ def _update(spec: Config, state, rates: Rates, gradient, norms, batch_stats, met
 def _is_finite(loss, norm):
     """Whether loss and gradient are finite: an infinity or NaN in the gradient makes its norm infinite or NaN."""
     return jnp.isfinite(loss) & jnp.isfinite(norm)
-
-
-def _norm(gradient, placement, forms: Forms):
-    """Return the norm of the whole gradient; `placement` tells which arrays are split."""
-    sums: dict[str | None, Any] = {None: jnp.float32(0)}
-    for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
-        axis = _axis(where)
-        sums[axis] = sums.get(axis, jnp.float32(0)) + elementwise.sum_of_squares(leaf, forms)
-    return jnp.sqrt(
-        sum(total if axis is None else jax.lax.psum(total, axis) for axis, total in sums.items())
-    )
-
-
-def _norms(placement, forms: Forms, tree):
-    """Return the norm of each whole array of `tree`; `placement` tells which arrays are split."""
-
-    def norm(leaf, where):
-        total, axis = elementwise.sum_of_squares(leaf, forms), _axis(where)
-        return jnp.sqrt(total if axis is None else jax.lax.psum(total, axis))
-
-    return jax.tree.map(norm, tree, placement)
-
-
-def _axis(where: jax.P) -> Any:
-    """Return the mesh axis over which an array is split; None if it is replicated."""
-    return next(filter(None, where), None)
 
 
 def top1_errors(logits: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Int[Array, ""]:
