@@ -12,6 +12,7 @@ from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
 from alexnet_jax.inference import predict_step
+from alexnet_jax.inference import trained as trained_model
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
@@ -139,19 +140,33 @@ def test_a_checkpoint_goes_on_in_either_form(tmp_path):
 
 
 @pytest.mark.full
-def test_a_run_is_resumed_whole_and_evaluated(tmp_path, capsys):
-    """On the four devices of the tests, and with a warm-up and LARS, to the errors of a run that was never split."""
+def test_a_run_of_lars_is_resumed_exactly_and_whole(tmp_path, capsys):
+    """On the four devices of the tests, stopped in the warm-up; a net that was split goes on whole, to rounding."""
     common = ["--config", "tests/tiny.py", "--config.optimizer.kind=lars",
-              "--config.schedule.weights.learning_rate=2.0", "--config.schedule.weights.warmup_epochs=1"]  # fmt: skip
-    found = {}
-    for name, first in (("split", "--config.train.split_dense=True"), ("whole", "--config.seed=0")):
-        folder = str(tmp_path / name)
-        assert main.main([*common, "--workdir", folder, first, "--config.train.max_steps=6"]) == 0
-        assert main.main([*common, "--workdir", folder, "--config.train.max_steps=10"]) == 0
+              "--config.schedule.weights.learning_rate=2.0", "--config.schedule.weights.warmup_epochs=3"]  # fmt: skip
+    starts = {
+        "straight": [["--config.train.max_steps=10"]],
+        "resumed": [["--config.train.max_steps=6"], ["--config.train.max_steps=10"]],
+        "split": [
+            ["--config.train.max_steps=6", "--config.train.split_dense=True"],
+            ["--config.train.max_steps=10"],
+        ],
+    }
+    params, found = {}, {}
+    for name, arguments in starts.items():
+        folder = tmp_path / name
+        for more in arguments:
+            assert main.main([*common, "--workdir", str(folder), *more]) == 0
         capsys.readouterr()
-        evaluate.main(["--workdir", folder, "--split", "test", "--json"])
+        evaluate.main(["--workdir", str(folder), "--split", "test", "--json"])
         found[name] = json.loads(capsys.readouterr().out)["splits"]["test"]["center"]["nll"]
-    assert found["split"] == pytest.approx(found["whole"], rel=1e-4)
+        params[name] = jax.tree.leaves(trained_model.load(folder).params)
+    for one, other in zip(params["straight"], params["resumed"], strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(params["straight"], params["split"], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+    assert found["resumed"] == found["straight"]
+    assert found["split"] == pytest.approx(found["straight"], rel=1e-4)
 
 
 def test_what_does_not_divide_is_refused():
