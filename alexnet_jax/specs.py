@@ -321,12 +321,13 @@ class AugmentSpec:
 class OptimizerSpec:
     """The update rule.
 
-    `momentum` is that of §5. `adam` (Kingma and Ba, 2015) has no weight decay; `adamw` has decoupled weight decay
-    (Loshchilov and Hutter, 2019).
+    `momentum` is that of §5. `lars` (You, Gitman and Ginsburg, 2017) multiplies it by a trust ratio for each array of
+    parameters. `adam` (Kingma and Ba, 2015) has no weight decay; `adamw` has decoupled weight decay (Loshchilov and
+    Hutter, 2019).
     """
 
-    kind: typing.Literal["momentum", "adam", "adamw"]
-    #: For kind='momentum'.
+    kind: typing.Literal["momentum", "adam", "adamw", "lars"]
+    #: For momentum and lars.
     momentum: Share
     #: Decay of kernels.
     weight_decay: NotNegative
@@ -340,6 +341,10 @@ class OptimizerSpec:
     b2: Share = 0.999
     #: For adam and adamw: added to the square root of the second moment.
     epsilon: Positive = 1e-8
+    #: For lars: eta, the step at learning rate 1 relative to the norm of the parameters.
+    trust_coefficient: Positive = 0.001
+    #: For lars: the parameters that have a trust ratio; the others use their learning rate as it is.
+    trust_ratio: typing.Literal["all", "kernels"] = "all"
 
 
 @dataclass(frozen=True)
@@ -351,9 +356,10 @@ class RateSpec:
     epochs: multiplied by `factor` after each of `drops` epochs; without drops it is constant.
     exp, dexp, linear: as lr.cu of the 2012 program; `target` is the total reduction, `plateaus` the levels of dexp.
     cosine: half a cosine that ends at 0 (Loshchilov and Hutter, 2017, without restarts).
+    poly: multiplied by (1 - progress) ** `power`, which ends at 0, as Caffe's policy of this name.
     """
 
-    kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear", "cosine"]
+    kind: typing.Literal["plateau", "epochs", "exp", "dexp", "linear", "cosine", "poly"]
     learning_rate: NotNegative
     factor: typing.Annotated[float, Range(0, 1, ends="(]")] = 0.1
     max_drops: NaturalNumber = 3
@@ -362,6 +368,10 @@ class RateSpec:
     drops: typing.Annotated[tuple[Positive, ...], Length(1000)] = ()
     target: Positive = 1.0
     plateaus: Count = 1
+    power: Positive = 2.0
+    #: During this many epochs the rate rises linearly from 0 to `learning_rate`; the schedule then goes on as it
+    #: would without a warm-up.
+    warmup_epochs: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -417,6 +427,8 @@ class TrainSpec:
     patience: typing.Annotated[float, Range(0, 1, ends="(]")] | None = None
     #: Weights that a new run begins from, as far as they fit: what --init-from accepts.
     init_from: Text | None = None
+    #: Split the units of fully-connected layers over the devices that share a batch (Krizhevsky, 2014).
+    split_dense: bool = False
     #: Where metrics are written besides metrics.jsonl (alexnet_jax/train/writers.py).
     writers: tuple[typing.Literal["tensorboard", "csv"], ...] = ("tensorboard",)
 

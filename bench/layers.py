@@ -35,6 +35,7 @@ from alexnet_jax.model import alexnet, geometry, operations
 from alexnet_jax.model.towers import LayerSharding
 from alexnet_jax.specs import Config, FCSpec
 from alexnet_jax.train import schedule, state, step
+from alexnet_jax.train.norms import Norms
 
 from . import hardware, ours, output, roofline, workload
 
@@ -273,9 +274,9 @@ def _update(spec: Config) -> Part:
     forms = choose(jax.default_backend())
 
     def update(current: Any, gradient: Any, rates: Any) -> Any:
-        norm = step._norm(gradient, jax.tree.map(lambda _: jax.P(), gradient), forms)
-        metrics = {"loss": jnp.float32(0), "grad_norm": norm}
-        return step._update(spec, current, rates, gradient, current.batch_stats, metrics, forms)[0]
+        norms = Norms(jax.tree.map(lambda _: jax.P(), gradient), forms)
+        metrics = {"loss": jnp.float32(0), "grad_norm": norms.total(gradient)}
+        return step._update(spec, current, rates, gradient, current.batch_stats, metrics, norms)[0]
 
     current = current._replace(schedule=None)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(lambda x: 1e-3 * x, current.params)

@@ -4,10 +4,11 @@
     alexnet bench scaling --step-seconds 0.0036 --at-batch 512 --update-seconds 0.0003
     alexnet bench scaling --check
 
-The result is a calculation, not a measurement. It covers two ways to split the work: the batch over all devices (data
-parallel), or the batch over pairs of devices and the two towers over the devices of a pair (§3.2). --check traces the
-train step on 1, 2 and 4 virtual CPU devices and compares the bytes of its collectives with the calculated ones; the
-exit code is 1 if they differ.
+The result is a calculation, not a measurement. It covers three ways to split the work: the batch over all devices (data
+parallel); the batch over pairs of devices and the two towers over the devices of a pair (§3.2); or the batch of the
+convolutions and the units of the fully-connected layers over all devices (Krizhevsky, 2014). --check traces the train
+step on 1, 2 and 4 virtual CPU devices and compares the bytes of its collectives with the calculated ones; the exit code
+is 1 if they differ.
 
 Default links: NVLink of an H200, 900 GB/s for both directions together (NVIDIA's data sheet); between nodes, one
 400 Gb/s InfiniBand port per device (PCIe 5.0 x16 would be 63 GB/s, 5.7 us); latencies of a ring step from NCCL's own
@@ -15,6 +16,7 @@ model (src/graph/tuning.cc, ring, Simple).
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -37,6 +39,8 @@ COLLECTIVES = {
     "all_gather": "all-gather", "all_gather_invariant": "all-gather", "reduce_scatter": "reduce-scatter",
     "all_to_all": "all-to-all", "ppermute": "collective-permute",
 }  # fmt: skip
+#: Way to split the work -> what is split.
+SPLITS = {"data": "batch", "towers": "batch, towers", "units": "batch, units"}
 #: Primitives over named axes that do not communicate.
 LOCAL = {"axis_index", "pvary", "pcast"}
 ASSUMPTIONS = """\
@@ -44,10 +48,11 @@ ASSUMPTIONS = """\
   and small batches are as fast per image as large ones: optimistic, and more so with more devices.
 - With towers, a device computes half of each layer but the last, so it takes half of the time per image, and of the
   fixed time the fraction of the parameters that it has. Cropping is counted as halved too, though both devices crop.
+- With units, a device computes its units for the whole batch: as much arithmetic as all units for its own images.
 - Ring all-reduce: each device sends 2 (n - 1) / n of 4 bytes per parameter, at {inside:g} GB/s each way in a node of
   {node} devices; between nodes, with a ring through the port of each device, at {between:g} GB/s per device in a node,
   if that is slower. Each of 2 (n - 1) steps has a latency of {inside_us:g} us, or {between_us:g} us between nodes.
-- Exchanges between towers, {element} bytes per value, are never overlapped; the pairs are within a node.
+- Exchanges of activations, {element} bytes per value, are never overlapped; those of pairs of towers are within a node.
 - Overlap "none": devices do not send while they compute, as in this program. "full": the whole all-reduce overlaps with
   computation; an upper bound, since the forward pass has no gradients to send.
 - Neither reading images nor memory is a limit."""
@@ -67,7 +72,8 @@ class Transfer(NamedTuple):
     def sent(self) -> float:
         """Bytes that each device sends, with a ring algorithm."""
         n = self.group
-        share = {"all-reduce": 2 * (n - 1) / n, "all-gather": (n - 1) / n, "reduce-scatter": n - 1}
+        share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1}
+        share |= {"all-gather": (n - 1) / n, "all-to-all": (n - 1) / n}
         return self.bytes * share.get(self.kind, 1.0)
 
 
@@ -151,6 +157,31 @@ def two_towers(spec: Config, devices: int, images: float) -> list[Transfer]:
     return found + _all_reduce(_tower_parameters(spec), devices // towers)
 
 
+def split_units(spec: Config, devices: int) -> list[Transfer]:
+    """List the collectives of a step with the units of fully-connected layers split over `devices`."""
+    batch, size, found, was_split = spec.train.batch_size, _element(spec), [], False
+    walked = geometry.walk(spec.model, spec.augment.crop_size, spec.model.num_classes or 1000)
+    layer = ""
+    for node, inputs, _ in walked:
+        split = geometry.is_divided(spec.model, node.layer, devices)
+        if node.layer != layer and (split or was_split):
+            whole = batch * inputs.size**2 * inputs.channels * size
+            if split:
+                found.append(Transfer("all-gather", whole, devices))
+                found.append(Transfer("reduce-scatter", whole // devices, devices))
+            else:
+                found += [Transfer("all-to-all", whole // devices, devices)] * 2
+        if split and node.operation.name == "dropout" and spec.model.dropout.rate:
+            # The random key of each example, 8 bytes, or one of each device.
+            keys = batch if spec.train.exact else devices
+            found.append(Transfer("all-gather", 8 * keys, devices))
+        layer, was_split = node.layer, split
+    if was_split:  # the logits are float32
+        logits = batch * (spec.model.num_classes or 1000) * 4
+        found += [Transfer("all-to-all", logits // devices, devices)] * 2
+    return found + _all_reduce(_parameters(spec) - _divided_parameters(spec, devices), devices)
+
+
 def predict(spec: Config, seconds: Seconds, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Predict step time, throughput and efficiency for each global batch, number of devices and way to split."""
     rows: list[dict[str, Any]] = []
@@ -160,8 +191,11 @@ def predict(spec: Config, seconds: Seconds, options: argparse.Namespace) -> list
             ways = {"data": data_parallel(spec, devices)}
             if spec.model.towers == 2 and devices > 1:
                 ways["towers"] = two_towers(spec, devices, 2 * batch / devices)
+            if devices > 1 and batch % devices == 0 and _divides(spec, devices):
+                train = dataclasses.replace(spec.train, batch_size=batch)
+                ways["units"] = split_units(dataclasses.replace(spec, train=train), devices)
             for way, transfers in ways.items():
-                share = _tower_parameters(spec) / _parameters(spec) if way == "towers" else 1.0
+                share = _own_parameters(spec, way, devices) / _parameters(spec)
                 compute = seconds.fixed * share + seconds.per_image * batch / devices
                 reduce = sum(
                     _time(t, devices, options) for t in transfers if t.kind == "all-reduce"
@@ -192,7 +226,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = []
         for none, full in zip(chosen[::2], chosen[1::2], strict=True):
             cells.append([
-                none["devices"], {"data": "batch", "towers": "batch, towers"}[none["way"]],
+                none["devices"], SPLITS[none["way"]],
                 *(f"{none[key] * 1e3:.2f}" for key in ("compute", "all_reduce", "crossings")),
                 f"{none['sent_bytes'] / 1e6:.0f}",
                 *(f"{row['seconds'] * 1e3:.2f}" for row in (none, full)),
@@ -224,6 +258,13 @@ def check(spec: Config) -> int:
         model = two_towers(spec, devices, images) if towers > 1 else data_parallel(spec, devices)
         title = f"{devices} device(s), {towers} tower(s) apart"
         wrong += compare(title, collectives(jaxpr, dict(mesh.shape)), model)
+    split = dataclasses.replace(spec, train=dataclasses.replace(spec.train, split_dense=True))
+    for devices in (2, 4):
+        if not _divides(spec, devices):
+            continue
+        mesh = parallel.device_mesh(jax.local_devices()[:devices])
+        found = collectives(ours.trace(split, mesh).jaxpr.jaxpr, dict(mesh.shape))
+        wrong += compare(f"{devices} devices, units split", found, split_units(split, devices))
     if wrong:
         raise AlexNetError("the calculation and the traced step differ in " + "; ".join(wrong))
     return 0
@@ -297,19 +338,39 @@ def _tower_parameters(spec: Config) -> int:
     return (_parameters(spec) - replicated) // spec.model.towers + replicated
 
 
+def _divides(spec: Config, devices: int) -> bool:
+    """Whether the units of the fully-connected layers, but for those of the last one, divide over `devices`."""
+    hidden = all(layer.features % devices == 0 for _, layer in spec.model.fcs if layer.features)
+    return hidden and all(layer.groups == 1 for _, layer in spec.model.fcs)
+
+
+def _divided_parameters(spec: Config, devices: int) -> int:
+    """Return the parameters, on all devices together, of the layers whose units are split over `devices`."""
+    layers = [layer for layer in _layers(spec) if layer.parameters]
+    return sum(x.parameters for x in layers if geometry.is_divided(spec.model, x.name, devices))
+
+
+def _own_parameters(spec: Config, way: str, devices: int) -> int:
+    """Return the parameters on one device."""
+    if way == "units":
+        divided = _divided_parameters(spec, devices)
+        return _parameters(spec) - divided + divided // devices
+    return _tower_parameters(spec) if way == "towers" else _parameters(spec)
+
+
 def _element(spec: Config) -> int:
     """Return the bytes per activation."""
     return {"float32": 4, "bfloat16": 2}[spec.model.compute_dtype]
 
 
 def _time(transfer: Transfer, devices: int, options: argparse.Namespace) -> float:
-    """Return the seconds of a transfer. The towers of a pair share a node, so only all-reduces go between nodes."""
-    steps = transfer.group - 1
+    """Return the seconds of a transfer. The towers of a pair share a node; all else goes over all nodes."""
+    reduces = transfer.kind == "all-reduce"
+    rounds = 2 if reduces else 1
+    steps = rounds * (transfer.group - 1)
     nodes, rate, far = math.ceil(devices / options.node), options.inside, 0
-    if transfer.kind == "all-reduce":
-        steps *= 2
-        if nodes > 1:
-            rate, far = min(rate, options.between * transfer.group / nodes), 2 * (nodes - 1)
+    if nodes > 1 and (reduces or transfer.group > options.node):
+        rate, far = min(rate, options.between * transfer.group / nodes), rounds * (nodes - 1)
     wait = (steps - far) * options.inside_us + far * options.between_us
     return transfer.sent / (rate * 1e9) + wait * 1e-6
 

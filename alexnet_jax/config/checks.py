@@ -96,6 +96,8 @@ def _step_faults(spec: Config) -> Iterator[str]:
         yield "config.train.steps_per_dispatch needs all images on the devices: --config.data.placement=device"
     if train.split_towers:
         yield from (f"config.train.split_towers: {one}" for one in _split_tower_faults(spec.model))
+    if train.split_dense:
+        yield from (f"config.train.split_dense: {one}" for one in _split_dense_faults(spec))
     if train.label_smoothing and train.loss != "cross_entropy":
         yield "config.train.label_smoothing is for the loss cross_entropy"
 
@@ -134,6 +136,15 @@ def _split_tower_faults(model: ModelSpec) -> Iterator[str]:
     yield from operations.sharding_faults(model)
     if layers[0][1].groups > 1:
         yield f"layer {layers[0][0]} has groups, but every tower sees the whole image"
+
+
+def _split_dense_faults(spec: Config) -> Iterator[str]:
+    """Why the units of the fully-connected layers cannot be split over devices."""
+    if spec.train.split_towers:
+        yield "split_towers splits them already; set one of the two"
+    for name, layer in spec.model.fcs:
+        if layer.groups > 1:
+            yield f"layer {name} has {layer.groups} groups, and only layers without groups are split"
 
 
 def _is_rising(epochs: Sequence[float]) -> bool:

@@ -159,7 +159,10 @@ class EvalTarget:
         model, mesh = self.trained, device_mesh()
         if view not in self._predictors:
             network = alexnet.from_config(model.config)
-            step = make_eval_step(model.config, network, model.statistics, mesh, view)
+            # Every device has the whole net, whatever the number of devices in training was.
+            train = dataclasses.replace(model.config.train, split_dense=False)
+            config = dataclasses.replace(model.config, train=train)
+            step = make_eval_step(config, network, model.statistics, mesh, view)
             self._predictors[view] = predictions.predictor(
                 step, model.params, model.batch_stats, mesh
             )

@@ -8,10 +8,11 @@ from jaxtyping import Array, Float
 
 from alexnet_jax.data.pipeline import augment, views
 from alexnet_jax.data.pipeline.statistics import Statistics
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as meshes
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.mesh import DATA, TOWER
+from alexnet_jax.model.hybrid import sharding_of
+from alexnet_jax.model.mesh import DATA
 from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
 
@@ -29,8 +30,8 @@ def make_eval_step(
         of devices. All crops of a batch pass through the network at once; views.images_at_once gives the largest b
         whose crops fit into `evaluation.batch_size`.
     """
-    sharding = towers.TowerSharding(mesh.shape[TOWER])
-    model = model.clone(sharding=sharding, forms=meshes.forms_of(model.forms, mesh))
+    forms = meshes.forms_of(model.forms, mesh)
+    model = model.clone(sharding=sharding_of(spec, mesh), forms=forms)
     params, batch_stats = partition(spec, mesh)
 
     def predict(
@@ -49,10 +50,11 @@ def make_eval_step(
 
 
 def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
-    """Return the PartitionSpecs of parameters and batch statistics: replicated, or sharded over the towers."""
+    """Return the PartitionSpecs of parameters and batch statistics: replicated, or sharded as the net is."""
     variables = alexnet.shapes(spec.model, spec.augment.crop_size)
+    sharding = sharding_of(spec, mesh)
     return tuple(
-        towers.partition(spec.model, variables[name], mesh) for name in ("params", "batch_stats")
+        sharding.partition(spec.model, variables[name]) for name in ("params", "batch_stats")
     )
 
 

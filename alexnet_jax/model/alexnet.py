@@ -13,6 +13,7 @@ from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms, or_default
 from alexnet_jax.model import grouping, operations
+from alexnet_jax.model.hybrid import HybridSharding
 from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.model.towers import LayerSharding, TowerSharding
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
@@ -23,14 +24,14 @@ class AlexNet(nn.Module):
 
     Attributes:
         axis_name: Mesh axis over which the statistics of batch normalization are averaged, if any.
-        sharding: Over how many devices the towers of §3.2 are split.
+        sharding: Over how many devices the towers of §3.2, or the fully-connected layers, are split.
         forms: How operations are written for the device; None: as for the default backend.
         precision: Of float32 products: 'default' (TF32 where the device has it) or 'highest'.
     """
 
     spec: ModelSpec
     axis_name: str | None = None
-    sharding: TowerSharding = TowerSharding()
+    sharding: TowerSharding | HybridSharding = TowerSharding()
     forms: Forms | None = None
     precision: str = "default"
 
@@ -67,8 +68,9 @@ class AlexNet(nn.Module):
             sharding = self.sharding.for_layer(self.spec, name)
             arrays = grouping.arrays_after(name, self.spec, forms, sharding) if train else 1
             layer = Layer(
-                self.spec, spec, self.axis_name, sharding, forms, arrays, name == last, name=name
-            )
+                self.spec, spec, sharding.statistics_axis(self.axis_name), sharding, forms, arrays,
+                name == last, name=name,
+            )  # fmt: skip
             outputs = layer(sharding.inputs(x), train=train, dropout_keys=dropout_keys)
             features |= {f"{name}/{key}": grouping.joined(output) for key, output in outputs}
             x = outputs[-1][1]
@@ -97,6 +99,10 @@ class Layer(nn.Module):
         self, x: Any, *, train: bool, dropout_keys: "DropoutKeys"
     ) -> list[tuple[str, Any]]:
         """(key, output) of each operation in order."""
+
+        def next_key() -> Key[Array, "*b"]:
+            return self.sharding.example_keys(dropout_keys.next())
+
         x, outputs = self._inputs(x), []
         nodes = operations.nodes(self.name or "", self.spec)
         for node, following in itertools.zip_longest(nodes, nodes[1:]):
@@ -107,7 +113,7 @@ class Layer(nn.Module):
             )
             dtype = jnp.dtype("float32" if wide else self.model.compute_dtype)
             towers = self.model.towers // self.sharding.devices
-            call = operations.Call(node, train, dropout_keys.next, dtype, towers)
+            call = operations.Call(node, train, next_key, dtype, towers)
             arrays = self.arrays if following is None and node.key != "linear" else 1
             x = grouping.apply(node.operation, self, x, call, arrays)
             is_fused = self.forms.fused_activations and following and following.key == "act"

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.operations import Maps, Node, nodes
+from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.specs import FCSpec, ModelSpec
 
 
@@ -98,6 +99,15 @@ class Crossing(NamedTuple):
 def is_replicated(model: ModelSpec, name: str) -> bool:
     """Whether towers on separate devices each compute all of a layer: the last one, if it joins the towers (§3.2)."""
     return any(name == last and layer.groups == 1 for last, layer in model.fcs[-1:])
+
+
+def is_divided(model: ModelSpec, name: str, devices: int) -> bool:
+    """Whether the units of a layer are split: those of each fully-connected layer whose number `devices` divides.
+
+    For train.split_dense; the last layer, which has one unit per class, may remain whole.
+    """
+    layer = dict(model.layers)[name]
+    return devices > 1 and isinstance(layer, FCSpec) and features_of(layer, model) % devices == 0
 
 
 def crossings(model: ModelSpec, input_size: int, num_classes: int) -> list[Crossing]:

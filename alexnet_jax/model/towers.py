@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from alexnet_jax.kernels.linear import linear
 from alexnet_jax.model.geometry import is_replicated
@@ -28,17 +28,27 @@ class LayerSharding:
         devices: Number of devices over which the outputs of the layer are split.
         input_devices: Number of devices over which the outputs of the previous layer are split.
         gathers: Whether the layer needs the inputs from all devices.
+        axis: Mesh axis over which they are split.
     """
 
     devices: int = 1
     input_devices: int = 1
     gathers: bool = False
+    axis: str = TOWER
 
     def inputs(self, x: Float[Array, "b *place c"]) -> Float[Array, "b *place c2"]:
         """Return the inputs of this layer, given the outputs of the previous layer on this device."""
         if not self.gathers:
             return x
         return all_gather_replicated(x) if self.devices == 1 else all_gather(x)
+
+    def example_keys(self, keys: Key[Array, "*b"]) -> Key[Array, "*b2"]:
+        """Return the random keys of the examples that this layer sees, given those of this device's examples."""
+        return keys
+
+    def statistics_axis(self, axis_name: str | None) -> str | None:
+        """Return the mesh axis over which batch statistics are averaged, given that of the batch."""
+        return axis_name
 
     def groups(self, layer: ConvSpec | FCSpec) -> int:
         """Return the number of groups of the layer on this device."""
@@ -58,7 +68,7 @@ class LayerSharding:
         )
         if not is_split:
             return make(shape)
-        return local_shard(make((*shape[:-1], shape[-1] * lax.axis_size(TOWER))))
+        return local_shard(make((*shape[:-1], shape[-1] * self.devices)), self.axis)
 
     def with_neighbors(
         self,
@@ -105,6 +115,15 @@ class TowerSharding:
         is_split = self.for_layer(model, last).devices > 1
         return all_gather_replicated(x) if is_split else x
 
+    def partition(self, model: ModelSpec, tree: Any) -> Any:
+        """Return a PartitionSpec for every array in `tree`: parameters, or a tree with the same layers and names.
+
+        Maps and units, the last axis, are split over the towers, except for a last layer that joins the towers.
+        """
+        if self.devices == 1:
+            return jax.tree.map(lambda _: jax.P(), tree)
+        return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
+
 
 def all_gather(x: Float[Array, "*place c"]) -> Float[Array, "*place all"]:
     """Gather the maps of all towers, for a layer of which each tower computes a part.
@@ -129,10 +148,10 @@ def _all_gather_derivative(primals, tangents):
     return y, linear(lambda _, part: all_gather(part), lambda _, g: (local_shard(g),), (), tangents)
 
 
-def local_shard(x: Float[Array, "*place all"]) -> Float[Array, "*place c"]:
-    """Return this tower's part of the last axis."""
-    part = x.shape[-1] // lax.axis_size(TOWER)
-    return lax.dynamic_slice_in_dim(x, lax.axis_index(TOWER) * part, part, axis=x.ndim - 1)
+def local_shard(x: Float[Array, "*place all"], axis: str = TOWER) -> Float[Array, "*place c"]:
+    """Return this device's part of the last axis."""
+    part = x.shape[-1] // lax.axis_size(axis)
+    return lax.dynamic_slice_in_dim(x, lax.axis_index(axis) * part, part, axis=x.ndim - 1)
 
 
 def exchange_borders(
@@ -151,17 +170,6 @@ def exchange_borders(
     if after:
         parts.append(lax.ppermute(x[..., :after], TOWER, down))
     return jnp.concatenate(parts, axis=-1)
-
-
-def partition(model: ModelSpec, tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Return a PartitionSpec for every array in `tree`: parameters, or a tree with the same layers and names.
-
-    Arrays are replicated if `mesh` does not split the towers. Otherwise maps and units, the last axis, are split over
-    them, except for a last layer that joins the towers.
-    """
-    if mesh.shape[TOWER] == 1:
-        return jax.tree.map(lambda _: jax.P(), tree)
-    return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
 
 
 def _partition(model: ModelSpec, path, array) -> jax.P:

@@ -11,7 +11,7 @@ from alexnet_jax.run import schemas
 from alexnet_jax.specs import Config
 
 #: Keys of run.json that must not change for a resumed run to be bit for bit the same.
-_DECISIVE = ("platform", "devices", "split_towers", "cores", "processor", "python", "versions", "commit",
+_DECISIVE = ("platform", "devices", "split_towers", "split_dense", "cores", "processor", "python", "versions", "commit",
              "numerics")  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def describe(spec: Config) -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "split_towers": spec.train.split_towers,
+        "split_dense": spec.train.split_dense,
         "platform": jax.default_backend(),
         "numerics": numerics(spec, jax.devices()[0]),
         "cores": len(os.sched_getaffinity(0)),

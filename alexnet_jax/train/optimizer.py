@@ -1,4 +1,4 @@
-"""Optimizers as optax transformations: the update rule of §5, Adam and AdamW.
+"""Optimizers as optax transformations: the update rule of §5, LARS, Adam and AdamW.
 
 Learning rates are arguments of `update`; the schedule computes them on the host.
 """
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from alexnet_jax.kernels import elementwise
 from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.train.schedule import Rates
@@ -23,7 +24,8 @@ def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransforma
     """Build the optimizer of `spec`: an entry of OPTIMIZERS, wrapped in `freeze_at_zero_rate`.
 
     Its `update` needs the parameters and `rates=Rates(...)`. Kernels and biases have separate rates and decays. The
-    scale and offset of batch normalization use the rate of the biases, without decay.
+    scale and offset of batch normalization use the rate of the biases, without decay. Where arrays are sharded, LARS
+    also needs `norms`, a function from a tree of arrays to the norms of the whole arrays.
     """
     return freeze_at_zero_rate(OPTIMIZERS[spec.kind](spec), forms)
 
@@ -34,10 +36,15 @@ def momentum(spec: OptimizerSpec) -> optax.GradientTransformation:
     The rate is part of the velocity, so after the rate drops, the earlier, larger steps fade over about ten updates.
     optax.sgd applies the rate after the momentum, which is a different rule.
     """
-    steps = [*add_decays(spec), scale_by_rates()]
-    if spec.momentum:
-        steps.append(optax.trace(spec.momentum))
-    return optax.chain(*steps)
+    return optax.chain(*add_decays(spec), *_steps_with_momentum(spec))
+
+
+def lars(spec: OptimizerSpec) -> optax.GradientTransformation:
+    """Return LARS (You, Gitman and Ginsburg, 2017, Algorithm 1): the rule of §5 with a trust ratio in each step.
+
+    optax.lars divides by the norm of the sum, |g + decay w|, instead of |g| + decay |w|; without decay both are equal.
+    """
+    return optax.chain(scale_by_trust_ratio(spec), *_steps_with_momentum(spec))
 
 
 def adam(spec: OptimizerSpec) -> optax.GradientTransformation:
@@ -51,7 +58,39 @@ OPTIMIZERS: dict[str, Callable[[OptimizerSpec], optax.GradientTransformation]] =
     "momentum": momentum,
     "adam": adam,
     "adamw": adam,
+    "lars": lars,
 }
+
+
+def _steps_with_momentum(spec: OptimizerSpec) -> list[optax.GradientTransformation]:
+    return [scale_by_rates(), *([optax.trace(spec.momentum)] if spec.momentum else [])]
+
+
+def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExtraArgs:
+    """Add the decay and multiply by the trust ratio eta |w| / (|g| + decay |w|), for each array of parameters.
+
+    The ratio is 1 if a norm is 0, as in optax and in the authors' Caffe, and for parameters that
+    `optimizer.trust_ratio` leaves out.
+    """
+
+    def update(
+        updates: Any, state: Any, params: Any = None, *, norms: Callable = _norms, **_: Any
+    ) -> tuple[Any, Any]:
+        def scale(path: Path, g: jax.Array, w: jax.Array, g_norm: jax.Array, w_norm: jax.Array):
+            decay = _decay(path, spec)
+            ratio = spec.trust_coefficient * w_norm / (g_norm + decay * w_norm)
+            trusted = spec.trust_ratio == "all" or is_weight(path)
+            ratio = jnp.where(trusted & (g_norm > 0) & (w_norm > 0), ratio, 1.0)
+            return ratio * (g + decay * w)
+
+        trees = updates, params, norms(updates), norms(params)
+        return jax.tree_util.tree_map_with_path(scale, *trees), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _norms(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.sqrt(elementwise.sum_of_squares(x, PLAIN)), tree)
 
 
 def add_decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:

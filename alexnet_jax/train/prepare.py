@@ -1,5 +1,6 @@
 """Check devices, data, memory and disk before a run begins, without writing to the run folder."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -66,12 +67,18 @@ def prepare(spec: Config) -> Prepared:
 
 
 def check_devices(spec: Config) -> None:
-    """Raise ConfigError if the towers or the batch do not divide over the devices."""
+    """Raise ConfigError if the towers, the units or the batch do not divide over the devices."""
     devices, towers = len(jax.devices()), _sharded_towers(spec)
     if devices % towers:
         raise ConfigError(
             f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, but there are {devices}"
         )
+    for name, layer in spec.model.fcs if spec.train.split_dense else ():
+        if layer.features and layer.features % devices:
+            raise ConfigError(
+                f"config.train.split_dense: layer {name} has {layer.features} units, which is not a multiple of "
+                f"{devices} devices"
+            )
     batch_size, parts, shares = spec.train.batch_size, spec.train.accumulate, devices // towers
     if batch_size % (parts * shares):
         raise ConfigError(
@@ -127,11 +134,11 @@ def state_shapes(spec: Config) -> State:
 def check_memory(spec: Config, state: State) -> None:
     """Raise OutOfMemoryError if the state alone exceeds the memory of a device. CPUs are not checked."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # None on CPUs
-    needed = checkpoint.size(state) // _sharded_towers(spec)
+    needed = _bytes_per_device(spec, state)
     if limit is not None and needed > limit:
         raise OutOfMemoryError(
             f"the training state takes {needed:,} bytes, but a device has {limit:,}; choose a smaller net, or "
-            "--config.train.split_towers=True"
+            "--config.train.split_towers=True or --config.train.split_dense=True"
         )
 
 
@@ -159,6 +166,18 @@ def summary(prepared: Prepared, workdir: Workdir) -> str:
 def _sharded_towers(spec: Config) -> int:
     """Return the number of devices over which each copy of the net is split."""
     return spec.model.towers if spec.train.split_towers else 1
+
+
+def _bytes_per_device(spec: Config, state: State) -> int:
+    mesh = device_mesh(spec)
+    placement = states.partition(spec, alexnet.from_config(spec), mesh)
+    shardings = parallel.shardings(mesh, placement[:-1])
+    return sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(
+            jax.tree.leaves(state[:-1]), jax.tree.leaves(shardings), strict=True
+        )
+    )
 
 
 def _nearest(batch_size: int, divisor: int) -> str:

@@ -91,6 +91,8 @@ def _state(drops: int, stalled: int, best: float) -> ScheduleState:
 
 
 def _rate(spec: RateSpec, epoch: float, state: ScheduleState, total_epochs: float) -> float:
+    if epoch < spec.warmup_epochs:
+        return spec.learning_rate * epoch / spec.warmup_epochs
     done = min(epoch / total_epochs, 1.0)
     return spec.learning_rate * SCHEDULES[spec.kind](spec, epoch, done, state)
 
@@ -128,6 +130,10 @@ def _cosine(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> 
     return (1 + math.cos(math.pi * done)) / 2
 
 
+def _poly(spec: RateSpec, epoch: float, done: float, state: ScheduleState) -> float:
+    return (1 - done) ** spec.power
+
+
 SCHEDULES = {
     "plateau": _plateau,
     "epochs": _epochs,
@@ -135,4 +141,5 @@ SCHEDULES = {
     "dexp": _dexp,
     "linear": _linear,
     "cosine": _cosine,
+    "poly": _poly,
 }

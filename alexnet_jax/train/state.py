@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.kernels import compiler
-from alexnet_jax.model import alexnet, towers
+from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as parallel
+from alexnet_jax.model.hybrid import sharding_of
 from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer, schedule
@@ -50,9 +51,9 @@ def shapes(spec: Config, model: alexnet.AlexNet) -> State:
 
 
 def partition(spec: Config, model: alexnet.AlexNet, mesh: jax.sharding.Mesh) -> Any:
-    """Return a State of PartitionSpecs: replicated, or sharded over the towers of `mesh`."""
-    fields = shapes(spec, model)[:-1]
-    specs = [towers.partition(spec.model, tree, mesh) for tree in fields]
+    """Return a State of PartitionSpecs: replicated, or sharded as the net is over the devices of `mesh`."""
+    fields, sharding = shapes(spec, model)[:-1], sharding_of(spec, mesh)
+    specs = [sharding.partition(spec.model, tree) for tree in fields]
     return State(*specs, schedule=None)  # pyright: ignore[reportArgumentType]
 
 

@@ -16,16 +16,17 @@ from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.data.pipeline.placement import Pool
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.inference import predict_step
-from alexnet_jax.kernels import convolution, elementwise
+from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.hybrid import sharding_of
 from alexnet_jax.model.mesh import DATA, TOWER
-from alexnet_jax.model.towers import TowerSharding
 from alexnet_jax.run import processes
 from alexnet_jax.specs import Config
 from alexnet_jax.train import optimizer
 from alexnet_jax.train import state as states
+from alexnet_jax.train.norms import Norms
 from alexnet_jax.train.schedule import Rates
 from alexnet_jax.train.state import AUGMENT, DROPOUT, RANDOM, State, stream
 
@@ -119,7 +120,8 @@ def jit_part_and_update(
     """Return the three jitted functions of a step in `train.accumulate` parts.
 
     Returns:
-        zeros: () -> sums of gradient, loss and number of errors, each [devices ...] with one row per device.
+        zeros: () -> sums of gradient, loss and number of errors, each [devices ...] with one row per device, or
+            one row for gradients of arrays that are split over these devices.
         part: (params, weights, batch_stats, step, sums, batch, number, rates, constants) -> (batch_stats, sums); adds
             part `number` of the batch to the sums, which are donated.
         update: (state, weights, sums, batch_stats, rates, requests) -> (state, weights, metrics); state and weights
@@ -127,11 +129,14 @@ def jit_part_and_update(
     """
     model, _, placement, copies = _placed(spec, model, mesh)
     devices, scalar, row = mesh.shape[DATA], jax.P(), jax.P(DATA)
-    sums = (jax.tree.map(lambda place: jax.P(DATA, *place), placement.params), row, row)
+    sums = (jax.tree.map(_row_spec, placement.params), row, row)
     start = states.shapes(spec, model).params
 
     def zero_sums():
-        gradient = jax.tree.map(lambda p: jnp.zeros((devices, *p.shape), p.dtype), start)
+        def zero(p, where):
+            return jnp.zeros((1 if DATA in where else devices, *p.shape), p.dtype)
+
+        gradient = jax.tree.map(zero, start, placement.params)
         return gradient, jnp.zeros(devices, jnp.float32), jnp.zeros(devices, jnp.int32)
 
     def part(params, weights, batch_stats, step, sums, batch, number, rates, constants):
@@ -157,6 +162,11 @@ def jit_part_and_update(
     return zeros, add, parallel.jit(update, spec, mesh, inputs, outputs, donated=(0, 1))
 
 
+def _row_spec(where: jax.P) -> jax.P:
+    """Return the PartitionSpec of sums [devices ...]; one row for an array whose parts are on those devices."""
+    return jax.P(None if DATA in where else DATA, *where)
+
+
 def _in_parts(spec: Config, model: AlexNet, mesh):
     """Return the function of `jit_train_step`, but for a step in parts."""
     zeros, part, update = jit_part_and_update(spec, model, mesh)
@@ -176,7 +186,7 @@ def _in_parts(spec: Config, model: AlexNet, mesh):
 def _placed(spec: Config, model: AlexNet, mesh):
     """Return the model for one device of `mesh`, its forms, and the PartitionSpecs of states and narrow weights."""
     placement, forms = states.partition(spec, model, mesh), parallel.forms_of(model.forms, mesh)
-    model = model.clone(axis_name=DATA, sharding=TowerSharding(mesh.shape[TOWER]), forms=forms)
+    model = model.clone(axis_name=DATA, sharding=sharding_of(spec, mesh), forms=forms)
     return model, forms, placement, placement.params if forms.weights == "kept" else None
 
 
@@ -282,16 +292,22 @@ def _apply(
     """Add the sums of all devices, update the parameters, and return (state, weights, metrics)."""
     forms: Any = model.forms
     gradient, loss, errors = sums
+    leaves, structure = jax.tree.flatten(gradient)
+    # Layers that are split over these devices have the gradient of the whole batch already.
+    parts = [i for i, where in enumerate(jax.tree.leaves(placement)) if DATA not in where]
     # Counts are float32, so that XLA combines everything into one all-reduce.
-    total = (gradient, loss, errors.astype(jnp.float32), *requests.sum(axis=0))
+    total = ([leaves[i] for i in parts], loss, errors.astype(jnp.float32), *requests.sum(axis=0))
     if num_devices > 1:  # on CPU, XLA would copy the gradient even for a sum over one device
         total = jax.lax.psum(total, DATA)
-    gradient, loss, errors, *requested = total
-    stop, save = jax.lax.psum(requested, TOWER) if model.sharding.devices > 1 else requested
-    norm = _norm(gradient, placement, forms)
-    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norm}
+    summed, loss, errors, *requested = total
+    for i, leaf in zip(parts, summed, strict=True):
+        leaves[i] = leaf
+    gradient = jax.tree.unflatten(structure, leaves)
+    stop, save = jax.lax.psum(requested, TOWER) if jax.lax.axis_size(TOWER) > 1 else requested
+    norms = Norms(placement, forms)
+    metrics = {"loss": loss, "top1_errors": errors, "grad_norm": norms.total(gradient)}
     metrics |= {"stop": stop > 0, "save": save > 0}
-    state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, forms)
+    state, metrics = _update(spec, state, rates, gradient, batch_stats, metrics, norms)
     return state, narrow(spec, forms, state.params), metrics
 
 
@@ -328,12 +344,12 @@ def _to_blocks(spec: Config, forms: Forms):
     )
 
 
-def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, forms: Forms):
+def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, norms: Norms):
     """Update the state as in §5. If the loss or gradient is not finite, all rates are 0, so that nothing changes."""
     finite = _is_finite(metrics["loss"], metrics["grad_norm"])
     rates = jax.tree.map(lambda rate: jnp.where(finite, rate, 0), rates)
-    updates, opt_state = optimizer.build(spec.optimizer, forms).update(
-        gradient, state.opt_state, state.params, rates=rates
+    updates, opt_state = optimizer.build(spec.optimizer, norms.forms).update(
+        gradient, state.opt_state, state.params, rates=rates, norms=norms.each
     )
     params = optax.apply_updates(state.params, updates)
     batch_stats = jax.tree.map(functools.partial(jnp.where, finite), batch_stats, state.batch_stats)
@@ -344,15 +360,6 @@ def _update(spec: Config, state, rates: Rates, gradient, batch_stats, metrics, f
 def _is_finite(loss, norm):
     """Whether loss and gradient are finite: an infinity or NaN in the gradient makes its norm infinite or NaN."""
     return jnp.isfinite(loss) & jnp.isfinite(norm)
-
-
-def _norm(gradient, placement, forms: Forms):
-    """Return the norm of the whole gradient; `placement` tells which arrays are split over the towers."""
-    sums = {False: jnp.float32(0), True: jnp.float32(0)}
-    for leaf, where in zip(jax.tree.leaves(gradient), jax.tree.leaves(placement), strict=True):
-        sums[TOWER in where] += elementwise.sum_of_squares(leaf, forms)
-    split = any(TOWER in where for where in jax.tree.leaves(placement))
-    return jnp.sqrt(sums[False] + (jax.lax.psum(sums[True], TOWER) if split else 0))
 
 
 def top1_errors(logits: Float[Array, "b classes"], labels: Int[Array, "b"]) -> Int[Array, ""]:

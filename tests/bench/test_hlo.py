@@ -231,3 +231,25 @@ def test_towers_cross_where_the_paper_has_them_cross():
         ("all-reduce", pairs, 4 * 3),
         ("all-reduce", ((0, 2), (1, 3)), 4 * (half + 4)),
     ]
+
+
+def test_split_units_exchange_activations_instead_of_the_gradients_of_dense_layers():
+    """As `scaling.split_units` calculates, in the compiled step: 14 times fewer bytes than all gradients."""
+    overrides = ["--config.train.split_dense=True", "--config.model.num_classes=12",
+                 "--config.model.fcs.fc6.features=512"]  # fmt: skip
+    spec = workload.load("tests/tiny.py", 8, overrides)
+    mesh = parallel.device_mesh(jax.local_devices())
+    found = hlo.collectives(ours.lower(spec, mesh).compile().as_text() or "")
+    assert {c.groups for c in found} == {((0, 1, 2, 3),)}
+
+    def sums(transfers) -> dict[str, int]:
+        kinds = {transfer.kind for transfer in transfers}
+        return {kind: sum(t.bytes for t in transfers if t.kind == kind) for kind in kinds}
+
+    expected = sums(scaling.split_units(spec, 4))
+    # Besides, two all-reduces: the loss, the errors and two requests with the gradients, and the norm.
+    assert sums(found) == expected | {"all-reduce": expected["all-reduce"] + 4 * 4 + 4}
+    assert set(expected) == {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"}
+    both = (sum(t.sent for t in way) for way in (found, scaling.data_parallel(spec, 4)))
+    sent, whole = both
+    assert sent < whole / 2

@@ -54,6 +54,25 @@ def test_towers_cross_at_four_rows_and_not_back_from_the_last():
     }
 
 
+def test_split_units_exchange_the_inputs_of_three_layers_and_the_logits():
+    batch, n = 128, 4
+    found = scaling.split_units(spec(), n)
+    inputs = 4 * batch * (6 * 6 * 256 + 4096 + 4096)
+    keys = 2 * 8 * batch  # of the dropout of two layers
+    dense = 9216 * 4096 + 4096 * 4096 + 4096 * 1000 + 2 * 4096 + 1000
+    assert sums(found) == {
+        "all-gather": inputs + keys,
+        "reduce-scatter": inputs // n,
+        "all-to-all": 2 * 4 * batch * 1000 // n,
+        "all-reduce": 4 * (PARAMETERS - dense),
+    }
+    assert {t.group for t in found} == {n}
+    assert not scaling.split_units(spec(), 1)
+    odd = scaling.split_units(spec(), 16)  # 1,000 classes: each device computes fc8 for its images
+    assert sums(odd)["all-to-all"] == 2 * 4 * batch * 4096 // 16
+    assert sums(odd)["all-reduce"] == 4 * (PARAMETERS - dense + 4096 * 1000 + 1000)
+
+
 def test_lrn_over_all_maps_sends_those_beside_the_border_there_and_back():
     across = spec("--config.model.lrn_constants.within_towers=False")
     found = [t for t in scaling.two_towers(across, 4, images=10) if t.kind == "collective-permute"]
@@ -111,7 +130,8 @@ def test_the_table_names_its_assumptions(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "A model, with these assumptions" in said and "450 GB/s" in said
     assert "| 64 | batch, towers |" in said
-    assert len(json.loads(path.read_text())["predictions"]) == 2 * (7 + 6)
+    assert "| 64 | batch, units |" in said
+    assert len(json.loads(path.read_text())["predictions"]) == 2 * (7 + 6 + 6)
 
 
 def test_the_model_agrees_with_the_traced_step(monkeypatch, capsys):
@@ -119,8 +139,10 @@ def test_the_model_agrees_with_the_traced_step(monkeypatch, capsys):
         monkeypatch.setenv(name, "")  # set back afterwards
     assert scaling.main(["--check", "--config=tests/tiny.py"]) == 0
     said = capsys.readouterr().out
-    assert said.count("all-reduce among") == 3  # on 2 and 4 devices, and on 4 with towers apart
-    assert said.count("all-gather among 2") == said.count("reduce-scatter among 2") == 2
+    # On 2 and 4 devices, on 4 with towers apart, and on 2 and 4 with units split.
+    assert said.count("all-reduce among") == 5
+    assert said.count("all-gather among 2") == said.count("reduce-scatter among 2") == 3
+    assert said.count("all-to-all among 2") == said.count("all-to-all among 4") == 1
 
 
 def test_a_difference_is_an_error(capsys):

@@ -273,11 +273,11 @@ OUT_OF_RANGE = {
     ),
     ("optimizer", specs.OptimizerSpec): dict(
         momentum=(-0.1, 1.0), weight_decay=NEGATIVE, layer_weight_decay=({"conv1": -0.1},),
-        bias_weight_decay=NEGATIVE, b1=(-0.1, 1.0), b2=(-0.1, 1.0), epsilon=ZERO,
+        bias_weight_decay=NEGATIVE, b1=(-0.1, 1.0), b2=(-0.1, 1.0), epsilon=ZERO, trust_coefficient=ZERO,
     ),
     ("schedule.weights", specs.RateSpec): dict(
         learning_rate=NEGATIVE, factor=(0.0, -0.1, 1.1), max_drops=(-1,), patience=COUNT,
-        min_improvement=(-0.1, 1.0), target=ZERO, plateaus=COUNT,
+        min_improvement=(-0.1, 1.0), target=ZERO, plateaus=COUNT, power=ZERO, warmup_epochs=NEGATIVE,
         drops=([0.0], [-1.0, 2.0], [2.0, 1.0], [1.0, 1.0], [1.0, float("nan")]),
     ),
     ("schedule", specs.ScheduleSpec): dict(
@@ -454,6 +454,12 @@ UNLISTED = {
         "--config.schedule.weights.drops=(15.0,20.0) --config.schedule.weights.kind=epochs",
         (15.0, 20.0),
     ),
+    "schedule.weights.warmup_epochs": ("--config.schedule.weights.warmup_epochs=2", 2.0),
+    "optimizer.trust_ratio": (
+        "--config.optimizer.trust_ratio=kernels --config.optimizer.kind=lars",
+        "kernels",
+    ),
+    "train.split_dense": ("--config.train.split_dense", True),
     "optimizer.b2": ("--config.optimizer.b2=0.99 --config.optimizer.kind=adamw", 0.99),
 }
 

@@ -212,7 +212,10 @@ def test_only_a_switch_takes_no():
 
 # Overrides that make the last one idle -> what is said.
 IDLE = {
-    ("optimizer.kind=adamw", "optimizer.momentum=0.9"): "optimizer.kind=momentum; adam and adamw have b1",
+    ("optimizer.kind=adamw", "optimizer.momentum=0.9"): "optimizer.kind=momentum and lars; adam and adamw have b1",
+    ("optimizer.trust_coefficient=0.01",): "optimizer.kind=lars",
+    ("optimizer.trust_ratio=kernels",): "optimizer.kind=lars",
+    ("schedule.weights.kind=linear", "schedule.weights.power=1.0"): "the kind poly",
     ("optimizer.b1=0.8",): "optimizer.kind=adam and adamw",
     ("optimizer.b2=0.8",): "optimizer.kind=adam and adamw",
     ("optimizer.epsilon=1e-7",): "optimizer.kind=adam and adamw",

@@ -160,11 +160,14 @@ def test_nobody_waits_for_a_process_that_fails_alone(tmp_path, faults, codes):
 
 
 @pytest.mark.full
-def test_towers_in_two_processes_go_on_from_one_and_back(starter, golden_folder, tmp_path):
+@pytest.mark.parametrize("split", ["split_towers", "split_dense"])
+def test_a_net_split_over_two_processes_goes_on_from_one_and_back(
+    starter, golden_folder, tmp_path, split
+):
     folder = tmp_path / "run"
     more = ("--override-resume=train.epochs", "--config.train.epochs=2.0")
     assert starter.run(folder, "--config.train.epochs=1.0").code == 0
-    apart = start(starter, folder, *more, "--config.train.split_towers=True", devices=1)
+    apart = start(starter, folder, *more, f"--config.train.{split}=True", devices=1)
     assert [outcome.code for outcome in ends(apart)] == [0, 0]
     assert starter.run(folder, "--override-resume=train.epochs").code == 0
     assert_close(parameters(folder), parameters(golden_folder))

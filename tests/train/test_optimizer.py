@@ -293,3 +293,69 @@ def test_any_optax_optimizer_holds_still_where_the_rate_is_zero(monkeypatch):
     assert int(optax.tree.get(state, "count")) == 4
     _, stopped = run(PAPER, params, gradients, [rates(0.1)] * 2 + [rates(0.0, 0.0)] * 2)
     assert int(optax.tree.get(stopped, "count")) == 2
+
+
+LARS = dataclasses.replace(
+    PAPER, kind="lars", weight_decay=0.05, layer_weight_decay={"fc8": 0.2}, bias_weight_decay=0.01
+)
+
+
+def algorithm_1(spec: OptimizerSpec, params, gradients, kernel_rates, other_rates) -> Any:
+    """LARS as printed by You et al. (2017), in float64, with the rates and decays of §5."""
+
+    def one(path, w, *gradients):
+        layer, name = path[0].key, path[-1].key
+        decays = {"kernel": spec.layer_weight_decay.get(layer, spec.weight_decay)}
+        decay = (decays | {"bias": spec.bias_weight_decay}).get(name, 0.0)
+        w, v = np.float64(w), np.zeros(w.shape)
+        for g, rate in zip(
+            gradients, kernel_rates if name == "kernel" else other_rates, strict=True
+        ):
+            w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(g)
+            local = 1.0
+            if (spec.trust_ratio == "all" or name == "kernel") and w_norm and g_norm:
+                local = spec.trust_coefficient * w_norm / (g_norm + decay * w_norm)
+            v = spec.momentum * v + rate * local * (g + decay * w)
+            w = w - v
+        return w
+
+    return jax.tree_util.tree_map_with_path(one, params, *gradients)
+
+
+@pytest.mark.parametrize("trusted", ["all", "kernels"])
+@pytest.mark.parametrize("steps", [1, 8])
+def test_lars_is_algorithm_1_with_the_rates_and_decays_of_section_5(trusted, steps):
+    params, spec = make_params(), dataclasses.replace(LARS, trust_ratio=trusted)
+    params["fc8"]["bias"] *= 0  # without a norm, the ratio is 1
+    gradients = make_gradients(params, steps)
+    kernel = [10.0 * (i + 1) / steps for i in range(steps)]
+    other = [2 * rate if trusted == "all" else 0.02 for rate in kernel]
+    after, _ = run(
+        spec, params, gradients, [rates(*both) for both in zip(kernel, other, strict=True)]
+    )
+    assert_close(after, algorithm_1(spec, params, gradients, kernel, other), 2e-5)
+
+
+def test_lars_without_decay_is_that_of_optax():
+    params = make_params()
+    gradients = make_gradients(params, 6)
+    spec = dataclasses.replace(LARS, weight_decay=0.0, layer_weight_decay={}, bias_weight_decay=0.0)
+    after, _ = run(spec, params, gradients, [rates(10.0, 10.0)] * 6)
+    assert_close(after, run_optax(optax.lars(10.0, momentum=0.9), params, gradients), 2e-5)
+
+
+def test_lars_holds_still_where_the_rate_is_zero():
+    """As at the first step of a warm-up, and in a layer that is frozen."""
+    params = make_params()
+    gradients = make_gradients(params, 4)
+    none, state = run(LARS, params, gradients[:1], [rates(0.0, 0.0)])
+    jax.tree.map(np.testing.assert_array_equal, none, params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(state))
+    first, before = run(LARS, params, gradients[:2], [rates(10.0)] * 2)
+    frozen = [rates(10.0)] * 2 + [rates(10.0, conv1=0.0)] * 2
+    after, held = run(LARS, params, gradients, frozen)
+    traces = [optax.tree.get(each, "trace") for each in (before, held)]
+    for name in params["conv1"]:
+        np.testing.assert_array_equal(after["conv1"][name], first["conv1"][name])
+        np.testing.assert_array_equal(traces[0]["conv1"][name], traces[1]["conv1"][name])
+    assert np.abs(after["fc8"]["kernel"] - first["fc8"]["kernel"]).max() > 1e-3

@@ -65,6 +65,28 @@ def test_linear_is_lr_cu():
     np.testing.assert_allclose(rates, [0.01, 0.0055, 0.001], rtol=1e-6)
 
 
+def test_poly_is_caffes():
+    rate = RateSpec("poly", 8.0, power=2.0)
+    np.testing.assert_allclose(weights_at(rate, [0, 45, 81, 90, 91]), [8, 2, 0.08, 0, 0], rtol=1e-5)
+    line = RateSpec("poly", 8.0, power=1.0)
+    np.testing.assert_allclose(weights_at(line, [45]), [4.0])
+
+
+def test_a_warm_up_rises_from_zero_to_the_rate_and_then_the_schedule_goes_on():
+    """As sgd_solver.cpp of NVIDIA's Caffe: linear to base_lr, then poly of the whole length."""
+    rate = RateSpec("poly", 10.0, power=2.0, warmup_epochs=5.0)
+    rates = weights_at(rate, [0, 1, 2.5, 4.999, 5, 50], total=100.0)
+    np.testing.assert_allclose(rates, [0, 2, 5, 9.998, 9.025, 2.5], rtol=1e-5)
+    drops = RateSpec("epochs", 0.01, drops=(3.0,), warmup_epochs=2.0)
+    np.testing.assert_allclose(weights_at(drops, [1, 2, 3]), [0.005, 0.01, 0.001], rtol=1e-5)
+
+
+def test_a_warm_up_of_the_weights_is_that_of_biases_that_follow_them():
+    spec = spec_with(RateSpec("poly", 10.0, warmup_epochs=5.0), biases=None, bias_factor=2.0)
+    found = schedule.rates(spec, 1.0, schedule.create(), 100.0)
+    np.testing.assert_allclose(found.biases, 4.0)
+
+
 def test_plateau_drops_after_patience_and_at_most_max_drops():
     rate = RateSpec("plateau", 0.01, max_drops=2, patience=3, min_improvement=0.001)
     assert feed(rate, [0.5, 0.5, 0.4, 0.4, 0.4]) == [0, 0, 0, 0, 0]
