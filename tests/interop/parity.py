@@ -2,7 +2,7 @@
 
     python -m tests.interop.parity docs/results/2026-11-27-pytorch-export.md [NAME ...]
 
-writes the table of that page. Needs torch.
+writes the table of that page, or measures the configurations NAME again. Needs torch.
 """
 
 import dataclasses
@@ -227,17 +227,15 @@ def backend(name: str) -> str:
     return "inductor" if name in INDUCTOR else "aot_eager"
 
 
-def table(rows: dict[str, Parity]) -> list[str]:
-    """The table of the page, a line for each of `distinct`."""
-    lines = [
-        "| configurations | logits | features | gradients | compiled: logits | gradients | images without gradients |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for name, parity in rows.items():
-        numbers = " | ".join("" if value is None else f"{value:.1e}" for value in parity[:5])
-        names = ", ".join(f"`{one}`" for one in distinct()[name])
-        lines.append(f"| {names} | {numbers} | {parity.undecided or ''} |")
-    return lines
+COLUMNS = """\
+| configurations | logits | features | gradients | compiled: logits | gradients | images without gradients |
+|---|--:|--:|--:|--:|--:|--:|"""
+
+
+def line(names: list[str], parity: Parity) -> str:
+    """The line of the table of the page for configs with the same net."""
+    numbers = " | ".join("" if value is None else f"{value:.1e}" for value in parity[:5])
+    return f"| {', '.join(f'`{one}`' for one in names)} | {numbers} | {parity.undecided or ''} |"
 
 
 HEADING = """\
@@ -277,13 +275,17 @@ def heading(count: int) -> str:
 
 def main(arguments: list[str]) -> None:
     path, *names = arguments
-    rows: dict[str, Parity] = {}
-    for name in names or distinct():
+    page, nets_of_configs = Path(path), distinct()
+    for name in names or nets_of_configs:
         with tempfile.TemporaryDirectory() as folder:
             run = random_run(name)
-            rows[name] = measure(run, exported(run, Path(folder)), compiled=backend(name))
-        print(name, rows[name], flush=True)
-        Path(path).write_text("\n".join([heading(3), *table(rows), ""]), encoding="utf-8")
+            found = measure(run, exported(run, Path(folder)), compiled=backend(name))
+        print(name, found, flush=True)
+        old = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+        lines = {row.split("`")[1]: row for row in old if row.startswith("| `")}
+        lines[name] = line(nets_of_configs[name], found)
+        rows = [lines[one] for one in nets_of_configs if one in lines]
+        page.write_text("\n".join([heading(3), COLUMNS, *rows, ""]), encoding="utf-8")
 
 
 if __name__ == "__main__":
