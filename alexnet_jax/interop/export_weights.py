@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
             "--format onnx needs the package onnx: .venv/bin/python -m pip install -e '.[onnx]'"
         )
     beside = Path(options.out).with_suffix(".safetensors")
-    if options.format == "pytorch" and beside.exists() and beside.samefile(options.workdir):
+    if options.format == "pytorch" and beside.resolve() == Path(options.workdir).resolve():
         raise ConfigError(f"--out={options.out} would replace {beside}: choose another name")
     run = trained.load(options.workdir, options.step)
 

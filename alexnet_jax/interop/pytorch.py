@@ -30,8 +30,8 @@ from alexnet_jax.specs import Config, FCSpec, ModelSpec
 PARTS = Path(__file__).with_name("pytorch_parts.py")
 #: What the metadata of a .safetensors file say of its names.
 NAMES = {"format": "pt", "names": "alexnet_jax.interop.pytorch"}
-#: Names that a layer cannot have, because nn.Module or the written class uses them, besides those without a digit.
-RESERVED = ("bfloat16",)
+#: The only method of nn.Module whose name ends in a digit, as the names of layers must.
+RESERVED = "bfloat16"
 
 
 def save(path: str | Path, run: TrainedModel) -> None:
@@ -185,7 +185,7 @@ def _distinct(modules: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 def _check_name(layer: str) -> None:
     """Raise ConfigError for the name of a layer that could mean something else in the source."""
-    if re.fullmatch(r"[a-z_]\w*\d", layer, re.ASCII | re.IGNORECASE) is None or layer in RESERVED:
+    if re.fullmatch(r"[a-z_]\w*\d", layer, re.ASCII | re.IGNORECASE) is None or layer == RESERVED:
         raise ConfigError(
             f"a layer named {layer!r} cannot be exported to PyTorch: name it with letters and a digit at the end, "
             "such as conv1"
