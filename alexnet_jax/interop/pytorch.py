@@ -122,7 +122,7 @@ def _docstring(spec: Config, step: int, module: str) -> str:
     }[spec.augment.mean]  # fmt: skip
     scale = "" if spec.augment.scale == 1 else f" and multiplies by {spec.augment.scale:.6g}"
     first, last = spec.model.layers[0][0], spec.model.layers[-1][0]
-    return f'''"""AlexNet in PyTorch: config {config}, {trained_for}, exported by alexnet_jax {alexnet_jax.__version__}.
+    return f'''"""AlexNet in PyTorch: config {config}, {trained_for}.
 
     from {module} import load, preprocess
     net = load()  # reads {module}.safetensors beside this file
@@ -132,7 +132,7 @@ Input: images [b 3 {crop} {crop}], RGB from 0 to 255, float or uint8, as `prepro
 network subtracts {subtracted}{scale}. Output: logits [b {classes}].
 
 Each layer is a module, {first} to {last}, and each of its operations a module in it: the output of {first}.linear is
-the feature {first}/linear of alexnet_jax, with channels first.
+the feature {first}/linear of alexnet_jax, with channels first. Written by alexnet_jax {alexnet_jax.__version__}.
 """'''
 
 

@@ -5,7 +5,6 @@
 writes the table of that page, or measures the configurations NAME again. Needs torch.
 """
 
-import dataclasses
 import functools
 import importlib.util
 import platform
@@ -23,7 +22,6 @@ from alexnet_jax.data.pipeline import augment, views
 from alexnet_jax.inference import trained
 from alexnet_jax.inference.predict_step import resized_statistics
 from alexnet_jax.interop import export_weights, layout
-from alexnet_jax.kernels import forms
 from alexnet_jax.model import alexnet, operations
 from alexnet_jax.specs import NO_FILES
 from tests.config import test_configs
@@ -42,6 +40,9 @@ INDUCTOR = (
     "flowers17:batchnorm",
     "scales:digits",
 )
+
+#: Undo the flags of tests/conftest.py, with which XLA computes some gradients of pools wrong on CPUs.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 class Ours(NamedTuple):
@@ -92,14 +93,12 @@ def of_ours(run: trained.TrainedModel, count: int) -> Ours:
     spec, size = run.config, run.config.augment.crop_size
     images = np.asarray(augment.resized(nets.pictures(run, count), spec.augment), np.float32)
     [(top, left, _)] = views.center(images.shape[1], size)
-    # Compiled with the flags of tests/conftest.py, the gradient of separable pools is wrong on CPUs.
-    pools = dataclasses.replace(forms.or_default(None), pool="compared")
-    net, statistics = alexnet.from_config(spec, pools), resized_statistics(run.statistics, spec)
+    net, statistics = alexnet.from_config(spec), resized_statistics(run.statistics, spec)
     factors = np.random.default_rng(2).standard_normal(
         (count, len(run.class_names)), dtype=np.float32
     )
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     @functools.partial(jax.grad, has_aux=True)
     def gradients(images, variables):
         crops = augment.test_images(images, statistics, spec.augment, (top, left))

@@ -129,7 +129,8 @@ def pictures(folder):
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["--config.data.exif=apply", "--config.data.source=folder"]]
+    "overrides",
+    [[], ["--config.data.exif=apply", "--config.data.source=folder", "--config.data.path=images"]],
 )
 def test_preprocess_makes_our_center_crop(overrides, tmp_path):
     torch = pytest.importorskip("torch", reason=NO_TORCH)
