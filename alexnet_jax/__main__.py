@@ -76,7 +76,7 @@ GROUPS = {
     "weights": {
         "identify": Command("alexnet_jax.interop.identify_command", "which AlexNet a weights file has, and its input"),
         "import": Command("alexnet_jax.interop.import_weights", "convert weights of torchvision, Caffe or an export"),
-        "export": Command("alexnet_jax.interop.export_weights", "write safetensors, torchvision or ONNX files"),
+        "export": Command("alexnet_jax.interop.export_weights", "write safetensors, PyTorch or ONNX files"),
         "release": Command("alexnet_jax.interop.release", "write weights with a card, for others to use"),
         "verify": Command("alexnet_jax.interop.verify", "check released weights against their cards"),
     },

@@ -74,10 +74,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+#: Text that exports contain, and no module of the package.
+PARTS = ROOT / "alexnet_jax" / "interop" / "pytorch_parts.py"
 FILES = {
     module_name(path): path
     for folder in ("alexnet_jax", "bench", "configs", "launch")
     for path in sorted((ROOT / folder).rglob("*.py"))
+    if path != PARTS
 }
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 

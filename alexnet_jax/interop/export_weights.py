@@ -1,8 +1,9 @@
 """Export a trained network to a file in this project's format, PyTorch's or ONNX's.
 
-alexnet export --workdir W [--step N] --format safetensors|torchvision|onnx --out FILE
+alexnet export --workdir W [--step N] --format safetensors|pytorch|torchvision|onnx --out FILE
 
 safetensors: weights and config, read by alexnet_jax.load.
+pytorch: NET.py, a module for PyTorch that needs nothing of this project, and its weights beside it as NET.safetensors.
 torchvision: .safetensors with PyTorch's parameter names and layouts.
 onnx: a graph from center crops (float32 [n 3 c c], RGB, 0 to 255) to logits and probabilities.
 """
@@ -14,7 +15,9 @@ from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.inference import trained
 
-SUFFIXES = {"safetensors": ".safetensors", "torchvision": ".safetensors", "onnx": ".onnx"}
+SUFFIXES = {
+    "safetensors": ".safetensors", "pytorch": ".py", "torchvision": ".safetensors", "onnx": ".onnx",
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -30,11 +33,16 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             "--format onnx needs the package onnx: .venv/bin/python -m pip install -e '.[onnx]'"
         )
+    beside = Path(options.out).with_suffix(".safetensors")
+    if options.format == "pytorch" and beside.resolve() == Path(options.workdir).resolve():
+        raise ConfigError(f"--out={options.out} would replace {beside}: choose another name")
     run = trained.load(options.workdir, options.step)
 
-    from alexnet_jax.interop import onnx, torchvision
+    from alexnet_jax.interop import onnx, pytorch, torchvision
 
-    writers = {"safetensors": trained.save, "torchvision": torchvision.save, "onnx": onnx.save}
+    writers = {
+        "safetensors": trained.save, "pytorch": pytorch.save, "torchvision": torchvision.save, "onnx": onnx.save,
+    }  # fmt: skip
     writers[options.format](options.out, run)
     print(f"{options.out}: {run.config.name}, step {run.step}, {len(run.class_names)} classes")
 

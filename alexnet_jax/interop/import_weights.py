@@ -139,12 +139,14 @@ def _load_identified(options: argparse.Namespace, overrides: list[str]) -> "Trai
 def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
     """Load a file that alexnet export wrote. Raises CheckpointError."""
     from alexnet_jax.inference import trained
-    from alexnet_jax.interop import onnx, torchvision
+    from alexnet_jax.interop import onnx, pytorch, torchvision
 
     if read.format == "ours":
         return trained.load_file(path)
     if read.format == "onnx":
         return onnx.load(path, (read.tensors, read.metadata))
+    if pytorch.is_export(read.metadata):
+        return pytorch.load(path, read.tensors, read.metadata)
     described = trained.read_metadata(path, read.metadata)
     content = (read.tensors, read.metadata)
     run = torchvision.load(path, described.config, described.config_tree, content)

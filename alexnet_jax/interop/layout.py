@@ -7,6 +7,7 @@ with the channel last. Channels-first: [out in/groups kh kw], [out in], feature 
 The order of the groups of a convolution and the biases are the same in both.
 """
 
+import math
 import os
 
 import numpy as np
@@ -39,6 +40,37 @@ def from_channels_first(
     return converted
 
 
+def to_torch(spec: Config, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Convert all tensors of a network to the layouts of the modules of interop/pytorch.py.
+
+    They are channels-first, but a dense layer with groups has [groups out/groups in/groups], and a local layer
+    [positions in*kh*kw out], with biases [positions 1 out].
+    """
+    return {name: _to_torch(spec, name, array) for name, array in tensors.items()}
+
+
+def from_torch(
+    spec: Config, tensors: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Invert `to_torch`; `shapes` are those of Flax."""
+    return {name: _from_torch(spec, name, array, shapes[name]) for name, array in tensors.items()}
+
+
+def shapes_torch(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that `to_torch` gives tensors of these shapes."""
+    converted = shapes_channels_first(shapes)
+    for name, shape in shapes.items():
+        if len(shape) == 6:
+            height, width, *patch, outputs = shape
+            converted[name] = (height * width, math.prod(patch), outputs)
+        elif len(shape) == 3 and name.endswith("/kernel"):
+            groups, inputs, outputs = shape
+            converted[name] = (groups, outputs, inputs)
+        elif len(shape) == 3:
+            converted[name] = (shape[0] * shape[1], 1, shape[2])
+    return converted
+
+
 def shapes_channels_first(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that `to_channels_first` gives tensors of these shapes."""
     converted = {}
@@ -64,7 +96,7 @@ def refuse_local(model: ModelSpec, program: str) -> None:
 
 def _to_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarray:
     _, layer, leaf = name.split("/")
-    order = _input_order(spec, layer)
+    order = input_order(spec, layer)
     if leaf == "kernel":
         return hwio_to_oihw(array) if array.ndim == 4 else dense_to_rows(array, order)
     return array if order is None or not leaf.startswith("before_") else array[order]
@@ -72,7 +104,7 @@ def _to_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarray
 
 def _from_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarray:
     _, layer, leaf = name.split("/")
-    order = _input_order(spec, layer)
+    order = input_order(spec, layer)
     if leaf == "kernel" and array.ndim == 4:
         return oihw_to_hwio(array)
     if leaf == "kernel":
@@ -80,7 +112,34 @@ def _from_channels_first(spec: Config, name: str, array: np.ndarray) -> np.ndarr
     return array if order is None or not leaf.startswith("before_") else array[np.argsort(order)]
 
 
-def _input_order(spec: Config, layer: str) -> np.ndarray | None:
+def _to_torch(spec: Config, name: str, array: np.ndarray) -> np.ndarray:
+    _, layer, leaf = name.split("/")
+    if array.ndim == 6:
+        height, width, *_, outputs = array.shape
+        return array.transpose(0, 1, 4, 2, 3, 5).reshape(height * width, -1, outputs)
+    if array.ndim == 3 and leaf == "kernel":
+        order = input_order(spec, layer)
+        rows = array.reshape(-1, array.shape[2])
+        return (rows if order is None else rows[order]).reshape(array.shape).swapaxes(1, 2)
+    if array.ndim == 3:
+        return array.reshape(-1, 1, array.shape[2])
+    return _to_channels_first(spec, name, array)
+
+
+def _from_torch(spec: Config, name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    _, layer, leaf = name.split("/")
+    if len(shape) == 6:
+        height, width, *kernel, inputs, outputs = shape
+        patches = array.reshape(height, width, inputs, *kernel, outputs)
+        return patches.transpose(0, 1, 3, 4, 2, 5)
+    if len(shape) == 3 and leaf == "kernel":
+        order = input_order(spec, layer)
+        rows = array.swapaxes(1, 2).reshape(-1, shape[2])
+        return (rows if order is None else rows[np.argsort(order)]).reshape(shape)
+    return array.reshape(shape) if len(shape) == 3 else _from_channels_first(spec, name, array)
+
+
+def input_order(spec: Config, layer: str) -> np.ndarray | None:
     """Return `channels_first` for the first dense layer, which flattens feature maps, and None for other layers."""
     first, fc = spec.model.fcs[0]
     if layer != first:

@@ -6,7 +6,6 @@ graph subtracts the mean, scales, and evaluates the network in float32; its outp
 which the graph needs a part: so `load` gives the network back to the last bit.
 """
 
-import base64
 import math
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 import numpy as np
 
 from alexnet_jax import files
-from alexnet_jax.data.pipeline import statistics
-from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
 from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
-from alexnet_jax.interop import layout, protobuf
+from alexnet_jax.interop import inputs, layout, protobuf
 from alexnet_jax.interop.protobuf import BYTES
 from alexnet_jax.model import geometry, operations
 from alexnet_jax.specs import FCSpec
@@ -70,8 +67,7 @@ def model(run: TrainedModel) -> Any:
         ir_version=IR_VERSION,
         producer_name="alexnet_jax",
     )
-    described = {**trained.metadata_of(run), "statistics": _encoded(run.statistics)}
-    helper.set_model_props(proto, described)
+    helper.set_model_props(proto, inputs.metadata_of(run))
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
@@ -90,7 +86,7 @@ def load(
     theirs = {name: array for name, array in tensors.items() if name in expected}
     weights.check_shapes(path, theirs, expected)
     found = files.unflatten(layout.from_channels_first(path, config, theirs))
-    means = _decoded(path, metadata.get("statistics", ""), config.data.image_size)
+    means = inputs.statistics_of(path, metadata, config)
     return TrainedModel(
         config, tree, step, found["params"], found.get("batch_stats", {}), means, names
     )
@@ -144,26 +140,6 @@ def _tensor(message: memoryview) -> tuple[str, np.ndarray | None]:
     return name, np.frombuffer(data, "<f4").reshape(shape)
 
 
-def _encoded(means: Statistics) -> str:
-    """All statistics, one after another, as base64 of float32."""
-    flat = np.concatenate([np.ravel(array) for array in means])
-    return base64.b64encode(flat.astype("<f4").tobytes()).decode()
-
-
-def _decoded(path: str | Path, encoded: str, size: int) -> Statistics:
-    """Invert `_encoded`, for images of `size`. Raises CheckpointError."""
-    shapes = statistics.shapes(size)
-    lengths = [math.prod(shape) for shape in shapes.values()]
-    try:
-        flat = np.frombuffer(base64.b64decode(encoded, validate=True), "<f4")
-    except ValueError:
-        flat = np.zeros(0, np.float32)
-    if len(flat) != sum(lengths) or not np.isfinite(flat).all():
-        raise CheckpointError(f"{path}: statistics of its metadata are not those of its images")
-    parts = np.split(flat.astype(np.float32), np.cumsum(lengths)[:-1])
-    return Statistics(*(part.reshape(s) for part, s in zip(parts, shapes.values(), strict=True)))
-
-
 class _Graph(operations.Graph):
     """An ONNX graph under construction; values are referred to by name."""
 
@@ -187,34 +163,20 @@ class _Graph(operations.Graph):
 
     def _centered(self, x: str) -> str:
         """Normalize center crops by config.augment.mean and config.augment.scale."""
-        augment, statistics = self.spec.augment, self.run.statistics
-        match augment.mean:
-            case "pixel" | "image_center":
-                x = self.add("centered", "Sub", x, self.constant("mean", self._mean_crop()))
-            case "channel":
-                mean = statistics.channel_mean[:, None, None]
-                x = self.add("centered", "Sub", x, self.constant("mean", mean))
-            case "standardize":  # tf.image.per_image_standardization
-                average = self.add("average", "ReduceMean", x, axes=[1, 2, 3])
-                x = self.add("centered", "Sub", x, average)
-                squares = self.add("squares", "Mul", x, x)
-                variance = self.add("variance", "ReduceMean", squares, axes=[1, 2, 3])
-                std = self.add("std", "Sqrt", variance)
-                min_std = self.constant("min_std", (3 * augment.crop_size**2) ** -0.5)
-                x = self.add("standardized", "Div", x, self.add("divisor", "Max", std, min_std))
+        augment, mean = self.spec.augment, inputs.mean(self.run)
+        if mean is not None:
+            x = self.add("centered", "Sub", x, self.constant("mean", mean))
+        elif augment.mean == "standardize":  # tf.image.per_image_standardization
+            average = self.add("average", "ReduceMean", x, axes=[1, 2, 3])
+            x = self.add("centered", "Sub", x, average)
+            squares = self.add("squares", "Mul", x, x)
+            variance = self.add("variance", "ReduceMean", squares, axes=[1, 2, 3])
+            std = self.add("std", "Sqrt", variance)
+            min_std = self.constant("min_std", (3 * augment.crop_size**2) ** -0.5)
+            x = self.add("standardized", "Div", x, self.add("divisor", "Max", std, min_std))
         if augment.scale == 1:
             return x
         return self.add("scaled", "Mul", x, self.constant("scale", augment.scale))
-
-    def _mean_crop(self) -> np.ndarray:
-        """Return the center crop [3 c c] of the mean image, at the size that images are resized to."""
-        from alexnet_jax.data.pipeline import views
-        from alexnet_jax.inference.predict_step import resized_statistics
-
-        mean = np.asarray(resized_statistics(self.run.statistics, self.spec).mean_image)
-        crop = self.spec.augment.crop_size
-        [(top, left, _)] = views.center(len(mean), crop)
-        return mean[top : top + crop, left : left + crop].transpose(2, 0, 1)
 
     def size(self, node: operations.Node) -> int:
         """Return the height (= width) of the input of a node."""

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from alexnet_jax import files
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.interop import layout
+from alexnet_jax.interop import layout, pytorch
 from alexnet_jax.model import alexnet
 from bench import workload
 from tests.interop import nets
@@ -48,37 +49,13 @@ def test_logits_are_ours(name, written):
 
 def _fill(network, spec, run):
     """Give a network of PyTorch the weights of `run`."""
-    tensors = {
-        f"params/{layer}/{name}": value
-        for layer, values in run.params.items()
-        for name, value in values.items()
-    }
-    converted = layout.to_channels_first(spec, {k: v for k, v in tensors.items() if np.ndim(v) < 5})
-    linear = [
-        m for m in network if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear, torch_step.Local))
-    ]
-    with torch.no_grad():
-        for (name, _), module in zip(spec.model.layers, linear, strict=True):
-            kernel, bias = tensors[f"params/{name}/kernel"], tensors[f"params/{name}/bias"]
-            if isinstance(module, torch_step.Local):
-                # [oh ow kh kw c f] -> [oh*ow c*kh*kw f], the order of unfold
-                kernel = kernel.transpose(0, 1, 4, 2, 3, 5).reshape(module.weight.shape)
-                bias = bias.reshape(module.bias.shape)
-            else:
-                kernel = converted[f"params/{name}/kernel"]
-            module.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel)))
-            module.bias.copy_(torch.from_numpy(np.array(bias)))
-        norms = [m for m in network if isinstance(m, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
-        named = [name for name, layer in spec.model.layers if "batch_norm" in layer.ops]
-        for name, module in zip(named, norms, strict=True):
-            module.weight.copy_(torch.from_numpy(np.array(run.params[name]["scale"])))
-            module.bias.copy_(torch.from_numpy(np.array(run.params[name]["offset"])))
-            module.running_mean.copy_(torch.from_numpy(np.array(run.batch_stats[name]["mean"])))
-            module.running_var.copy_(torch.from_numpy(np.array(run.batch_stats[name]["var"])))
+    names = pytorch.tensor_names(spec.model)
+    tensors = layout.to_torch(spec, files.flatten(run.variables))
+    network.load_state_dict(
+        {names[n]: torch.from_numpy(np.array(array)) for n, array in tensors.items()}
+    )
 
 
 def test_what_has_no_peer_is_refused():
     with pytest.raises(ConfigError, match="no peers"):
         workload.without_augmentation("cifar10:resized", 2, "float32")
-    with pytest.raises(ConfigError, match="windows are odd"):
-        torch_step.network(workload.load("paper", 2, ["--config.model.lrn_constants.n=4"]))

@@ -366,6 +366,8 @@ def test_an_operation_needs_no_more_than_a_name_and_its_function():
     assert before.operation.describe(before, model) == "halve"
     with pytest.raises(ConfigError, match="layer fc6: halve cannot be exported to ONNX"):
         before.operation.to_onnx(operations.Graph(), before, "x")
+    with pytest.raises(ConfigError, match="layer fc6: halve cannot be exported to PyTorch"):
+        before.operation.to_torch(before, model, operations.Maps(6, 8))
 
 
 def test_names_in_configs_are_those_of_the_registry():

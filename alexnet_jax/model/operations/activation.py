@@ -19,12 +19,14 @@ class Activation(NamedTuple):
     Attributes:
         apply: f(x, forms), elementwise.
         to_onnx: f(graph, name, x) that adds it to an ONNX graph.
+        to_torch: Expression of its module of PyTorch.
         limits: Its lower and upper asymptote, at which it saturates; None where there is none.
         rectifies: Whether a deconvnet applies a ReLU in its place.
     """
 
     apply: Callable[[Array, Forms], Array]
     to_onnx: Callable[[Graph, str, str], str]
+    to_torch: str
     limits: tuple[float | None, float] | None = None
     rectifies: bool = False
 
@@ -83,12 +85,14 @@ def _operator(operator: str) -> Callable[[Graph, str, str], str]:
 
 
 ACTIVATIONS = {
-    "relu": Activation(_relu, _operator("Relu"), rectifies=True),
-    "tanh": Activation(_tanh, _operator("Tanh"), limits=(-1.0, 1.0)),
-    "scaled_tanh": Activation(_scaled_tanh, _scaled_tanh_onnx, limits=(-1.7159, 1.7159)),
-    "abs_tanh": Activation(_abs_tanh, _abs_tanh_onnx, limits=(None, 1.0)),
-    "sigmoid": Activation(_sigmoid, _operator("Sigmoid"), limits=(0.0, 1.0)),
-    "softplus": Activation(_softplus, _operator("Softplus")),
+    "relu": Activation(_relu, _operator("Relu"), "nn.ReLU()", rectifies=True),
+    "tanh": Activation(_tanh, _operator("Tanh"), "nn.Tanh()", limits=(-1.0, 1.0)),
+    "scaled_tanh": Activation(
+        _scaled_tanh, _scaled_tanh_onnx, "ScaledTanh()", limits=(-1.7159, 1.7159)
+    ),
+    "abs_tanh": Activation(_abs_tanh, _abs_tanh_onnx, "AbsTanh()", limits=(None, 1.0)),
+    "sigmoid": Activation(_sigmoid, _operator("Sigmoid"), "nn.Sigmoid()", limits=(0.0, 1.0)),
+    "softplus": Activation(_softplus, _operator("Softplus"), "nn.Softplus()"),
 }
 
 
@@ -103,6 +107,9 @@ class Act(Operation):
 
     def to_onnx(self, graph, node, x):
         return ACTIVATIONS[graph.model.activation].to_onnx(graph, node.feature, x)
+
+    def to_torch(self, node, model, inputs):
+        return {node.module: ACTIVATIONS[model.activation].to_torch}
 
     def invert(self, x, inversion):
         rectifies = ACTIVATIONS[inversion.model.activation].rectifies

@@ -61,6 +61,11 @@ class Node:
         return "before_" if self.key.startswith("before/") else ""
 
     @property
+    def module(self) -> str:
+        """The name of its module in a PyTorch export, inside that of its layer (or of `before`)."""
+        return self.key.removeprefix("before/")
+
+    @property
     def path(self) -> str:
         """The key of its layer in the config."""
         section = "convs" if isinstance(self.spec, ConvSpec) else "fcs"
@@ -231,6 +236,13 @@ class Operation:
     def to_onnx(self, graph: Graph, node: Node, x: str) -> str:
         """Add the operation to `graph`; the name of its result. Raises ConfigError for what ONNX lacks."""
         raise ConfigError(f"layer {node.layer}: {self.name} cannot be exported to ONNX")
+
+    def to_torch(self, node: Node, model: ModelSpec, inputs: Maps) -> dict[str, str]:
+        """Return {name: Python expression} of its modules of PyTorch, which are applied in this order.
+
+        Expressions may use `nn` and the classes of interop/pytorch_parts.py. `model` has its number of classes.
+        """
+        raise ConfigError(f"layer {node.layer}: {self.name} cannot be exported to PyTorch")
 
     def invert(self, x: Float[Array, "b *place c"], inversion: Inversion) -> Array:
         """Project `x` from the outputs of the operation to its inputs (analysis.deconvnet); by default unchanged."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alexnet_jax.model.operations.base import Operation
+from alexnet_jax.specs import ConvSpec
 
 
 class BatchNorm(Operation):
@@ -65,6 +66,13 @@ class BatchNorm(Operation):
         ]
         epsilon = graph.model.batch_norm.epsilon
         return graph.add(node.feature, "BatchNormalization", x, *tensors, epsilon=epsilon)
+
+    def to_torch(self, node, model, inputs):
+        # PyTorch's momentum is the weight of the new statistics.
+        settings, kind = model.batch_norm, 2 if isinstance(node.spec, ConvSpec) else 1
+        momentum = f"momentum={round(1 - settings.momentum, 12)}"
+        arguments = f"{inputs.channels}, eps={settings.epsilon}, {momentum}"
+        return {node.module: f"nn.BatchNorm{kind}d({arguments})"}
 
     def invert(self, x, inversion):
         prefix, epsilon = inversion.node.prefix, inversion.model.batch_norm.epsilon

@@ -83,6 +83,16 @@ class Conv(Operation):
         return graph.add(node.feature, "Conv", x, *weights, pads=[low, low, high, high],
                          strides=[spec.stride] * 2, group=spec.groups)  # fmt: skip
 
+    def to_torch(self, node, model, inputs):
+        spec, (low, high) = node.spec, node.spec.pad
+        padding = f", padding={low}" if low == high and low else ""
+        groups = f", groups={spec.groups}" if spec.groups > 1 else ""
+        sizes = f"{inputs.channels}, {spec.features}, kernel_size={spec.kernel}"
+        conv = f"nn.Conv2d({sizes}, stride={spec.stride}{padding}{groups})"
+        # nn.Conv2d pads equally at both ends.
+        pad = {} if low == high else {"pad": f"nn.ZeroPad2d(({low}, {high}, {low}, {high}))"}
+        return {**pad, node.module: conv}
+
     def invert(self, x, inversion):
         """Apply the transposed convolution, without biases."""
         import jax

@@ -50,6 +50,12 @@ class Dense(Operation):
         weights = [graph.tensor(f"params/{node.layer}/{name}") for name in ("kernel", "bias")]
         return graph.add(node.feature, "Gemm", x, *weights, transB=1)
 
+    def to_torch(self, node, model, inputs):
+        sizes = f"{inputs.channels}, {features_of(node.spec, model)}"
+        if node.spec.groups > 1:
+            return {node.module: f"GroupedLinear({sizes}, groups={node.spec.groups})"}
+        return {node.module: f"nn.Linear({sizes})"}
+
 
 def features_of(spec: FCSpec, model: ModelSpec) -> int:
     """Return the number of outputs of a layer; the last layer has one output per class. Raises ConfigError."""

@@ -42,6 +42,11 @@ class Dropout(Operation):
         keep = graph.constant(f"{node.feature}/keep", 1 - dropout.rate)
         return graph.add(node.feature, "Mul", x, keep)
 
+    def to_torch(self, node, model, inputs):
+        dropout = model.dropout
+        is_scaled = dropout.scale_at == "test" and dropout.rate > 0
+        return {node.module: f"{'PaperDropout' if is_scaled else 'nn.Dropout'}({dropout.rate})"}
+
 
 def _mask(key: Key[Array, "*b"], keep: float, shape: tuple[int, ...]) -> Bool[Array, "b *place c"]:
     """Draw a mask that is True with probability `keep`: from the key of each example, or from one key for all."""

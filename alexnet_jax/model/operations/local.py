@@ -34,5 +34,13 @@ class Local(Conv):
         if node.spec.groups != 1:
             yield f"{node.path}: a local layer has no groups"
 
+    def to_torch(self, node, model, inputs):
+        spec = node.spec
+        sizes = (
+            f"{inputs.channels}, {spec.features}, out_size={self.output(node, model, inputs).size}"
+        )
+        windows = f"kernel_size={spec.kernel}, stride={spec.stride}, pad={spec.pad}"
+        return {node.module: f"LocallyConnected({sizes}, {windows})"}
+
     def to_onnx(self, graph, node, x):
         return super(Conv, self).to_onnx(graph, node, x)  # raises: ONNX has no such operator

@@ -62,3 +62,11 @@ class LRN(Operation):
         graph.add_node(parts, "Split", [x], axis=1)
         parts = [graph.add(f"{part}/lrn", "LRN", part, **constants) for part in parts]
         return graph.add(name, "Concat", *parts, axis=1)
+
+    def to_torch(self, node, model, inputs):
+        """PyTorch divides alpha by the window size."""
+        c = model.lrn_constants
+        constants = f"{c.n}, alpha={c.alpha * c.n:.9g}, beta={c.beta}, k={c.k}"
+        if model.towers == 1 or not c.within_towers:
+            return {node.module: f"nn.LocalResponseNorm({constants})"}
+        return {node.module: f"TowerNorm({constants}, towers={model.towers})"}

@@ -64,6 +64,14 @@ class Pool(Operation):
         return graph.add(node.feature, kind, x, kernel_shape=[pool.window] * 2,
                          strides=[pool.stride] * 2, pads=[0, 0, over, over])  # fmt: skip
 
+    def to_torch(self, node, model, inputs):
+        pool = node.spec.pool
+        kind = "nn.MaxPool2d" if pool.kind == "max" else "nn.AvgPool2d"
+        arguments = f"kernel_size={pool.window}, stride={pool.stride}"
+        # The means of windows that extend over the border are of the values inside.
+        arguments += ", ceil_mode=True" if pool.rounding == "ceil" else ""
+        return {node.module: f"{kind}({arguments})"}
+
     def invert(self, x, inversion):
         return unpool(inversion.inputs, x, inversion.node.spec.pool)
 

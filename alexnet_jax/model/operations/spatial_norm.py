@@ -33,3 +33,7 @@ class SpatialNorm(Operation):
         beta = graph.constant(f"{name}/beta", norm.beta)
         power = graph.add(f"{name}/power", "Pow", bracket, beta)
         return graph.add(name, "Div", x, power)
+
+    def to_torch(self, node, model, inputs):
+        s = model.spatial_norm
+        return {node.module: f"SpatialNorm({s.size}, alpha={s.alpha}, beta={s.beta})"}
