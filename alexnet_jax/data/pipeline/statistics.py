@@ -4,7 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, UInt8
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import cache, digests
@@ -57,10 +57,9 @@ def compute(split: Split) -> Statistics:
     total, products = np.zeros(first.shape[1:]), np.zeros((3, 3))
     step = max(_CHUNK_BYTES // first.nbytes, 1)
     for start in range(0, len(chosen), step):
-        pixels = split.images[chosen[start : start + step]].astype(np.float64)
-        total += pixels.sum(axis=0)
-        flat = pixels.reshape(-1, 3)
-        products += flat.T @ flat
+        pixels = split.images[chosen[start : start + step]]
+        total += pixels.sum(axis=0, dtype=np.uint32)
+        products += _products(pixels.reshape(-1, 3))
     mean_image = total / len(chosen)
     channel_mean = mean_image.mean(axis=(0, 1))
     covariance = products / (len(chosen) * total[..., 0].size) - np.outer(
@@ -74,6 +73,13 @@ def compute(split: Split) -> Statistics:
     return Statistics(
         *(x.astype(np.float32) for x in (mean_image, channel_mean, eigenvectors, stds))
     )
+
+
+def _products(pixels: UInt8[np.ndarray, "n 3"]) -> Float64[np.ndarray, "3 3"]:
+    """Sum the products of the channels; exact, as 256 products of 8-bit values fit into the 24 bits of float32."""
+    channels = np.zeros((3, -(-len(pixels) // 256), 256), np.float32)
+    channels.reshape(3, -1)[:, : len(pixels)] = pixels.T
+    return np.vecdot(channels[:, None], channels).sum(axis=-1, dtype=np.float64)
 
 
 def read(

@@ -161,6 +161,8 @@ class Workers(Threads):
             worker.connection.send((block, out.shape, exif, jobs))
             answer = worker.connection.recv()
         except (EOFError, OSError):
+            if _shared.get(self.count) is self:
+                del _shared[self.count]
             raise _died(worker, jobs) from None
         self._idle.put(worker)
         if isinstance(answer, Exception):
