@@ -147,7 +147,7 @@ class _Content:
         encoded = store.JpegShards(
             [folder / "jpeg" / shard.file for shard in shards], [shard.count for shard in shards]
         )
-        self.jpegs = [encoded.one(i) for i in range(len(encoded))]
+        self.jpegs = [encoded.one(i) for i in range(sum(shard.count for shard in shards))]
         (folder / "files").mkdir()
         self.paths = [folder / "files" / f"{i}.jpg" for i in range(len(self.jpegs))]
         for path, content in zip(self.paths, self.jpegs, strict=True):

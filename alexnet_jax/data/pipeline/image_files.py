@@ -210,7 +210,7 @@ class ImageFiles:
             bad += pool.decode(jobs, decoded, block, self._exif)
             faults.extend((int(indices[row]), fault) for row, fault in bad)
 
-        step = min(max(len(indices) // (4 * pool.count), 1), 64)
+        step = min(max(len(indices) // (4 * pool.count), pool.fewest), 64)
         chunks = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
         for _ in pool.threads.map(fill, chunks):
             pass

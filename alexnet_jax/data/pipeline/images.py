@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Part of the key of every cached decode: increase it when a change alters the pixels that `decode` returns.
 VERSION = 2
-#: Output rows resized at once: few enough for the intermediate arrays to stay in the CPU cache.
-_STRIP = 64
+#: Rows reduced at once: few enough for the intermediate arrays to stay in the CPU cache.
+_ROWS = 96
 
 
 def decode(
@@ -227,12 +227,14 @@ def _area_averages(
     width = pixels.shape[1]
     square = np.empty((size, size * 3), np.uint8)
     start = 0
-    for covered, rows in _averages(pixels.shape[0], top, side, size, _STRIP):
+    strip = max(_ROWS * size // side, 1)
+    for covered, rows in _averages(pixels.shape[0], top, side, size, strip):
         narrow = _product(rows, pixels[covered].reshape(-1, width * 3).astype(np.float32))
         turned = np.ascontiguousarray(narrow.T).reshape(width, -1)
         small = _product(columns, turned)
-        strip = slice(start, start := start + len(narrow))
-        square[strip] = np.rint(small, out=small).astype(np.uint8).reshape(size * 3, -1).T
+        stop = start + len(narrow)
+        square[start:stop] = np.rint(small, out=small).astype(np.uint8).reshape(size * 3, -1).T
+        start = stop
     return square.reshape(size, size, 3)
 
 

@@ -103,8 +103,12 @@ class Threads:
     """Threads that decode.
 
     Attributes:
+        count: Their number.
         threads: The threads in which `decode` should be called.
     """
+
+    #: Number of images from which a call of `decode` is worth while.
+    fewest = 1
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -123,6 +127,8 @@ class Threads:
 
 class Workers(Threads):
     """Processes that decode, with one thread each that waits for it."""
+
+    fewest = 4
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
