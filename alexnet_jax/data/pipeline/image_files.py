@@ -159,12 +159,11 @@ class ImageFiles:
         return found
 
     def _can_read(self, i: int) -> bool:
+        out = np.empty((1, self.size, self.size, 3), np.uint8)
         try:
-            name, source = self._read(i)
-            images.decode(source, self.size, exif=self._exif, name=name)
+            return not images.decode_all([Job(0, *self._read(i))], out, self._exif)
         except DataError:
             return False
-        return True
 
     def _decode(
         self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]] | None = None
