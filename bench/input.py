@@ -120,6 +120,8 @@ def _write_originals(options: argparse.Namespace, folder: Path) -> list[Path]:
     """Write the images of the source, again and again, to class folders."""
     found = discovery.find(options.source, folder / "work").splits["train"]
     images = [(name, image) for name, chosen in found.items() for image in chosen]
+    if not isinstance(images[0][1].read(), bytes):
+        raise ConfigError(f"--from {options.source} has arrays; this measures the reading of files")
     paths = []
     for i in range(options.images):
         name, image = images[i % len(images)]
