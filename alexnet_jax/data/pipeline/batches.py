@@ -130,7 +130,7 @@ class Prefetch(Iterator[tuple[Any, Any]]):
             except queue.Empty:
                 self._poll()
                 if not any(thread.is_alive() for thread in self._threads) and self._ahead.empty():
-                    raise DataError("the threads that read images ahead have died") from None
+                    raise DataError("the thread that reads images ahead has died") from None
 
     def close(self) -> None:
         """End the threads and the iteration."""
