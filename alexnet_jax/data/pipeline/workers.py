@@ -128,7 +128,7 @@ class Threads:
 class Workers(Threads):
     """Processes that decode, with one thread each that waits for it."""
 
-    fewest = 4
+    fewest = 8
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
