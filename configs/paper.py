@@ -85,8 +85,7 @@ def get_config() -> Any:
     data.classes = ()  # empty: all classes
     data.validation = 0.0  # fraction of the training images held out as 'val'
     data.shuffle = "epoch"  # 'once': the same order in every epoch, as in the authors' program
-    data.threads = 4  # threads that decode images where processes do not
-    data.workers = config_dict.placeholder(int)  # processes that decode; None: one per core
+    data.threads = 4  # threads that decode images
     data.prefetch = 2  # batches read ahead
     data.placement = "auto"  # 'device': copy all images there at the start; 'host': copy each batch
 
