@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 HARMLESS = (
     "name", "data.path", "data.threads", "data.workers", "data.prefetch", "data.placement", "train.max_steps",
     "train.log_every", "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
-    "train.split_dense",
-    "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
+    "train.split_dense", "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
     "train.writers",
 )  # fmt: skip
 
