@@ -283,6 +283,8 @@ class DataSpec:
     exif: Exif = "ignore"
     #: For source='folder': train without the images that cannot be decoded, which the run records.
     skip_unreadable: bool = False
+    #: Processes that decode images, in sets that are not decoded once and kept. None: one per core; 0: threads decode.
+    workers: NaturalNumber | None = None
 
 
 @dataclass(frozen=True)

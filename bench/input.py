@@ -1,22 +1,28 @@
 """Compare the images per second of the input pipeline with those of common loaders, on one or a few cores.
 
     alexnet bench input --from IMAGES
-    alexnet bench input --from IMAGES --threads 2 --json input.json
+    alexnet bench input --from IMAGES --threads 1 2 --json input.json
 
-IMAGES is any input of `alexnet prepare`. A JPEG store and a raw store are made from it in a temporary folder and read
-in shuffled batches. The programs are measured in turn, on the same cores:
+IMAGES is any input of `alexnet prepare`. As many of its images as are measured are written to class folders, from which
+a JPEG store and a raw store are made, in a temporary folder. The programs are measured in turn, on the same cores:
 
+  folder              decode and reduce the original files in shuffled batches, as in training from class folders
   store jpeg, raw     read batches as in training: order, digest, records, decoding
+  ... in threads      the same without processes, on more than one core
   simplejpeg          only decode the same JPEG records
+  pillow              decode, resize and crop the original files with Pillow, in one thread
   pil                 torch.utils.data.DataLoader over files with the same JPEGs, decoded by Pillow
   pil originals       the same over the original files, resized and cropped as by torchvision's transforms
   tf.data             decode_jpeg over the same JPEGs, if TensorFlow is installed
   prepare             convert the originals to a JPEG store
-  pil prepare         the same with Pillow only
+  pil prepare         the same with Pillow only, in one thread
+
+With several numbers of cores, each round measures all of them, and a table shows the rates per core.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import statistics
@@ -31,7 +37,8 @@ import numpy as np
 
 from alexnet_jax import cli
 from alexnet_jax.cli import markdown
-from alexnet_jax.data.pipeline import batches
+from alexnet_jax.data.pipeline import batches, image_files
+from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.prepare import discovery
 from alexnet_jax.data.sources import store, store_format
@@ -48,8 +55,10 @@ BATCH = 128
 RATIOS = {
     "store jpeg": ("simplejpeg", "pil", "pil originals", "tf.data"),
     "store raw": ("pil", "pil originals"),
+    "folder": ("pillow", "pil originals"),
     "prepare": ("pil prepare",),
 }
+_SIZE = 256
 
 
 def main(arguments: list[str]) -> int:
@@ -58,111 +67,170 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--threads",
         type=int,
-        default=1,
-        help="number of cores, threads, and processes of the other loaders",
+        nargs="+",
+        default=[1],
+        help="numbers of cores, threads, and processes of the other loaders",
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each program")
     parser.add_argument("--images", type=int, default=1024, help="images per measurement")
     output.add_json(parser)
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
-    if not 1 <= options.threads <= len(cores):
+    if not all(1 <= number <= len(cores) for number in options.threads):
         raise ConfigError(f"--threads {options.threads}: there are {len(cores)} cores")
-    os.sched_setaffinity(0, cores[: options.threads])
+    image_files.FEWEST_FOR_PROCESSES = 1  # a few images stand for a large set
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(options, Path(folder))
-    print(table(report))
-    output.write_json(options.json, report)
+        reports = measure(options, Path(folder), cores)
+    print("\n\n".join([table(report) for report in reports] + scaling(reports)))
+    several = {str(report["threads"]): report for report in reports}
+    output.write_json(options.json, reports[0] if len(reports) == 1 else several)
     return 0
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure the images per second of every program in every round."""
+def measure(options: argparse.Namespace, folder: Path, cores: list[int]) -> list[dict[str, Any]]:
+    """Measure the images per second of every program in every round; return a report for each number of cores."""
+    originals = _write_originals(options, folder)
     for kind in ("jpeg", "raw"):
-        _prepare(options, folder / kind, kind)
-    programs = _programs(options, folder)
-    rates: dict[str, list[float]] = {name: [] for name in programs}
+        _prepare(folder, folder / kind, kind, max(options.threads))
+    content = _Content(folder, options.images, originals)
+    programs, rates = {}, {}
+    for threads in options.threads:
+        os.sched_setaffinity(0, cores[:threads])
+        programs[threads] = _programs(content, threads)
+        rates[threads] = {name: [] for name in programs[threads]}
+        for name, program in programs[threads].items():
+            if "prepare" not in name:
+                program()  # starts processes, and reads files into the page cache
     for number in range(options.rounds):
-        for name in list(programs)[:: 1 if number % 2 else -1]:
-            begin = time.perf_counter()
-            count = programs[name]()
-            rates[name].append(count / (time.perf_counter() - begin))
-    return {"machine": machine(), "threads": options.threads, "images": options.images,
-            "order_and_hash_seconds": _order_and_hash(), "rates": rates}  # fmt: skip
+        for threads in options.threads:
+            os.sched_setaffinity(0, cores[:threads])
+            for name in list(programs[threads])[:: 1 if number % 2 else -1]:
+                begin = time.perf_counter()
+                count = programs[threads][name]()
+                rates[threads][name].append(count / (time.perf_counter() - begin))
+    shared = {
+        "machine": machine(),
+        "images": options.images,
+        "order_and_hash_seconds": _order_and_hash(),
+    }
+    return [shared | {"threads": threads, "rates": rates[threads]} for threads in options.threads]
 
 
-def _prepare(options: argparse.Namespace, out: Path, kind: str) -> None:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        prepare.main(["--from", options.source, "--out", str(out), "--format", kind, "--subset",
-                      "--jobs", str(options.threads)])  # fmt: skip
-
-
-def _programs(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
-    index = store_format.read_index(folder / "jpeg")
-    total = sum(shard.count for shard in index.splits["train"])
-    total_of_all_splits = sum(shard.count for shards in index.splits.values() for shard in shards)
-    encoded = store.JpegShards(
-        [folder / "jpeg" / s.file for s in index.splits["train"]],
-        [s.count for s in index.splits["train"]],
-    )
-    jpegs = [encoded.one(i) for i in range(total)]
-    files = folder / "files"
-    files.mkdir()
-    for i, content in enumerate(jpegs):
-        (files / f"{i}.jpg").write_bytes(content)
-    paths = [files / f"{i}.jpg" for i in range(total)]
+def _write_originals(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Write the images of the source, again and again, to class folders."""
     found = discovery.find(options.source, folder / "work").splits["train"]
-    originals: list[Any] = [image for chosen in found.values() for image in chosen]
+    images = [(name, image) for name, chosen in found.items() for image in chosen]
+    if not isinstance(images[0][1].read(), bytes):
+        raise ConfigError(f"--from {options.source} has arrays; this measures the reading of files")
+    paths = []
+    for i in range(options.images):
+        name, image = images[i % len(images)]
+        content: Any = image.read()
+        path = folder / "originals" / "train" / name / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        paths.append(path)
+    return paths
 
-    def ours(kind: str) -> Callable[[], int]:
-        opened = store_format.read_index(folder / kind)
-        images = store.images(folder / kind, opened, "train", opened.size, options.threads)
-        labels = store_format.read_labels(folder / kind, opened, "train")
-        return lambda: _read(images, labels, options.images)
+
+def _prepare(folder: Path, out: Path, kind: str, jobs: int) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        prepare.main(["--from", str(folder / "originals"), "--out", str(out), "--format", kind,
+                      "--subset", "--jobs", str(jobs)])  # fmt: skip
+
+
+class _Content:
+    """What the programs read: original files, stores, and the records of the JPEG store as files."""
+
+    def __init__(self, folder: Path, images: int, originals: list[Path]) -> None:
+        self.folder, self.images, self.originals = folder, images, originals
+        index = store_format.read_index(folder / "jpeg")
+        shards = index.splits["train"]
+        encoded = store.JpegShards(
+            [folder / "jpeg" / shard.file for shard in shards], [shard.count for shard in shards]
+        )
+        self.jpegs = [encoded.one(i) for i in range(sum(shard.count for shard in shards))]
+        (folder / "files").mkdir()
+        self.paths = [folder / "files" / f"{i}.jpg" for i in range(len(self.jpegs))]
+        for path, content in zip(self.paths, self.jpegs, strict=True):
+            path.write_bytes(content)
+
+    def prepare(self, jobs: int) -> int:
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            _prepare(self.folder, Path(temporary) / "store", "jpeg", jobs)
+        return len(self.originals)
+
+
+def _programs(content: _Content, threads: int) -> dict[str, Callable[[], int]]:
+    originals, jpegs = content.originals, content.jpegs
+
+    def ours(name: str, processes: int) -> Callable[[], int]:
+        if name == "folder":
+            images: Any = ImageFiles(
+                lambda i: (None, originals[i]), len(originals), _SIZE,
+                threads=threads, processes=processes, identity=None,
+            )  # fmt: skip
+        else:
+            shards = content.folder / name.split()[1]
+            index = store_format.read_index(shards)
+            images = store.images(shards, index, "train", index.size, threads, processes=processes)
+        return lambda: _read(images, content.images)
 
     def decode_only() -> int:
         import simplejpeg
 
-        for i in range(options.images):
-            simplejpeg.decode_jpeg(jpegs[i % total], colorspace="RGB")
-        return options.images
+        for i in range(content.images):
+            simplejpeg.decode_jpeg(jpegs[i % len(jpegs)], colorspace="RGB")
+        return content.images
 
-    def prepare_again() -> int:
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            _prepare(options, Path(temporary) / "store", "jpeg")
-        return total_of_all_splits
+    def pillow() -> int:
+        for path in originals:
+            np.asarray(_resized_and_cropped(path.read_bytes()))
+        return len(originals)
 
     def prepare_with_pillow() -> int:
-        for image in originals:
-            square = _resized_and_cropped(image.read())
-            square.save(io.BytesIO(), "JPEG", quality=95)
-        return total
+        for path in originals:
+            _resized_and_cropped(path.read_bytes()).save(io.BytesIO(), "JPEG", quality=95)
+        return len(originals)
 
-    programs = {"store jpeg": ours("jpeg"), "store raw": ours("raw")}
-    if options.threads == 1:
-        programs["simplejpeg"] = decode_only
+    processes = threads if threads > 1 else 0
+    programs = {name: ours(name, processes) for name in ("folder", "store jpeg", "store raw")}
+    if processes:
+        programs |= {f"{name} in threads": ours(name, 0) for name in ("folder", "store jpeg")}
+    else:
+        programs |= {
+            "simplejpeg": decode_only,
+            "pillow": pillow,
+            "pil prepare": prepare_with_pillow,
+        }
     if util.find_spec("torch") is not None:
-        programs["pil"] = _torch_loader([path.read_bytes for path in paths], _decoded, options)
-        programs["pil originals"] = _torch_loader(
-            [image.read for image in originals], _resized_and_cropped, options
+        loader = functools.partial(_torch_loader, images=content.images, threads=threads)
+        programs["pil"] = loader([path.read_bytes for path in content.paths], _decoded)
+        programs["pil originals"] = loader(
+            [path.read_bytes for path in originals], _resized_and_cropped
         )
     if util.find_spec("tensorflow") is not None:
-        programs["tf.data"] = _tf_data([str(path) for path in paths], options)
-    programs["prepare"] = prepare_again
-    if options.threads == 1:
-        programs["pil prepare"] = prepare_with_pillow
+        programs["tf.data"] = _tf_data(
+            [str(path) for path in content.paths], content.images, threads
+        )
+    programs["prepare"] = lambda: content.prepare(threads)
     return programs
 
 
-def _read(images: Any, labels: np.ndarray, count: int) -> int:
+def _read(images: Any, count: int) -> int:
     """Read `count` images in shuffled batches, as the training loop does."""
-    digest = ""
-    for step in range(count // BATCH):
+    labels = np.zeros(len(images), np.int32)
+
+    def make(step: int) -> tuple[np.ndarray, ...]:
         indices, epochs = batches.positions(
             step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
         )
-        digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
-        _ = images[indices]
+        return images[indices], indices, epochs
+
+    digest = ""
+    with batches.Prefetch(make, range(count // BATCH), 2) as ahead:
+        for _, (_, indices, epochs) in ahead:
+            digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
     return count // BATCH * BATCH
 
 
@@ -201,40 +269,42 @@ def _resized_and_cropped(content: bytes) -> "Image.Image":
 def _torch_loader(
     readers: list[Callable[[], bytes]],
     decode: Callable[[bytes], "Image.Image"],
-    options: argparse.Namespace,
+    *,
+    images: int,
+    threads: int,
 ) -> Callable[[], int]:
     import torch  # pyright: ignore[reportMissingImports]
 
     class Images(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return options.images // BATCH * BATCH
+            return images // BATCH * BATCH
 
         def __getitem__(self, i: int) -> Any:
             pixels = np.asarray(decode(readers[i * 7 % len(readers)]()))
             return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), i
 
     def run() -> int:
-        workers = options.threads if options.threads > 1 else 0
-        torch.set_num_threads(options.threads)
+        workers = threads if threads > 1 else 0
+        torch.set_num_threads(threads)
         loader = torch.utils.data.DataLoader(Images(), batch_size=BATCH, num_workers=workers)
         return sum(len(numbers) for _, numbers in loader)
 
     return run
 
 
-def _tf_data(paths: list[str], options: argparse.Namespace) -> Callable[[], int]:
+def _tf_data(paths: list[str], images: int, threads: int) -> Callable[[], int]:
     import tensorflow as tf  # pyright: ignore[reportMissingModuleSource]
 
-    count = options.images // BATCH * BATCH
+    count = images // BATCH * BATCH
     numbers = [i * 7 % len(paths) for i in range(count)]
     settings = tf.data.Options()
-    settings.threading.private_threadpool_size = options.threads
+    settings.threading.private_threadpool_size = threads
 
     def decoded(path: Any) -> Any:
         return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
 
     dataset = tf.data.Dataset.from_tensor_slices([paths[i] for i in numbers])
-    dataset = dataset.map(decoded, num_parallel_calls=options.threads).batch(BATCH)
+    dataset = dataset.map(decoded, num_parallel_calls=threads).batch(BATCH)
     dataset = dataset.with_options(settings)
     return lambda: sum(len(batch) for batch in dataset.as_numpy_iterator())
 
@@ -248,23 +318,49 @@ def table(report: dict[str, Any]) -> str:
         "program",
         "images/s, median",
         "min to max",
-        "store jpeg is faster by",
-        "store raw by",
-        "prepare by",
+        *(f"{ours} is faster by" for ours in RATIOS),
     )
     rows = []
     for name, values in rates.items():
-        cells = []
-        for ours in ("store jpeg", "store raw", "prepare"):
-            pairs = [a / b for a, b in zip(rates[ours], values, strict=True)]
-            cells.append(f"{statistics.median(pairs):.2f}x" if name in RATIOS[ours] else "")
+        cells = [
+            _ratio(rates[ours], values) if name in others else "" for ours, others in RATIOS.items()
+        ]
         spread = f"{min(values):,.0f} to {max(values):,.0f}"
         rows.append((name, f"{statistics.median(values):,.0f}", spread, *cells))
     share = report["order_and_hash_seconds"] * statistics.median(rates["store jpeg"]) / BATCH
     fastest = report["order_and_hash_seconds"] * statistics.median(rates["store raw"]) / BATCH
     last = (f"Order and digest for ImageNet: {report['order_and_hash_seconds'] * 1e6:.0f} us per batch of {BATCH}, "
             f"{share:.1%} of the time with the JPEG store, {fastest:.1%} with the raw store")  # fmt: skip
-    return "\n".join([title, "", *markdown.table(header, rows, right=range(1, 6)), "", last])
+    lines = markdown.table(header, rows, right=range(1, len(header)))
+    return "\n".join([title, "", *lines, "", last])
+
+
+def scaling(reports: list[dict[str, Any]]) -> list[str]:
+    """Format the rate per core on more cores than one, beside that of one core and that of Pillow on one core."""
+    one = next((report["rates"] for report in reports if report["threads"] == 1), None)
+    rows = []
+    for report in reports:
+        for name, values in report["rates"].items():
+            if one is None or report["threads"] == 1:
+                continue
+            per_core = [rate / report["threads"] for rate in values]
+            plain = {"folder": "pillow", "folder in threads": "pillow", "prepare": "pil prepare"}
+            beside = one.get(name.removesuffix(" in threads"))
+            rows.append((name, report["threads"], f"{statistics.median(per_core):,.0f}",
+                         _ratio(per_core, beside) if beside else "",
+                         _ratio(per_core, one[plain[name]]) if name in plain else ""))  # fmt: skip
+    header = (
+        "program",
+        "cores",
+        "images/s per core",
+        "beside one core",
+        "beside Pillow on one core",
+    )
+    return ["\n".join(markdown.table(header, rows, right=range(1, 5)))] if rows else []
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    return f"{statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}x"
 
 
 if __name__ == "__main__":

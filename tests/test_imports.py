@@ -20,7 +20,7 @@ LAYERS = {
     "model": {"flax", "jax", "jaxtyping", "numpy"},
     "config": {"ml_collections"},
     "run": {"flax", "jax", "ml_collections", "numpy", "optax"},
-    "data.pipeline": {"PIL", "jax", "jaxtyping", "numpy", "simplejpeg"},
+    "data.pipeline": {"PIL", "jax", "jaxtyping", "numpy", "scipy", "simplejpeg"},
     "data.sources": {"array_record", "jaxtyping", "numpy", "sklearn", "tensorflow_datasets"},
     "data.prepare": {"PIL", "jaxtyping", "numpy", "rich", "scipy", "simplejpeg"},
     "pages": {"PIL", "jinja2", "markupsafe", "numpy"},

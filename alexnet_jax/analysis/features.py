@@ -102,7 +102,7 @@ def file_source(net: "Network", paths: list[str]) -> Source:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
     images = ImageFiles(
         lambda i: (names[i], image_paths[i]), len(names), spec.image_size,
-        threads=spec.threads, identity=None, exif=spec.exif,
+        threads=spec.threads, processes=spec.workers, identity=None, exif=spec.exif,
     )  # fmt: skip
     key = digests.cache_key(
         hashed.digests, hashed.times, *(os.fsencode(path).hex() for path in image_paths)

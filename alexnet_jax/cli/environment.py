@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 
 from alexnet_jax import files
 from alexnet_jax.errors import ConfigError, one_line
@@ -18,6 +19,8 @@ _REFUSED = {
 }
 #: Files of JAX that read variables and look for devices: errors from there are the environment's.
 _JAX_STARTS = ("/jax/_src/xla_bridge.py", "/jax/_src/config.py", "/jax/_src/cloud_tpu_init.py")
+#: Where a container finds its limits.
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def open_streams() -> None:
@@ -58,6 +61,17 @@ def flush_streams() -> None:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use: its affinity, or less by a limit of its control group."""
+    limits = [len(os.sched_getaffinity(0))]
+    for names in ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):  # versions 2, 1
+        with contextlib.suppress(OSError, ValueError):  # no limit, or 'max'
+            text = " ".join((_CONTROL_GROUP / name).read_text() for name in names)
+            quota, period = map(int, text.split())
+            limits += [-(-quota // period)] * (quota > 0)
+    return max(min(limits), 1)
 
 
 def check() -> None:

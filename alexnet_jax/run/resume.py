@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 #: Keys that may change between two starts of a run: the trained parameters do not depend on them.
 HARMLESS = (
-    "name", "data.path", "data.threads", "data.prefetch", "data.placement", "train.max_steps", "train.log_every",
-    "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers", "train.split_dense",
-    "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
+    "name", "data.path", "data.threads", "data.workers", "data.prefetch", "data.placement", "train.max_steps",
+    "train.log_every", "train.checkpoint_every", "train.keep_every", "train.stall_seconds", "train.split_towers",
+    "train.split_dense", "train.keep_powers_of_two", "train.checkpoint_minutes", "train.steps_per_dispatch",
     "train.writers",
 )  # fmt: skip
 

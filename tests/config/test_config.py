@@ -265,7 +265,8 @@ OUT_OF_RANGE = {
     ("model.dropout", specs.DropoutSpec): dict(rate=(-0.1, 1.0, 2.0)),
     ("model", specs.ModelSpec): dict(num_classes=(1, 0, -1), towers=COUNT),
     ("data", specs.DataSpec): dict(
-        image_size=COUNT, validation=(-0.1, 1.0, 10.0), threads=COUNT, prefetch=(-1,)
+        image_size=COUNT, validation=(-0.1, 1.0, 10.0), threads=COUNT, prefetch=(-1,),
+        workers=(-1,),
     ),
     ("augment", specs.AugmentSpec): dict(
         resize=COUNT, crop_size=COUNT, crop_chunk=COUNT, scale=ZERO, color_std=NEGATIVE,
@@ -429,6 +430,7 @@ def test_all_faults_of_the_command_line_are_named_at_once():
 
 # A key that paper.py does not list -> how it is set, beside what it has an effect, and the value that it then has.
 UNLISTED = {
+    "data.workers": ("--config.data.workers=2", 2),
     "train.checkpoint_minutes": ("--config.train.checkpoint_minutes=5", 5.0),
     "train.matmul_precision": ("--config.train.matmul_precision=highest", "highest"),
     "train.deterministic": ("--config.train.deterministic", True),
@@ -504,7 +506,8 @@ def test_completed_lists_every_default_and_changes_nothing_else():
     old, new = (files.flatten(tree, ".") for tree in (whole, completed))
     assert old.items() <= new.items()
     added = new.keys() - old.keys()
-    unset = {"train.min_steps", "train.patience", "train.init_from"}  # their default is None
+    # Their default is None.
+    unset = {"data.workers", "train.min_steps", "train.patience", "train.init_from"}
     assert set(UNLISTED) - {"augment.min_area"} - unset <= added and not unset & added
     assert config.parse(completed) == config.parse(whole)
 

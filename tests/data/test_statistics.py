@@ -74,3 +74,10 @@ def test_statistics_are_computed_once(images, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 4
     statistics.load(dataset._replace(class_names=("c", "d")), tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("low, count", [(0, 1000), (255, 512), (254, 777)])
+def test_products_of_channels_are_exact(low, count):
+    pixels = np.random.default_rng(0).integers(low, 256, (count, 3), dtype=np.uint8)
+    whole = pixels.astype(np.int64)
+    assert np.array_equal(statistics._products(pixels), whole.T @ whole)

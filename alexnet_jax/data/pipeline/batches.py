@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,10 +72,11 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 
 class Prefetch(Iterator[tuple[Any, Any]]):
-    """Iterator over (item, make(item)) that prepares up to `depth` items ahead in a background thread.
+    """Iterator over (item, make(item)) that prepares up to `depth` items ahead in background threads.
 
-    The iterator raises an exception of `make` after the items made before it. Use it as a context, or call `close`.
-    `poll` is called before each item and repeatedly while waiting for one; its exceptions are passed on.
+    Two are made at a time, so that nothing waits for the last image of a batch. The iterator raises an exception of
+    `make` after the items before it. Use it as a context, or call `close`. `poll` is called before each item and
+    repeatedly while waiting for one; its exceptions are passed on.
 
     Attributes:
         wait_seconds: Total time that the consumer has waited.
@@ -90,18 +92,18 @@ class Prefetch(Iterator[tuple[Any, Any]]):
         self._poll = poll
         self.wait_seconds = 0.0
         self._inline = ((item, make(item)) for item in items) if depth == 0 else None
-        self._made: queue.Queue = queue.Queue(max(depth, 1))
+        self._ahead: queue.Queue[tuple[Any, Future]] = queue.Queue(depth + 1)
         self._end = threading.Event()
         if depth:
-            # The thread does not refer to `self`, so that it ends when the consumer drops the iterator.
-            self._thread = threading.Thread(
-                target=_produce,
-                args=(make, items, self._made, self._end),
-                name="prefetch",
-                daemon=True,
-            )
-            self._close = weakref.finalize(self, _stop, self._thread, self._made, self._end)
-            self._thread.start()
+            # The threads do not refer to `self`, so that they end when the consumer drops the iterator.
+            arguments = (make, iter(items), threading.Lock(), self._ahead, self._end)
+            self._threads = [
+                threading.Thread(target=_produce, args=arguments, name="prefetch", daemon=True)
+                for _ in range(2)
+            ]
+            self._close = weakref.finalize(self, _stop, self._threads, self._ahead, self._end)
+            for thread in self._threads:
+                thread.start()
 
     def __next__(self) -> tuple[Any, Any]:
         started = time.perf_counter()
@@ -111,25 +113,27 @@ class Prefetch(Iterator[tuple[Any, Any]]):
             self._poll()
             if self._inline is not None:
                 return next(self._inline)
-            made, error = self._wait()
-            if error is not None:
+            item, future = self._take()
+            while not wait([future], _POLL_SECONDS).done:
+                self._poll()
+            if error := future.exception():
                 self.close()
                 raise error
-            return made
+            return item, future.result()
         finally:
             self.wait_seconds += time.perf_counter() - started
 
-    def _wait(self) -> tuple[Any, BaseException | None]:
+    def _take(self) -> tuple[Any, Future]:
         while True:
             try:
-                return self._made.get(timeout=_POLL_SECONDS)
+                return self._ahead.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 self._poll()
-                if not self._thread.is_alive() and self._made.empty():
+                if not any(thread.is_alive() for thread in self._threads) and self._ahead.empty():
                     raise DataError("the thread that reads images ahead has died") from None
 
     def close(self) -> None:
-        """End the thread and the iteration."""
+        """End the threads and the iteration."""
         self._end.set()
         if self._inline is None:
             self._close()
@@ -142,32 +146,47 @@ class Prefetch(Iterator[tuple[Any, Any]]):
 
 
 def _produce(
-    make: Callable[[Any], Any], items: Iterable[Any], made: queue.Queue, end: threading.Event
+    make: Callable[[Any], Any],
+    items: Iterator[Any],
+    lock: threading.Lock,
+    ahead: queue.Queue,
+    end: threading.Event,
 ) -> None:
-    try:
-        for item in items:
-            result = ((item, make(item)), None)
-            if not _put(made, result, end):
+    """Make items until they end or one fails; the queue holds them in order while they are made."""
+    while not end.is_set():
+        future = Future()
+        with lock:  # one thread at a time takes an item and waits for room
+            try:
+                item = next(items)
+            except BaseException as error:  # StopIteration too; raised again by the consumer
+                item = None
+                future.set_exception(error)
+            if not _put(ahead, (item, future), end):
                 return
-            del result  # so that at most `depth` batches are in memory
-        _put(made, (None, StopIteration()), end)
-    except BaseException as error:  # raised again by the consumer
-        _put(made, (None, error), end)
+        if future.done():
+            return
+        try:
+            future.set_result(make(item))
+        except BaseException as error:
+            future.set_exception(error)
+            return
+        del future  # so that the consumer frees the batch
 
 
-def _put(made: queue.Queue, item: Any, end: threading.Event) -> bool:
+def _put(ahead: queue.Queue, item: Any, end: threading.Event) -> bool:
     while not end.is_set():
         try:
-            made.put(item, timeout=0.1)
+            ahead.put(item, timeout=0.1)
             return True
         except queue.Full:
             continue
     return False
 
 
-def _stop(thread: threading.Thread, made: queue.Queue, end: threading.Event) -> None:
+def _stop(threads: list[threading.Thread], ahead: queue.Queue, end: threading.Event) -> None:
     end.set()
-    while not made.empty():  # so that a thread waiting for room continues at once
-        made.get_nowait()
-    if thread is not threading.current_thread():
-        thread.join(timeout=10)
+    while not ahead.empty():  # so that a thread waiting for room continues at once
+        ahead.get_nowait()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(timeout=10)

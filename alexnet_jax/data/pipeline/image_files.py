@@ -1,4 +1,4 @@
-"""An indexable sequence of image files, decoded by a thread pool and cached on disk."""
+"""An indexable sequence of image files, decoded by threads or processes and cached on disk."""
 
 import contextlib
 import errno
@@ -11,14 +11,15 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from alexnet_jax import files
-from alexnet_jax.data.pipeline import cache, images
+from alexnet_jax.data.pipeline import cache, images, workers
+from alexnet_jax.data.pipeline.images import Job
+from alexnet_jax.data.pipeline.workers import Threads
 from alexnet_jax.errors import DataError, StorageError, listed, printable
 from alexnet_jax.specs import Exif
 
@@ -26,6 +27,10 @@ from alexnet_jax.specs import Exif
 CACHE_LIMIT_BYTES = 8 * 2**30
 #: Maximum size of resized arrays in memory; larger ones are resized again for each batch.
 MEMORY_LIMIT_BYTES = 2**30
+#: Number of images from which processes decode them: some seconds of work, where a process starts in half a second.
+FEWEST_FOR_PROCESSES = 2048
+#: Maximum size of the array that is decoded into at once.
+PART_BYTES = 2**28
 _REPORT_SECONDS = 5.0
 _CHUNK = 1024
 _ALL = "; alexnet doctor PATH lists all such images"
@@ -57,8 +62,10 @@ class ImageFiles:
     """Images of any format and size as squares of size x size pixels, decoded when indexed.
 
     Args:
-        read: Function that returns, for image i, its name in errors and a source for `images.decode`; called from
-            several threads.
+        read: Function that returns, for image i, its name in errors and its source, as in `images.Job`; called from
+            several threads. With processes, the source must be picklable.
+        processes: Number of processes that decode, if there are at least FEWEST_FOR_PROCESSES images. None: one per
+            core; 0: none, `threads` decode.
         identity: A string that changes with the content of any image. If given, the first access decodes all images
             into the cache folder, provided that they fit and are at most CACHE_LIMIT_BYTES.
         title: Name of the images in messages.
@@ -75,6 +82,7 @@ class ImageFiles:
         *,
         threads: int,
         identity: str | None,
+        processes: int | None = 0,
         title: str = "images",
         exif: Exif = "ignore",
         check: Callable[[], None] | None = None,
@@ -82,7 +90,8 @@ class ImageFiles:
         self._read, self._count, self.size, self._threads = read, count, size, threads
         self._identity, self._title, self._check = identity, title, check
         self._exif: Exif = exif
-        self._pool: ThreadPoolExecutor | None = None
+        self._processes = processes if count >= FEWEST_FOR_PROCESSES else 0
+        self._pool: Threads | None = None
         self._cached: np.ndarray | None = None
         self._lock = threading.Lock()
         self._is_written = False  # whether this object wrote the cached file
@@ -101,14 +110,14 @@ class ImageFiles:
                 self._cached, self._identity = self._open_or_cache(self._identity), None
                 self._check = None
             if self._pool is None and self._cached is None:
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+                self._pool = self._start()
         indices = np.asarray(indices)
         return self._decode(indices) if self._cached is None else self._cached[indices]
 
     def check(self) -> list[tuple[int, str]]:
         """Return (index, fault) of each image that cannot be decoded, without caching anything."""
         faults: list[tuple[int, str]] = []
-        self._pool = self._pool or ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+        self._pool = self._pool or self._start()
         for start in range(0, self._count, _CHUNK):
             self._decode(range(start, min(start + _CHUNK, self._count)), faults)
         return faults
@@ -150,12 +159,11 @@ class ImageFiles:
         return found
 
     def _can_read(self, i: int) -> bool:
+        out = np.empty((1, self.size, self.size, 3), np.uint8)
         try:
-            name, source = self._read(i)
-            images.decode(source, self.size, exif=self._exif, name=name)
+            return not images.decode_all([Job(0, *self._read(i))], out, self._exif)
         except DataError:
             return False
-        return True
 
     def _decode(
         self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]] | None = None
@@ -168,29 +176,48 @@ class ImageFiles:
         Raises:
             UnreadableImages: Some images are unreadable and `faults` is None.
         """
-        decoded = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         bad: list[tuple[int, str]] = []
-
-        def fill(positions: range) -> None:
-            for i in positions:
-                try:
-                    name, source = self._read(int(indices[i]))
-                    images.decode(source, self.size, exif=self._exif, name=name, out=decoded[i])
-                except DataError as error:
-                    decoded[i] = 0
-                    bad.append((int(indices[i]), str(error)))
-
-        step = min(max(len(indices) // (4 * self._threads), 1), 64)
-        chunks = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
-        assert self._pool is not None
-        for _ in self._pool.map(fill, chunks):
-            pass
+        most = max(PART_BYTES // self.size**2 // 3, 1)
+        if len(indices) <= most:
+            decoded = self._decode_part(indices, bad)
+        else:
+            decoded = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+            for i in range(0, len(indices), most):
+                decoded[i : i + most] = self._decode_part(indices[i : i + most], bad)
         bad.sort()  # independent of the number of threads
         if faults is not None:
             faults += bad
         elif bad:
             raise UnreadableImages([fault for _, fault in bad], len(indices), _ALL)
         return decoded
+
+    def _decode_part(
+        self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]]
+    ) -> UInt8[np.ndarray, "b size size 3"]:
+        pool = self._pool
+        assert pool is not None
+        decoded, block = pool.empty((len(indices), self.size, self.size, 3))
+
+        def fill(rows: range) -> None:
+            jobs, bad = [], []
+            for row in rows:
+                try:
+                    jobs.append(Job(row, *self._read(int(indices[row]))))
+                except DataError as error:
+                    decoded[row] = 0
+                    bad.append((row, str(error)))
+            bad += pool.decode(jobs, decoded, block, self._exif)
+            faults.extend((int(indices[row]), fault) for row, fault in bad)
+
+        step = min(max(len(indices) // (4 * pool.count), pool.fewest), 64)
+        chunks = [range(i, min(i + step, len(indices))) for i in range(0, len(indices), step)]
+        for _ in pool.threads.map(fill, chunks):
+            pass
+        return decoded
+
+    def _start(self) -> Threads:
+        count = workers.default() if self._processes is None else self._processes
+        return workers.shared(count) if count else Threads(self._threads)
 
     def _path(self, identity: str) -> pathlib.Path:
         text = f"{identity} {self.size} {images.VERSION} {self._exif}"
@@ -206,7 +233,7 @@ class ImageFiles:
         shape = (self._count, self.size, self.size, 3)
         cached = _open(path, shape)
         if cached is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="decode")
+            self._pool = self._start()
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(path.parent).free < 1.1 * self.nbytes:
@@ -223,7 +250,6 @@ class ImageFiles:
                     error.strerror,
                 )
                 return None
-            self._pool.shutdown()
             self._pool, cached = None, _open(path, shape)
         return cached
 

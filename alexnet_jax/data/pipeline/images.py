@@ -7,10 +7,11 @@ import functools
 import io
 import math
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import pillow
@@ -18,10 +19,13 @@ from alexnet_jax.data.pipeline.pillow import PIXEL_LIMIT
 from alexnet_jax.errors import DataError, one_line
 from alexnet_jax.specs import Exif
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 #: Part of the key of every cached decode: increase it when a change alters the pixels that `decode` returns.
 VERSION = 2
-#: Output rows resized at once: few enough for the intermediate arrays to stay in the CPU cache.
-_STRIP = 64
+#: Rows reduced at once: few enough for the intermediate arrays to stay in the CPU cache.
+_ROWS = 96
 
 
 def decode(
@@ -58,6 +62,41 @@ def decode(
         return square
     out[:] = square
     return out
+
+
+class Job(NamedTuple):
+    """An image to decode.
+
+    Attributes:
+        row: Its place in the output.
+        name: As in `decode`.
+        source: As in `decode`, or a function without arguments that returns it; may raise DataError.
+    """
+
+    row: int
+    name: str | None
+    source: Any
+
+
+def decode_all(
+    jobs: Iterable[Job], out: UInt8[np.ndarray, "n size size 3"], exif: Exif
+) -> list[tuple[int, str]]:
+    """Decode images into rows of `out`; return (row, fault) of those that cannot be decoded, which become zeros."""
+    faults = []
+    for row, name, source in jobs:
+        try:
+            found = source() if callable(source) else source
+            decode(found, out.shape[1], exif=exif, name=name, out=out[row])
+        except DataError as error:
+            out[row] = 0
+            faults.append((row, str(error)))
+    return faults
+
+
+def load_libraries() -> None:
+    """Import the libraries that decode a JPEG, and what reduces it."""
+    _simplejpeg()
+    _rounds_products()
 
 
 def is_image(source: Any) -> bool:
@@ -183,45 +222,73 @@ def _area_averages(
     """Average over size x size equal cells of the square; a pixel on a border counts by its share in the cell."""
     offset = int(left)
     pixels = pixels[:, offset : offset + side + 1]
-    rows, row_weights = _taps(pixels.shape[0], top, side, size)
-    columns, column_weights = _taps(pixels.shape[1], left - offset, side, size)
-    square = np.empty((size, size, 3), np.uint8)
-    for start in range(0, size, _STRIP):
-        strip = slice(start, start + _STRIP)
-        narrow = _weighted_sum(pixels, rows[:, strip], row_weights[:, strip])
-        turned = np.ascontiguousarray(narrow.swapaxes(0, 1))
-        small = _weighted_sum(turned, columns, column_weights)
-        square[strip] = np.rint(small, out=small).swapaxes(0, 1)
-    return square
-
-
-def _weighted_sum(
-    pixels: UInt8[np.ndarray, "h w 3"],
-    indices: Int[np.ndarray, "k n"],
-    weights: Float[np.ndarray, "k n 1 1"],
-) -> Float[np.ndarray, "n w 3"]:
-    """Sum k rows of `pixels` for each of n output rows, with weights."""
-    total = pixels[indices[0]] * weights[0]
-    for row, weight in zip(indices[1:], weights[1:], strict=True):
-        total += pixels[row] * weight
-    return total
+    ((covered, columns),) = _averages(pixels.shape[1], left - offset, side, size, size)
+    pixels = pixels[:, covered]
+    width = pixels.shape[1]
+    square = np.empty((size, size * 3), np.uint8)
+    start = 0
+    strip = max(_ROWS * size // side, 1)
+    for covered, rows in _averages(pixels.shape[0], top, side, size, strip):
+        narrow = _product(rows, pixels[covered].reshape(-1, width * 3).astype(np.float32))
+        turned = np.ascontiguousarray(narrow.T).reshape(width, -1)
+        small = _product(columns, turned)
+        stop = start + len(narrow)
+        square[start:stop] = np.rint(small, out=small).astype(np.uint8).reshape(size * 3, -1).T
+        start = stop
+    return square.reshape(size, size, 3)
 
 
 @functools.lru_cache(maxsize=1024)
-def _taps(
-    length: int, start: float, side: int, size: int
-) -> tuple[Int[np.ndarray, "k size"], Float[np.ndarray, "k size 1 1"]]:
-    """Return the pixels and weights of each output along one axis.
+def _averages(
+    length: int, start: float, side: int, size: int, strip: int
+) -> list[tuple[slice, "csr_array"]]:
+    """Return matrices of weights float32 [strip, covered] for averages along an axis of `length` pixels.
 
-    The `size` outputs divide `side` pixels equally, from `start` on an axis of `length` pixels.
+    The `size` outputs divide `side` pixels equally, from `start` on. Each matrix is for the next `strip` outputs and
+    comes with the pixels that they cover.
     """
+    from scipy.sparse import csr_array
+
     edges = np.linspace(start, start + side, size + 1)
-    number = math.ceil(side / size) + 1
-    indices = np.floor(edges[:-1]).astype(np.intp) + np.arange(number)[:, None]
-    covered = np.minimum(indices + 1, edges[1:]) - np.maximum(indices, edges[:-1])
-    weights = np.clip(covered, 0, None) * (size / side)
-    used = weights.max(axis=1) > 0
-    return np.minimum(indices, length - 1)[used], weights[used].astype(np.float32)[:, :, None, None]
+    taps = np.arange(math.ceil(side / size) + 1)
+    indices = np.floor(edges[:-1, None]).astype(np.int32) + taps.astype(np.int32)
+    shares = np.minimum(indices + 1, edges[1:, None]) - np.maximum(indices, edges[:-1, None])
+    weights = (np.clip(shares, 0, None) * (size / side)).astype(np.float32)
+    indices = np.minimum(indices, length - 1)
+    matrices = []
+    for i in range(0, size, strip):
+        used = weights[i : i + strip] > 0
+        chosen = indices[i : i + strip][used]
+        first, stop = int(chosen[0]), int(chosen[-1]) + 1
+        ends = np.concatenate([[0], used.sum(axis=1).cumsum()]).astype(np.int32)
+        entries = (weights[i : i + strip][used], chosen - first, ends)
+        matrices.append((slice(first, stop), csr_array(entries, (len(used), stop - first))))
+    return matrices
+
+
+def _product(matrix: "csr_array", values: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "k n"]:
+    """Multiply; the sums have the same bits on every machine."""
+    return matrix @ values if _rounds_products() else _slow_product(matrix, values)
+
+
+def _slow_product(
+    matrix: "csr_array", values: Float[np.ndarray, "m n"]
+) -> Float[np.ndarray, "k n"]:
+    counts = np.diff(matrix.indptr)
+    total = np.zeros((len(counts), values.shape[1]), np.float32)
+    for tap in range(counts.max()):
+        rows = np.flatnonzero(counts > tap)
+        entries = matrix.indptr[rows] + tap
+        total[rows] += values[matrix.indices[entries]] * matrix.data[entries, None]
+    return total
+
+
+@functools.cache
+def _rounds_products() -> bool:
+    """Whether the installed SciPy rounds a product before it is added; builds with FMA instructions do not."""
+    ((_, matrix),) = _averages(37, 0.0, 37, 16, 16)
+    values = np.random.default_rng(0).uniform(0, 255, (37, 64)).astype(np.float32)
+    return np.array_equal(matrix @ values, _slow_product(matrix, values))
 
 
 @functools.cache

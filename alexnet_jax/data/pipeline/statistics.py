@@ -4,7 +4,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, UInt8
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import cache, digests
@@ -15,7 +15,8 @@ from alexnet_jax.errors import AlexNetError, StorageError
 VERSION = 2
 #: Above this number of images, an evenly spaced sample is used; its mean is accurate to half a gray level.
 SAMPLE_ABOVE, SAMPLE = 60_000, 20_000
-_CHUNK_BYTES = 4 * 2**20
+#: What is read at once, enough for many processes to decode; pixels of which products are summed at once.
+_CHUNK_BYTES, _CHUNK_PIXELS = 32 * 2**20, 2**17
 
 
 class Statistics(NamedTuple):
@@ -57,10 +58,11 @@ def compute(split: Split) -> Statistics:
     total, products = np.zeros(first.shape[1:]), np.zeros((3, 3))
     step = max(_CHUNK_BYTES // first.nbytes, 1)
     for start in range(0, len(chosen), step):
-        pixels = split.images[chosen[start : start + step]].astype(np.float64)
-        total += pixels.sum(axis=0)
+        pixels = split.images[chosen[start : start + step]]
+        total += pixels.sum(axis=0, dtype=np.uint32)
         flat = pixels.reshape(-1, 3)
-        products += flat.T @ flat
+        for i in range(0, len(flat), _CHUNK_PIXELS):
+            products += _products(flat[i : i + _CHUNK_PIXELS])
     mean_image = total / len(chosen)
     channel_mean = mean_image.mean(axis=(0, 1))
     covariance = products / (len(chosen) * total[..., 0].size) - np.outer(
@@ -74,6 +76,13 @@ def compute(split: Split) -> Statistics:
     return Statistics(
         *(x.astype(np.float32) for x in (mean_image, channel_mean, eigenvectors, stds))
     )
+
+
+def _products(pixels: UInt8[np.ndarray, "n 3"]) -> Float64[np.ndarray, "3 3"]:
+    """Sum the products of the channels; exact, as 256 products of 8-bit values fit into the 24 bits of float32."""
+    channels = np.zeros((3, -(-len(pixels) // 256), 256), np.float32)
+    channels.reshape(3, -1)[:, : len(pixels)] = pixels.T
+    return np.vecdot(channels[:, None], channels).sum(axis=-1, dtype=np.float64)
 
 
 def read(

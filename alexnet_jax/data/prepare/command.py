@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--exif", choices=typing.get_args(Exif), default="ignore",
                         help="whether to rotate images by their EXIF orientation; default: ignore")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--jobs", type=int, default=cli.environment.cores(), metavar="N",
                         help="processes; default: the number of cores")  # fmt: skip
     parser.add_argument("--subset", action="store_true",
                         help="allow fewer classes or images than the official ones")  # fmt: skip

@@ -11,7 +11,6 @@ Exit code: 0 if there is nothing to fix, otherwise 3.
 
 import contextlib
 import multiprocessing
-import os
 import pathlib
 import tempfile
 from collections.abc import Generator, Iterator
@@ -54,7 +53,7 @@ def main(arguments: list[str]) -> int:
                         help="allow fewer classes or images than in the official dataset")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE.png",
                         help="draw a contact sheet; without it, nothing is written")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), metavar="N",
+    parser.add_argument("--jobs", type=int, default=cli.environment.cores(), metavar="N",
                         help="processes or threads; default: the number of cores")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.jobs < 1:

@@ -120,6 +120,7 @@ def _unreadable(
         len(files),
         spec.image_size,
         threads=spec.threads,
+        processes=spec.workers,
         identity=None,
     )
     if images.nbytes > image_files.CACHE_LIMIT_BYTES:
@@ -161,6 +162,7 @@ def _split(
         len(paths),
         spec.image_size,
         threads=spec.threads,
+        processes=spec.workers,
         identity=digests.cache_key(values, tree_files.times),
         title=f"{len(paths)} images of {folder}",
         check=tree_files.check,

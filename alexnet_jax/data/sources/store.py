@@ -1,5 +1,7 @@
 """Source 'store': images that `alexnet prepare` has decoded, checked and resized."""
 
+import functools
+import itertools
 import pathlib
 import threading
 from typing import Any, NamedTuple
@@ -35,7 +37,9 @@ def load(spec: DataSpec) -> Dataset:
     seen = check_content(folder, index, spec.threads)
     splits = {}
     for name in index.splits:
-        found = images(folder, index, name, spec.image_size, spec.threads, seen=seen)
+        found = images(
+            folder, index, name, spec.image_size, spec.threads, processes=spec.workers, seen=seen
+        )
         splits[name] = Split(found, labels[name], _digests(folder, index, name, seen))
     known = None
     if spec.image_size == index.size:
@@ -133,6 +137,7 @@ def images(
     size: int,
     threads: int,
     *,
+    processes: int | None = 0,
     seen: Content | None = None,
 ) -> "RawShards | ImageFiles":
     """Return the images of a split, which indexing with `indices` reads as uint8 [b size size 3].
@@ -149,12 +154,13 @@ def images(
             return pixels
         read = pixels.one
     else:
-        read = JpegShards(paths, counts).one
+        read = functools.partial(Record, JpegShards(paths, counts))
     return ImageFiles(
         lambda i: (f"{folder}: image {i} of {split}", read(i)),
         sum(counts),
         size,
         threads=threads,
+        processes=processes,
         identity=digests.cache_key(
             *(index.files[shard.file][1] for shard in shards), *counts, seen.times
         )
@@ -217,6 +223,7 @@ class JpegShards:
         self._readers: list[Any] = [None] * len(paths)
         self._lock = threading.Lock()
         self._reader = array_record().ArrayRecordReader
+        self._number = next(_numbers)
 
     def one(self, i: int) -> bytes:
         """Return the JPEG file of image i. Raises DataError."""
@@ -226,6 +233,11 @@ class JpegShards:
             return reader.read([i - int(self._ends[shard])])[0]
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._fault(shard, error) from None
+
+    def shard_of(self, i: int) -> tuple[int, pathlib.Path, int, int]:
+        """Return what tells these shards from others, the path and count of a shard, and the row of image i in it."""
+        shard = int(np.searchsorted(self._ends, i, side="right")) - 1
+        return self._number, self._paths[shard], self._counts[shard], i - int(self._ends[shard])
 
     def _open(self, shard: int) -> Any:
         with self._lock:
@@ -246,6 +258,32 @@ class JpegShards:
     def _fault(self, shard: int, error: Exception) -> DataError:
         text = one_line(error)[:200]
         return DataError(f"cannot read {self._paths[shard]}: {text}; {AGAIN}")
+
+
+_numbers = itertools.count()
+
+
+class Record(NamedTuple):
+    """The JPEG file of an image, as a function; pickled, it opens the shard again in the other process."""
+
+    shards: JpegShards
+    i: int
+
+    def __call__(self) -> bytes:
+        return self.shards.one(self.i)
+
+    def __reduce__(self) -> tuple:
+        return functools.partial, (_read_again, *self.shards.shard_of(self.i))
+
+
+def _read_again(number: int, path: pathlib.Path, count: int, row: int) -> bytes:
+    return _opened(number, path, count).one(row)
+
+
+@functools.lru_cache(maxsize=4096)
+def _opened(number: int, path: pathlib.Path, count: int) -> JpegShards:
+    """Open a shard once in this process; another store at the same path has another number."""
+    return JpegShards([path], [count])
 
 
 def array_record() -> Any:

@@ -278,6 +278,7 @@ def _images(
         len(records),
         spec.image_size,
         threads=spec.threads,
+        processes=spec.workers,
         identity=key,
         title=about,
         exif=spec.exif,
