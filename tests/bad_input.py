@@ -73,7 +73,20 @@ def _wrong_classes() -> list[Case]:
             "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.features --workdir NET --layer fc6 --split test {other} --out OUT/fc6.npz",
     ]  # fmt: skip
-    return [Case("images of other classes", one, 3, "missing there cat") for one in asked]
+    return [
+        Case("images of other classes", one, 3, "not known to the net: rose, tulip")
+        for one in asked
+    ]
+
+
+def _wrong_labels() -> list[Case]:
+    of = f"{EVALUATION}.evaluate --workdir NET --data-path IMAGES --out OUT --labels"
+    asked = [
+        (f"{of} BROKEN", "it is not UTF-8"),
+        (f"{of} NOTHING/real.json", "there is no file"),
+        (f"{EVALUATION}.compare NET NET --data-path IMAGES --labels BROKEN", "it is not UTF-8"),
+    ]
+    return [Case("labels that cannot be read", one, 3, words) for one, words in asked]
 
 
 def _unreadable_image() -> list[Case]:
@@ -104,7 +117,9 @@ def _hostile_weights() -> list[Case]:
     return [Case("a hostile or damaged weights file", one, 5, words) for one, words in asked]
 
 
-CASES = [*_no_run(), *_no_checkpoint(), *_wrong_classes(), *_unreadable_image(), *_hostile_weights()]  # fmt: skip
+CASES = [
+    *_no_run(), *_no_checkpoint(), *_wrong_classes(), *_wrong_labels(), *_unreadable_image(), *_hostile_weights(),
+]  # fmt: skip
 
 
 class _Touch:
@@ -164,7 +179,7 @@ def make(base: Path) -> dict[str, str]:
     names = {
         "NOTHING": "nothing", "EMPTY": "empty", "OTHER": "other", "NET": "net.safetensors", "OUT": "out",
         "CUT": "cut.safetensors", "HUGE": "huge.safetensors", "DEEP": "deep.safetensors", "PICKLE": "code.pth",
-        "NOISE": "noise.caffemodel", "BROKEN": "broken.jpg", "PHOTO": "photo.png",
+        "NOISE": "noise.caffemodel", "BROKEN": "broken.jpg", "PHOTO": "photo.png", "IMAGES": "images",
     }  # fmt: skip
     return {word: str(base / name) for word, name in names.items()}
 

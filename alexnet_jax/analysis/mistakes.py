@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     probabilities, labels = target.obtain(split, views)
     images = target.split(split).images
     target.check_images()
-    names = target.trained.class_names
+    names = target.class_names
     protocol: dict[str, Any] = {
         "net": str(target.path),
         "step": target.trained.step,

@@ -15,6 +15,7 @@ import numpy as np
 from alexnet_jax import cli
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import target
+from alexnet_jax.evaluation.classes import scope_in_words
 from alexnet_jax.inference import metrics
 from alexnet_jax.inference.predictions import Predictions
 
@@ -47,6 +48,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--second", nargs="+", metavar="NET", help="the second group")
     target.add_protocol(parser)
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now")
+    target.add_classes(parser)
+    target.add_labels(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     first, second = options.nets[:1], options.nets[1:]
@@ -55,16 +58,19 @@ def main(arguments: list[str]) -> None:
     mixed = options.nets and (options.first or options.second)
     if not first or not second or len(options.nets) not in (0, 2) or mixed:
         raise ConfigError("give two nets, A B, or two groups, --first A1 A2 --second B1 B2")
-    targets = target.open_all([*first, *second], options.data_path)
+    chosen = {"classes": options.classes, "labels": options.labels}
+    targets = target.open_all([*first, *second], options.data_path, **chosen)
     split, predictions = target.obtain_all(targets, options.split, options.views)
     nets = [f"{one.path}, step {one.trained.step:,}" for one in targets]
     report = {"split": split, "views": options.views}
+    if options.data_path or options.labels:
+        report |= targets[0].scope()
     report |= compare(predictions[: len(first)], predictions[len(first) :])
     print(json.dumps(report | {"nets": nets}, indent=1) if options.json else _text(report, nets))
 
 
 def compare(first: list[Predictions], second: list[Predictions]) -> dict[str, Any]:
-    """Compare two groups of networks by their predictions of the same images.
+    """Compare two groups of networks by their predictions of the same images, with labels or sets of labels.
 
     Returns:
         {"count", "errors": [errors of each network], "top1": comparison, "top5": comparison}. A comparison is
@@ -153,12 +159,13 @@ def holm(ps: list[float]) -> list[float]:
 
 def _text(report: dict[str, Any], nets: list[str]) -> str:
     tops = [top for top in (1, 5) if f"top{top}" in report]
-    rows: list[tuple[str, ...]] = [("net", *(f"top-{top} error" for top in tops), "NLL")]
+    nll = ("NLL",) if "nll" in report["errors"][0] else ()
+    rows: list[tuple[str, ...]] = [("net", *(f"top-{top} error" for top in tops), *nll)]
     for net, found in zip(nets, report["errors"], strict=True):
-        rows.append(
-            (net, *(f"{found[f'top{top}_error']:.2%}" for top in tops), f"{found['nll']:.4f}")
-        )
-    lines = [f"{report['split']}, {report['views']}, {report['count']:,} images", ""]
+        errors = (f"{found[f'top{top}_error']:.2%}" for top in tops)
+        rows.append((net, *errors, *(f"{found[key.lower()]:.4f}" for key in nll)))
+    lines = [f"{report['split']}, {report['views']}, {report['count']:,} images"]
+    lines += [*scope_in_words(report), ""]
     lines += [*cli.table(rows, right=(1, 2, 3)), ""]
     for top in tops:
         found = report[f"top{top}"]

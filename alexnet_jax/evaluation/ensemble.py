@@ -16,6 +16,7 @@ from alexnet_jax.config import published
 from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import target
+from alexnet_jax.evaluation.classes import scope_in_words
 from alexnet_jax.evaluation.evaluate import (
     error_table,
     errors_of,
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> None:
     report = {
         "split": split,
         "views": options.views,
+        **(targets[0].scope() if options.data_path else {}),
         "nets": [{"net": str(one.path), "step": one.trained.step} for one in targets],
     } | ensemble(probabilities, found[0].labels, search=options.search)
     print(
@@ -126,7 +128,8 @@ def _text(report: dict[str, Any], classes: int) -> str:
             f"{report['count']:,} images; the weights were fitted on the other {report['searched']:,}, "
             "which are in no error below"
         )
-    lines = [f"{report['split']}, {report['views']}, {images}", ""]
+    lines = [f"{report['split']}, {report['views']}, {images}"]
+    lines += [*scope_in_words(report), ""]
     lines += [*error_table(("", "step", "weight"), rows), *published_errors(classes)]
     if classes == published.CLASSES:
         paper = [("the paper's ensembles: Table 2, ten views", "top-1 / top-5, %")]

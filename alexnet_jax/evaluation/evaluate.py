@@ -2,8 +2,8 @@
 
 alexnet evaluate --workdir W [--split val] [--views center|ten|nine|dense] [--step N]
 
-To evaluate on another dataset with the same classes, give --source NAME, --data-path PATH, and --out DIR for the
-predictions.
+To evaluate on another dataset whose classes are all or some of the net's, give --source NAME, --data-path PATH, and
+--out DIR for the predictions. --labels JSON gives each image several right labels.
 """
 
 import json
@@ -14,6 +14,7 @@ from alexnet_jax import cli, specs
 from alexnet_jax.config import published
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import target as targets
+from alexnet_jax.evaluation.classes import scope_in_words
 from alexnet_jax.evaluation.target import EvalTarget
 from alexnet_jax.inference import metrics
 
@@ -22,6 +23,7 @@ def main(arguments: list[str]) -> None:
     """Run `alexnet evaluate`."""
     parser = cli.parser(__doc__ or "")
     targets.add_arguments(parser)
+    targets.add_labels(parser)
     parser.add_argument(
         "--split", help="val, test or train; default: val and test, as far as they exist"
     )
@@ -30,8 +32,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     target = targets.from_arguments(options)
     report = evaluate(target, options.split, options.views)
-    classes = len(target.trained.class_names)
-    print(json.dumps(report, indent=1) if options.json else _text(report, classes))
+    print(json.dumps(report, indent=1) if options.json else _text(report))
 
 
 def evaluate(
@@ -44,8 +45,9 @@ def evaluate(
         view: By default, the views of the config's final evaluation.
 
     Returns:
-        {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": errors}}}, where errors are those of
-        `errors_of` and "crops", the number of crops per image.
+        {"net", "config", "step", "data", "predictions", "splits": {"test": {"ten": errors}}} and the keys of
+        EvalTarget.scope. Errors are those of `errors_of`, "crops", the number of crops per image, and with sets of
+        labels "not_counted", the number of images without labels.
 
     Raises:
         ConfigError: The views do not fit the network.
@@ -64,6 +66,8 @@ def evaluate(
     for name in (split,) if split else held_out:
         for v in (view,) if view else model.config.evaluation.final_views:
             errors = errors_of(*target.compute(name, v))
+            if target.has_label_sets:
+                errors["not_counted"] = len(target.split(name).labels) - errors["count"]
             splits.setdefault(name, {})[v] = errors | {"crops": views.number(v, model.config)}
     return {
         "net": str(target.path),
@@ -71,12 +75,13 @@ def evaluate(
         "step": model.step,
         "data": target.data,
         "predictions": str(folder / "predictions"),
+        **target.scope(),
         "splits": splits,
     }
 
 
 def errors_of(probabilities: Any, labels: Any) -> dict[str, Any]:
-    """Return the metrics of metrics.summarize and the "calibration_error"."""
+    """Return the metrics of metrics.summarize and the "calibration_error"; labels are [n], or sets [n classes]."""
     error = metrics.expected_calibration_error(probabilities, labels)
     return metrics.summarize(probabilities, labels) | {"calibration_error": error}
 
@@ -86,7 +91,7 @@ def error_table(
 ) -> list[str]:
     """Format rows of cells, each followed by the result of `errors_of`, as lines of text.
 
-    Top-5 errors have no column if there are too few classes for them.
+    Top-5 errors have no column if there are too few classes for them, and NLL has none for sets of labels.
     """
     columns = {
         "top1_error": ("top-1 error", ".2%"),
@@ -113,7 +118,7 @@ def published_errors(classes: int) -> list[str]:
     ]
 
 
-def _text(report: dict[str, Any], classes: int) -> str:
+def _text(report: dict[str, Any]) -> str:
     rows: list[tuple[tuple[str, ...], dict[str, Any]]] = []
     for split, views in report["splits"].items():
         for view, errors in views.items():
@@ -122,8 +127,9 @@ def _text(report: dict[str, Any], classes: int) -> str:
     return "\n".join([
         f"{report['net']}, step {report['step']:,} of {report['config']}, on {report['data']}", "",
         *error_table(("split", "views", "images"), rows), "",
+        *scope_in_words(report),
         f"class probabilities of each image: {report['predictions']}",
-        *published_errors(classes),
+        *published_errors(report["classes"]["predicted"]),
     ])  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from alexnet_jax.cli.markdown import table
 from alexnet_jax.config import published
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import target
+from alexnet_jax.evaluation.classes import scope_in_words
 from alexnet_jax.evaluation.target import EvalTarget
 from alexnet_jax.inference import metrics
 from alexnet_jax.run import reading, resume
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> None:
     protocol = {
         "nets": [{"net": str(one.path), "step": one.trained.step} for one in targets],
         "data": targets[0].data, "split": split, "views": options.views, "count": len(labels),
+        **(targets[0].scope() if options.data_path else {}),
     }  # fmt: skip
     probabilities = [predictions.probabilities for predictions in found]
     made = protocol | tables(list(zip(probabilities, starred, strict=True)), labels)
@@ -129,6 +131,7 @@ def markdown(made: dict[str, Any]) -> str:
         f"Ours: {ours}. The paper's: Table 1 {published.TEST10}, Table 2 "
         f"{published.VAL12}, ten views; errors on other images cannot be compared with them. "
         "*: begun with the weights of a net trained on other images.",
+        *scope_in_words(made),
     ]
     return "\n\n".join(parts)
 

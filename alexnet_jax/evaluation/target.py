@@ -6,31 +6,39 @@ import logging
 import typing
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from alexnet_jax import cli, specs
 from alexnet_jax.data.pipeline import identity, splits
-from alexnet_jax.errors import ConfigError, DataError, listed
-from alexnet_jax.inference import predictions, trained
+from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.evaluation import classes as class_matching
+from alexnet_jax.inference import metrics, predictions, trained
 from alexnet_jax.inference.predictions import Predictions
 from alexnet_jax.inference.trained import Step, TrainedModel
 
 log = logging.getLogger(__name__)
 
 SPLIT_HELP = "test, val or train; default: the first of these that exists"
+#: Which classes are predicted: those of the images, or all of the net.
+Classes = Literal["present", "all"]
 SOURCES = typing.get_args(specs.DataSpec.__annotations__["source"])
 
 
 class EvalTarget:
-    """A trained model and a dataset: that of its training, or another one with the same classes.
+    """A trained model and a dataset: that of its training, or another one whose classes are some of the model's.
 
     Args:
         path: a run folder, or a .safetensors file.
         step: which checkpoint, as for trained.load.
-        source: what kind of dataset `data_path` is; default: as in training.
+        source: what kind of dataset `data_path` is; default: as in training. Nothing is held out for validation from
+            a dataset that is named so.
         data_path: where the images are now; default: as in training.
         out: folder for predictions and figures; default: the run folder.
+        classes: "present": predict only the classes of the dataset, with a softmax over their logits alone, as for
+            ImageNet-A and ImageNet-R; "all": predict all classes of the model.
+        labels: file with sets of right labels (classes.read_label_sets), which replace the labels of the dataset.
 
     Raises:
         StorageError: there is no trained model at `path`.
@@ -43,15 +51,20 @@ class EvalTarget:
         source: str | None = None,
         data_path: str | None = None,
         out: str | Path | None = None,
+        classes: Classes = "present",
+        labels: str | Path | None = None,
     ) -> None:
         self.path, self.trained = Path(path), trained.load(path, step)
         data = self.trained.config.data
         if source not in (None, data.source):
             if not data_path and source not in specs.NO_FILES:
                 raise ConfigError(f"--source {source} needs --data-path, which says where it is")
-            data = dataclasses.replace(data, source=source, path=None, validation=0.0)
+            data = dataclasses.replace(data, source=source, path=None)
+        if source:
+            data = dataclasses.replace(data, validation=0.0)
         self._data_spec = dataclasses.replace(data, path=data_path or data.path)
         self._is_other_data, self._out = bool(source or data_path), out
+        self._all_classes, self._labels = classes == "all", Path(labels) if labels else None
         self._predictors: dict[str, predictions.Predictor] = {}
 
     @property
@@ -64,9 +77,48 @@ class EvalTarget:
         return _describe(self._data_spec)
 
     @cached_property
+    def _opened(self) -> "_Opened":
+        return _open(self.trained, self._data_spec)
+
+    @cached_property
     def dataset(self) -> splits.Dataset:
-        """The dataset, with its classes in the order of the model. Raises DataError if they are not the same."""
-        return open_dataset(self.trained, self._data_spec)
+        """The dataset, with the class numbers of the model. Raises DataError if it has classes that the model lacks."""
+        return self._opened.dataset
+
+    @cached_property
+    def classes(self) -> np.ndarray | None:
+        """The numbers of the classes that are predicted, ascending: int [k]; None for all."""
+        numbers = np.sort(self._opened.match.numbers)
+        is_all = self._all_classes or len(numbers) == len(self.trained.class_names)
+        return None if is_all else numbers
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether images have sets of right labels."""
+        return self._labels is not None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes that are predicted."""
+        names = self.trained.class_names
+        return names if self.classes is None else tuple(names[i] for i in self.classes)
+
+    def scope(self) -> dict[str, Any]:
+        """Describe which classes are predicted and which labels are right, as JSON.
+
+        {"classes": {"predicted", "of", "matched_by"}} and, with sets of labels, {"labels": file, "undefined": [...]},
+        which names the metrics that these do not have.
+        """
+        found: dict[str, Any] = {
+            "classes": {
+                "predicted": len(self.class_names),
+                "of": len(self.trained.class_names),
+                "matched_by": self._opened.match.by,
+            }
+        }
+        if self._labels:
+            found |= {"labels": str(self._labels), "undefined": list(metrics.UNDEFINED)}
+        return found
 
     @cached_property
     def folder(self) -> Path:
@@ -119,12 +171,13 @@ class EvalTarget:
             return splits.default(saved)
 
     def compute(self, name: str, view: str) -> Predictions:
-        """Compute and save the predictions for the split `name`."""
+        """Compute and save the predictions for the split `name`; those saved have the labels of the dataset."""
         split, folder = self.split(name), self.folder
         self.check_images()
-        found = Predictions(self.probabilities(split, view), split.labels)
+        sets = self._label_sets(split)  # before anything is computed
+        found = self._predict(split, view)
         predictions.save(folder, name, view, self.trained.step, found)
-        return found
+        return self._with_sets(found, sets)
 
     def obtain(self, name: str, view: str) -> Predictions:
         """Load the predictions for the split `name` if the run folder has them, else compute them.
@@ -133,7 +186,8 @@ class EvalTarget:
         """
         if self._is_file and not self._out:
             split = self.split(name)
-            return Predictions(self.probabilities(split, view), split.labels)
+            sets = self._label_sets(split)
+            return self._with_sets(self._predict(split, view), sets)
         # Predictions in `out` may be another model's.
         step = self.trained.step
         if self._out or not predictions.path(self.folder, name, view, step).exists():
@@ -142,7 +196,7 @@ class EvalTarget:
         if found.probabilities.shape[1] != len(self.trained.class_names):
             file = predictions.path(self.folder, name, view, step)
             raise DataError(f"{file} is of a net with other classes; delete it and try again")
-        return found
+        return self._with_sets(found, self._label_sets(self.split(name))) if self._labels else found
 
     def digests(self, name: str) -> np.ndarray | None:
         """Digests of the images that `obtain` predicts; None for a run of an earlier version, which kept none."""
@@ -150,24 +204,52 @@ class EvalTarget:
             return self.split(name).digests
         return (identity.read_record(self.path) or {}).get(f"{name}_digests")
 
-    def probabilities(self, split: splits.Split, view: str) -> np.ndarray:
-        """Class probabilities float32 [n classes] of every image of `split`, computed on all devices."""
+    def _predict(self, split: splits.Split, view: str) -> Predictions:
+        """Predict `classes`, to which the labels then refer."""
+        probabilities = self.probabilities(split, view, self.classes)
+        if self.classes is None:
+            return Predictions(probabilities, split.labels)
+        labels = np.searchsorted(self.classes, split.labels).astype(np.int32)
+        return Predictions(probabilities, labels)
+
+    def _label_sets(self, split: splits.Split) -> np.ndarray | None:
+        if self._labels is None:
+            return None
+        sets = class_matching.read_label_sets(self._labels, split, self.trained.class_names)
+        return sets if self.classes is None else sets[:, self.classes]
+
+    def _with_sets(self, found: Predictions, sets: np.ndarray | None) -> Predictions:
+        """Replace the labels by sets; images without any are left out."""
+        if sets is None:
+            return found
+        counted = sets.any(axis=1)
+        return Predictions(found.probabilities[counted], sets[counted])
+
+    def probabilities(
+        self, split: splits.Split, view: str, classes: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Class probabilities float32 [n k] of every image of `split`, computed on all devices.
+
+        Args:
+            classes: Numbers of the classes to predict; None for all.
+        """
         from alexnet_jax.inference.predict_step import make_eval_step
         from alexnet_jax.model import alexnet
         from alexnet_jax.model.mesh import device_mesh
 
         model, mesh = self.trained, device_mesh()
-        if view not in self._predictors:
+        key = view if classes is None else f"{view} {classes.tobytes().hex()}"
+        if key not in self._predictors:
             network = alexnet.from_config(model.config)
             # Every device has the whole net, whatever the number of devices in training was.
             train = dataclasses.replace(model.config.train, split_dense=False)
             config = dataclasses.replace(model.config, train=train)
-            step = make_eval_step(config, network, model.statistics, mesh, view)
-            self._predictors[view] = predictions.predictor(
+            step = make_eval_step(config, network, model.statistics, mesh, view, classes)
+            self._predictors[key] = predictions.predictor(
                 step, model.params, model.batch_stats, mesh
             )
         size = predictions.batch_size(model.config, view, mesh)
-        return predictions.predict_split(self._predictors[view], split, size)
+        return predictions.predict_split(self._predictors[key], split, size)
 
     @cached_property
     def _training_fingerprint(self) -> str | None:
@@ -184,8 +266,17 @@ class EvalTarget:
         return predictions.path(self.path, name, view, self.trained.step).exists()
 
 
+class _Opened(NamedTuple):
+    dataset: splits.Dataset
+    match: class_matching.Match
+
+
 def open_dataset(model: TrainedModel, data: specs.DataSpec) -> splits.Dataset:
-    """Open a dataset with its classes in the order of the model. Raises DataError if they are not the same."""
+    """Open a dataset with the class numbers of the model. Raises DataError if it has classes that the model lacks."""
+    return _open(model, data).dataset
+
+
+def _open(model: TrainedModel, data: specs.DataSpec) -> _Opened:
     from alexnet_jax.data import sources
 
     try:
@@ -195,20 +286,26 @@ def open_dataset(model: TrainedModel, data: specs.DataSpec) -> splits.Dataset:
             "; --data-path PATH says where the images are now" if data == model.config.data else ""
         )
         raise DataError(f"{error}{where}") from None
+    match = class_matching.match(found.class_names, model.class_names, _describe(data))
+    if data.validation and len(match.numbers) < len(model.class_names):
+        # These are not the images of training, from which the run held some out.
+        return _open(model, dataclasses.replace(data, validation=0.0))
     for note in found.notes:
         log.warning("%s", note)
-    known, there = set(model.class_names), set(found.class_names)
-    if known != there:
-        raise DataError(
-            f"the classes of {_describe(data)} are not those that the net was trained on: missing there "
-            f"{_some(known - there)}; not known to the net {_some(there - known)}"
+    if match.by == "index":
+        log.warning(
+            "the classes of %s are taken for the class numbers of the net, of which 0 is %s",
+            _describe(data),
+            model.class_names[0],
         )
-    return splits.keep_classes(found, model.class_names)
+    return _Opened(splits.renumber(found, match.numbers, model.class_names), match)
 
 
-def open_all(paths: typing.Sequence[str | Path], data_path: str | None = None) -> list[EvalTarget]:
+def open_all(
+    paths: typing.Sequence[str | Path], data_path: str | None = None, **options: Any
+) -> list[EvalTarget]:
     """Load several models, before any is evaluated. Raises DataError if their classes or the order of them differ."""
-    targets = [EvalTarget(path, data_path=data_path) for path in paths]
+    targets = [EvalTarget(path, data_path=data_path, **options) for path in paths]
     for target in targets[1:]:
         if target.trained.class_names != targets[0].trained.class_names:
             raise DataError(f"{targets[0].path} and {target.path} do not have the same classes")
@@ -252,11 +349,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-path", metavar="PATH", help="where the images are now; default: as in training")
     parser.add_argument("--out", metavar="DIR", help="folder for the results; default: the run folder")
     # fmt: on
+    add_classes(parser)
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add --classes, of EvalTarget."""
+    parser.add_argument(
+        "--classes", choices=typing.get_args(Classes), default="present",
+        help="what is predicted if the images have only some classes of the net: these, or all; default: present",
+    )  # fmt: skip
+
+
+def add_labels(parser: argparse.ArgumentParser) -> None:
+    """Add --labels, of EvalTarget, for commands whose results are defined for sets of labels."""
+    parser.add_argument(
+        "--labels", metavar="JSON",
+        help="several right labels of each image, such as real.json of ReaL, in place of its class",
+    )  # fmt: skip
 
 
 def from_arguments(options: argparse.Namespace) -> EvalTarget:
     """The target that the arguments of `add_arguments` name. Raises StorageError if there is no trained model."""
-    return EvalTarget(options.workdir, options.step, options.source, options.data_path, options.out)
+    return EvalTarget(
+        options.workdir, options.step, options.source, options.data_path, options.out, options.classes,
+        getattr(options, "labels", None),
+    )  # fmt: skip
 
 
 def add_protocol(parser: argparse.ArgumentParser, views: str = "center") -> None:
@@ -267,7 +384,3 @@ def add_protocol(parser: argparse.ArgumentParser, views: str = "center") -> None
 
 def _describe(data: specs.DataSpec) -> str:
     return f"{data.source} at {data.path}" if data.path else data.source
-
-
-def _some(names: set[str]) -> str:
-    return listed(sorted(names)) or "none"

@@ -3,46 +3,62 @@
 Also their confusion matrix and most confident errors, and the expected calibration error (ECE) with its reliability
 diagram, after Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks" (2017), section 2. The
 confidence of a prediction is the probability of its most probable class.
+
+Labels are int [n], one class for each image, or bool [n classes], the set of right classes of each image, as in ReaL
+(Beyer, Henaff, Kolesnikov, Zhai and van den Oord, "Are we done with ImageNet?", 2020). A prediction is right if it is
+any of them. UNDEFINED names what needs one class for each image.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
+#: Metrics that are not defined for sets of labels, by their keys in JSON; their functions raise ValueError.
+UNDEFINED = ("nll", "confusion", "class_error")
+
 
 def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Compute the errors of class probabilities [n classes] against labels [n].
+    """Compute the errors of class probabilities [n classes] against labels [n] or sets of labels [n classes].
 
-    A tie with another class counts as an error.
+    A tie with a wrong class counts as an error.
 
     Returns:
-        "count", "top1_error" and "top5_error" (fractions; the latter only for more than 5 classes), "nll" (nats).
+        "count", "top1_error" and "top5_error" (fractions; the latter only for more than 5 classes), "nll" (nats; not
+        for sets of labels).
     """
     n, classes = probabilities.shape
     ranks = rank(probabilities, labels)
     summary = {"count": n, "top1_error": float(np.mean(ranks > 1))}
     if classes > 5:
         summary["top5_error"] = float(np.mean(ranks > 5))
+    if labels.ndim > 1:
+        return summary
     likelihoods = probabilities[np.arange(n), labels].astype(np.float64)
     summary["nll"] = float(-np.mean(np.log(np.maximum(likelihoods, np.finfo(np.float32).tiny))))
     return summary
 
 
 def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the rank of each label [n] by probability; 1 is the most probable class.
+    """Return the rank [n] of the label, or of the most probable one of a set; 1 is the most probable class.
 
-    Classes with the same probability as the label, or with NaN, rank before the label.
+    Wrong classes with the same probability as the label, or with NaN, rank before it.
     """
-    likelihoods = probabilities[np.arange(len(labels)), labels]
-    return (~(probabilities < likelihoods[:, None])).sum(axis=1)
+    right = _right(probabilities, labels)
+    likelihoods = np.where(right, probabilities, -np.inf).max(axis=1)
+    return 1 + (~(probabilities < likelihoods[:, None]) & ~right).sum(axis=1)
 
 
 def predicted_classes(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the most probable class of each image [n]; if the label ties with another class, the other class."""
-    n = np.arange(len(labels))
-    others = np.array(probabilities, np.float64)
-    others[n, labels] = -np.inf
-    return np.where(rank(probabilities, labels) == 1, labels, others.argmax(axis=1))
+    """Return the most probable class of each image [n]; if a label ties with a wrong class, the wrong class."""
+    right = _right(probabilities, labels)
+    is_right = rank(probabilities, labels) == 1
+    candidates = np.where(right == is_right[:, None], probabilities.astype(np.float64), -np.inf)
+    return candidates.argmax(axis=1)
+
+
+def _right(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which classes are right: bool [n classes]."""
+    return labels if labels.ndim > 1 else labels[:, None] == np.arange(probabilities.shape[1])
 
 
 class Confused(NamedTuple):
@@ -56,8 +72,10 @@ class Confused(NamedTuple):
 def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Count images by label (row) and predicted class (column): int [classes classes].
 
-    A tie with the label counts as the other class.
+    A tie with the label counts as the other class. Raises ValueError for sets of labels.
     """
+    if labels.ndim > 1:
+        raise ValueError("a confusion matrix needs one label for each image")
     classes = probabilities.shape[1]
     cells = labels.astype(np.int64) * classes + predicted_classes(probabilities, labels)
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)

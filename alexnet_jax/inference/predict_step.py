@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from alexnet_jax.data.pipeline import augment, views
 from alexnet_jax.data.pipeline.statistics import Statistics
@@ -18,12 +19,18 @@ from alexnet_jax.specs import Config
 
 
 def make_eval_step(
-    spec: Config, model: AlexNet, statistics: Statistics, mesh: jax.sharding.Mesh, view: str
+    spec: Config,
+    model: AlexNet,
+    statistics: Statistics,
+    mesh: jax.sharding.Mesh,
+    view: str,
+    classes: Int[np.ndarray, " k"] | None = None,
 ) -> Callable[[Any, Any, Any], jax.Array]:
     """Make a function that predicts class probabilities, averaged over the crops of each image (§4.1).
 
     Args:
         view: Which crops to take, such as 'center' or 'ten'.
+        classes: Numbers of the classes to predict, if not all, as in `mean_probabilities`.
 
     Returns:
         f(params, batch_stats, images uint8 [b s s 3]) -> probabilities [b classes], where b is a multiple of the number
@@ -39,7 +46,7 @@ def make_eval_step(
     ) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
         crops = views.views(images, statistics, spec.augment, view)
-        return mean_probabilities(model, variables, crops)
+        return mean_probabilities(model, variables, crops, classes)
 
     inputs = (params, batch_stats, jax.P(DATA), jax.P())
     jitted = meshes.jit(predict, spec, mesh, inputs, jax.P(DATA))
@@ -59,10 +66,17 @@ def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
 
 
 def mean_probabilities(
-    model: AlexNet, variables: dict[str, Any], crops: Float[Array, "b v c c 3"]
+    model: AlexNet,
+    variables: dict[str, Any],
+    crops: Float[Array, "b v c c 3"],
+    classes: Int[np.ndarray, " k"] | None = None,
 ) -> Float[Array, "b classes"]:
-    """Average the class probabilities over the crops of each image (§4.1)."""
+    """Average the class probabilities over the crops of each image (§4.1).
+
+    With `classes`, the softmax is over the logits of these classes alone, and the result has one column for each.
+    """
     logits: Any = model.apply(variables, crops.reshape(-1, *crops.shape[2:]), train=False)[0]
+    logits = logits if classes is None else logits[:, classes]
     return jax.nn.softmax(logits).reshape(*crops.shape[:2], -1).mean(axis=1)
 
 

@@ -72,6 +72,7 @@ class ImageFiles:
         exif: As in `images.decode`.
         check: Called after all images were decoded into the cache; raises DataError if the sources have changed and
             `identity` no longer describes them.
+        paths: The path of each file, if each image has one.
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class ImageFiles:
         title: str = "images",
         exif: Exif = "ignore",
         check: Callable[[], None] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
+        self.paths = paths
         self._read, self._count, self.size, self._threads = read, count, size, threads
         self._identity, self._title, self._check = identity, title, check
         self._exif: Exif = exif

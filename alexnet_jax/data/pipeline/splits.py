@@ -84,6 +84,17 @@ class View:
     def __getitem__(self, indices: np.ndarray) -> UInt8[np.ndarray, "b s s 3"]:
         return self._images[self._indices[indices]]
 
+    @property
+    def paths(self) -> list[str] | None:
+        """The paths of the image files, as `paths_of` returns them."""
+        paths = paths_of(self._images)
+        return None if paths is None else [str(paths[i]) for i in self._indices]
+
+
+def paths_of(images: Any) -> Sequence[str] | None:
+    """Return the paths of the files that images are read from; None if they have no files of their own."""
+    return getattr(images, "paths", None)
+
 
 def take(split: Split, indices: np.ndarray) -> Split:
     """Select the examples `indices` of a split, without copying the images."""
@@ -126,6 +137,19 @@ def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
         labels = renumber[split.labels]
         splits[name] = take(split._replace(labels=labels), np.flatnonzero(labels >= 0))
     return dataset._replace(splits=splits, class_names=wanted, statistics=None)
+
+
+def renumber(
+    dataset: Dataset, numbers: Integer[np.ndarray, " classes"], names: tuple[str, ...]
+) -> Dataset:
+    """Give class i the number `numbers[i]`, which is that of a class in `names`; classes may be missing."""
+    if dataset.class_names == names:
+        return dataset
+    numbers = numbers.astype(np.int32)
+    splits = {
+        name: split._replace(labels=numbers[split.labels]) for name, split in dataset.splits.items()
+    }
+    return dataset._replace(splits=splits, class_names=names, statistics=None)
 
 
 def summary(dataset: Dataset) -> dict[str, Any]:

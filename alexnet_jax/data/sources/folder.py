@@ -167,5 +167,6 @@ def _split(
         title=f"{len(paths)} images of {folder}",
         check=tree_files.check,
         exif=spec.exif,
+        paths=paths,
     )
     return Split(images, np.array([label for _, label in pairs], np.int32), values)
