@@ -70,6 +70,7 @@ GROUPS = {
     "several nets": {
         "sweep": Command("launch.sweep", "train the members of a sweep, here or on SLURM, and compare them"),
         "compare": Command("alexnet_jax.evaluation.compare", "test whether two nets differ on the same images"),
+        "robustness": Command("alexnet_jax.analysis.robustness", "errors on corrupted images, and mCE"),
         "ensemble": Command("alexnet_jax.evaluation.ensemble", "errors of the averaged predictions of several nets"),
         "tables": Command("alexnet_jax.evaluation.tables", "Tables 1 and 2 of the paper with your nets"),
     },

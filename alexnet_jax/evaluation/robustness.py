@@ -1,0 +1,330 @@
+"""Errors of nets on corrupted images, after Hendrycks and Dietterich (2019).
+
+The corruption error (CE) of a net is its error under a corruption, summed over five severities, divided by that of a
+reference net; the relative one is the same of the increase over the error on clean images. Their means over the 15
+corruptions are mCE and relative mCE. Arrays `wrong` are bool [nets conditions images].
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from alexnet_jax.config import published
+from alexnet_jax.data.pipeline import corruptions, splits
+from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
+from alexnet_jax.data.pipeline.splits import Split
+from alexnet_jax.data.sources import cifar10, corrupted
+from alexnet_jax.errors import ConfigError, DataError, listed
+from alexnet_jax.evaluation import classes as class_matching
+from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import metrics
+
+CONFIDENCE, RESAMPLES = 0.95, 1000
+#: Bytes of images that all nets predict before the next ones are read.
+_CHUNK_BYTES = 64 * 2**20
+#: The condition of images without corruption, as (corruption, severity).
+CLEAN = ("clean", 0)
+
+
+class Images(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        conditions: (corruption, severity), or CLEAN, -> images.
+        labels: Of the images of each condition: numbers of the net's classes.
+        classes: Numbers of the classes that are predicted; None for all of the net.
+        is_paired: Whether image i of CLEAN is image i of the other conditions without corruption.
+        title: Where the images come from, in words.
+    """
+
+    conditions: dict[tuple[str, int], Any]
+    labels: dict[tuple[str, int], np.ndarray]
+    classes: np.ndarray | None
+    is_paired: bool
+    title: str
+
+
+def generated(
+    target: EvalTarget, split: str, names: Sequence[str], seed: int, count: int | None
+) -> Images:
+    """Corrupt the images of a split, or `count` of them, as they are read. Raises ConfigError and DataError."""
+    if extra := sorted(set(names) - CORRUPTIONS.keys()):
+        raise ConfigError(f"{listed(extra)} can be read from files (--corrupted) but not be made")
+    whole = target.split(split)
+    one = splits.take(whole, _chosen(len(whole.labels), count, seed)) if count else whole
+    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="corrupt")
+    conditions: dict[tuple[str, int], Any] = {CLEAN: one.images}
+    for name, severity in itertools.product(names, SEVERITIES):
+        conditions[name, severity] = Corrupted(one.images, name, severity, seed, pool)
+    title = f"{target.data}, {split}, corrupted here with seed {seed}"
+    labels = dict.fromkeys(conditions, one.labels)
+    return Images(conditions, labels, target.classes, is_paired=True, title=title)
+
+
+def stored(
+    target: EvalTarget,
+    path: Path,
+    split: str | None,
+    names: Sequence[str] | None,
+    seed: int,
+    count: int | None,
+) -> Images:
+    """Open images that were corrupted beforehand, and the clean ones of `split`, or none if it is None.
+
+    Raises DataError.
+    """
+    spec = target.trained.config
+    size, crop = spec.data.image_size, spec.augment.crop_size
+    shown = round(size * crop / (spec.augment.resize or size))
+    found = corrupted.load(path, size, shown, spec.data.threads)
+    numbers = _numbers(found, target, path)
+    labels = numbers[found.labels]
+    present = np.unique(numbers[np.unique(found.labels)])
+    if missing := [name for name in names or () if (name, 1) not in found.images]:
+        raise DataError(f"{path} has no {listed(missing, 20)}; it has {listed(_names(found), 20)}")
+    kept = names or _names(found)
+    chosen = _chosen(len(labels), count, seed) if count else np.arange(len(labels))
+    conditions = {
+        key: splits.View(images, chosen) for key, images in found.images.items() if key[0] in kept
+    }
+    by_condition, is_paired = dict.fromkeys(conditions, labels[chosen]), False
+    if split:
+        clean = target.split(split)
+        if strange := np.setdiff1d(clean.labels, present).tolist():
+            some = listed([target.trained.class_names[i] for i in strange])
+            raise DataError(
+                f"{target.data} has images of classes that {path} does not have: {some}; leave the clean error out "
+                "with --no-clean"
+            )
+        order = _pairing(found, labels, clean)
+        is_paired = order is not None
+        clean = splits.take(clean, order[chosen]) if order is not None else clean
+        conditions = {CLEAN: clean.images, **conditions}
+        by_condition[CLEAN] = clean.labels
+    is_all = len(present) == len(target.trained.class_names)
+    return Images(conditions, by_condition, None if is_all else present, is_paired, str(path))
+
+
+def _names(found: corrupted.CorruptedSet) -> list[str]:
+    return list(dict.fromkeys(name for name, _ in found.images))
+
+
+def _chosen(total: int, count: int, seed: int) -> np.ndarray:
+    if not 0 < count <= total:
+        raise ConfigError(f"--images must be from 1 to {total:,}, the number of images")
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+
+
+def _numbers(found: corrupted.CorruptedSet, target: EvalTarget, path: Path) -> np.ndarray:
+    """The number in the net of each class of the corrupted images."""
+    names, known = found.class_names, target.trained.class_names
+    if names is None:
+        highest = int(found.labels.max())
+        is_cifar10 = highest < len(cifar10.CLASSES) and set(cifar10.CLASSES) <= set(known)
+        names = cifar10.CLASSES if is_cifar10 else tuple(map(str, range(highest + 1)))
+    return class_matching.match(names, known, str(path)).numbers
+
+
+def _pairing(found: corrupted.CorruptedSet, labels: np.ndarray, clean: Split) -> np.ndarray | None:
+    """The clean image of each corrupted one: by name, or in order if all labels are equal; None if it is unknown."""
+    paths = splits.paths_of(clean.images)
+    if found.names is None or paths is None:
+        return np.arange(len(labels)) if np.array_equal(labels, clean.labels) else None
+    places = {Path(path).stem: i for i, path in enumerate(paths)}
+    stems = [name.rpartition("/")[2] for name in found.names]
+    if len(places) < len(paths) or not set(stems) <= places.keys():
+        return None
+    order = np.array([places[stem] for stem in stems])
+    return order if np.array_equal(clean.labels[order], labels) else None
+
+
+def measure(
+    targets: Sequence[EvalTarget], images: Images, view: str, report: Callable[[str], None]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Compute which images each net gets wrong: condition -> bool [nets n].
+
+    The images of a condition are made or read once for all nets, and the next ones while these are predicted.
+
+    Args:
+        report: Called with a line of progress after each corruption.
+    """
+    wrong: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in images.conditions}
+    columns = images.classes
+    for key, indices, pixels in _ahead(images.conditions):
+        labels = images.labels[key][indices]
+        part = Split(pixels, labels)
+        positions = labels if columns is None else np.searchsorted(columns, labels)
+        found = [target.probabilities(part, view, columns) for target in targets]
+        wrong[key].append(np.stack([metrics.rank(one, positions) > 1 for one in found]))
+        if indices[-1] + 1 == len(images.labels[key]) and key[1] in (0, SEVERITIES[-1]):
+            error = np.mean([np.mean(one) for one in wrong[key]])
+            report(f"{key[0]}: {error:.2%} top-1 error" + (" at severity 5" if key[1] else ""))
+    return {key: np.concatenate(parts, axis=1) for key, parts in wrong.items()}
+
+
+def _ahead(
+    conditions: dict[tuple[str, int], Any],
+) -> Iterator[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
+    """Read the images of all conditions in chunks, one chunk ahead."""
+    size = next(iter(conditions.values()))[np.arange(1)].nbytes
+    step = max(1, _CHUNK_BYTES // size)
+    parts = [
+        (key, np.arange(start, min(start + step, len(images))))
+        for key, images in conditions.items()
+        for start in range(0, len(images), step)
+    ]
+    with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as pool:
+        pending = pool.submit(lambda: conditions[parts[0][0]][parts[0][1]])
+        for (key, indices), following in itertools.zip_longest(parts, parts[1:]):
+            pixels = pending.result()
+            if following:
+                pending = pool.submit(lambda part=following: conditions[part[0]][part[1]])
+            yield key, indices, np.asarray(pixels)
+
+
+class Errors(NamedTuple):
+    """Mean errors of a group of nets, and the same of each bootstrap resample.
+
+    Attributes:
+        means: (corruption, severity) -> [1 + resamples]; the first is not resampled.
+    """
+
+    means: dict[tuple[str, int], np.ndarray]
+
+    def of(self, name: str) -> np.ndarray:
+        """The mean over the severities of a corruption."""
+        return np.mean([self.means[name, severity] for severity in SEVERITIES], axis=0)
+
+
+def resampled(
+    wrong: dict[tuple[str, int], np.ndarray],
+    is_paired: bool,
+    group: int,
+    resamples: int = RESAMPLES,
+) -> Errors:
+    """Resample images and nets (Owen, 2007), as compare.bootstrap does.
+
+    The same images are drawn for all conditions and all groups of nets; for CLEAN others if its images are not those of
+    the other conditions. With one net the intervals do not include the variation between seeds.
+
+    Args:
+        group: The number of the group; nets are drawn independently for each.
+    """
+    nets = len(next(iter(wrong.values())))
+    draw = np.random.default_rng((group, nets))
+    chosen = draw.multinomial(nets, np.full(nets, 1 / nets), resamples) / nets
+    chosen = np.concatenate([np.full((1, nets), 1 / nets), chosen])
+    weights: dict[tuple[int, bool], np.ndarray] = {}
+    means = {}
+    for key, one in wrong.items():
+        stream = (one.shape[1], key != CLEAN or is_paired)
+        if stream not in weights:
+            weights[stream] = _image_weights(*stream, resamples)
+        errors = one.astype(np.float32) @ weights[stream]
+        means[key] = np.einsum("rn,nr->r", chosen, errors, dtype=np.float64)
+        means[key][0] = one.mean()
+    return Errors(means)
+
+
+def _image_weights(images: int, is_main: bool, resamples: int) -> np.ndarray:
+    """The share of each image in each resample: float32 [images 1 + resamples], the first without resampling."""
+    draw, found = (
+        np.random.default_rng((images, is_main)),
+        np.empty((1 + resamples, images), np.float32),
+    )
+    found[0] = 1 / images
+    for row in found[1:]:
+        row[:] = np.bincount(draw.integers(0, images, images), minlength=images) / np.float32(
+            images
+        )
+    found[1:] /= images
+    return found.T
+
+
+def summarize(net: Errors, references: dict[str, Errors]) -> dict[str, Any]:
+    """Summarize errors by corruption and severity, with intervals, and relative to reference nets.
+
+    Returns:
+        {"clean", "mean_error", "corruptions", "missing", "mce", "relative_mce"}. A value is {"value", "low", "high"},
+        or None if it is not defined: relative ones where the reference is no worse than on clean images, and mCE if
+        some of the 15 corruptions are "missing". "corruptions" maps a name to {"category", "errors": values of
+        severities 1 to 5, "error": their mean, "ce" and "relative_ce": reference -> value}; "mce" and "relative_mce" map
+        a reference to a value. CE is a ratio: 1 is the error of the reference.
+    """
+    names = list(dict.fromkeys(name for name, _ in net.means if name != CLEAN[0]))
+    main = [name for name in names if name in CORRUPTIONS]
+    categories = {name: kind for kind, found in corruptions.CATEGORIES.items() for name in found}
+    report: dict[str, Any] = {
+        "clean": _value(net.means.get(CLEAN)),
+        "mean_error": _value(_mean([net.of(name) for name in main], len(main))),
+        "missing": [name for name in CORRUPTIONS if name not in names],
+        "corruptions": {},
+    }
+    ratios: dict[str, dict[str, list[np.ndarray | None]]] = {"ce": {}, "relative_ce": {}}
+    for name in names:
+        found: dict[str, Any] = {
+            "category": categories.get(name, "extra"),
+            "errors": [_value(net.means[name, severity]) for severity in SEVERITIES],
+            "error": _value(net.of(name)),
+            "ce": {},
+            "relative_ce": {},
+        }
+        for title, reference in references.items():
+            if (name, SEVERITIES[0]) not in reference.means:
+                continue
+            pair = (_ratio(net, reference, name), _relative(net, reference, name))
+            for kind, ratio in zip(ratios, pair, strict=True):
+                found[kind][title] = _value(ratio)
+                if name in CORRUPTIONS:
+                    ratios[kind].setdefault(title, []).append(ratio)
+        report["corruptions"][name] = found
+    for key, kind in (("mce", "ce"), ("relative_mce", "relative_ce")):
+        report[key] = {
+            title: _value(_mean(ratios[kind].get(title, []), len(CORRUPTIONS)))
+            for title in references
+        }
+    return report
+
+
+def _mean(values: Sequence[np.ndarray | None], count: int) -> np.ndarray | None:
+    """The mean of `count` values; None if some are not defined."""
+    kept = [value for value in values if value is not None]
+    return np.mean(kept, axis=0) if kept and len(kept) == count else None
+
+
+def _ratio(net: Errors, reference: Errors, name: str) -> np.ndarray | None:
+    return _divided(net.of(name), reference.of(name))
+
+
+def _relative(net: Errors, reference: Errors, name: str) -> np.ndarray | None:
+    if CLEAN not in net.means or CLEAN not in reference.means:
+        return None
+    return _divided(net.of(name) - net.means[CLEAN], reference.of(name) - reference.means[CLEAN])
+
+
+def _divided(errors: np.ndarray, reference: np.ndarray) -> np.ndarray | None:
+    """Divide; resamples in which the reference is not positive become NaN, and None means that its error is not."""
+    if reference[0] <= 0:
+        return None
+    return np.divide(errors, reference, out=np.full(len(errors), np.nan), where=reference > 0)
+
+
+def _value(samples: np.ndarray | None) -> dict[str, float | None] | None:
+    """The estimate and its percentile interval, which is None if it is not defined in all resamples."""
+    if samples is None:
+        return None
+    tails = [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2]
+    bounds = [None, None] if np.isnan(samples).any() else np.percentile(samples[1:], tails).tolist()
+    return {"value": float(samples[0]), "low": bounds[0], "high": bounds[1]}
+
+
+def published_reference() -> Errors:
+    """The errors of AlexNet on ImageNet-C, which do not vary; all severities have the mean."""
+    errors = {(name, s): e for name, e in published.IMAGENET_C.items() for s in SEVERITIES}
+    errors[CLEAN] = published.IMAGENET_C_CLEAN
+    return Errors({key: np.full(1 + RESAMPLES, value) for key, value in errors.items()})
