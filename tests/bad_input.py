@@ -37,6 +37,7 @@ def _no_checkpoint() -> list[Case]:
         f"{EVALUATION}.ensemble --workdir EMPTY EMPTY",
         f"{EVALUATION}.tables --workdir EMPTY",
         f"{EVALUATION}.compare EMPTY EMPTY",
+        f"{ANALYSIS}.robustness --workdir EMPTY --out OUT",
         *(f"{ANALYSIS}.{name} --workdir EMPTY" for name in (
             "mistakes", "filters", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.features --workdir EMPTY --layer fc6 --split test --out EMPTY/fc6.npz",
@@ -79,14 +80,19 @@ def _wrong_classes() -> list[Case]:
     ]
 
 
-def _wrong_labels() -> list[Case]:
+def _wrong_test_sets() -> list[Case]:
     of = f"{EVALUATION}.evaluate --workdir NET --data-path IMAGES --out OUT --labels"
     asked = [
         (f"{of} BROKEN", "it is not UTF-8"),
         (f"{of} NOTHING/real.json", "there is no file"),
         (f"{EVALUATION}.compare NET NET --data-path IMAGES --labels BROKEN", "it is not UTF-8"),
     ]
-    return [Case("labels that cannot be read", one, 3, words) for one, words in asked]
+    robust = f"{ANALYSIS}.robustness --workdir NET --data-path IMAGES --out OUT --corrupted"
+    asked += [(f"{robust} NOTHING", "has no corrupted images"), (f"{robust} PHOTO", "no folder")]
+    return [
+        Case("labels or corrupted images that cannot be read", one, 3, words)
+        for one, words in asked
+    ]
 
 
 def _unreadable_image() -> list[Case]:
@@ -118,7 +124,7 @@ def _hostile_weights() -> list[Case]:
 
 
 CASES = [
-    *_no_run(), *_no_checkpoint(), *_wrong_classes(), *_wrong_labels(), *_unreadable_image(), *_hostile_weights(),
+    *_no_run(), *_no_checkpoint(), *_wrong_classes(), *_wrong_test_sets(), *_unreadable_image(), *_hostile_weights(),
 ]  # fmt: skip
 
 

@@ -63,8 +63,8 @@ HEADER = (f"{VAL12}, one net", "center crop", "ten views")
 Y2012 = "ILSVRC-2012"
 IN09 = "ImageNet 2009"
 
-#: Top-1 errors of AlexNet (torchvision's weights, center crop) on ImageNet-C, means over severities 1 to 5, which are the
-#: denominators of the mean corruption error: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to
+#: Top-1 errors of AlexNet (torchvision's weights, center crop) on ImageNet-C, means over severities 1 to 5, which are
+#: the denominators of the mean corruption error: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to
 #: Common Corruptions and Perturbations" (2019), Table 1, with the digits of the authors' program.
 IMAGENET_C = {
     "gaussian_noise": 0.886428,

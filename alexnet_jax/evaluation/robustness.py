@@ -233,16 +233,12 @@ def resampled(
 
 def _image_weights(images: int, is_main: bool, resamples: int) -> np.ndarray:
     """The share of each image in each resample: float32 [images 1 + resamples], the first without resampling."""
-    draw, found = (
-        np.random.default_rng((images, is_main)),
-        np.empty((1 + resamples, images), np.float32),
-    )
-    found[0] = 1 / images
+    draw = np.random.default_rng((images, is_main))
+    found = np.empty((1 + resamples, images), np.float32)
+    found[0] = 1
     for row in found[1:]:
-        row[:] = np.bincount(draw.integers(0, images, images), minlength=images) / np.float32(
-            images
-        )
-    found[1:] /= images
+        row[:] = np.bincount(draw.integers(0, images, images), minlength=images)
+    found /= images
     return found.T
 
 
@@ -253,8 +249,8 @@ def summarize(net: Errors, references: dict[str, Errors]) -> dict[str, Any]:
         {"clean", "mean_error", "corruptions", "missing", "mce", "relative_mce"}. A value is {"value", "low", "high"},
         or None if it is not defined: relative ones where the reference is no worse than on clean images, and mCE if
         some of the 15 corruptions are "missing". "corruptions" maps a name to {"category", "errors": values of
-        severities 1 to 5, "error": their mean, "ce" and "relative_ce": reference -> value}; "mce" and "relative_mce" map
-        a reference to a value. CE is a ratio: 1 is the error of the reference.
+        severities 1 to 5, "error": their mean, "ce" and "relative_ce": reference -> value}; "mce" and "relative_mce"
+        map a reference to a value. CE is a ratio: 1 is the error of the reference.
     """
     names = list(dict.fromkeys(name for name, _ in net.means if name != CLEAN[0]))
     main = [name for name in names if name in CORRUPTIONS]

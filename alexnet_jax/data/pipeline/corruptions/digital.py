@@ -1,11 +1,13 @@
 """Digital: contrast, elastic transform, pixelation, JPEG. Images are float32 [b s s 3] in [0, 1]."""
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from alexnet_jax.data.pipeline.corruptions.draws import Draws
-from alexnet_jax.data.pipeline.corruptions.resampling import box_means, sample, smooth
+from alexnet_jax.data.pipeline.corruptions.resampling import sample, smooth
 
 
 def contrast(x: np.ndarray, draws: Draws, scale: float, factor: float) -> np.ndarray:
@@ -36,20 +38,34 @@ def elastic_transform(
 
 
 def pixelate(x: np.ndarray, draws: Draws, scale: float, share: float) -> np.ndarray:
-    """Reduce the image to a share of its size, and enlarge it by repeating pixels."""
+    """Reduce the image to a share of its size, and enlarge it again, with Pillow's box filter."""
+    from PIL import Image
+
     size = x.shape[1]
-    small = box_means(x, max(1, int(size * share)))
-    nearest = ((np.arange(size) + 0.5) * small.shape[1] / size).astype(int)
-    return small[:, nearest][:, :, nearest]
+    small = (max(1, int(size * share)),) * 2
+
+    def resized(image: Any) -> Any:
+        box = Image.Resampling.BOX
+        return image.resize(small, box).resize((size, size), box)
+
+    return _each(x, resized)
 
 
 def jpeg_compression(x: np.ndarray, draws: Draws, scale: float, quality: float) -> np.ndarray:
     """Write and read a JPEG file of a quality from 1 to 95, with Pillow."""
     from PIL import Image
 
-    made = np.empty_like(x)
-    for i, pixels in enumerate(np.rint(255 * x).astype(np.uint8)):
+    def compressed(image: Any) -> Any:
         file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "JPEG", quality=int(quality))
-        made[i] = np.asarray(Image.open(file), np.float32) / 255
-    return made
+        image.save(file, "JPEG", quality=int(quality))
+        return Image.open(file)
+
+    return _each(x, compressed)
+
+
+def _each(x: np.ndarray, change: Callable[[Any], Any]) -> np.ndarray:
+    """Change each image as a Pillow image."""
+    from PIL import Image
+
+    images = map(Image.fromarray, np.rint(255 * x).astype(np.uint8))
+    return np.stack([np.asarray(change(image), np.float32) for image in images]) / np.float32(255)

@@ -60,13 +60,3 @@ def sample(
             corner = np.take_along_axis(flat, index.reshape(len(images), -1, 1), axis=1)
             made += weight[..., None] * corner.reshape(images.shape)
     return made
-
-
-def box_means(images: np.ndarray, size: int) -> np.ndarray:
-    """Reduce images [b s s c] to `size` pixels, each the mean over the area that it covers."""
-    edges = np.arange(size + 1) * images.shape[1] / size
-    pixels = np.arange(images.shape[1])
-    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    weights = np.maximum(covered, 0).astype(np.float32) * np.float32(size / images.shape[1])
-    rows = np.moveaxis(np.tensordot(weights, images, (1, 1)), 0, 1)
-    return np.moveaxis(np.tensordot(weights, rows, (1, 2)), 0, 2)
