@@ -102,7 +102,8 @@ def _images(targets: list[EvalTarget], options: argparse.Namespace) -> robustnes
     if seed < 0:
         raise ConfigError("--seed must be at least 0")
     if options.corrupted:
-        return robustness.stored(first, Path(options.corrupted), split, names, seed, count)
+        path = Path(options.corrupted)
+        return robustness.stored(first, path, split, names, seed, count, options.views)
     return robustness.generated(first, split or "test", names or list(CORRUPTIONS), seed, count)
 
 

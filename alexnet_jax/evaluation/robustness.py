@@ -56,7 +56,9 @@ def generated(
     if extra := sorted(set(names) - CORRUPTIONS.keys()):
         raise ConfigError(f"{listed(extra)} can be read from files (--corrupted) but not be made")
     whole = target.split(split)
-    one = splits.take(whole, _chosen(len(whole.labels), count, seed)) if count else whole
+    one = whole
+    if count is not None:
+        one = splits.take(whole, _chosen(len(whole.labels), count, seed))
     pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="corrupt")
     conditions: dict[tuple[str, int], Any] = {CLEAN: one.images}
     for name, severity in itertools.product(names, SEVERITIES):
@@ -73,22 +75,27 @@ def stored(
     names: Sequence[str] | None,
     seed: int,
     count: int | None,
+    view: str,
 ) -> Images:
     """Open images that were corrupted beforehand, and the clean ones of `split`, or none if it is None.
 
-    Raises DataError.
+    Raises ConfigError and DataError.
     """
     spec = target.trained.config
     size, crop = spec.data.image_size, spec.augment.crop_size
     shown = round(size * crop / (spec.augment.resize or size))
     found = corrupted.load(path, size, shown, spec.data.threads)
+    if found.are_crops and view != "center":
+        raise ConfigError(
+            f"the images in {path} are center crops: there are no {view} views of them"
+        )
     numbers = _numbers(found, target, path)
     labels = numbers[found.labels]
     present = np.unique(numbers[np.unique(found.labels)])
     if missing := [name for name in names or () if (name, 1) not in found.images]:
         raise DataError(f"{path} has no {listed(missing, 20)}; it has {listed(_names(found), 20)}")
     kept = names or _names(found)
-    chosen = _chosen(len(labels), count, seed) if count else np.arange(len(labels))
+    chosen = np.arange(len(labels)) if count is None else _chosen(len(labels), count, seed)
     conditions = {
         key: splits.View(images, chosen) for key, images in found.images.items() if key[0] in kept
     }

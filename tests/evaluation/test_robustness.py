@@ -205,7 +205,7 @@ def test_labels_in_another_order_are_not_paired(two_nets, arrays):
         np.save(arrays / f"{name}.npy", pixels.reshape(-1, 16, 16, 3))
     np.save(arrays / "labels.npy", labels[order])
     target = EvalTarget(two_nets[0])
-    images = robustness.stored(target, arrays, "test", None, 0, None)
+    images = robustness.stored(target, arrays, "test", None, 0, None, "center")
     assert not images.is_paired
     assert np.array_equal(images.labels["fog", 1], labels[order])
     assert np.array_equal(images.labels[CLEAN], labels)
@@ -302,6 +302,8 @@ def test_what_cannot_be_measured_is_refused(two_nets, folders, tmp_path):
         (["--workdir", net, "--corrupted", str(stored)], DataError, "classes that .* does not have"),
         (["--workdir", net, "--corrupted", str(stored), "--corruptions", "snow", "--no-clean"], DataError,
          "has no snow"),
+        (["--workdir", net, "--corrupted", str(stored), "--views", "ten"], ConfigError, "there are no ten views"),
+        (["--workdir", net, "--images", "0"], ConfigError, "--images must be from 1 to 128"),
         (["--workdir", net, "--corrupted", str(tmp_path / "none")], DataError, "no folder .*none; it should hold"),
     ]  # fmt: skip
     for arguments, error, says in cases:
