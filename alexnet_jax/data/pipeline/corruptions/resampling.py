@@ -14,10 +14,11 @@ def convolve(
     width = ((0, 0), (radius, radius), (radius, radius), (0, 0))
     padded = np.pad(images, width, mode="symmetric").transpose(0, 3, 1, 2)
     shape = (fft.next_fast_len(padded.shape[-1], real=True),) * 2
-    spectra = fft.rfft2(np.reshape(kernels, (-1, 1, *kernels.shape[-2:])), shape)
-    made = fft.irfft2(fft.rfft2(padded, shape) * spectra, shape)
+    kernels = np.reshape(kernels, (-1, 1, *kernels.shape[-2:]))
+    spectra = [np.asarray(fft.rfft2(one, shape)) for one in (padded, kernels)]
+    made = np.asarray(fft.irfft2(spectra[0] * spectra[1], shape))
     valid = slice(2 * radius, 2 * radius + size)  # what wraps around lies outside of it
-    return np.asarray(made[:, :, valid, valid]).transpose(0, 2, 3, 1)
+    return made[:, :, valid, valid].transpose(0, 2, 3, 1)
 
 
 def smooth(images: np.ndarray, sigma: float) -> np.ndarray:
