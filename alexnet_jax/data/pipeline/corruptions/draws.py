@@ -33,6 +33,6 @@ class Draws:
 
 
 def _generator(image: np.ndarray, key: bytes) -> np.random.Generator:
-    digest = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, key=key[:64])
+    digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=key[:64])
     # Philox takes its key as it is; other generators spend ten times as long on their seed.
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest(), "little")))
