@@ -362,6 +362,15 @@ def test_many_labels_without_names_sort_as_numbers(tmp_path, data_spec):
     assert store_format.read_index(tmp_path / "store").classes == found.class_names
 
 
+def test_names_that_are_numbers_sort_as_numbers_and_none_occurs_twice(tmp_path, data_spec):
+    root = hub(tmp_path / "numbers", names=("10", "9", "2"))
+    found = sources.open_dataset(data_spec("folder", root), 0)
+    assert found.class_names == ("label 02", "label 09", "label 10")
+    root = hub(tmp_path / "twice", names=("crane", "ant", "crane"))
+    with pytest.raises(DataError, match=r"classes 0 and 2 \(from 0\) have the same name 'crane'"):
+        sources.open_dataset(data_spec("folder", root), 0)
+
+
 def test_names_without_images_are_left_out_with_a_note(tmp_path, data_spec):
     root = hub(tmp_path, names=("dog", "ant", "cat", "eel"))
     found = sources.open_dataset(data_spec("folder", root), 0)

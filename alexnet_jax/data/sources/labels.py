@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from alexnet_jax.data.pipeline.splits import class_names
 from alexnet_jax.data.sources import tree
 from alexnet_jax.data.sources.listing import Item, Listing
-from alexnet_jax.errors import listed, printable
+from alexnet_jax.errors import DataError, listed, printable
 
 _LEADING, _TRAILING = re.compile(r"(n\d{8})_"), re.compile(r"_(n\d{8})(?=\.\w+$|$)")
 
@@ -62,6 +63,12 @@ def by_class(
         if found and all(example.label in (None, -1) for example in found):
             notes.append(f"left out {split}: none of its {len(found):,} images has a label")
             del examples[split]
+    faults = list(others.pop("faults", ()))
+    try:
+        class_names(names or (), root)
+    except DataError as error:
+        faults.append(str(error))
+    examples = _numbers(examples)
     labels = _Labels(examples, names)
     splits: dict[str, dict[str, list[Item]]] = {split: {} for split in examples}
     for split, found in examples.items():
@@ -87,7 +94,7 @@ def by_class(
             notes.append(
                 f"left out {len(unused):,} of {len(names):,} classes, which have no images: {listed(unused)}"
             )
-    faults = [*others.pop("faults", ()), *(tree.in_words(k, *v) for k, v in table.items())]
+    faults += [tree.in_words(kind, *found) for kind, found in table.items()]
     if not splits.get("train"):
         splits.setdefault("train", {})
         faults.append("there is no split train with labeled images")
@@ -116,15 +123,31 @@ class _Labels:
             self.classes |= synsets
             if names is not None:
                 self.words = {synsets[number]: names[number] for number in numbers}
-        elif names is not None:
+        elif names is not None and not all(name.isdecimal() for name in names):
             self.classes |= dict(enumerate(names))
         else:
-            digits = len(str(numbers[-1])) if numbers else 1
+            known = {number: number for number in numbers}
+            if names is not None:
+                known = {label: int(name) for label, name in enumerate(names)}
+            digits = max((len(str(number)) for number in known.values()), default=1)
             # Text sorts like the numbers, and `alexnet prepare` does not take it for the numbers of a devkit.
             form = "{}" if digits == 1 else f"label {{:0{digits}}}"
-            self.classes |= {number: form.format(number) for number in numbers}
+            self.classes |= {label: form.format(number) for label, number in known.items()}
         values = set(self.classes.values())
         self.are_synsets = bool(values) and all(re.fullmatch(r"n\d{8}", one) for one in values)
+
+
+def _numbers(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """Turn labels that are text into integers if all of them are numbers."""
+    found = {one.label for part in examples.values() for one in part if isinstance(one.label, str)}
+    if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in found - {""}):
+        return examples
+    return {
+        split: [
+            one._replace(label=int(one.label)) if one.label in found - {""} else one for one in part
+        ]
+        for split, part in examples.items()
+    }
 
 
 def _synsets(train: Sequence[Example]) -> dict[int | str | None, str]:

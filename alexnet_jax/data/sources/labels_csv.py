@@ -80,7 +80,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     return labels.by_class(
         root,
         "images with a table of labels",
-        _once(_numbers(examples), table),
+        _once(examples, table),
         holders=used,
         faults=[*faults, *(tree.in_words(kind, *one) for kind, one in table.items())],
         notes=notes,
@@ -237,17 +237,6 @@ def _examples(
                 tree.tally(faults, fault, printable(f"{given!r} in row {number}"))
                 continue
         yield split, Example(label, os.path.basename(file.path), file)
-
-
-def _numbers(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
-    """Turn the labels into integers if all of them are."""
-    texts = {str(one.label) for found in examples.values() for one in found} - {""}
-    if not all(re.fullmatch(r"\d{1,9}", text) for text in texts):
-        return examples
-    return {
-        split: [one._replace(label=int(one.label) if one.label else None) for one in found]
-        for split, found in examples.items()
-    }
 
 
 def _once(examples: dict[str, list[Example]], faults: dict[str, list]) -> dict[str, list[Example]]:
