@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import sys
 import tarfile
+import types
 import zipfile
 from pathlib import Path
 
@@ -15,8 +17,8 @@ from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline import identity
 from alexnet_jax.data.prepare import command as prepare
 from alexnet_jax.data.prepare import discovery, doctor
-from alexnet_jax.data.sources import folder, forms, huggingface, store_format
-from alexnet_jax.errors import ConfigError, DataError
+from alexnet_jax.data.sources import folder, forms, huggingface, listing, store_format
+from alexnet_jax.errors import ConfigError, DataError, StorageError
 from tests.data import copies, imagenet_tars
 from tests.data.copies import COPIES, WORDS, write
 from tests.data.imagenet_tars import Picture, tar
@@ -156,9 +158,18 @@ def test_what_must_be_unpacked_is_kept_in_the_cache_within_its_limit(
         sources.open_dataset(data_spec("folder", source), 0)
 
 
+def test_room_for_what_must_be_unpacked_is_checked_first(tmp_path, monkeypatch):
+    source = make("parquet", tmp_path / "source")
+    usage = types.SimpleNamespace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(StorageError, match=r"unpacking takes [0-9,]+ bytes, and 1,000 are free"):
+        run(source, tmp_path / "store", "--subset")
+    assert not list(tmp_path.glob("store*"))
+
+
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     source = make("parquet", tmp_path / "source")
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r'need pyarrow: pip install -e "\.\[parquet\]"'):
         discovery.find(source, tmp_path)
 
@@ -176,7 +187,7 @@ def test_class_folders_remain_class_folders(tmp_path, data_spec):
     )
     write(tmp_path / "flat" / "more.csv", "image,label\ncat/cat0.jpg,one\ndog/dog0.jpg,two\n")
     for name, classes in (("split", SYNSETS), ("flat", ("cat", "dog"))):
-        assert forms.find(tmp_path / name, None) is None
+        assert forms.find(tmp_path / name, listing.CacheUnpack()) is None
         found = sources.open_dataset(data_spec("folder", tmp_path / name), 0)
         assert found.class_names == classes
 
@@ -423,7 +434,7 @@ def test_several_datasets_in_one_folder_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"holds several datasets, in .*b, .*plain_text; give the folder of one"
     ):
-        forms.find(tmp_path, None)
+        forms.find(tmp_path, listing.CacheUnpack())
 
 
 def test_damage_in_saved_datasets_is_named(tmp_path, data_spec):
@@ -443,7 +454,7 @@ def test_damage_in_saved_datasets_is_named(tmp_path, data_spec):
     write(
         root / "train/state.json", json.dumps(state | {"_indices_data_files": [{"filename": "x"}]})
     )
-    with pytest.raises(DataError, match=r"save it again after flatten_indices\(\)"):
+    with pytest.raises(DataError, match=r"selects rows: save it again after flatten_indices\(\)"):
         sources.open_dataset(data_spec("folder", root), 0)
 
 

@@ -1,10 +1,12 @@
 """Find the images of each class and split in a folder or archive, without decoding any."""
 
+import errno
 import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 
 from alexnet_jax.data.pipeline.splits import split_of
 from alexnet_jax.data.prepare import ilsvrc
@@ -72,6 +74,15 @@ class _Unpacked:
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._count = folder, 0
+
+    def reserve(self, paths: Sequence[pathlib.Path]) -> None:
+        needed, free = (
+            sum(path.stat().st_size for path in paths),
+            shutil.disk_usage(self._folder).free,
+        )
+        if needed > free:
+            text = f"unpacking takes {needed:,} bytes, and {free:,} are free"
+            raise OSError(errno.ENOSPC, text, str(self._folder))
 
     def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str:
         target = self._folder / f"unpacked-{self._count}{suffix}"

@@ -157,14 +157,15 @@ def gunzip(
             file.write(piece)
 
 
-def peek(path: str | os.PathLike, count: int = 64) -> list[str]:
+def peek(path: str | os.PathLike, count: int = 16) -> list[str]:
     """Return the first names of an archive, to recognize it; fewer or none if it is damaged. Raises OSError."""
     names: list[str] = []
     try:
         if os.fspath(path).lower().endswith(".zip"):
             with _File(os.fspath(path)) as file, zipfile.ZipFile(file) as archive:
                 return archive.namelist()[:count]
-        with tarfile.open(path, "r|*", tarinfo=_TarHeader) as archive:
+        mode: Any = "r|gz" if os.fspath(path).lower().endswith(GZIP_SUFFIXES) else "r:"
+        with tarfile.open(path, mode, tarinfo=_TarHeader) as archive:
             names += (header.name for header in itertools.islice(archive, count))
     except (_Refused, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
         pass

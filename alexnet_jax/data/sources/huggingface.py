@@ -44,10 +44,14 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     examples: dict[str, list[Example]] = {split: [] for split in shards.splits}
     class_names: dict[tuple[str, ...] | None, pathlib.Path] = {}
     table: dict[str, list] = {}
+    holders = [path for paths in shards.splits.values() for path in paths]
+    unpack.reserve([path for path in holders if path.name.lower().endswith(_PARQUET)])
     for split, paths in shards.splits.items():
         for path in paths:
             try:
                 names, found = _read(library, path, root, unpack, table)
+            except archives.TooLarge:
+                raise
             except DataError as error:
                 faults.append(str(error))
                 continue
@@ -61,7 +65,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
         "a Hugging Face dataset",
         examples,
         next(iter(class_names), None),
-        holders=[path for paths in shards.splits.values() for path in paths],
+        holders=holders,
         faults=[*faults, *(tree.in_words(kind, *found) for kind, found in table.items())],
         missing=shards.missing,
         notes=shards.notes,
@@ -82,42 +86,42 @@ def _shards(root: pathlib.Path) -> Shards | None:
 def _saved(root: pathlib.Path) -> Shards | None:
     """Find the files of datasets that `save_to_disk` wrote: of a DatasetDict, or of one Dataset, which is 'train'."""
     if (root / "dataset_dict.json").is_file():
-        index = files.read_json(root / "dataset_dict.json", dict, error=DataError, remedy=_AGAIN)
-        folders = [name for name in (index or {}).get("splits", []) if isinstance(name, str)]
+        index = _json(root / "dataset_dict.json").get("splits")
+        folders = [str(name) for name in index] if isinstance(index, list) else []
     elif (root / "state.json").is_file():
-        folders = [""]
+        folders = ["train"]
     else:
         return None
     splits: dict[str, list[pathlib.Path]] = {}
-    faults, notes, missing = [], [], []
+    faults, missing, notes = [], [], []
     for name in folders:
-        split = split_of(name) if name else "train"
-        folder = root / name
+        split = split_of(name)
         if split is None:
-            notes.append(f"left out the split {name}")
+            notes.append(f"left out the split {printable(name)}")
             continue
-        state = files.read_json(folder / "state.json", dict, error=DataError, remedy=_AGAIN)
-        found = (state or {}).get("_data_files")
-        if not isinstance(found, list) or not found:
-            missing.append(
-                f"{folder / 'state.json'} is missing or names no files: save the dataset again"
-            )
-            continue
-        if (state or {}).get("_indices_data_files") or (state or {}).get("_indices_files"):
-            faults.append(
-                f"{folder} selects rows by an index: save it again after flatten_indices()"
-            )
-        for one in found:
-            path = (
-                folder
-                / pathlib.Path(str(one.get("filename", "") if isinstance(one, dict) else one)).name
-            )
-            if path.is_file():
-                splits.setdefault(split, []).append(path)
-            else:
-                missing.append(f"{path} is missing: copy it, too")
+        folder = root / name if (root / name).is_dir() else root
+        state = _json(folder / "state.json")
+        if state.get("_indices_data_files") or state.get("_indices_files"):
+            faults.append(f"{folder} selects rows: save it again after flatten_indices()")
+        paths = [folder / name for name in _data_files(state)]
+        splits[split] = [path for path in paths if path.is_file()]
+        missing += [f"{path} is missing: copy it, too" for path in paths if not path.is_file()]
+        if not paths:
+            missing.append(f"{folder}/state.json names no files of {split}: copy it, too")
     ordered = {split: splits[split] for split in SPLITS if split in splits}
     return Shards(ordered, faults, missing, notes)
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON object; {} if there is no such file. Raises DataError."""
+    return files.read_json(path, dict, error=DataError, remedy=_AGAIN) or {}
+
+
+def _data_files(state: dict[str, Any]) -> list[str]:
+    """Return the names of the Arrow files that state.json lists."""
+    found = state.get("_data_files")
+    entries = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    return [pathlib.PurePath(str(one.get("filename"))).name for one in entries]
 
 
 def _pyarrow() -> Any:
@@ -233,9 +237,7 @@ def _features(schema: Any, path: pathlib.Path, root: pathlib.Path) -> dict[str, 
         except ValueError as error:
             raise DataError(f"{path}: its metadata 'huggingface' is damaged: {error}") from None
     for folder in (path.parent, root):
-        if (folder / "dataset_info.json").is_file():
-            info = files.read_json(folder / "dataset_info.json", dict, error=DataError)
-            declared.append(info)
+        declared.append(_json(folder / "dataset_info.json"))
     for info in declared:
         if isinstance(info, dict) and isinstance(info.get("features"), dict):
             return info["features"]

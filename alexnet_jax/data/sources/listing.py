@@ -58,18 +58,31 @@ Write = Callable[[pathlib.Path, pathlib.Path, int], None]
 
 
 class Unpack(Protocol):
-    """Unpack a file by `write`; return the path of the result, which ends in `suffix`. Raises DataError, OSError."""
+    """Makes files with random access, somewhere."""
 
-    def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str: ...
+    def reserve(self, paths: Sequence[pathlib.Path]) -> None:
+        """Check that there is room for the content of files. Raises TooLarge and OSError."""
+
+    def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str:
+        """Unpack a file by `write`; return the path of the result, which ends in `suffix`.
+
+        Raises TooLarge, DataError and OSError.
+        """
+        ...
 
 
 #: Lists the images of a path; None if the path does not have the form that the function is for. Raises DataError.
 Find = Callable[[pathlib.Path, Unpack], Listing | None]
 
 
+def is_compressed(path: pathlib.Path) -> bool:
+    """Whether an archive is a compressed tar."""
+    return path.name.lower().endswith(archives.GZIP_SUFFIXES)
+
+
 def plain(path: pathlib.Path, unpack: Unpack) -> str:
     """Return the path of an archive with random access: `path` itself, or a compressed tar unpacked."""
-    if not path.name.lower().endswith(archives.GZIP_SUFFIXES):
+    if not is_compressed(path):
         return str(path)
     return unpack(path, ".tar", archives.gunzip)
 
@@ -79,6 +92,10 @@ class CacheUnpack:
 
     def __init__(self) -> None:
         self._used = 0
+
+    def reserve(self, paths: Sequence[pathlib.Path]) -> None:
+        if paths and sum(path.stat().st_size for path in paths) > cache.limit_bytes():
+            raise _no_room(paths[0], len(paths))
 
     def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str:
         try:
@@ -94,16 +111,21 @@ class CacheUnpack:
             if self._used > cache.limit_bytes():
                 raise archives.TooLarge
         except archives.TooLarge:
-            raise DataError(
-                f"{path} and what was unpacked before it do not fit into the cache folder "
-                f"({cache.LIMIT_VARIABLE}): {PREPARE.format(path)}"
-            ) from None
+            raise _no_room(path) from None
         except OSError as error:
-            raise DataError(
+            raise archives.TooLarge(
                 f"cannot unpack {path} into the cache folder {files.cache_folder()}: {error.strerror}; "
                 f"ALEXNET_JAX_CACHE=FOLDER chooses another one, or {PREPARE.format(path)}"
             ) from None
         return str(target)
+
+
+def _no_room(path: pathlib.Path, count: int = 1) -> archives.TooLarge:
+    others = f" and {count - 1:,} others" if count > 1 else ""
+    return archives.TooLarge(
+        f"{path}{others} must be unpacked, and the cache folder has room for {cache.limit_bytes():,} bytes: raise "
+        f"{cache.LIMIT_VARIABLE}, or {PREPARE.format(path.parent)}"
+    )
 
 
 def load(spec: DataSpec, find: Find, layout: str) -> Dataset:

@@ -44,10 +44,14 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     table: dict[str, list] = {}
     examples: dict[str, list[Example]] = {split: [] for split in shards.splits}
     faults = []
+    holders = [path for paths in shards.splits.values() for path in paths]
+    unpack.reserve([path for path in holders if listing.is_compressed(path)])
     for split, paths in shards.splits.items():
         for path in paths:
             try:
                 examples[split] += _examples(path, unpack, table)
+            except archives.TooLarge:
+                raise
             except DataError as error:
                 faults.append(str(error))
     return labels.by_class(
@@ -55,7 +59,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
         "WebDataset shards",
         examples,
         _class_names(root),
-        holders=[path for paths in shards.splits.values() for path in paths],
+        holders=holders,
         faults=[*faults, *(tree.in_words(kind, *found) for kind, found in table.items())],
         missing=shards.missing,
         notes=shards.notes,
