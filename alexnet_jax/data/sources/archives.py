@@ -158,16 +158,20 @@ def gunzip(
 
 
 def peek(path: str | os.PathLike, count: int = 16) -> list[str]:
-    """Return the first names of an archive, to recognize it; fewer or none if it is damaged. Raises OSError."""
-    names: list[str] = []
+    """Return the first names of an archive, to recognize it; fewer or none if it is damaged or cannot be read."""
+    archive, names = os.fspath(path), []
     try:
-        if os.fspath(path).lower().endswith(".zip"):
-            with _File(os.fspath(path)) as file, zipfile.ZipFile(file) as archive:
-                return archive.namelist()[:count]
-        mode: Any = "r|gz" if os.fspath(path).lower().endswith(GZIP_SUFFIXES) else "r:"
-        with tarfile.open(path, mode, tarinfo=_TarHeader) as archive:
-            names += (header.name for header in itertools.islice(archive, count))
-    except (_Refused, tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, zlib.error):
+        if archive.lower().endswith(".zip"):
+            with _File(archive) as whole, zipfile.ZipFile(whole) as opened:
+                return opened.namelist()[:count]
+        with open(archive, "rb") as file:
+            head: IO[bytes] = file
+            if archive.lower().endswith(GZIP_SUFFIXES):
+                head = io.BytesIO(gzip.GzipFile(fileobj=file).read(MAX_FILE_BYTES))
+            tar: Any = tarfile.TarFile(fileobj=head, tarinfo=_TarHeader)
+            for header in itertools.islice(tar, count):
+                names.append(header.name)
+    except Exception:  # neither module documents what it raises for a damaged archive
         pass
     return names
 

@@ -59,10 +59,7 @@ def _packed(root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _is_layout(path: pathlib.Path) -> bool:
-    try:
-        names = archives.peek(path)
-    except OSError:
-        return False
+    names = archives.peek(path)
     return any("ILSVRC" in name.split("/") or _VALIDATION in name for name in names)
 
 

@@ -68,11 +68,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
 
 def _is_shard(path: pathlib.Path) -> bool:
     """Whether the first files of a tar have the names of a sample."""
-    try:
-        names = archives.peek(path)
-    except OSError:
-        return False
-    keys = {_split(name) for name in names}
+    keys = {_split(name) for name in archives.peek(path)}
     return any((key, end) in keys for key, _ in keys for end in _LABELS)
 
 
