@@ -458,6 +458,20 @@ def test_damage_in_saved_datasets_is_named(tmp_path, data_spec):
         sources.open_dataset(data_spec("folder", root), 0)
 
 
+def test_bombs_are_refused(tmp_path):
+    """One image of 8 MB, 400 times, takes as much as one in a Parquet file."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = pa.array([bytes(2**20)]).take(pa.array([0] * 400))
+    bomb = pa.table({"image": rows, "label": pa.array([0] * 400)})
+    pq.write_table(bomb, tmp_path / "train.parquet", compression="zstd")
+    with pytest.raises(
+        DataError, match=r"train.parquet unpacks to more than 200 times itself: refused"
+    ):
+        run(tmp_path, tmp_path / "store")
+
+
 def test_compressed_arrow_files_are_refused(tmp_path):
     pa = pytest.importorskip("pyarrow")
     found = copies.table(TRAIN, list(SYNSETS), None)

@@ -171,7 +171,7 @@ def _unpack_parquet(
     library: Any, path: pathlib.Path, target: pathlib.Path, limit: int, root: pathlib.Path
 ) -> None:
     """Write the images and labels of a Parquet file as an Arrow stream. Raises DataError, and OSError from writing."""
-    limit = min(limit, archives.MAX_RATIO * path.stat().st_size + 2**20)
+    most = archives.MAX_RATIO * path.stat().st_size + 2**20
     try:
         parquet = library.parquet.ParquetFile(path)
         columns = _columns(parquet.schema_arrow, path, root)
@@ -192,6 +192,10 @@ def _unpack_parquet(
             if batch is None:
                 return
             writer.write_batch(batch.select(kept))
+            if file.tell() > most:
+                raise DataError(
+                    f"{path} unpacks to more than {archives.MAX_RATIO} times itself: refused"
+                )
             if file.tell() > limit:
                 raise archives.TooLarge(f"{path} unpacks to more than {limit:,} bytes: refused")
 
