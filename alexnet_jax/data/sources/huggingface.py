@@ -55,7 +55,8 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
             except DataError as error:
                 faults.append(str(error))
                 continue
-            class_names.setdefault(names, path)
+            if any(one.label is not None for one in found):
+                class_names.setdefault(names, path)
             examples[split] += found
     if len(class_names) > 1:
         one, other = list(class_names.values())[:2]
@@ -148,8 +149,11 @@ def _read(
     def write(source: pathlib.Path, target: pathlib.Path, limit: int) -> None:
         _unpack_parquet(library, source, target, limit, root)
 
-    is_parquet = path.name.lower().endswith(_PARQUET)
-    arrow = unpack(path, _ARROW, write) if is_parquet else str(path)
+    arrow = str(path)
+    if path.name.lower().endswith(_PARQUET):
+        if count := _unlabeled(library, path, root):  # as test of ImageNet, which is left out
+            return None, [Example(None, "", Member("", arrow, 0, 0, 0, False, None, arrow))] * count
+        arrow = unpack(path, _ARROW, write)
     found: list[Example] = []
     try:
         with library.memory_map(arrow) as source:
@@ -165,6 +169,18 @@ def _read(
     except Exception as error:  # pyarrow does not document what it raises for a damaged file
         raise _damaged(path, error) from None
     return columns.names, found
+
+
+def _unlabeled(library: Any, path: pathlib.Path, root: pathlib.Path) -> int:
+    """Return the number of rows of a Parquet file if none has a label, else 0. Raises DataError."""
+    try:
+        parquet = library.parquet.ParquetFile(path)
+        found = parquet.read([_columns(parquet.schema_arrow, path, root).label]).column(0)
+        return len(found) * (set(found.unique().to_pylist()) <= {None, -1})
+    except DataError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from None
 
 
 def _unpack_parquet(
