@@ -27,7 +27,7 @@ from alexnet_jax.run import environment, failures, processes, reading
 from alexnet_jax.run.schemas import Results
 from alexnet_jax.run.status import RunStatus
 from alexnet_jax.run.workdir import RunFolder, Workdir
-from alexnet_jax.specs import Config, DataSpec
+from alexnet_jax.specs import LISTED, Config, DataSpec
 
 if TYPE_CHECKING:
     from alexnet_jax.run.signals import Signals
@@ -102,8 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count_images(data: DataSpec) -> int | None:
-    """Return the number of training images; None for a source other than folders, and without images."""
-    if data.source != "folder":
+    """Return the number of training images; None for a source that is not listed, and without images."""
+    if data.source not in LISTED:
         return None
     from alexnet_jax.data.sources import folder
 

@@ -256,13 +256,18 @@ class ModelSpec:
 
 #: Sources of images that read no files.
 NO_FILES = ("digits", "synthetic")
+#: Sources of encoded images that are listed before any is decoded; 'folder' recognizes the others.
+LISTED = ("folder", "kaggle", "huggingface", "webdataset", "labels_csv")
 
 
 @dataclass(frozen=True)
 class DataSpec:
     """The dataset."""
 
-    source: typing.Literal["digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store"]
+    source: typing.Literal[
+        "digits", "synthetic", "folder", "arrays", "cifar10", "tfds", "store",
+        "kaggle", "huggingface", "webdataset", "labels_csv",
+    ]  # fmt: skip
     #: A file or folder; None for a source without one.
     path: str | None
     #: Name of a tfds dataset.
@@ -281,7 +286,7 @@ class DataSpec:
     placement: typing.Literal["auto", "device", "host"]
     #: 'apply': images are rotated by their EXIF orientation; 'ignore': they are used as stored.
     exif: Exif = "ignore"
-    #: For source='folder': train without the images that cannot be decoded, which the run records.
+    #: For the sources LISTED: train without the images that cannot be decoded, which the run records.
     skip_unreadable: bool = False
     #: Processes that decode images, in sets that are not decoded once and kept. None: one per core; 0: threads decode.
     workers: NaturalNumber | None = None

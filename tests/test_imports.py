@@ -21,7 +21,14 @@ LAYERS = {
     "config": {"ml_collections"},
     "run": {"flax", "jax", "ml_collections", "numpy", "optax"},
     "data.pipeline": {"PIL", "jax", "jaxtyping", "numpy", "scipy", "simplejpeg"},
-    "data.sources": {"array_record", "jaxtyping", "numpy", "sklearn", "tensorflow_datasets"},
+    "data.sources": {
+        "array_record",
+        "jaxtyping",
+        "numpy",
+        "pyarrow",
+        "sklearn",
+        "tensorflow_datasets",
+    },
     "data.prepare": {"PIL", "jaxtyping", "numpy", "rich", "scipy", "simplejpeg"},
     "pages": {"PIL", "jinja2", "markupsafe", "numpy"},
     "inference": {"jax", "jaxtyping", "numpy", "orbax", "safetensors"},
@@ -54,8 +61,8 @@ LIBRARIES = {f"alexnet_jax.{name}": libraries for name, libraries in LAYERS.item
 
 # Slow to import, or not always installed: only inside the functions that need them.
 HEAVY = {
-    "PIL", "array_record", "matplotlib", "onnx", "onnxruntime", "orbax", "rich", "safetensors", "scipy", "simplejpeg",
-    "sklearn", "tensorboardX", "tensorflow", "tensorflow_datasets", "torch",
+    "PIL", "array_record", "matplotlib", "onnx", "onnxruntime", "orbax", "pyarrow", "rich", "safetensors", "scipy",
+    "simplejpeg", "sklearn", "tensorboardX", "tensorflow", "tensorflow_datasets", "torch",
 }  # fmt: skip
 # Their modules import one another by relative imports.
 RELATIVE = {"bench", "configs", "launch"}

@@ -41,8 +41,10 @@ def main(arguments: list[str]) -> None:
     net = network.load(options.workdir, options.step)
     layer = options.layer or last_hidden(net.trained)
     net.shape_of(layer)  # raises ConfigError before any work
-    dataset = pictures.load_dataset(net.trained, options.data_path)
+    # Unreadable --images are reported before the dataset is read.
+    dataset = None if options.images else pictures.load_dataset(net.trained, options.data_path)
     shown = pictures.select(net, options, dataset)
+    dataset = dataset or pictures.load_dataset(net.trained, options.data_path)
     print(plot(net, shown, dataset.splits["train"], path, layer))
 
 

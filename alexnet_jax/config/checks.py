@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from alexnet_jax.config.canonical import weight_decays
 from alexnet_jax.errors import did_you_mean
 from alexnet_jax.model import geometry, operations
-from alexnet_jax.specs import NO_FILES, Config, ModelSpec, RateSpec
+from alexnet_jax.specs import LISTED, NO_FILES, Config, ModelSpec, RateSpec
 
 
 def faults(spec: Config) -> list[str]:
@@ -77,10 +77,10 @@ def _image_faults(spec: Config) -> Iterator[str]:
         yield "config.data.path is not set: --config.data.path=FOLDER says where the images are"
     if data.source == "tfds" and data.name is None and data.path is None:
         yield "config.data.name is not set for tfds"
-    if data.skip_unreadable and data.source != "folder":
+    if data.skip_unreadable and data.source not in LISTED:
         yield (
-            f"config.data.skip_unreadable is for source 'folder', not {data.source!r}; a store leaves unreadable "
-            "images out when it is prepared, with --max-bad-share"
+            f"config.data.skip_unreadable is for the sources {', '.join(LISTED)}, not {data.source!r}; a store leaves "
+            "unreadable images out when it is prepared, with --max-bad-share"
         )
 
 

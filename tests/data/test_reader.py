@@ -372,7 +372,7 @@ def test_where_skipping_is_refused(tmp_path, data_spec, monkeypatch):
     with pytest.raises(DataError, match="prepare a store from them, with --max-bad-share"):
         trained(root, data_spec, skip_unreadable=True)
     overrides = ["--config.data.source=digits", "--config.data.skip_unreadable=True"]
-    with pytest.raises(ConfigError, match="is for source 'folder', not 'digits'"):
+    with pytest.raises(ConfigError, match=r"is for the sources folder, .* not 'digits'"):
         config.parse(config.load("tests/tiny.py", overrides))
 
 

@@ -249,6 +249,57 @@ def _read_dataset(source: str) -> Callable[[Path], object]:
     return read
 
 
+def _copies(name: str, pattern: str) -> Callable[[Path], Sequence[bytes]]:
+    """The first file of a copy of a dataset (tests/data/copies.py) that fits the pattern."""
+    return lambda folder: [next(iter(sorted(_copy(folder, name).glob(pattern)))).read_bytes()]
+
+
+def _copy(folder: Path, name: str) -> Path:
+    from tests.data import copies
+    from tests.data.imagenet_tars import Picture
+
+    root = folder / "copy"
+    if not root.exists():
+        found = [Picture(s, f"{s}_{i}.png", _png(9 + i)) for s in copies.WORDS for i in range(2)]
+        copies.COPIES[name](root, found, found)
+    return root
+
+
+def _copy_reader(name: str, pattern: str) -> Callable[[Path], Callable[[bytes], object]]:
+    """A copy of a dataset with one file replaced."""
+
+    def prepare(folder: Path) -> Callable[[bytes], object]:
+        root = _copy(folder, name)
+        path = sorted(root.glob(pattern))[0]
+        read = _read_dataset("folder")
+
+        def reads(content: bytes) -> object:
+            path.write_bytes(content)
+            return read(root)
+
+        return reads
+
+    return prepare
+
+
+#: Copies of datasets -> a file of each and how it is changed.
+COPIES: dict[str, list[tuple[str, mutate.Mutation]]] = {
+    "kaggle": [
+        ("LOC_val_solution.csv", mutate.damaged),
+        ("LOC_synset_mapping.txt", mutate.damaged),
+    ],
+    "parquet": [("data/train-*.parquet", mutate.damaged)],
+    "saved": [
+        ("train/data-*.arrow", mutate.damaged),
+        ("train/state.json", mutate.json_file),
+        ("train/dataset_info.json", mutate.json_file),
+        ("dataset_dict.json", mutate.json_file),
+    ],
+    "webdataset": [("imagenet1k-train-0000.tar", mutate.tar)],
+    "labels-csv": [("train.csv", mutate.damaged)],
+}
+
+
 def _read_cifar(path: Path) -> object:
     from alexnet_jax.data.sources import cifar10
 
@@ -658,6 +709,9 @@ READERS: dict[str, Reader] = {
                             _store_reader("train-0*", _read_records, "jpeg")),
     **{f"image {name}": Reader(seeds, mutate.png if name == "png" else mutate.damaged,
                                _in_file(f"image.{name}", _decode)) for name, seeds in _images().items()},
+    **{f"{name} {pattern.rpartition('/')[2].replace('*', 'n')}": Reader(
+        _copies(name, pattern), change, _copy_reader(name, pattern)
+    ) for name, files in COPIES.items() for pattern, change in files},
     "arrays.npz": Reader(_one(_arrays), mutate.npz, _in_file("a.npz", _read_dataset("arrays"))),
     "cifar10": Reader(_one(lambda: (b"\3" + bytes(3072)) * 3), mutate.damaged, _in_file("b.bin", _read_cifar)),
     "tfrecord": Reader(_one(_tfrecord), mutate.damaged, _in_file("t.tfrecord", _read_tfrecord)),

@@ -1,4 +1,4 @@
-"""Cache folder for decoded images, statistics and digests; it can be deleted at any time.
+"""Cache folder for decoded images, statistics, digests and unpacked files; it can be deleted at any time.
 
 The size of the folder is limited to `limit_bytes()`: before a file is written, the least recently used files are
 deleted. On local file systems, a process with a memory map of a deleted file can still read it. Files with other names
@@ -25,7 +25,7 @@ from alexnet_jax.files import cache_folder
 #: Enough for four datasets of the maximum size that is cached (image_files.CACHE_LIMIT_BYTES).
 LIMIT_GIB = 32.0
 LIMIT_VARIABLE = "ALEXNET_JAX_CACHE_GIB"
-_NAME = r"(?:images|statistics|labels|records|digests)-[0-9a-f]{32}\.np[yz]"
+_NAME = r"(?:(?:images|statistics|labels|records|digests)-[0-9a-f]{32}\.np[yz]|unpacked-[0-9a-f]{32}\.(?:tar|arrow))"
 _CACHED, _TEMPORARY = re.compile(_NAME), re.compile(rf"\.(.+)-(\d+)(?:\.\d+)?-{_NAME}")
 #: Age in seconds after which a temporary file from another host counts as abandoned.
 _ABANDONED_SECONDS = 86400

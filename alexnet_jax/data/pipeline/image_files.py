@@ -72,7 +72,7 @@ class ImageFiles:
         exif: As in `images.decode`.
         check: Called after all images were decoded into the cache; raises DataError if the sources have changed and
             `identity` no longer describes them.
-        paths: The path of each file, if each image has one.
+        paths: The path of each image, for those in archives within the archive; if they have paths.
     """
 
     def __init__(

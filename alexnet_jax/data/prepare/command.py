@@ -3,9 +3,10 @@
 alexnet prepare --from SOURCE --out STORE [--format raw] [--size 256] ...
 
 SOURCE is a folder with the official ILSVRC2012 tars (train, val and devkit), with train/CLASS/ and
-val/CLASS/ (or an archive for each), with cifar-10-binary.tar.gz or a dataset of tensorflow-datasets; or one
-archive of class folders. The shorter side becomes --size pixels, the center is kept. If the command is
-stopped or killed, the same command continues; the store appears when it is complete.
+val/CLASS/ (or an archive for each), with cifar-10-binary.tar.gz or a dataset of tensorflow-datasets; Kaggle's
+copy of ImageNet; Parquet shards or save_to_disk folders of Hugging Face; WebDataset shards; images with a .csv
+of labels; or one archive of class folders. The shorter side becomes --size pixels, the center is kept. If the
+command is stopped or killed, the same command continues; the store appears when it is complete.
 Train on it: --config.data.source=store --config.data.path=STORE
 """
 

@@ -1,16 +1,19 @@
 """Find the images of each class and split in a folder or archive, without decoding any."""
 
+import errno
 import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 
 from alexnet_jax.data.pipeline.splits import split_of
 from alexnet_jax.data.prepare import ilsvrc
 from alexnet_jax.data.prepare.selection import CifarRecord, Found, Image
-from alexnet_jax.data.sources import archives, cifar10, tfds, tree
+from alexnet_jax.data.sources import archives, cifar10, forms, listing, tfds, tree
 from alexnet_jax.data.sources.archives import Member
+from alexnet_jax.data.sources.listing import Write
 from alexnet_jax.errors import DataError, listed
 
 LAYOUTS = (
@@ -21,19 +24,20 @@ LAYOUTS = (
     "train.tar or train.zip, val.tar ..., with CLASS/*.jpg inside",
     "cifar-10-binary.tar.gz",
     "a folder that tensorflow-datasets prepared (dataset_info.json)",
+    *forms.LAYOUTS,
 )
 
 
 def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
     """Find the images of `source`, which has one of LAYOUTS.
 
-    Compressed tars are unpacked into plain tars in the folder `scratch`.
+    Compressed tars and Parquet files are unpacked into the folder `scratch`.
     Raises DataError that names the known layouts and what is there instead.
     """
     root = pathlib.Path(source).expanduser()
     unpacked = _Unpacked(pathlib.Path(scratch))
     if root.is_file():
-        return _archive(root, unpacked)
+        return _form(root, unpacked) or _archive(root, unpacked)
     if not root.is_dir():
         raise DataError(f"no folder or archive {root}; known layouts: {'; '.join(LAYOUTS)}")
     names = sorted(os.listdir(root))
@@ -43,6 +47,8 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
     for name in ("cifar-10-binary.tar.gz", "cifar-10-binary.tar"):
         if name in names:
             return _archive(root / name, unpacked)
+    if found := _form(root, unpacked):
+        return found
     if tree.has_train(root):
         return _tree(root, unpacked)
     packed: dict[str, pathlib.Path] = {}
@@ -64,23 +70,51 @@ def find(source: str | os.PathLike, scratch: str | os.PathLike) -> Found:
 
 
 class _Unpacked:
-    """Replaces compressed tars, which have no random access, by plain ones."""
+    """Unpacks files that have no random access into a folder."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._count = folder, 0
 
-    def __call__(self, path: pathlib.Path) -> str:
-        if not path.name.lower().endswith(archives.GZIP_SUFFIXES):
-            return str(path)
-        target = self._folder / f"unpacked-{self._count}.tar"
+    def reserve(self, paths: Sequence[pathlib.Path]) -> None:
+        needed, free = (
+            sum(path.stat().st_size for path in paths),
+            shutil.disk_usage(self._folder).free,
+        )
+        if needed > free:
+            text = f"unpacking takes {needed:,} bytes, and {free:,} are free"
+            raise OSError(errno.ENOSPC, text, str(self._folder))
+
+    def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str:
+        target = self._folder / f"unpacked-{self._count}{suffix}"
         self._count += 1
-        archives.gunzip(path, target)
+        write(path, target, archives.MAX_TOTAL_BYTES)
         return str(target)
+
+
+def _form(root: pathlib.Path, unpacked: _Unpacked) -> Found | None:
+    """List a source that has one of the other forms; None for any other."""
+    found = forms.find(root, unpacked)
+    if found is None:
+        return None
+    return Found(
+        found.root,
+        found.kind,
+        found.splits,
+        dict(found.words),
+        found.official,
+        list(found.notes),
+        _stamp(found.holders),
+        found.faults,
+        direct=True,
+        missing=found.missing,
+        layout=found.layout,
+    )
 
 
 def _images(path: pathlib.Path, unpacked: _Unpacked, *, nested: bool = False) -> list[Member]:
     """The images of an archive, sorted by name. Raises DataError, also if there are none."""
-    found = archives.members(unpacked(path), tree.SUFFIXES, nested=nested, shown=str(path))
+    plain = listing.plain(path, unpacked)
+    found = archives.members(plain, tree.SUFFIXES, nested=nested, shown=str(path))
     if not found:
         raise DataError(f"{path} has no images")
     return sorted(found, key=lambda member: member.name)
@@ -176,7 +210,7 @@ def _inside(path: pathlib.Path, members: list[Member]) -> dict[str | None, dict[
 
 def _cifar10(path: pathlib.Path, unpacked: _Unpacked) -> Found:
     """List CIFAR-10's binary version: six files of 10,000 records, each of a label and 3,072 values."""
-    plain = unpacked(path)
+    plain = listing.plain(path, unpacked)
     members = {m.name.rsplit("/", 1)[-1]: m for m in archives.members(plain, None, shown=str(path))}
     if "data_batch_1" in members:
         raise DataError(f"{path} is the Python (pickled) version; get cifar-10-binary.tar.gz")
@@ -242,7 +276,7 @@ def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _U
         if not (root / parts[part]).is_file():
             raise DataError(f"{root} has no {parts[part]}; needed are {', '.join(parts.values())}")
     used = [root / parts[part] for part in ("train", "val", "devkit")]
-    devkit = ilsvrc.read_devkit(unpacked(used[2]), year, str(used[2]))
+    devkit = ilsvrc.read_devkit(listing.plain(used[2], unpacked), year, str(used[2]))
     train: dict[str, list[Image]] = {}
     for member in _images(used[0], unpacked, nested=True):
         train.setdefault(_synset_of_inner_tar(member), []).append(member)

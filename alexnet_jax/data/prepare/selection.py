@@ -50,6 +50,8 @@ class Found(NamedTuple):
         notes: Descriptions of what was left out.
         stamp: A string that changes if an archive changes.
         faults: Descriptions of what must be corrected first.
+        missing: Descriptions of what is missing, without which a declared subset does.
+        layout: What the source should hold, as a hint in errors.
         direct: Whether training can read the source without a store.
     """
 
@@ -62,6 +64,8 @@ class Found(NamedTuple):
     stamp: str
     faults: Sequence[str] = ()
     direct: bool = False
+    missing: Sequence[str] = ()
+    layout: str = tree.LAYOUT
 
 
 class Listing(NamedTuple):
@@ -103,7 +107,7 @@ def select(
     faults = [*found.faults, *incomplete(found, subset)]
     faults += tree.unprintable(names) + numbered(names)
     if faults:
-        raise tree.refusal(found.path, faults, layout=tree.LAYOUT if found.faults else "")
+        raise tree.refusal(found.path, faults, layout=found.layout if found.faults else "")
     return listing(found, classes=classes, max_per_class=max_per_class)
 
 
@@ -157,8 +161,8 @@ def incomplete(found: Found, subset: bool = False) -> list[str]:
     """Return faults if counts are not the official ones or splits lack classes; none with `subset`."""
     if subset:
         return []
-    faults = []
     hint = "; if this is intended, give --subset"
+    faults = [one + hint for one in found.missing]
     if found.official:
         count = len(found.splits["train"])
         if count != ilsvrc.NUM_CLASSES:

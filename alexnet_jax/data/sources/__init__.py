@@ -10,9 +10,9 @@ import numpy as np
 from alexnet_jax.data.pipeline import identity, images
 from alexnet_jax.data.pipeline.image_files import UnreadableImages, undecodable
 from alexnet_jax.data.pipeline.splits import Dataset, class_names, held_out, keep_classes, take
-from alexnet_jax.data.sources.folder import SKIP
+from alexnet_jax.data.sources.listing import SKIP
 from alexnet_jax.errors import DataError, listed
-from alexnet_jax.specs import DataSpec
+from alexnet_jax.specs import LISTED, DataSpec
 
 _VALIDATION_SEED = 0x76616C
 
@@ -68,7 +68,7 @@ def check(dataset: Dataset, spec: DataSpec) -> None:
     if found:
         faults = [fault for error in found.values() for fault in error.faults]
         hint = next(iter(found.values())).hint
-        if spec.source == "folder" and not hint:  # all were tried
+        if spec.source in LISTED and not hint:  # all were tried
             total = sum(len(split.labels) for split in dataset.splits.values())
             raise DataError(f"{where}: {undecodable(faults, total)}; {SKIP}")
         raise UnreadableImages(faults, sum(error.count for error in found.values()), hint)

@@ -114,8 +114,17 @@ def is_flat(root: pathlib.Path) -> bool:
         if any(split_of(entry.name) or archives.is_archive(entry.name) for entry in entries):
             return False
         folders = [entry.path for entry in entries if entry.is_dir()]
-        with_images = (folder for folder in folders if any(map(_is_image, os.listdir(folder))))
+        with_images = (folder for folder in folders if any(map(is_image, os.listdir(folder))))
         return len(list(itertools.islice(with_images, 2))) == 2
+    except OSError:
+        return False
+
+
+def is_sorted(folder: pathlib.Path) -> bool:
+    """Whether a split has class folders: a folder lies in it."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
     except OSError:
         return False
 
@@ -162,11 +171,17 @@ def discover(root: pathlib.Path, wanted: tuple[str, ...] = ()) -> Tree:
 
 def images_below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
     """Return the sorted image files below `folder`, and notes on what was left out. Raises DataError."""
+    files, faults, notes = files_below(folder)
+    if faults:
+        raise refusal(folder, faults, layout="")
+    return sorted(pathlib.Path(file.path) for file in files), notes
+
+
+def files_below(folder: pathlib.Path) -> tuple[list[File], list[str], list[str]]:
+    """Return the image files below `folder` sorted by path, faults, and notes on what was left out. Raises OSError."""
     found = _Discovery(folder)
     files = found.walk(os.fspath(folder))
-    if faults := found.faults():
-        raise refusal(folder, faults, layout="")
-    return sorted(pathlib.Path(file.path) for file in files), found.notes()
+    return files, found.faults(), found.notes()
 
 
 class _Discovery:
@@ -194,10 +209,10 @@ class _Discovery:
         return Tree(folders, splits, packed, self.faults(), notes)
 
     def faults(self) -> list[str]:
-        return [_in_words(kind, *found) for kind, found in self._faults.items()]
+        return [in_words(kind, *found) for kind, found in self._faults.items()]
 
     def notes(self) -> list[str]:
-        notes = [f"left out {_in_words(k, *found)}" for k, found in self._left_out.items()]
+        notes = [f"left out {in_words(k, *found)}" for k, found in self._left_out.items()]
         if self._others:
             kinds = sorted(self._others.items(), key=lambda item: -item[1][0])
             shown = listed([f"{count:,} {kind}" for kind, (count, _) in kinds])
@@ -206,10 +221,10 @@ class _Discovery:
         return notes
 
     def _fault(self, kind: str, path: str) -> None:
-        _count(self._faults, kind, printable(path))
+        tally(self._faults, kind, printable(path))
 
     def _leave_out(self, kind: str, path: str) -> None:
-        _count(self._left_out, kind, self._shown(path))
+        tally(self._left_out, kind, self._shown(path))
 
     def _shown(self, path: str) -> str:
         return printable(relative(path, self._root))
@@ -229,7 +244,7 @@ class _Discovery:
                 continue
             if entry.name.startswith("."):
                 if hidden:
-                    _count(self._others, "hidden", self._shown(entry.path))
+                    tally(self._others, "hidden", self._shown(entry.path))
                 continue
             try:
                 yield entry, entry.stat()
@@ -249,7 +264,7 @@ class _Discovery:
                     self._leave_out("folders that are not splits", entry.path)
                 elif packed:
                     self._leave_out("archives beside the folder of train", entry.path)
-                elif _is_image(entry.name):
+                elif is_image(entry.name):
                     self._leave_out("images outside of the splits", entry.path)
             elif status is None:
                 self._fault("dangling links", entry.path)
@@ -283,7 +298,7 @@ class _Discovery:
                 if archives.stem(name) in packed:
                     self._fault("classes that occur twice", entry.path)
                 packed[archives.stem(name)] = pathlib.Path(entry.path)
-            elif _is_image(name):
+            elif is_image(name):
                 loose += 1
                 self._leave_out("images that are not in a class folder", entry.path)
             else:
@@ -322,7 +337,7 @@ class _Discovery:
             for entry, status in self._entries(path):
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     (links if entry.is_symlink() else pending).append((entry.path, status))
-                elif _is_image(entry.name):
+                elif is_image(entry.name):
                     if status is None:
                         files.append(File(entry.path, -1, 0))
                     elif stat.S_ISREG(status.st_mode):
@@ -342,22 +357,24 @@ class _Discovery:
                 f"{suffix} files, which are not read (convert them to JPEG or PNG)", entry.path
             )
         else:
-            _count(self._others, printable(suffix) or "without a suffix", self._shown(entry.path))
+            tally(self._others, printable(suffix) or "without a suffix", self._shown(entry.path))
 
 
-def _count(table: dict[str, list], kind: str, name: str) -> None:
+def tally(table: dict[str, list], kind: str, name: str) -> None:
+    """Count `name` under `kind`: kind -> [count, the first names]."""
     found = table.setdefault(kind, [0, []])
     found[0] += 1
     if found[0] <= _NAMED:
         found[1].append(name)
 
 
-def _in_words(kind: str, count: int, first: list[str]) -> str:
+def in_words(kind: str, count: int, first: list[str]) -> str:
+    """Describe an entry of the table that `tally` makes."""
     more = f" and {count - len(first):,} more" if count > len(first) else ""
     return f"{kind}: {count:,} ({', '.join(first)}{more})"
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
