@@ -134,7 +134,7 @@ def _train(options: argparse.Namespace, config_dict: Any, spec: Config, workdir:
                 prepared = prepare.prepare(spec)
                 init, weights = None, _initial_weights(options, spec)
                 # The last layer does not fit other classes, which a config with init_from takes into account.
-                partial = options.allow_partial or not options.init_from
+                partial = options.allow_partial or weights == spec.train.init_from
                 if weights and not processes.run_on_primary(lambda: _has_checkpoint(workdir)):
                     init = trained.load(weights)
                     prepare.check_init(prepared.spec, init, partial=partial)

@@ -70,6 +70,12 @@ def test_the_variant_follows_the_images_and_is_said_with_the_weights_and_the_oth
     assert reading.begun_from(tmp_path / "run") == "start"
 
 
+def test_the_weights_of_the_config_can_be_named(mine, tmp_path):
+    """Although their last layer has other classes."""
+    assert "initialized from tiny, step 7" in mine("--init-from", "start")
+    assert reading.begun_from(tmp_path / "run") == "start"
+
+
 def test_from_random_weights(mine, tmp_path):
     assert "initialized from" not in mine("--init-from", "none")
     assert reading.begun_from(tmp_path / "run") is None
