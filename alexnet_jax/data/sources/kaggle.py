@@ -32,10 +32,9 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     if root.is_file():
         return _archive(root, unpack)
     if home := _home(root):
-        is_sorted = home / _IMAGES == root.absolute() and tree.is_sorted(root / "val")
-        return (
-            None if is_sorted else _folder(home)
-        )  # sorted into class folders, it is a tree of these
+        # With val sorted into class folders, it is a tree of these.
+        is_tree = home / _IMAGES == root.absolute() and tree.is_sorted(root / "val")
+        return None if is_tree else _folder(home)
     packed = _packed(root)
     return _archive(packed, unpack) if packed else None
 
