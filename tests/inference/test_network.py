@@ -155,7 +155,10 @@ NO_IMAGES = {
     "a row of numbers": (np.zeros(5, np.uint8), "image 0: pixels must be uint8"),
     "a number of NumPy": (np.uint8(5), "not uint8"),
     "five axes": (np.zeros((1, 2, 9, 9, 3), np.uint8), "image 0: pixels must be uint8"),
-    "float of JAX": (jnp.zeros((16, 16, 3)), "the image: pixels must be uint8"),
+    "float of JAX": (
+        jnp.asarray(np.zeros((16, 16, 3), np.float32)),
+        "the image: pixels must be uint8",
+    ),
 }
 
 
