@@ -320,21 +320,15 @@ def test_gradients_of_lrn_and_pool_in_bfloat16_weigh_what_they_do_in_float32(con
         gradient = jnp.where(x > 0, gradient.astype(jnp.float32), 0)  # ReLU's
         return jnp.sqrt(jnp.sum(gradient**2)), jnp.sum(jnp.abs(gradient))
 
-    # Their own program, so that nothing of the one behind sees them before they are rounded.
+    chosen = CPU, GPU, dataclasses.replace(GPU, pool="repeat", lrn_gradient="recomputed")
+
+    @jax.jit
+    def all_norms(wide, x):
+        return norms(wide, CPU), [norms(x, forms) for forms in chosen]
+
+    # From a program of its own: XLA may leave out a rounding that the same program undoes.
     rounded = np.asarray(maps(inputs, params["kernel"], params["bias"]))
-    exact, *found = jax.jit(
-        lambda wide, x: [
-            norms(wide, CPU),
-            *(
-                norms(x, forms)
-                for forms in (
-                    CPU,
-                    GPU,
-                    dataclasses.replace(GPU, pool="repeat", lrn_gradient="recomputed"),
-                )
-            ),
-        ]
-    )(rounded.astype(np.float32), rounded)
+    exact, found = all_norms(rounded.astype(np.float32), rounded)
     for result in found:
         np.testing.assert_allclose(result, exact, rtol=0.01)
 
