@@ -142,6 +142,12 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(main, "_draw_figures", lambda *_: [])
 
 
+@pytest.fixture
+def without_xla_flags(monkeypatch):
+    """Commands that a test starts need no process of their own to check XLA_FLAGS; for those that compile nothing."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def two_nets(tmp_path_factory) -> tuple[Path, Path]:
     """Weights files of the tiny net, with random weights so large that the answers differ, of seeds 0 and 1."""

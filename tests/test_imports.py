@@ -1,6 +1,7 @@
 """The order of the packages, and the libraries that each may import, read from the source files."""
 
 import ast
+import functools
 import graphlib
 import sys
 from pathlib import Path
@@ -89,7 +90,11 @@ FILES = {
     for path in sorted((ROOT / folder).rglob("*.py"))
     if path != PARTS
 }
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 
 
 def absolute(source: str, node: ast.ImportFrom) -> str:
@@ -102,9 +107,10 @@ def absolute(source: str, node: ast.ImportFrom) -> str:
     return ".".join([*parts, *filter(None, [node.module])])
 
 
+@functools.cache
 def imports() -> list[Import]:
     found = []
-    for source, tree in TREES.items():
+    for source, tree in trees().items():
         at_top = set(tree.body)
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -128,9 +134,6 @@ def top(name: str) -> str:
     return name.partition(".")[0]
 
 
-IMPORTS = imports()
-
-
 def place(name: str) -> int | None:
     """The index of a module's package in ORDER."""
     return next((i for i, one in enumerate(ORDER) if within(name, f"alexnet_jax.{one}")), None)
@@ -145,7 +148,7 @@ def test_every_module_has_its_place_in_the_order():
 
 def test_imports_go_one_way():
     upward = []
-    for source, target, _ in IMPORTS:
+    for source, target, _ in imports():
         if place(source) is None or top(target) != "alexnet_jax" or target == "alexnet_jax":
             continue
         if place(target) is None or place(target) > place(source):
@@ -155,7 +158,7 @@ def test_imports_go_one_way():
 
 def test_the_package_imports_nothing_from_outside_it():
     outside = {"bench", "configs", "launch", "tests"}
-    ours = [i for i in IMPORTS if top(i.source) == "alexnet_jax"]
+    ours = [i for i in imports() if top(i.source) == "alexnet_jax"]
     assert not [i for i in ours if top(i.target) in outside]
 
 
@@ -166,7 +169,7 @@ def test_the_root_of_the_package_has_few_modules():
 
 def test_no_module_imports_itself_by_way_of_others():
     graph: dict[str, set[str]] = {name: set() for name in FILES}
-    for i in IMPORTS:
+    for i in imports():
         if i.target != i.source:
             graph[i.source].add(i.target)
     order = graphlib.TopologicalSorter(graph)
@@ -177,29 +180,29 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_modules_import_only_their_own_libraries(package):
     allowed = LIBRARIES[package] | {"alexnet_jax", top(package)} | sys.stdlib_module_names
     allowed |= {"bench": {"configs", "launch"}, "launch": {"configs"}}.get(package, set())
-    strangers = [i for i in IMPORTS if within(i.source, package) and top(i.target) not in allowed]
+    strangers = [i for i in imports() if within(i.source, package) and top(i.target) not in allowed]
     assert not strangers
 
 
 def test_only_benchmarks_and_sweeps_import_a_config():
-    users = {i.source for i in IMPORTS if top(i.target) == "configs"}
+    users = {i.source for i in imports() if top(i.target) == "configs"}
     assert {top(name) for name in users} <= {"bench", "configs", "launch"}
 
 
 def test_slow_and_optional_libraries_are_imported_inside_functions():
-    tops = [i for i in IMPORTS if i.at_top and not within(i.source, "bench")]
+    tops = [i for i in imports() if i.at_top and not within(i.source, "bench")]
     assert not [i for i in tops if top(i.target) in HEAVY]
 
 
 def test_torch_is_for_the_benchmarks_and_for_pth_files_alone():
-    users = {i.source for i in IMPORTS if top(i.target) in ("torch", "torchvision")}
+    users = {i.source for i in imports() if top(i.target) in ("torch", "torchvision")}
     users -= {"alexnet_jax.interop.torchvision"}
     assert all(within(name, "bench") for name in users)
 
 
 def test_nothing_that_executes_a_file_is_used_to_read_one():
-    assert not [i for i in IMPORTS if top(i.target) in UNSAFE]
-    for name, tree in TREES.items():
+    assert not [i for i in imports() if top(i.target) in UNSAFE]
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
@@ -218,6 +221,6 @@ def test_checking_a_config_needs_no_jax():
     while todo:
         name = todo.pop()
         reached.add(name)
-        targets = {i.target for i in IMPORTS if i.source == name and i.at_top}
+        targets = {i.target for i in imports() if i.source == name and i.at_top}
         todo += [target for target in targets if target in FILES and target not in reached]
         assert not targets & {"jax", "flax", "optax"}, name

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_jax import config, files, main
+from alexnet_jax import cli, config, files, main
 from alexnet_jax.errors import (
     ConfigError,
     DataError,
@@ -34,11 +34,6 @@ UNTIMED = ("time", "images_per_second", "data_wait_fraction")
 
 def train(folder: Path, *more: str) -> int:
     return main.main([*TINY, "--workdir", str(folder), *more])
-
-
-def command(*arguments: str, cores: str = "") -> list[str]:
-    pin = ["taskset", "-c", cores] if cores else []
-    return [*pin, sys.executable, "-m", "alexnet_jax.main", *arguments]
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +102,22 @@ def test_metrics_steps_strictly_increase(finished):
     )
 
 
-@pytest.mark.parametrize("stops", [(13, 36), pytest.param((5, 13, 36, 41), marks=pytest.mark.full)])
-def test_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, stops):
-    """Stops at steps that are neither logged, nor evaluated, nor due for a checkpoint, and at one that is all of it."""
+def check_goes_on_to_the_same_bits(folder, finished, stops) -> None:
     for stop in stops:
-        assert train(tmp_path / "b", f"--config.train.max_steps={stop}") == 0
-    assert train(tmp_path / "b") == 0
-    assert leaves(tmp_path / "b", 48) == leaves(finished, 48)
+        assert train(folder, f"--config.train.max_steps={stop}") == 0
+    assert train(folder) == 0
+    assert leaves(folder, 48) == leaves(finished, 48)
     # The last step of each start is evaluated, as a run that ends there needs it; all other rows are the same.
-    rows, ends = metrics(tmp_path / "b"), [stop for stop in stops if stop != 36]
+    rows, ends = metrics(folder), [stop for stop in stops if stop != 36]
     assert [row for row in rows if row["step"] not in ends] == metrics(finished)
     last = [row for row in rows if row["step"] in ends]
     assert len(last) == len(ends)
     assert all("eval_val_center_top1_error" in row and "train_loss" not in row for row in last)
+
+
+@pytest.mark.full
+def test_stopped_run_goes_on_to_the_same_bits(finished, tmp_path):
+    check_goes_on_to_the_same_bits(tmp_path / "b", finished, (5, 13, 36, 41))
 
 
 @pytest.mark.fault("D2")
@@ -245,7 +243,9 @@ def test_parameters_load_from_a_run_folder(finished):
     assert params["conv1"]["kernel"].shape == (5, 5, 3, 8)
 
 
-def test_sigterm_saves_and_the_same_command_continues(finished, tmp_path, monkeypatch):
+def test_sigterm_saves_and_the_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
+    """After the signal it stops at a step that is neither logged, nor evaluated, nor due for a checkpoint, and at 36,
+    which is all of it."""
     folder, log_training = tmp_path / "b", Log.train
 
     def log_and_signal(log, step, *values):
@@ -258,10 +258,8 @@ def test_sigterm_saves_and_the_same_command_continues(finished, tmp_path, monkey
         assert train(folder) == 75
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["saved"], status["code"]) == ("interrupted", True, 75)
-    assert checkpoints.committed_steps(folder / "checkpoints")[-1] == status["step"] < 48
-    assert train(folder) == 0
-    assert leaves(folder, 48) == leaves(finished, 48)
-    assert metrics(folder) == metrics(finished)
+    assert checkpoints.committed_steps(folder / "checkpoints")[-1] == status["step"] < 13
+    check_goes_on_to_the_same_bits(folder, finished, (13, 36))
 
 
 def test_workdir_in_use_is_refused(finished):
@@ -369,8 +367,8 @@ def test_divergence_ends_with_code_4_and_a_finite_checkpoint(tmp_path):
 
 
 def test_help_answers_with_code_0_and_without_jax():
-    arguments = [sys.executable, "-X", "importtime", *command("--help")[1:]]
-    done = subprocess.run(arguments, capture_output=True, text=True)
+    command = [sys.executable, "-X", "importtime", "-m", "alexnet_jax.main", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
     assert "exit codes" in done.stdout
     assert "--config.model.lrn=False" in done.stdout
@@ -389,9 +387,12 @@ def test_help_answers_with_code_0_and_without_jax():
         ([*TINY, "--workdir", "w", "--wordkir=3"], 2, "--wordkir=3"),
     ],
 )
-def test_usage_error_is_one_line_and_its_code(arguments, code, message):
-    done = subprocess.run(command(*arguments), capture_output=True, text=True)
-    assert done.returncode == code
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_usage_error_is_one_line_and_its_code(arguments, code, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alexnet_jax.main", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.run(main.main)
+    said = capsys.readouterr()
+    assert end.value.code == code and not said.out
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
     assert not Path("w").exists()

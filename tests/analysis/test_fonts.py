@@ -4,8 +4,6 @@ import unicodedata
 import warnings
 
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
@@ -30,6 +28,9 @@ def forget():
 
 def install(tmp_path, family: str, letters: str) -> None:
     """Make a font of empty glyphs for some letters, and add it to the fonts of matplotlib."""
+    from fontTools.fontBuilder import FontBuilder
+    from fontTools.ttLib.tables._g_l_y_f import Glyph
+
     names = [".notdef", *(f"u{ord(letter):x}" for letter in letters)]
     builder = FontBuilder(1000)
     builder.setupGlyphOrder(names)

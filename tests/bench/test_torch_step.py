@@ -1,6 +1,7 @@
 """The networks of PyTorch that `bench peers` measures are those of our configs."""
 
 import dataclasses
+from importlib import util
 
 import jax
 import numpy as np
@@ -13,9 +14,7 @@ from alexnet_jax.model import alexnet
 from bench import workload
 from tests.interop import nets
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from bench import torch_step  # noqa: E402
+pytestmark = pytest.mark.skipif(not util.find_spec("torch"), reason="PyTorch is not installed")
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -27,6 +26,10 @@ from bench import torch_step  # noqa: E402
     ],
 )  # fmt: skip
 def test_logits_are_ours(name, written):
+    import torch
+
+    from bench import torch_step
+
     narrow = [change for change in nets.NARROW if "image_size" not in change]
     run = nets.random_run(name, narrow if name in ("paper", "flowers17:batchnorm") else ())
     spec, size = run.config, run.config.augment.crop_size
@@ -49,6 +52,8 @@ def test_logits_are_ours(name, written):
 
 def _fill(network, spec, run):
     """Give a network of PyTorch the weights of `run`."""
+    import torch
+
     names = pytorch.tensor_names(spec.model)
     tensors = layout.to_torch(spec, files.flatten(run.variables))
     network.load_state_dict(

@@ -51,7 +51,6 @@ READ_ONLY = "exec setpriv --bounding-set -dac_override,-dac_read_search,-fowner"
 """As root too, modes of files count."""
 USAGE = [
     Case("float64", {"JAX_ENABLE_X64": "1"}, 2, "unset JAX_ENABLE_X64"),
-    Case("no jit", {"JAX_DISABLE_JIT": "True"}, 2, "unset JAX_DISABLE_JIT"),
     Case("flag unknown to XLA", {"XLA_FLAGS": "--xla_nonsense=1"}, 2, "Unknown flag in XLA_FLAGS: --xla_nonsense"),
     Case("name not UTF-8", {}, 2, r"caf\xe9' is not UTF-8", workdir=LATIN),
     Case("umlaut, ASCII locale", C_LOCALE, 2, "set PYTHONUTF8=1", workdir="rün"),
@@ -114,6 +113,7 @@ def names(case: Case) -> str:
 
 
 @pytest.mark.fault("F18", "F44")
+@pytest.mark.usefixtures("without_xla_flags")
 @pytest.mark.parametrize("case", USAGE, ids=names)
 def test_what_cannot_work_is_one_line_and_its_code(case, tmp_path):
     done = start(case, tmp_path)
@@ -213,6 +213,14 @@ def test_what_comes_from_outside_is_no_fault_of_the_program(
     assert ends(main) == code
     assert words in capfd.readouterr().err
     assert (of_system(error) is not None) == (code == 5)
+
+
+@pytest.mark.fault("F18")
+@pytest.mark.parametrize("name", environment._REFUSED)
+def test_a_variable_that_changes_the_numbers_is_refused(name, monkeypatch):
+    monkeypatch.setenv(name, "True")
+    with pytest.raises(ConfigError, match=f"{name}=True is set, but .*: unset {name}"):
+        environment.check()
 
 
 def test_without_a_home_the_cache_says_what_to_set(monkeypatch):

@@ -519,6 +519,7 @@ def test_a_tuple_is_written_whole_or_value_by_value():
 
 
 @pytest.mark.fault("F44")
+@pytest.mark.usefixtures("without_xla_flags")
 def test_faults_are_told_within_two_seconds_without_jax(tmp_path):
     program = (
         "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules, flush=True));"

@@ -159,7 +159,7 @@ def test_several_processes_keep_the_bound_together(cache_folder, limit):
         "wrong = [n for k in range(30) for n in [k % 7] if (make(n)[np.arange(4)] != n).any()];"
         "sys.exit(len(wrong))"
     )
-    started = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(3)]
-    assert [process.wait() for process in started] == [0, 0, 0]
+    started = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
     kept = list(cache_folder.iterdir())
     assert kept and sum(path.stat().st_size for path in kept) <= 10 * KIB

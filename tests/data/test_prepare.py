@@ -242,12 +242,12 @@ def test_a_declared_subset_leaves_out_what_train_has_not(tmp_path):
     assert "3 images of val have classes that train does not have" in index.report["notes"]
 
 
-def test_bytes_depend_on_neither_jobs_nor_time(tmp_path):
+@pytest.mark.parametrize("kind", ["jpeg", pytest.param("raw", marks=pytest.mark.full)])
+def test_bytes_depend_on_neither_jobs_nor_time(kind, tmp_path):
     imagenet_tars.folders(tmp_path / "source", pictures(60), VAL)  # 180: two shards
-    for format in ("jpeg", "raw"):
-        run(tmp_path / "source", tmp_path / f"{format}1", "--format", format)
-        run(tmp_path / "source", tmp_path / f"{format}2", "--format", format, "--jobs", "2")
-        assert tree(tmp_path / f"{format}1") == tree(tmp_path / f"{format}2")
+    for jobs in ("1", "2"):
+        run(tmp_path / "source", tmp_path / jobs, "--format", kind, "--jobs", jobs)
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
 
 
 def test_a_jpeg_of_the_right_size_keeps_its_bytes(tmp_path):
@@ -882,7 +882,14 @@ def test_killed_again_and_again_the_store_is_the_same(many, tmp_path):
     assert not (tmp_path / "store.preparing").exists()
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+STOPPED = "stopped; the same command continues where it stopped\n"
+
+
+@pytest.mark.parametrize(
+    "number, code",
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 75, marks=pytest.mark.full)],
+)
+@pytest.mark.usefixtures("without_xla_flags")
 def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number, code):
     process = start(many / "source", tmp_path / "store", 2)
     done = tmp_path / "store.preparing" / "done"
@@ -891,11 +898,25 @@ def test_a_signal_ends_it_with_one_line_and_it_continues(many, tmp_path, number,
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == code
-    assert errors == "stopped; the same command continues where it stopped\n"
+    assert errors == STOPPED
     assert list(done.glob("[!p]*.json"))
 
 
+def test_sigterm_has_an_exit_code_of_its_own(tmp_path, monkeypatch, capsys):
+    as_folders(tmp_path / "source")
+
+    def terminate(tasks, results, *_):
+        if results:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(prepare, "_check_refused", terminate)
+    assert run(tmp_path / "source", tmp_path / "store") == 75
+    assert capsys.readouterr().err == STOPPED
+    assert list((tmp_path / "store.preparing" / "done").glob("[!p]*.json"))
+
+
 @pytest.mark.fault("F34")
+@pytest.mark.usefixtures("without_xla_flags")
 def test_a_worker_that_is_killed_is_said_and_it_continues(many, tmp_path):
     process = start(many / "source", tmp_path / "store", 2)
     done = tmp_path / "store.preparing" / "done"

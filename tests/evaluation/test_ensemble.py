@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from scipy import optimize
 
 from alexnet_jax.data.pipeline.splits import held_out
 from alexnet_jax.errors import ConfigError
@@ -44,6 +43,8 @@ def test_the_ensemble_is_the_mean_of_the_probabilities(answered):
 
 
 def test_the_weights_have_the_least_nll(answered):
+    from scipy import optimize
+
     probabilities, labels = answered
     own = np.array([net[np.arange(400), labels] for net in probabilities])
     found = ensemble.best_weights(own)

@@ -68,17 +68,15 @@ def compiled(tmp_path: Path, *arguments: str) -> dict[str, dict[str, str]]:
     }
 
 
-def of_a_program(tmp_path: Path, made: str) -> dict[str, str]:
-    """Options of the jit that `made` makes of `program`."""
-    lines = [
-        "import jax, numpy",
-        "from alexnet_jax.kernels import compiler",
-        "def program(x): return x @ x.T + 1",
-        f"({made})(numpy.ones((2, 3), numpy.float32))",
-    ]
-    found = compiled(tmp_path, "-c", "\n".join(lines))
-    (name,) = (name for name in found if "jit_program" in name)
-    return found[name]
+TWO_PROGRAMS = """
+import jax, numpy
+from alexnet_jax.kernels import compiler
+def deterministic(x): return x @ x.T + 1
+def usual(x): return x @ x.T + 2
+x = numpy.ones((2, 3), numpy.float32)
+jax.jit(deterministic, compiler_options=compiler.options("gpu", deterministic=True))(x)
+jax.jit(usual)(x)
+"""
 
 
 def is_deterministic(options: dict[str, str]) -> bool:
@@ -89,16 +87,14 @@ def is_deterministic(options: dict[str, str]) -> bool:
     )
 
 
-def test_a_deterministic_program_shares_no_timed_algorithms(tmp_path):
-    options = "compiler.options('gpu', deterministic=True)"
-    made = f"jax.jit(program, compiler_options={options})"
-    assert is_deterministic(of_a_program(tmp_path, made))
-
-
-def test_jax_lets_programs_share_timed_algorithms_otherwise(tmp_path):
-    options = of_a_program(tmp_path, "jax.jit(program)")
-    assert str(tmp_path / "cache") in options["xla_gpu_per_fusion_autotune_cache_dir"]
-    assert not is_deterministic(options)
+def test_a_deterministic_program_alone_shares_no_timed_algorithms(tmp_path):
+    found = compiled(tmp_path, "-c", TWO_PROGRAMS)
+    deterministic, usual = (
+        next(options for name, options in found.items() if f"jit_{program}" in name)
+        for program in ("deterministic", "usual")
+    )
+    assert is_deterministic(deterministic) and not is_deterministic(usual)
+    assert str(tmp_path / "cache") in usual["xla_gpu_per_fusion_autotune_cache_dir"]
 
 
 @pytest.mark.full

@@ -75,6 +75,7 @@ def wait_until(ready, seconds: float = 120) -> None:
 
 
 @pytest.mark.fault("F46")
+@pytest.mark.usefixtures("without_xla_flags")
 def test_a_member_with_a_bad_config_fails_alone_and_is_left_to_a_person(tmp_path):
     code, said = finish(launch(tmp_path, "--only", "wrong"))
     assert code == 1

@@ -1,5 +1,7 @@
 """§3.2 on devices of their own: the same net, to rounding, as both towers on one."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -102,58 +104,76 @@ def test_towers_apart_learn_what_towers_together_do(change):
 CONSTANTS = dict(k=1.5, alpha=0.3, beta=0.75)
 
 
-@pytest.mark.parametrize("n", [1, 2, 4, 5, 7])
 @pytest.mark.parametrize("towers", [2, 4])
-def test_lrn_over_all_maps_and_its_gradient_are_those_of_one_device(n, towers):
+def test_lrn_over_all_maps_and_its_gradient_are_those_of_one_device(towers):
     """Of windows up to as wide as a tower's maps on either side; in between, both neighbors lend some."""
-    generator = np.random.default_rng(n)
-    x, gradient = generator.normal(size=(2, 2, 3, 3, 4 * towers)).astype(np.float32)
+    shape, sizes = (2, 3, 3, 4 * towers), (1, 2, 4, 5, 7)
+    x, cotangent = np.random.default_rng(towers).normal(size=(2, *shape)).astype(np.float32)
     mesh = parallel.device_mesh(jax.devices()[:towers], towers)
-    before, after = windows.lrn_reach(n)
-
-    def whole(x):
-        return normalization.local_response_normalization(x, n=n, **CONSTANTS)
-
-    def part(x):
-        return LayerSharding(towers).with_neighbors(whole, x, before, after)
-
     place = jax.P(None, None, None, parallel.TOWER)
-    apart = jax.shard_map(part, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)
-    for normalize in (whole, apart):
-        y, pull = jax.vjp(jax.jit(normalize), x)
-        found = np.asarray(y), np.asarray(pull(gradient)[0])
-        if normalize is whole:
-            expected = found
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
-    if n > 1:  # and not those of windows that end with their tower
-        within = normalization.local_response_normalization(x, n=n, towers=towers, **CONSTANTS)
-        assert np.abs(within - expected[0]).max() > 1e-2
+
+    def whole(n, x, towers=1):
+        return normalization.local_response_normalization(x, n=n, towers=towers, **CONSTANTS)
+
+    def apart(n, x):
+        def part(x):
+            reach = windows.lrn_reach(n)
+            return LayerSharding(towers).with_neighbors(functools.partial(whole, n), x, *reach)
+
+        return jax.shard_map(part, mesh=mesh, in_specs=place, out_specs=place, check_vma=False)(x)
+
+    def with_gradients(normalize):
+        """The output and the gradient for each window, in one program."""
+
+        @jax.jit
+        def run(x, cotangent):
+            found = []
+            for n in sizes:
+                y, pull = jax.vjp(functools.partial(normalize, n), x)
+                found.append((y, pull(cotangent)[0]))
+            return found
+
+        return jax.device_get(run(x, cotangent))
+
+    def within(x):
+        return [whole(n, x, towers) for n in sizes]
+
+    expected, ending = with_gradients(whole), jax.device_get(jax.jit(within)(x))
+    for n, one, other, ends in zip(sizes, with_gradients(apart), expected, ending, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6, err_msg=str(n))
+        if n > 1:  # and not those of windows that end with their tower
+            assert np.abs(ends - other[0]).max() > 1e-2
 
 
-def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row():
+def new_state(devices, seed):
     spec = config.parse(tiny.get_config())
-    mesh = parallel.device_mesh(jax.devices()[:2], 2)
-    made = state.create(spec, AlexNet(spec.model), 0, mesh=mesh)
-    for tree in (made.params, made.opt_state):
+    mesh = parallel.device_mesh(jax.devices()[:devices], devices)
+    return state.create(spec, AlexNet(spec.model), seed, mesh=mesh)
+
+
+@pytest.fixture(scope="module")
+def apart():
+    return new_state(2, 3)
+
+
+def test_each_device_holds_half_of_a_tower_net_but_for_the_last_row(apart):
+    for tree in (apart.params, apart.opt_state):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             part = leaf.addressable_shards[0].data.size
             assert part * (1 if "fc7" in str(path) else 2) == leaf.size
 
 
-def test_a_checkpoint_goes_on_in_either_form(tmp_path):
-    spec = config.parse(tiny.get_config())
-    model, statistics = AlexNet(spec.model), ours.statistics(spec)
-    apart = parallel.device_mesh(jax.devices()[:2], 2)
-    saved = state.create(spec, model, 3, mesh=apart)
-    meta: dict = {}
-    checkpoint.save(tmp_path, jax.device_get(saved), statistics, meta)
-    for mesh in (apart, parallel.device_mesh(jax.devices()[:1])):
-        like = state.create(spec, model, 4, mesh=mesh)
-        restored = checkpoint.restore(tmp_path, 0, like)
-        for one, other, place in zip(*map(jax.tree.leaves, (restored, saved, like)), strict=True):
-            assert np.array_equal(np.asarray(one), np.asarray(other))
-            assert getattr(one, "sharding", None) == getattr(place, "sharding", None)
+def test_a_checkpoint_goes_on_in_either_form(apart, tmp_path):
+    statistics = ours.statistics(config.parse(tiny.get_config()))
+    together = new_state(1, 4)
+    for saved, name in ((apart, "apart"), (together, "together")):
+        checkpoint.save(tmp_path / name, jax.device_get(saved), statistics, {})
+        for like in (apart, together):
+            restored = checkpoint.restore(tmp_path / name, 0, like)
+            leaves = map(jax.tree.leaves, (restored, saved, like))
+            for one, other, place in zip(*leaves, strict=True):
+                assert np.array_equal(np.asarray(one), np.asarray(other))
+                assert getattr(one, "sharding", None) == getattr(place, "sharding", None)
 
 
 def test_crossings_of_the_paper():

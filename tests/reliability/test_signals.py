@@ -31,7 +31,6 @@ PHASES = {
     "deleting an old checkpoint": ("prune.trash:2", True),
     "in the final evaluation": ("evaluate.batch:23", True),
 }
-IN_DEFAULT = ("committing a checkpoint",)
 
 
 def at(starter, folder: Path, point: str, *numbers: signal.Signals, arguments=(), pause=0.0):
@@ -52,10 +51,8 @@ def at(starter, folder: Path, point: str, *numbers: signal.Signals, arguments=()
     return start.wait(60), time.monotonic() - begin
 
 
-@pytest.mark.parametrize(
-    "phase",
-    [name if name in IN_DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in PHASES],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.fault("F3")
 def test_sigterm(starter, golden, tmp_path, status, figures, phase):
     point, saves = PHASES[phase]

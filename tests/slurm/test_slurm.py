@@ -59,6 +59,7 @@ def codes(out: Path, member: str) -> list[int | None]:
 
 
 @pytest.mark.fault("F48")
+@pytest.mark.usefixtures("without_xla_flags")
 def test_what_cannot_be_mended_ends_with_its_code_and_is_not_put_back(cluster, tmp_path):
     said = submit(cluster, tmp_path, "--only", "wrong")
     assert re.search(r"submitted 1 runs as job \d+", said)

@@ -71,41 +71,10 @@ def train(folder, *more: str) -> None:
     assert main.main([*command, "--config.train.max_steps=14"]) == 0
 
 
-def test_a_line_of_the_log_waits_for_no_step_but_its_own(events, tmp_path):
-    train(tmp_path / "run", "--config.train.log_every=1", "--config.train.checkpoint_every=6")
-    events = [
-        event for event in events if event[0] != "committed"
-    ]  # by another thread, at any time
-    for done in range(1, 15):
-        # A checkpoint and an evaluation need the step itself; otherwise the next one is on its way before.
-        waited = done in (6, 12, 14)
-        at, dispatched = events.index(("log", done)), events.index(("dispatch", min(done + 1, 14)))
-        assert (at < dispatched) == (waited and done < 14), done
-        assert events[at - 1] == ("read", done)
-        assert events.index(("dispatch", done)) < at
-    assert [step for name, step in events if name == "log"] == list(range(1, 15))
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 15))
-    assert all("train_loss" in line for line in lines)
-    assert [line["step"] for line in lines if "eval_val_center_nll" in line] == [12, 14]
-
-
-def test_the_evaluation_of_a_step_comes_before_its_checkpoint_is_fetched(events, tmp_path):
-    train(tmp_path / "run")
-    order = [event for event in events if event[1] == 12 and event[0] != "committed"]
-    names = ["dispatch", "read", "log", "evaluate", "fetch"]
-    assert order == [(name, 12) for name in names]
-    meta = checkpoints.verify(tmp_path / "run" / "checkpoints", 12)
-    assert not meta["evaluation_due"]
-    assert meta["meter"] == {"loss": 0.0, "top1_errors": 0, "steps": 0}  # 12 is a line of the log
-
-
-def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkeypatch):
-    """The write of step 6 ends only once step 11 was dispatched; the one of step 12 waits for it.
-
-    The writer is given nothing of the devices: several wait for each other for ever where two threads begin what they
-    do together.
-    """
+def test_what_the_loop_does_before_a_step_is_done_and_while_a_checkpoint_is_written(
+    events, tmp_path, monkeypatch
+):
+    """Of a run that logs every step, and whose write of step 6 ends only once step 11 was dispatched."""
     save, threads, kinds = checkpoint.save, [], set()
 
     def slow(folder, state, *more):
@@ -116,15 +85,46 @@ def test_training_goes_on_while_a_checkpoint_is_written(events, tmp_path, monkey
         return save(folder, state, *more)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    train(tmp_path / "run")
+    folder = tmp_path / "run"
+    train(folder, "--config.train.log_every=1", "--config.train.checkpoint_every=6")
+    # By another thread, at any time.
+    in_order = [event for event in events if event[0] != "committed"]
+    check_lines_wait_for_no_step_but_their_own(in_order, folder)
+
+    # The evaluation of a step comes before its checkpoint is fetched.
+    names = ["dispatch", "read", "log", "evaluate", "fetch"]
+    assert [event for event in in_order if event[1] == 12] == [(name, 12) for name in names]
+    meta = checkpoints.verify(folder / "checkpoints", 12)
+    assert not meta["evaluation_due"]
+    assert meta["meter"] == {"loss": 0.0, "top1_errors": 0, "steps": 0}  # 12 is a line of the log
+
+    # Training goes on while 6 is written, and the save of 12 waits for it.
     assert events.index(("committed", 6)) > events.index(("dispatch", 11))
     assert events.index(("committed", 6)) < events.index(("fetch", 12))
-    assert set(threads) == {"writer"} and kinds == {np.ndarray}
     saved = [step for name, step in events if name in ("fetch", "committed")]
     assert saved == [6, 6, 12, 12, 14, 14]
+    # The writer is given nothing of the devices: several wait for each other for ever where two threads begin what
+    # they do together.
+    assert set(threads) == {"writer"} and kinds == {np.ndarray}
 
 
-@pytest.mark.parametrize("minutes", ["0", "10", pytest.param("1e-9", marks=pytest.mark.full)])
+def check_lines_wait_for_no_step_but_their_own(events, folder) -> None:
+    for done in range(1, 15):
+        # A checkpoint and an evaluation need the step itself; otherwise the next one is on its way before.
+        waited = done in (6, 12, 14)
+        at, dispatched = events.index(("log", done)), events.index(("dispatch", min(done + 1, 14)))
+        assert (at < dispatched) == (waited and done < 14), done
+        assert events[at - 1] == ("read", done)
+        assert events.index(("dispatch", done)) < at
+    assert [step for name, step in events if name == "log"] == list(range(1, 15))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 15))
+    assert all("train_loss" in line for line in lines)
+    assert [line["step"] for line in lines if "eval_val_center_nll" in line] == [12, 14]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("minutes", ["0", "10", "1e-9"])
 def test_checkpoint_minutes_save_when_that_time_has_passed(events, tmp_path, minutes):
     train(
         tmp_path / "run", "--config.train.checkpoint_every=1000",
@@ -180,10 +180,14 @@ def test_a_save_by_time_does_not_wait_for_the_one_before(events, tmp_path, monke
     monkeypatch.setattr(checkpoint, "save", slow)
     train(
         tmp_path / "run", "--config.train.checkpoint_every=1000",
-        "--config.train.checkpoint_minutes=1e-9",
+        "--config.train.checkpoint_minutes=1e-9", "--config.data.validation=0.0",
+        "--config.schedule.weights.kind=epochs",
     )  # fmt: skip
     fetched = [step for name, step in events if name == "fetch"]
     assert fetched[0] == 1 and fetched[1] >= 9 and fetched[-1] == 14
+    # Nothing was validated, so none is the best.
+    with pytest.raises(ConfigError, match=r"no checkpoint of .* has a validation error"):
+        trained.load(tmp_path / "run", "best")
 
 
 def logged_errors(folder) -> dict[int, float]:
@@ -237,37 +241,26 @@ def given_errors(monkeypatch):
     monkeypatch.setattr(Evaluator, "validate", validate_with)
 
 
-def test_the_best_survives_checkpoints_of_worse_steps_and_another_start(tmp_path, given_errors):
-    """With a checkpoint of every step: 6 stays to the end."""
+def test_the_best_survives_worse_steps_and_another_start_but_not_a_full_disk(
+    tmp_path, given_errors, monkeypatch, capsys
+):
+    """With a checkpoint of every step: 6 stays until the write of 13 fails; then the next best is kept and named."""
     folder, often = tmp_path / "run", (*OFTEN[1:], "--config.train.checkpoint_every=1")
     command = [*SHORT, "--workdir", str(folder), *often]
     assert main.main([*command, "--config.train.max_steps=8"]) == 0
     assert checkpoints.committed_steps(folder / "checkpoints") == [6, 7, 8]
-    train(folder, *often)
-    assert checkpoints.committed_steps(folder / "checkpoints") == [6, 13, 14]
-    assert trained.load(folder, "best").step == 6
+    write, before = checkpoint.write_checkpoint, []
 
-
-def test_where_a_full_disk_costs_the_best_the_next_best_is_kept_and_named(
-    tmp_path, given_errors, monkeypatch, capsys
-):
-    write, full = checkpoint.write_checkpoint, [13]
-
-    def write_checkpoint(folder, step, *more):
-        if step in full:
-            full.remove(step)
+    def write_checkpoint(root, step, *more):
+        if step == 13 and not before:
+            before.extend(checkpoints.committed_steps(root))
+            assert trained.load(folder, "best").step == 6
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(folder, step, *more)
+        return write(root, step, *more)
 
     monkeypatch.setattr(checkpoint, "write_checkpoint", write_checkpoint)
-    folder = tmp_path / "run"
-    train(folder, *OFTEN[1:], "--config.train.checkpoint_every=1")
+    train(folder, *often)
+    assert before == [6, 11, 12]
     assert checkpoints.committed_steps(folder / "checkpoints") == [12, 13, 14]
     assert trained.load(folder, "best").step == 12
     assert "of a checkpoint: 30.00% at step 12, --step best" in capsys.readouterr().out
-
-
-def test_without_a_validation_error_there_is_no_best(tmp_path):
-    train(tmp_path / "run", "--config.data.validation=0.0", "--config.schedule.weights.kind=epochs")
-    with pytest.raises(ConfigError, match=r"no checkpoint of .* has a validation error"):
-        trained.load(tmp_path / "run", "best")

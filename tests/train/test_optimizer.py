@@ -47,19 +47,30 @@ def make_gradients(params, steps: int) -> list:
     ]
 
 
+PROGRAMS: dict[tuple, tuple] = {}
+
+
+def programs(spec: OptimizerSpec) -> tuple:
+    """(first state, step) of the rule of `spec`, compiled once for all tests."""
+    key = (repr(spec), optimizer.OPTIMIZERS[spec.kind])
+    if key not in PROGRAMS:
+        rule = optimizer.build(spec)
+
+        def step(params, state, gradient, rates):
+            updates, state = rule.update(gradient, state, params, rates=rates)
+            return optax.apply_updates(params, updates), state
+
+        PROGRAMS[key] = jax.jit(rule.init), jax.jit(step)
+    return PROGRAMS[key]
+
+
 def run(spec, params, gradients, schedule) -> tuple[Any, Any]:
     """Parameters and optimizer state after a jitted update by each gradient."""
-    rule = optimizer.build(spec)
-    state = rule.init(params)
-
-    @jax.jit
-    def step(params, state, gradient, rates):
-        updates, state = rule.update(gradient, state, params, rates=rates)
-        return optax.apply_updates(params, updates), state
-
+    init, step = programs(spec)
+    state = init(params)
     for gradient, now in zip(gradients, schedule, strict=True):
         params, state = step(params, state, gradient, now)
-    return params, state
+    return jax.device_get((params, state))
 
 
 def recurrence(
@@ -119,11 +130,15 @@ def test_optax_sgd_is_another_rule_once_the_rate_drops():
 
 
 def run_optax(rule, params, gradients) -> Any:
-    state = rule.init(params)
-    for gradient in gradients:
+    @jax.jit
+    def step(params, state, gradient):
         updates, state = rule.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+        return optax.apply_updates(params, updates), state
+
+    state = jax.jit(rule.init)(params)
+    for gradient in gradients:
+        params, state = step(params, state, gradient)
+    return jax.device_get(params)
 
 
 def test_only_kernels_decay():
