@@ -108,7 +108,8 @@ def test_weights_that_do_not_come_with_the_package_are_refused(mine):
 
 def test_a_run_ends_early_and_is_then_finished(mine, tmp_path, capsys):
     constant = "--config.schedule.weights.learning_rate=0"
-    rest = ("--config.train.min_steps=40", "--config.train.patience=0.1", constant)
+    evaluations = "--config.evaluation.every_epochs=0.025"  # after each of the 40 steps
+    rest = ("--config.train.min_steps=40", "--config.train.patience=0.1", constant, evaluations)
     said = mine(*rest)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["planned_step"] == 40 and results["step"] == results["last_step"] == 5

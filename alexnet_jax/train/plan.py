@@ -60,9 +60,9 @@ class Plan:
 
     @property
     def evaluate_every(self) -> int:
-        """Steps between two evaluations."""
-        steps = self.spec.evaluation.every_epochs * self.examples / self.batch_size
-        return max(1, round(steps))
+        """Steps between two evaluations; train.min_steps makes them longer, as it makes the run."""
+        epochs = self.spec.evaluation.every_epochs * self.total_epochs / self.spec.train.epochs
+        return max(1, round(epochs * self.examples / self.batch_size))
 
     def epoch(self, step: int) -> float:
         """Return the passes over the training images made in `step` steps."""

@@ -31,6 +31,12 @@ def test_a_minimum_of_steps_stretches_the_schedule_to_them():
     assert many.total_epochs == 4
 
 
+def test_a_minimum_of_steps_adds_no_evaluations():
+    assert plan(examples=382).evaluate_every == 12  # of 48 steps
+    assert plan("train.min_steps=96", examples=382).evaluate_every == 24
+    assert plan("train.min_steps=96", examples=16).evaluate_every == 24
+
+
 def stalled(evaluations: int, drops: int = 0) -> schedule.ScheduleState:
     return schedule.create()._replace(stalled=np.int32(evaluations), drops=np.int32(drops))
 
