@@ -179,6 +179,14 @@ def test_threads_decode_where_processes_do_not_start(paths, program, monkeypatch
     assert "processes that decode images" in caplog.text or "does not start" in caplog.text
 
 
+def test_processes_leave_room_for_open_files(monkeypatch, caplog):
+    monkeypatch.setattr(workers.resource, "getrlimit", lambda kind: (8, 8))
+    monkeypatch.setattr(workers, "Workers", lambda count: {count})
+    monkeypatch.setattr(workers, "_shared", {})
+    assert workers.shared(100) == {2} and workers.shared(1) == {1}
+    assert "2 instead of 100 processes decode images" in caplog.text
+
+
 def test_small_sets_start_no_processes(paths, monkeypatch):
     monkeypatch.setattr(image_files, "FEWEST_FOR_PROCESSES", COUNT + 1)
     monkeypatch.setattr(workers, "shared", None)

@@ -11,6 +11,7 @@ import logging
 import mmap
 import os
 import queue
+import resource
 import signal
 import subprocess
 import sys
@@ -198,7 +199,18 @@ _lock = threading.Lock()
 
 
 def shared(count: int) -> Workers:
-    """Return the `count` processes of this program, started if nothing holds them now."""
+    """Return the `count` processes of this program, started if nothing holds them now.
+
+    There are fewer if the limit of open files is low: each has a socket here, and its thread may open an image.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = count if limit == resource.RLIM_INFINITY else max(limit // 4, 1)
+    if count > most:
+        log.warning(
+            "%d instead of %d processes decode images, as ulimit -n allows only %d open files",
+            most, count, limit,
+        )  # fmt: skip
+        count = most
     with _lock:
         found = _shared.get(count)
         if found is None:
