@@ -279,6 +279,19 @@ def test_missing_pieces_of_kaggle_are_named(tmp_path, data_spec):
         sources.open_dataset(data_spec("folder", root), 0)
 
 
+def test_a_damaged_list_of_validation_labels_is_a_fault(tmp_path):
+    root = make("kaggle", tmp_path / "source")
+    write(root / "LOC_val_solution.csv", b"<html>")
+    with pytest.raises(DataError, match=r"LOC_val_solution.csv has no row with a synset: download"):
+        run(root, tmp_path / "store", "--subset")
+
+
+def test_a_folder_with_nothing_but_the_archive_of_kaggle_is_known(tmp_path, from_tars):
+    path = make("kaggle-zip", tmp_path / "source")
+    assert run(path.parent, tmp_path / "store", "--subset") == 0
+    assert content(tmp_path / "store") == content(from_tars)
+
+
 def test_hostile_archives_of_kaggle_are_refused(tmp_path):
     write(tmp_path / "a.tar.gz", tar([("ILSVRC/x", b""), ("../../evil.JPEG", b"x")], "w:gz"))
     with pytest.raises(DataError, match=r"evil.JPEG leads out of the archive"):
@@ -349,6 +362,17 @@ def test_names_come_from_the_card_or_are_numbers(tmp_path, data_spec):
         root / "plain_text" / "dataset_info.json", json.dumps({"features": copies.features("abc")})
     )
     assert sources.open_dataset(data_spec("folder", root), 0).class_names == ("a", "b", "c")
+
+
+def test_labels_may_be_bools_but_no_lists(tmp_path, data_spec):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    images = [picture.content for picture in TRAIN[:2]]
+    path = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"image": images, "label": [True, False]}), path)
+    assert sources.open_dataset(data_spec("folder", path), 0).class_names == ("0", "1")
+    pq.write_table(pa.table({"image": images, "label": [[1], [0, 1]]}), path)
+    with pytest.raises(DataError, match="rows whose label is neither an integer nor a name: 2"):
+        sources.open_dataset(data_spec("folder", path), 0)
 
 
 def test_labels_may_be_names(tmp_path, data_spec):
@@ -573,12 +597,41 @@ def test_all_faults_of_shards_are_told_at_once(tmp_path, data_spec):
         sources.open_dataset(data_spec("folder", tmp_path), 0)
     for fault in (
         "train-0001.tar: it is not a tar archive",
-        "samples without a label in KEY.cls or KEY.json that can be read: 2 (",
+        "samples whose label in KEY.cls or KEY.json cannot be read: 1 (",
+        "images of train without a label: 1 (",
         "samples without an image: 1",
-        "samples with several images: 1",
+        "samples with several images; a key ends at its first dot: 1",
         "lacks 1 shards of train (train-0002): download them",
     ):
         assert fault in str(caught.value)
+
+
+def shard(path: Path, count: int, form: str, label: bytes | None = b"0", end: str = "cls") -> None:
+    """Write a tar with samples whose keys are made by `form`."""
+    files = [(f"{form.format(i)}.jpg", jpeg(i)) for i in range(count)]
+    if label is not None:
+        files += [(f"{form.format(i)}.{end}", label) for i in range(count)]
+    write(path, tar(files))
+
+
+@pytest.mark.parametrize("label", [None, b"{}", b'{"label": null}'])
+def test_shards_without_labels_are_left_out(label, tmp_path, data_spec):
+    for i in range(2):
+        shard(tmp_path / f"train-{i}.tar", 2, "{}", b"%d" % i)
+    shard(tmp_path / "test-0.tar", 2, "{}", label, "json")
+    found = sources.open_dataset(data_spec("folder", tmp_path), 0)
+    assert set(found.splits) == {"train"}
+    assert "left out test: none of its 2 images has a label" in " ".join(found.notes)
+
+
+def test_shards_with_dots_in_keys_and_damaged_first_shards_are_named(tmp_path):
+    shard(tmp_path / "dots" / "train-0.tar", 2, "im_0.{}")
+    with pytest.raises(DataError, match="several images; a key ends at its first dot: 1"):
+        run(tmp_path / "dots", tmp_path / "store")
+    write(tmp_path / "first" / "train-0.tar", b"version https://git-lfs.github.com/spec/v1")
+    shard(tmp_path / "first" / "train-1.tar", 2, "{}")
+    with pytest.raises(DataError, match=r"train-0\.tar: it is cut off or is not a tar archive"):
+        run(tmp_path / "first", tmp_path / "store")
 
 
 def test_links_and_repeated_names_in_shards_are_refused(tmp_path):
@@ -639,6 +692,30 @@ def test_tables_of_many_kinds_are_read(tmp_path, data_spec):
         found = sources.open_dataset(data_spec("folder", tmp_path / name), 0)
         assert found.class_names == ("cat", "dog"), name
         assert labels_of(found) == {"train": [0, 0, 0, 1, 1, 1]}, name
+
+
+def test_tables_that_other_programs_wrote_are_read(tmp_path, data_spec):
+    rows = flat(tmp_path / "excel")
+    text = "sep=;\n" + "".join(f'"{a}";"{b}"\n' for a, b in [("Image", "Label"), *rows])
+    write(tmp_path / "excel" / "list.csv", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    flat(tmp_path / "suffix")
+    table(tmp_path / "suffix" / "list.csv", *((a.replace("jpg", "JPG"), b) for a, b in rows))
+    for i in range(6):
+        write(tmp_path / "composed" / f"e\u0301{i}.jpg", jpeg(i))  # as macOS writes them
+    table(tmp_path / "composed" / "list.csv", *((f"\u00e9{a}", b) for a, b in rows))
+    for name in ("excel", "suffix", "composed"):
+        found = sources.open_dataset(data_spec("folder", tmp_path / name), 0)
+        assert found.class_names == ("cat", "dog"), name
+        assert labels_of(found) == {"train": [0, 0, 0, 1, 1, 1]}, name
+
+
+def test_numbers_of_classes_are_not_taken_for_names_of_images(tmp_path, data_spec):
+    rows = flat(tmp_path)
+    table(
+        tmp_path / "list.csv", ("label", "id"), *((i // 3, a[:-4]) for i, (a, _) in enumerate(rows))
+    )
+    found = sources.open_dataset(data_spec("folder", tmp_path), 0)
+    assert labels_of(found) == {"train": [0, 0, 0, 1, 1, 1]}
 
 
 def test_splits_come_from_a_column_or_from_folders(tmp_path, data_spec):

@@ -176,7 +176,7 @@ def _unlabeled(library: Any, path: pathlib.Path, root: pathlib.Path) -> int:
     try:
         parquet = library.parquet.ParquetFile(path)
         found = parquet.read([_columns(parquet.schema_arrow, path, root).label]).column(0)
-        return len(found) * (set(found.unique().to_pylist()) <= {None, -1})
+        return len(found) * all(value in (None, -1) for value in found.to_pylist())
     except DataError:
         raise
     except Exception as error:
@@ -327,9 +327,9 @@ def _examples(
             fault = f"images of more than the {archives.MAX_FILE_BYTES:,} bytes that one may have"
             tree.tally(table, fault, item.title)
         elif value is not None and not isinstance(value, int | str):
-            tree.tally(table, "rows whose label is neither a number nor a name", item.title)
+            tree.tally(table, "rows whose label is neither an integer nor a name", item.title)
         else:
-            yield Example(value, name or "", item)
+            yield Example(int(value) if isinstance(value, bool) else value, name or "", item)
 
 
 def _places(image: Any, whole: Any, path: pathlib.Path) -> tuple[np.ndarray, int]:

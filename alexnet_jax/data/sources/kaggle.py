@@ -50,10 +50,13 @@ def _home(root: pathlib.Path) -> pathlib.Path | None:
 
 
 def _packed(root: pathlib.Path) -> pathlib.Path | None:
-    """Return the archive beside LOC_val_solution.csv, if it has LAYOUT."""
-    if not (root / _VALIDATION).is_file():
+    """Return the archive with LAYOUT in a folder, alone or beside LOC_val_solution.csv."""
+    try:
+        found = [path for path in sorted(root.iterdir()) if archives.is_archive(path.name)]
+    except OSError:
         return None
-    found = (path for path in sorted(root.iterdir()) if archives.is_archive(path.name))
+    if len(found) != 1 and not (root / _VALIDATION).is_file():
+        return None
     return next((path for path in found if _is_layout(path)), None)
 
 
@@ -126,6 +129,8 @@ def _listing(
     missing = []
     if _VALIDATION not in texts and not all("/" in name for name in splits["val"]):
         missing.append(f"there is no {_VALIDATION} with the labels of val beside ILSVRC: add it")
+    if _VALIDATION in texts and not truth:
+        faults = [*faults, f"{_VALIDATION} has no row with a synset: download it again"]
     if _SYNSETS not in texts:
         notes = [*notes, f"there is no {_SYNSETS} with the names of the classes"]
     for split, found in splits.items():

@@ -10,6 +10,7 @@ import io
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -120,7 +121,9 @@ class _Images:
             for file in sorted(_files(folder)):
                 base = os.path.basename(file.path)
                 self._count += 1
-                names.setdefault(os.path.splitext(base)[0], file)
+                for name in (_folded(base), os.path.splitext(base)[0]):
+                    names.setdefault(name, file)
+                    names.setdefault(_folded(name), file)
                 names[base] = file
 
     def __len__(self) -> int:
@@ -142,8 +145,17 @@ class _Images:
             split = sharded.split_in(one)
             if one == above or wanted in (None, split) or split is None:
                 ranked.append((one != above, split != (wanted or "train"), one))
-        found = (self._names[one].get(base) for *_, one in sorted(ranked))
-        return next(filter(None, found), None) if base else None
+        if not base:
+            return None
+        folders = [self._names[one] for *_, one in sorted(ranked)]
+        found = (names.get(key) for key in (base, _folded(base)) for names in folders)
+        return next(filter(None, found), None)
+
+
+def _folded(name: str) -> str:
+    """Return a name with its suffix in lower case, and as composed Unicode, which file systems may have decomposed."""
+    stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name))
+    return stem + suffix.lower()
 
 
 def _files(folder: pathlib.Path) -> Iterator[File]:
@@ -172,6 +184,7 @@ def _read(path: pathlib.Path, images: _Images) -> tuple[list[list[str]], _Column
         if path.stat().st_size > _MOST_BYTES:
             raise DataError(f"{path} has more than {_MOST_BYTES:,} bytes; remove it")
         text = path.read_text(encoding="utf-8-sig")
+        text = re.sub(r"\Asep=.\n", "", text)  # of Excel
         head = text.partition("\n")[0]
         delimiter = max(",;\t|", key=head.count)
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
@@ -179,10 +192,10 @@ def _read(path: pathlib.Path, images: _Images) -> tuple[list[list[str]], _Column
         raise DataError(f"cannot read {path}: {error}; save it as UTF-8 text") from None
     tried = rows[: _TRIED + 1]
     width = min(max(map(len, tried), default=0), _MOST_COLUMNS)
-    hits = [
-        sum(images.find(_cell(row, i), path) is not None for row in tried) for i in range(width)
-    ]
-    if not any(hits):
+    found = [[images.find(_cell(row, i), path) for row in tried] for i in range(width)]
+    # Numbers of classes may be names of images, too, but of fewer.
+    hits = [(len(files) - files.count(None), len({*files} - {None})) for files in found]
+    if not any(map(any, hits)):
         return [], None
     image = hits.index(max(hits))
     first = _cell(rows[0], image)

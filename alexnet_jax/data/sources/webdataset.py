@@ -23,6 +23,8 @@ _SUFFIXES = (".tar", *archives.GZIP_SUFFIXES)
 _LABELS = (".cls", ".json")
 _CLASS_NAMES = ("classnames.txt", "classes.txt")
 _KEYS = ("label", "cls")
+#: Shards by which the form is recognized.
+_TRIED = 3
 
 
 def load(spec: DataSpec) -> Dataset:
@@ -38,7 +40,10 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
         shards = sharded.Shards({"train": [root]})
     else:
         found = sharded.find(root, _SUFFIXES)
-        if found is None or not _is_shard(next(iter(found.splits.values()))[0]):
+        if found is None:
+            return None
+        # The first shard may be damaged.
+        if not any(map(_is_shard, next(iter(found.splits.values()))[:_TRIED])):
             return None
         shards = found
     table: dict[str, list] = {}
@@ -67,9 +72,8 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
 
 
 def _is_shard(path: pathlib.Path) -> bool:
-    """Whether the first files of a tar have the names of a sample."""
-    keys = {_split(name) for name in archives.peek(path)}
-    return any((key, end) in keys for key, _ in keys for end in _LABELS)
+    """Whether a label is among the first files of a tar."""
+    return any(name.lower().endswith(_LABELS) for name in archives.peek(path))
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -90,7 +94,11 @@ def _examples(path: pathlib.Path, unpack: Unpack, table: dict[str, list]) -> Ite
         ends = ends or [end for end in parts if end.endswith(tree.SUFFIXES)]
         title = printable(f"{path}: {key}")
         if len(ends) != 1:
-            fault = "samples with several images" if ends else "samples without an image"
+            fault = (
+                "samples with several images; a key ends at its first dot"
+                if ends
+                else "samples without an image"
+            )
             if ends or not parts.keys().isdisjoint(_LABELS):
                 tree.tally(table, fault, title)
             continue
@@ -98,15 +106,13 @@ def _examples(path: pathlib.Path, unpack: Unpack, table: dict[str, list]) -> Ite
         try:
             label, name = _label(parts)
         except (DataError, ValueError):
-            tree.tally(
-                table, "samples without a label in KEY.cls or KEY.json that can be read", title
-            )
+            tree.tally(table, "samples whose label in KEY.cls or KEY.json cannot be read", title)
             continue
         yield Example(label, name or image.name, image)
 
 
-def _label(parts: dict[str, Member]) -> tuple[int | str, str]:
-    """Return the label and the original file name, '' if unknown."""
+def _label(parts: dict[str, Member]) -> tuple[int | str | None, str]:
+    """Return the label, None if there is none, and the original file name, '' if unknown."""
     about: dict[str, Any] = {}
     if ".json" in parts:
         about = files.parse_json(parts[".json"].read(), dict)
@@ -116,7 +122,7 @@ def _label(parts: dict[str, Member]) -> tuple[int | str, str]:
         label: Any = int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
     else:
         label = next((about[key] for key in _KEYS if key in about), None)
-    if isinstance(label, bool) or not isinstance(label, int | str) or label == "":
+    if isinstance(label, bool) or not isinstance(label, int | str | None):
         raise ValueError(label)
     return label, name if isinstance(name, str) else ""
 
@@ -129,6 +135,6 @@ def _class_names(root: pathlib.Path) -> list[str] | None:
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"cannot read {path}: {error}") from None
+                raise DataError(f"cannot read {path}: {error}; save it as UTF-8 text") from None
             return [line.strip() for line in lines if line.strip()]
     return None
