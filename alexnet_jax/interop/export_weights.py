@@ -33,13 +33,12 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(
             "--format onnx needs the package onnx: .venv/bin/python -m pip install -e '.[onnx]'"
         )
-    beside = Path(options.out).with_suffix(".safetensors")
-    if options.format == "pytorch" and beside.resolve() == Path(options.workdir).resolve():
-        raise ConfigError(f"--out={options.out} would replace {beside}: choose another name")
-    run = trained.load(options.workdir, options.step)
 
     from alexnet_jax.interop import onnx, pytorch, torchvision
 
+    if options.format == "pytorch":
+        pytorch.check_path(Path(options.out))
+    run = trained.load(options.workdir, options.step)
     writers = {
         "safetensors": trained.save, "pytorch": pytorch.save, "torchvision": torchvision.save, "onnx": onnx.save,
     }  # fmt: skip

@@ -12,7 +12,9 @@ network back to the last bit.
 import ast
 import functools
 import itertools
+import keyword
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,8 @@ from alexnet_jax.specs import Config, FCSpec, ModelSpec
 PARTS = Path(__file__).with_name("pytorch_parts.py")
 #: What the metadata of a .safetensors file say of its names.
 NAMES = {"format": "pt", "names": "alexnet_jax.interop.pytorch"}
+#: What the Python file imports besides the standard library.
+LIBRARIES = ("PIL", "numpy", "safetensors", "torch")
 #: The only method of nn.Module whose name ends in a digit, as the names of layers must.
 RESERVED = "bfloat16"
 
@@ -53,6 +57,23 @@ def save(path: str | Path, run: TrainedModel) -> None:
         files.write_atomically(path, text)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_path(path: Path) -> None:
+    """Raise ConfigError if Python could not import `path`, or if the file beside it is no export.
+
+    Raises:
+        CheckpointError: The file beside it cannot be read.
+    """
+    name, beside = path.stem, path.with_suffix(".safetensors")
+    is_taken = name in sys.stdlib_module_names or name in LIBRARIES
+    if is_taken or not name.isidentifier() or keyword.iskeyword(name):
+        reason = "hides a module of this name" if is_taken else "cannot be imported by its name"
+        raise ConfigError(f"--out={path} {reason}: choose another, such as mynet.py")
+    if beside.exists() and not is_export(weights.read(beside)[1]):
+        raise ConfigError(
+            f"--out={path} would replace {beside}, which is no export of this format: choose another name"
+        )
 
 
 def is_export(metadata: dict[str, str]) -> bool:
@@ -185,7 +206,7 @@ def _distinct(modules: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 def _check_name(layer: str) -> None:
     """Raise ConfigError for the name of a layer that could mean something else in the source."""
-    if re.fullmatch(r"[a-z_]\w*\d", layer, re.ASCII | re.IGNORECASE) is None or layer == RESERVED:
+    if re.fullmatch(r"[a-z]\w*\d", layer, re.ASCII | re.IGNORECASE) is None or layer == RESERVED:
         raise ConfigError(
             f"a layer named {layer!r} cannot be exported to PyTorch: name it with letters and a digit at the end, "
             "such as conv1"
@@ -201,7 +222,7 @@ def _mean_shape(spec: Config) -> tuple[int, ...] | None:
 
 def _centered(spec: Config) -> Iterator[str]:
     """The lines that normalize the images."""
-    scale = spec.augment.scale
+    scale = float(spec.augment.scale)
     times = "" if scale == 1 else f" * {scale}"
     if _mean_shape(spec):
         yield (
@@ -210,10 +231,10 @@ def _centered(spec: Config) -> Iterator[str]:
             else "        x = images - self.mean"
         )
     elif spec.augment.mean == "none":
-        yield f"        x = images.float(){times}"
+        yield f"        x = images * {scale}"
     else:  # as tf.image.per_image_standardization
         least = (3 * spec.augment.crop_size**2) ** -0.5
-        yield "        x = images.float()"
+        yield "        x = images * 1.0  # bytes become floats"
         yield "        x = x - x.mean((1, 2, 3), keepdim=True)"
         yield "        std = x.square().mean((1, 2, 3), keepdim=True).sqrt()"
         yield f"        x = x / std.clamp(min={least}){times}"

@@ -137,7 +137,10 @@ def load(path: str | Path | None = None) -> AlexNet:
 def preprocess(image: str | Path | Image.Image) -> Tensor:
     """Return the center crop of an image for the network: float32 [3 CROP_SIZE CROP_SIZE], RGB from 0 to 255.
 
-    The image, a path or a Pillow image with 8 bits per channel, is cut to its central square and resized to IMAGE_SIZE.
+    The image, a path or a Pillow image, is cut to its central square and resized to IMAGE_SIZE.
+
+    Raises:
+        ValueError: It has more than 8 bits per channel.
     """
     pixels = _pixels(image)
     height, width = pixels.shape[:2]
@@ -163,7 +166,12 @@ def preprocess(image: str | Path | Image.Image) -> Tensor:
 def _pixels(image: str | Path | Image.Image) -> np.ndarray:
     """Return the RGB values of an image, uint8 [h w 3]; transparent pixels become white."""
     if not isinstance(image, Image.Image):
-        image = Image.open(image)
+        with Image.open(image) as file:
+            return _pixels(file)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(
+            f"the image has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits"
+        )
     if USE_EXIF:
         image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:

@@ -2,7 +2,7 @@
 
     python -m tests.interop.parity docs/results/2026-11-27-pytorch-export.md [NAME ...]
 
-writes the table of that page, or measures the configurations NAME again. Needs torch.
+writes the table of that page, or measures the configurations NAME again; sections after the table stay. Needs torch.
 """
 
 import functools
@@ -280,11 +280,13 @@ def main(arguments: list[str]) -> None:
             run = random_run(name)
             found = measure(run, exported(run, Path(folder)), compiled=backend(name))
         print(name, found, flush=True)
-        old = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
-        lines = {row.split("`")[1]: row for row in old if row.startswith("| `")}
+        old = page.read_text(encoding="utf-8") if page.exists() else ""
+        table, section, rest = old.partition("\n## ")
+        lines = {row.split("`")[1]: row for row in table.splitlines() if row.startswith("| `")}
         lines[name] = line(nets_of_configs[name], found)
         rows = [lines[one] for one in nets_of_configs if one in lines]
-        page.write_text("\n".join([heading(3), COLUMNS, *rows, ""]), encoding="utf-8")
+        text = "\n".join([heading(3), COLUMNS, *rows, ""])
+        page.write_text(text + section + rest, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -144,6 +144,16 @@ def test_preprocess_makes_our_center_crop(overrides, tmp_path):
         assert np.array_equal(module.preprocess(image), ours[0])
 
 
+def test_preprocess_refuses_what_pillow_clips_to_8_bits(tmp_path):
+    pytest.importorskip("torch", reason=NO_TORCH)
+    module = parity.exported(small("everything"), tmp_path)
+    deep = Image.fromarray(np.full((40, 50), 1000, np.uint16))
+    deep.save(tmp_path / "deep.png")
+    for image in (deep, tmp_path / "deep.png", deep.convert("F")):
+        with pytest.raises(ValueError, match="more than 8 bits per channel"):
+            module.preprocess(image)
+
+
 def test_preprocess_resizes_as_we_do(tmp_path):
     pytest.importorskip("torch", reason=NO_TORCH)
     run = small("resized")
@@ -162,6 +172,20 @@ def test_dropout_trains_as_in_the_paper(tmp_path):
     kept = dropout(x)
     assert set(kept.unique().tolist()) == {0.0, 3.0} and 0.2 < (kept == 0).float().mean() < 0.3
     assert set(dropout.eval()(x).unique().tolist()) == {2.25}
+
+
+@pytest.mark.parametrize("name", ["standardized", "channel mean", "no mean"])
+def test_nets_can_be_double_and_images_bytes(name, tmp_path):
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
+    run = small(name)
+    net = parity.exported(run, tmp_path).load()
+    crops = torch.from_numpy(nets.center(nets.pictures(run, 2), 31)).to(torch.uint8)
+    expected = net(crops)
+    assert torch.equal(net(crops.float()), expected)
+    assert (
+        parity.ratio(net.double()(crops.double()).detach().numpy(), expected.detach().numpy())
+        < 1e-6
+    )
 
 
 def test_images_may_be_bytes_and_gradients_reach_every_parameter(tmp_path):
@@ -231,7 +255,7 @@ def test_thingsvision_extracts_our_features(tmp_path):
 def test_what_cannot_be_written_is_refused(tmp_path):
     run = small("quickstart")
     spec = run.config
-    for name in ("conv-1", "forward", "x = 1; y1", "bfloat16"):
+    for name in ("conv-1", "forward", "x = 1; y1", "bfloat16", "__conv1"):
         convs = ((name, spec.model.convs[0][1]), *spec.model.convs[1:])
         other = dataclasses.replace(spec, model=dataclasses.replace(spec.model, convs=convs))
         with pytest.raises(
@@ -243,8 +267,11 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     trained.save(tmp_path / "net.safetensors", run)
     before = (tmp_path / "net.safetensors").read_bytes()
     arguments = ["--workdir", str(tmp_path / "net.safetensors"), "--format", "pytorch", "--out"]
-    with pytest.raises(ConfigError, match=r"would replace .*: choose another name"):
+    with pytest.raises(ConfigError, match=r"would replace .*net.safetensors, which is no export"):
         export_weights.main([*arguments, str(tmp_path / "net.py")])
+    for name in ("my-net.py", "class.py", "torch.py", "json.py"):
+        with pytest.raises(ConfigError, match=r"hides a module|cannot be imported"):
+            export_weights.main([*arguments, str(tmp_path / name)])
     with pytest.raises(ConfigError, match=r"must end in \.py"):
         export_weights.main([*arguments, str(tmp_path / "other.safetensors")])
     assert (tmp_path / "net.safetensors").read_bytes() == before
