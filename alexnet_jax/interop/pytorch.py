@@ -221,8 +221,9 @@ def _mean_shape(spec: Config) -> tuple[int, ...] | None:
 
 
 def _centered(spec: Config) -> Iterator[str]:
-    """The lines that normalize the images."""
-    scale = float(spec.augment.scale)
+    """The lines that normalize the images; bytes become floats, of the type of the parameters."""
+    scale = spec.augment.scale
+    floats = f"images.type_as(self.{spec.model.layers[-1][0]}.linear.bias)"
     times = "" if scale == 1 else f" * {scale}"
     if _mean_shape(spec):
         yield (
@@ -231,10 +232,10 @@ def _centered(spec: Config) -> Iterator[str]:
             else "        x = images - self.mean"
         )
     elif spec.augment.mean == "none":
-        yield f"        x = images * {scale}"
+        yield f"        x = {floats}{times}"
     else:  # as tf.image.per_image_standardization
         least = (3 * spec.augment.crop_size**2) ** -0.5
-        yield "        x = images * 1.0  # bytes become floats"
+        yield f"        x = {floats}"
         yield "        x = x - x.mean((1, 2, 3), keepdim=True)"
         yield "        std = x.square().mean((1, 2, 3), keepdim=True).sqrt()"
         yield f"        x = x / std.clamp(min={least}){times}"

@@ -182,6 +182,7 @@ def test_nets_can_be_double_and_images_bytes(name, tmp_path):
     crops = torch.from_numpy(nets.center(nets.pictures(run, 2), 31)).to(torch.uint8)
     expected = net(crops)
     assert torch.equal(net(crops.float()), expected)
+    assert torch.equal(torch.fx.symbolic_trace(net)(crops), expected)
     assert (
         parity.ratio(net.double()(crops.double()).detach().numpy(), expected.detach().numpy())
         < 1e-6
