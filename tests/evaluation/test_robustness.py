@@ -333,7 +333,7 @@ def test_images_of_one_name_are_refused(folders):
     stored, _ = folders
     twin = next((stored / "fog" / "2").rglob("*.png"))
     Image.open(twin).save(twin.with_suffix(".jpg"))
-    with pytest.raises(DataError, match=rf"fog/2 has two images {twin.parent.name}/{twin.stem}"):
+    with pytest.raises(DataError, match=r"fog/2 has two images .*/image\d+, which differ"):
         corrupted.load(stored, 16, 14, 1)
 
 

@@ -154,9 +154,9 @@ def _of_folders(
 def _listing(folder: pathlib.Path) -> dict[str, str]:
     """CLASS/NAME without suffix -> path of each image in the class folders of `folder`. Raises DataError."""
     found: dict[str, str] = {}
-    for class_ in os.scandir(folder):
+    for class_ in list(os.scandir(folder)):
         if class_.is_dir():
-            for entry in os.scandir(class_.path):
+            for entry in list(os.scandir(class_.path)):
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() in SUFFIXES and not stem.startswith("."):
                     name = f"{class_.name}/{stem}"
