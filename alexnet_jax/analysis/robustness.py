@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     options = _parser().parse_args(arguments)
     nets, baseline = options.workdir, options.baseline or []
     for group in (nets, baseline):
-        if len(set(map(Path, group))) < len(group):
+        if len({Path(net).resolve() for net in group}) < len(group):
             raise ConfigError("a net is named twice: each counts as a seed of its own")
     if options.no_clean and not options.corrupted:
         raise ConfigError("--no-clean is for --corrupted, whose clean images may not be at hand")
@@ -84,13 +84,10 @@ def _images(targets: list[EvalTarget], options: argparse.Namespace) -> robustnes
     """Open the images for all nets, which must see the same. Raises ConfigError and DataError."""
     first = targets[0]
     for one in targets[1:]:
-        sizes = [
-            (net.trained.config.data.image_size, net.trained.config.augment.crop_size)
-            for net in (first, one)
-        ]
-        if sizes[0] != sizes[1]:
+        ours, theirs = (robustness.sizes(net.trained.config) for net in (first, one))
+        if ours != theirs:
             raise ConfigError(
-                f"{first.path} and {one.path} have images of other sizes, stored and cut: {sizes[0]} and {sizes[1]}"
+                f"{first.path} and {one.path} have images of other sizes, stored and cut: {ours} and {theirs}"
             )
     split = None if options.no_clean else first.split_name(options.split, options.views)
     seeds = {one.trained.config.seed for one in targets}
@@ -246,8 +243,10 @@ def _draw_corruption(axes: "Axes", report: dict[str, Any], name: str) -> None:
     severities = list(SEVERITIES)
     if report["clean"]:
         values, severities = [report["clean"], *values], [0, *severities]
-    low, middle, high = ([100 * one[key] for one in values] for key in ("low", "value", "high"))
-    axes.fill_between(severities, low, high, alpha=0.25, linewidth=0)
+    middle = [100 * one["value"] for one in values]
+    if all(one["low"] is not None for one in values):
+        low, high = ([100 * one[key] for one in values] for key in ("low", "high"))
+        axes.fill_between(severities, low, high, alpha=0.25, linewidth=0)
     axes.plot(severities, middle, marker=".", markersize=5)
     axes.set_title(name.replace("_", " "), fontsize=9)
     axes.set_xticks(severities)

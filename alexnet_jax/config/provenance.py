@@ -286,8 +286,8 @@ SOURCES: dict[str, dict[str, str]] = {
         "evaluation.final_views": "center crop, as reported",
     },
     "lars": {
-        "model.convs.*.then": "You et al. (2017): AlexNet-BN",
-        "optimizer.*": "You et al. (2017), Algorithm 1",
+        "model.convs.*.then": "You et al. (2017): AlexNet-BN, " + _KNOWN,
+        "optimizer.*": "You et al. (2017), Algorithm 1, " + _KNOWN,
         "schedule.bias_factor": "sgd_solver.cpp (NVIDIA): the ratio replaces lr_mult",
         "schedule.*": "You et al. (2017), tables, " + _KNOWN,
         "train.epochs": "You et al. (2017), " + _KNOWN,

@@ -1,5 +1,6 @@
 """Match the classes of a dataset to those of a net, and read files with several right labels for each image."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import DataError, listed
+
+log = logging.getLogger(__name__)
 
 #: Maximum number of unknown classes that an error names.
 NAMED = 20
@@ -70,6 +73,16 @@ def _by_index(names: Sequence[str], known: Sequence[str]) -> Match | None:
     if not all(re.fullmatch(r"\d{1,6}", name) and int(name) < len(known) for name in names):
         return None
     return Match(np.array([int(name) for name in names]), "index")
+
+
+def warn_of_numbers(match: Match, known: Sequence[str], where: str) -> None:
+    """Warn if the classes of the dataset `where` are numbers, and were not compared by name."""
+    if match.by == "index":
+        log.warning(
+            "the classes of %s are taken for the class numbers of the net, of which 0 is %s",
+            where,
+            known[0],
+        )
 
 
 def scope_in_words(scope: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.evaluation import classes as class_matching
 from alexnet_jax.evaluation.target import EvalTarget
 from alexnet_jax.inference import metrics
+from alexnet_jax.specs import Config
 
 CONFIDENCE, RESAMPLES = 0.95, 1000
 #: Bytes of images that all nets predict before the next ones are read.
@@ -68,6 +69,12 @@ def generated(
     return Images(conditions, labels, target.classes, is_paired=True, title=title)
 
 
+def sizes(spec: Config) -> tuple[int, int]:
+    """Return the side of stored images, and that of their center crop, in pixels of these."""
+    size = spec.data.image_size
+    return size, round(size * spec.augment.crop_size / (spec.augment.resize or size))
+
+
 def stored(
     target: EvalTarget,
     path: Path,
@@ -82,9 +89,8 @@ def stored(
     Raises ConfigError and DataError.
     """
     spec = target.trained.config
-    size, crop = spec.data.image_size, spec.augment.crop_size
-    shown = round(size * crop / (spec.augment.resize or size))
-    found = corrupted.load(path, size, shown, spec.data.threads)
+    size, shown = sizes(spec)
+    found = corrupted.load(path, size, shown, spec.data.threads, names)
     if found.are_crops and view != "center":
         raise ConfigError(
             f"the images in {path} are center crops: there are no {view} views of them"
@@ -92,13 +98,12 @@ def stored(
     numbers = _numbers(found, target, path)
     labels = numbers[found.labels]
     present = np.unique(numbers[np.unique(found.labels)])
-    if missing := [name for name in names or () if (name, 1) not in found.images]:
-        raise DataError(f"{path} has no {listed(missing, 20)}; it has {listed(_names(found), 20)}")
-    kept = names or _names(found)
+    if len(present) < 2:
+        raise DataError(
+            f"{path} has images of one class, among which none is wrong; two are needed"
+        )
     chosen = np.arange(len(labels)) if count is None else _chosen(len(labels), count, seed)
-    conditions = {
-        key: splits.View(images, chosen) for key, images in found.images.items() if key[0] in kept
-    }
+    conditions = {key: splits.View(images, chosen) for key, images in found.images.items()}
     by_condition, is_paired = dict.fromkeys(conditions, labels[chosen]), False
     if split:
         clean = target.split(split)
@@ -117,10 +122,6 @@ def stored(
     return Images(conditions, by_condition, None if is_all else present, is_paired, str(path))
 
 
-def _names(found: corrupted.CorruptedSet) -> list[str]:
-    return list(dict.fromkeys(name for name, _ in found.images))
-
-
 def _chosen(total: int, count: int, seed: int) -> np.ndarray:
     if not 0 < count <= total:
         raise ConfigError(f"--images must be from 1 to {total:,}, the number of images")
@@ -132,9 +133,15 @@ def _numbers(found: corrupted.CorruptedSet, target: EvalTarget, path: Path) -> n
     names, known = found.class_names, target.trained.class_names
     if names is None:
         highest = int(found.labels.max())
+        if highest >= len(known):
+            raise DataError(
+                f"{path} has labels up to {highest:,}, but {target.path} has {len(known):,} classes"
+            )
         is_cifar10 = highest < len(cifar10.CLASSES) and set(cifar10.CLASSES) <= set(known)
         names = cifar10.CLASSES if is_cifar10 else tuple(map(str, range(highest + 1)))
-    return class_matching.match(names, known, str(path)).numbers
+    match = class_matching.match(names, known, str(path))
+    class_matching.warn_of_numbers(match, known, str(path))
+    return match.numbers
 
 
 def _pairing(found: corrupted.CorruptedSet, labels: np.ndarray, clean: Split) -> np.ndarray | None:
@@ -217,7 +224,8 @@ def resampled(
     """Resample images and nets (Owen, 2007), as compare.bootstrap does.
 
     The same images are drawn for all conditions and all groups of nets; for CLEAN others if its images are not those of
-    the other conditions. With one net the intervals do not include the variation between seeds.
+    the other conditions. With one net the intervals do not include the variation between seeds. Resamples of a single
+    image are NaN: it says nothing of others.
 
     Args:
         group: The number of the group; nets are drawn independently for each.
@@ -242,6 +250,8 @@ def _image_weights(images: int, is_main: bool, resamples: int) -> np.ndarray:
     """The share of each image in each resample: float32 [images 1 + resamples], the first without resampling."""
     draw = np.random.default_rng((images, is_main))
     found = np.empty((1 + resamples, images), np.float32)
+    if images < 2:
+        return np.array([[1, *[np.nan] * resamples]], np.float32)
     found[0] = 1
     for row in found[1:]:
         row[:] = np.bincount(draw.integers(0, images, images), minlength=images)

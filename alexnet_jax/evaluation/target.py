@@ -196,7 +196,13 @@ class EvalTarget:
         if found.probabilities.shape[1] != len(self.trained.class_names):
             file = predictions.path(self.folder, name, view, step)
             raise DataError(f"{file} is of a net with other classes; delete it and try again")
-        return self._with_sets(found, self._label_sets(self.split(name))) if self._labels else found
+        if not self._labels:
+            return found
+        split = self.split(name)
+        if not np.array_equal(found.labels, split.labels):
+            file = predictions.path(self.folder, name, view, step)
+            raise DataError(f"{file} has predictions of other images; delete it and try again")
+        return self._with_sets(found, self._label_sets(split))
 
     def digests(self, name: str) -> np.ndarray | None:
         """Digests of the images that `obtain` predicts; None for a run of an earlier version, which kept none."""
@@ -292,12 +298,7 @@ def _open(model: TrainedModel, data: specs.DataSpec) -> _Opened:
         return _open(model, dataclasses.replace(data, validation=0.0))
     for note in found.notes:
         log.warning("%s", note)
-    if match.by == "index":
-        log.warning(
-            "the classes of %s are taken for the class numbers of the net, of which 0 is %s",
-            _describe(data),
-            model.class_names[0],
-        )
+    class_matching.warn_of_numbers(match, model.class_names, _describe(data))
     return _Opened(splits.renumber(found, match.numbers, model.class_names), match)
 
 

@@ -236,6 +236,18 @@ def test_nets_are_compared_with_sets_of_labels(two_nets, test_split, tmp_path, c
     assert "any label of the image" in said and "McNemar" in said
 
 
+def test_saved_predictions_of_other_labels_are_refused(two_nets, test_split, tmp_path, monkeypatch):
+    """The images of the run may have changed since; sets of labels would be those of other images."""
+    real = written(tmp_path / "real.json", [[int(label)] for label in test_split.labels])
+    target = EvalTarget(two_nets[0], labels=real)
+    target.path = tmp_path / "run"
+    target.path.mkdir()
+    saved = predictions.Predictions(np.full((127, 10), 0.1, np.float32), test_split.labels[:127])
+    predictions.save(target.path, "test", "center", target.trained.step, saved)
+    with pytest.raises(DataError, match="has predictions of other images"):
+        target.obtain("test", "center")
+
+
 def test_nothing_is_held_out_from_images_of_some_classes(two_nets, subset):
     """A run that held out images of its own does not do so with others."""
     net = trained.load(two_nets[0])

@@ -1,5 +1,6 @@
 """Errors on corrupted images: the measures by hand, both layouts of stored images, and the command."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,6 +17,7 @@ from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import robustness
 from alexnet_jax.evaluation.robustness import CLEAN
 from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import trained
 
 NAMES = ("fog", "contrast")
 
@@ -95,6 +97,16 @@ def test_intervals_are_of_images_and_of_seeds():
     wide = several["corruptions"]["fog"]["error"]
     assert wide["value"] == pytest.approx(0.4)
     assert wide["high"] - wide["low"] > 3 * (found["high"] - found["low"])
+
+
+def test_one_image_has_no_interval(two_nets, tmp_path, capsys):
+    """As compare, which gives the whole range: nothing is known of other images."""
+    asked = ["--workdir", str(two_nets[0]), "--out", str(tmp_path), "--corruptions", "fog"]
+    command.main([*asked, "--images", "1", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    values = [report["clean"], *report["corruptions"]["fog"]["errors"]]
+    assert {one["value"] for one in values} <= {0.0, 1.0}
+    assert all(one["low"] is None and one["high"] is None for one in values)
 
 
 def test_the_same_images_are_drawn_for_net_and_baseline():
@@ -231,6 +243,33 @@ def test_faulty_numpy_files_are_refused(arrays, tmp_path):
         corrupted.load(tmp_path / "empty", 16, 14, 1)
 
 
+def test_labels_beyond_the_net_are_refused_before_they_are_named(two_nets, arrays):
+    np.save(arrays / "labels.npy", np.full(128, 10))
+    with pytest.raises(DataError, match=r"has labels up to 10, but .* has 10 classes"):
+        robustness.stored(EvalTarget(two_nets[0]), arrays, None, None, 0, None, "center")
+
+
+def test_images_of_one_class_are_refused(two_nets, arrays):
+    np.save(arrays / "labels.npy", np.full(128, 3))
+    with pytest.raises(DataError, match="has images of one class, among which none is wrong"):
+        robustness.stored(EvalTarget(two_nets[0]), arrays, None, None, 0, None, "center")
+
+
+def test_numbers_taken_for_classes_are_warned_of(two_nets, arrays, caplog):
+    target = EvalTarget(two_nets[0])
+    renamed = tuple(f"class {i}" for i in range(10))
+    target.trained = target.trained._replace(class_names=renamed)
+    robustness.stored(target, arrays, None, None, 0, None, "center")
+    assert "are taken for the class numbers of the net, of which 0 is class 0" in caplog.text
+
+
+def test_a_chosen_corruption_needs_no_others(two_nets, arrays):
+    np.save(arrays / "fog.npy", np.load(arrays / "fog.npy")[:-5])
+    target = EvalTarget(two_nets[0])
+    images = robustness.stored(target, arrays, None, ["contrast"], 0, None, "center")
+    assert list(images.conditions) == [("contrast", severity) for severity in SEVERITIES]
+
+
 @pytest.fixture
 def folders(tmp_path, two_nets, test_split):
     """A folder in the layout of ImageNet-C: crops of 14 pixels of eight classes, and the clean images beside it."""
@@ -290,11 +329,35 @@ def test_faulty_folders_are_refused_with_all_faults(folders):
         corrupted.load(stored, 16, 14, 1)
 
 
+def test_images_of_one_name_are_refused(folders):
+    stored, _ = folders
+    twin = next((stored / "fog" / "2").rglob("*.png"))
+    Image.open(twin).save(twin.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"fog/2 has two images .*/image\d+, which differ"):
+        corrupted.load(stored, 16, 14, 1)
+
+
+def test_nets_that_show_crops_at_other_sizes_are_refused(two_nets, folders, tmp_path):
+    """With augment.resize, the crop is a larger part of the image, and other nets would see its border."""
+    other = trained.load(two_nets[1])
+    augment = dataclasses.replace(other.config.augment, resize=20)
+    other = other._replace(
+        config=dataclasses.replace(other.config, augment=augment),
+        config_tree=other.config_tree | {"augment": other.config_tree["augment"] | {"resize": 20}},
+    )
+    path = trained.save(tmp_path / "resized.safetensors", other)
+    asked = ["--workdir", str(two_nets[0]), "--baseline", str(path), "--out", str(tmp_path / "o")]
+    with pytest.raises(ConfigError, match="other sizes"):
+        command.main([*asked, "--corrupted", str(folders[0]), "--no-clean"])
+
+
 def test_what_cannot_be_measured_is_refused(two_nets, folders, tmp_path):
     net, out = str(two_nets[0]), ["--out", str(tmp_path / "out")]
     stored, _ = folders
     cases = [
         (["--workdir", net, net], ConfigError, "a net is named twice"),
+        (["--workdir", net, f"{two_nets[0].parent}/../{two_nets[0].parent.name}/{two_nets[0].name}"], ConfigError,
+         "a net is named twice"),
         (["--workdir", net, "--no-clean"], ConfigError, "--no-clean is for --corrupted"),
         (["--workdir", net, "--corruptions", "rain"], ConfigError, "invalid choice: 'rain'"),
         (["--workdir", net, "--seed", "-1"], ConfigError, "--seed must be at least 0"),

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,26 +40,32 @@ class CorruptedSet(NamedTuple):
     are_crops: bool
 
 
-def load(path: pathlib.Path, size: int, crop: int, threads: int) -> CorruptedSet:
+def load(
+    path: pathlib.Path, size: int, crop: int, threads: int, names: Sequence[str] | None = None
+) -> CorruptedSet:
     """Open the corrupted images in a folder, as images of `size` pixels.
 
     Args:
         crop: The size of the center crop. Images of the layout of ImageNet-C are crops: they are resized to this size,
             and their edges repeated up to `size`.
+        names: Corruptions to open; None for all. The files of others are not looked at.
 
     Raises:
         DataError: Lists all that is missing or differs.
     """
     if not path.is_dir():
         raise DataError(f"no folder {path}; it should hold {LAYOUT}")
-    arrays = {name: path / f"{name}.npy" for name in _KNOWN if (path / f"{name}.npy").is_file()}
-    if arrays:
-        return _of_arrays(path, arrays, size, threads)
     try:
-        folders = _corruption_folders(path)
-        if not folders:
+        arrays = {name: path / f"{name}.npy" for name in _KNOWN if (path / f"{name}.npy").is_file()}
+        there = arrays or _corruption_folders(path)
+        if not there:
             raise DataError(f"{path} has no corrupted images; it should hold {LAYOUT}")
-        return _of_folders(path, folders, size, crop, threads)
+        if missing := [name for name in names or () if name not in there]:
+            raise DataError(f"{path} has no {listed(missing, 20)}; it has {listed(there, 20)}")
+        chosen = {name: place for name, place in there.items() if names is None or name in names}
+        if arrays:
+            return _of_arrays(path, chosen, size, threads)
+        return _of_folders(path, chosen, size, crop, threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -145,14 +152,17 @@ def _of_folders(
 
 
 def _listing(folder: pathlib.Path) -> dict[str, str]:
-    """CLASS/NAME without suffix -> path of each image in the class folders of `folder`."""
-    found = {}
-    for class_ in os.scandir(folder):
+    """CLASS/NAME without suffix -> path of each image in the class folders of `folder`. Raises DataError."""
+    found: dict[str, str] = {}
+    for class_ in list(os.scandir(folder)):
         if class_.is_dir():
-            for entry in os.scandir(class_.path):
+            for entry in list(os.scandir(class_.path)):
                 stem, suffix = os.path.splitext(entry.name)
                 if suffix.lower() in SUFFIXES and not stem.startswith("."):
-                    found[f"{class_.name}/{stem}"] = entry.path
+                    name = f"{class_.name}/{stem}"
+                    if name in found:
+                        raise DataError(f"{folder} has two images {name}, which differ in suffix")
+                    found[name] = entry.path
     return found
 
 
