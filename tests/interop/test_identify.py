@@ -357,12 +357,18 @@ def test_a_state_dict_of_torchvision_is_imported_without_being_told(narrow, tmp_
     assert trained.load(tmp_path / "out.safetensors").config.name == "torchvision"
 
 
+def torchvision_state(folder):
+    """The state_dict of a narrow net of torchvision, with random weights."""
+    import torch
+
+    torchvision.save(folder / "net.safetensors", nets.random_run("torchvision", narrow_to(128)))
+    tensors = weights.read(folder / "net.safetensors")[0]
+    return {name: torch.from_numpy(np.float32(array)) for name, array in tensors.items()}
+
+
 def test_a_checkpoint_of_pytorch_is_read(narrow, tmp_path):
     torch = pytest.importorskip("torch", minversion="2.10")
-    run = nets.random_run("torchvision", narrow_to(128))
-    torchvision.save(tmp_path / "net.safetensors", run)
-    tensors = weights.read(tmp_path / "net.safetensors")[0]
-    state = {n: torch.from_numpy(np.float32(a)) for n, a in tensors.items()}
+    state = torchvision_state(tmp_path)
     torch.save({"epoch": 3, "arch": "alexnet", "state_dict": state}, tmp_path / "net.pth")
     found = identify.identify(contents.read(tmp_path / "net.pth"))
     assert (found.config, found.net.confidence) == ("torchvision", "certain")
@@ -415,10 +421,7 @@ def test_a_format_that_is_named_decides_and_not_the_suffix(name, narrow, tmp_pat
 
 def test_a_state_dict_with_another_suffix_is_read(narrow, tmp_path):
     torch = pytest.importorskip("torch", minversion="2.10")
-    run = nets.random_run("torchvision", narrow_to(128))
-    torchvision.save(tmp_path / "net.safetensors", run)
-    tensors = weights.read(tmp_path / "net.safetensors")[0]
-    state = {n: torch.from_numpy(np.float32(a)) for n, a in tensors.items()}
+    state = torchvision_state(tmp_path)
     torch.save(state, tmp_path / "pytorch_model.bin")
     arguments = [str(tmp_path / "pytorch_model.bin"), "--out", str(tmp_path / "out.safetensors")]
     with pytest.raises(ConfigError, match="read from files that end in"):

@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config, main
-from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import evaluate
-from alexnet_jax.inference import predict_step
 from alexnet_jax.inference import trained as trained_model
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.specs import Config
-from alexnet_jax.train import checkpoint, prepare, schedule, state, step
+from alexnet_jax.train import checkpoint, prepare, state
 from bench import ours
 from tests import tiny
-
-BATCH, STEPS = 32, 6
+from tests.model import learning
 
 
 def paper_rule(net):
@@ -64,21 +61,6 @@ def hybrid(spec: Config):
     return dataclasses.replace(spec, train=dataclasses.replace(spec.train, split_dense=True))
 
 
-def trained(spec, devices):
-    """State, gradient norms and last probabilities of some steps."""
-    mesh, model = parallel.device_mesh(jax.devices()[:devices]), AlexNet(spec.model)
-    train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
-    now, norms, images = state.create(spec, model, 0, mesh=mesh), [], None
-    rates = schedule.rates(spec, 0.0, now.schedule, 1.0)
-    for i in range(STEPS):
-        draw, numbers = np.random.default_rng(i), np.arange(BATCH, dtype=np.int32)
-        images = draw.integers(0, 256, (BATCH, 16, 16, 3), np.uint8)
-        now, metrics = train_step(now, Batch(images, numbers % 10, numbers, 0 * numbers), rates)
-        norms.append(float(metrics["grad_norm"]))
-    predict = predict_step.make_eval_step(spec, model, ours.statistics(spec), mesh, "center")
-    return now, norms, np.asarray(predict(now.params, now.batch_stats, images))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -101,11 +83,8 @@ def test_split_units_learn_what_whole_layers_do(change):
     net = tiny.get_config()
     change(net)
     spec = config.parse(net)
-    whole, split = trained(spec, 1), trained(hybrid(spec), 4)
-    for one, other in zip(jax.tree.leaves(whole[0]), jax.tree.leaves(split[0]), strict=True):
-        np.testing.assert_allclose(np.asarray(other), np.asarray(one), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(split[1], whole[1], rtol=1e-5)
-    np.testing.assert_allclose(split[2], whole[2], atol=1e-5)
+    split = learning.learn(hybrid(spec), 4, steps=6)
+    learning.assert_same(split, learning.learn(spec, 1, steps=6))
 
 
 def test_each_device_holds_its_units_and_all_convolutions():

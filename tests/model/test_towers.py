@@ -7,19 +7,16 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config
-from alexnet_jax.data.pipeline.batches import Batch
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.inference import predict_step
 from alexnet_jax.kernels import normalization, windows
 from alexnet_jax.model import geometry
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.towers import LayerSharding
-from alexnet_jax.train import checkpoint, schedule, state, step
+from alexnet_jax.train import checkpoint, state
 from bench import ours
 from tests import tiny
-
-BATCH, STEPS = 32, 10
+from tests.model import learning
 
 
 def paper_rule(net):
@@ -56,22 +53,6 @@ def grouped_dropout_before(net):
     dropout_before(net)
 
 
-def trained(spec, devices, towers):
-    """State, gradient norms and last probabilities of some steps."""
-    mesh, model = parallel.device_mesh(jax.devices()[:devices], towers), AlexNet(spec.model)
-    train_step = step.make_train_step(spec, model, ours.statistics(spec), mesh)
-    now, norms = state.create(spec, model, 0, mesh=mesh), []
-    rates = schedule.rates(spec, 0.0, now.schedule, 1.0)
-    images = None
-    for i in range(STEPS):
-        draw, numbers = np.random.default_rng(i), np.arange(BATCH, dtype=np.int32)
-        images = draw.integers(0, 256, (BATCH, 16, 16, 3), np.uint8)
-        now, metrics = train_step(now, Batch(images, numbers % 10, numbers, 0 * numbers), rates)
-        norms.append(float(metrics["grad_norm"]))
-    predict = predict_step.make_eval_step(spec, model, ours.statistics(spec), mesh, "center")
-    return now, norms, np.asarray(predict(now.params, now.batch_stats, images))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -93,12 +74,8 @@ def test_towers_apart_learn_what_towers_together_do(change):
     net = tiny.get_config()
     change(net)
     spec = config.parse(net)
-    together, norms, probabilities = trained(spec, 1, 1)
-    apart = trained(spec, 4, 2)
-    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart[0]), strict=True):
-        np.testing.assert_allclose(np.asarray(other), np.asarray(one), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(apart[1], norms, rtol=1e-5)
-    np.testing.assert_allclose(apart[2], probabilities, atol=1e-5)
+    apart = learning.learn(spec, 4, towers=2, steps=10)
+    learning.assert_same(apart, learning.learn(spec, 1, steps=10))
 
 
 CONSTANTS = dict(k=1.5, alpha=0.3, beta=0.75)
