@@ -203,6 +203,16 @@ def test_class_folders_remain_class_folders(tmp_path, data_spec):
         assert found.class_names == classes
 
 
+def test_the_images_of_the_chosen_form_are_counted(tmp_path, data_spec):
+    root = make("kaggle", tmp_path / "root")
+    files = [(f"{i}.{end}", content) for i in range(5) for end, content in
+             (("jpg", TRAIN[i].content), ("cls", b"%d" % (i % 2)))]  # fmt: skip
+    write(root / "train-0.tar", tar(files))
+    expected = {"folder": 12, "kaggle": 12, "webdataset": 5, "labels_csv": None}
+    for source, count in expected.items():
+        assert folder.count_training_images(data_spec(source, root)) == count
+
+
 def test_archives_of_classes_are_no_shards(tmp_path):
     for synset in SYNSETS:
         members = [(p.name, p.content) for p in TRAIN if p.synset == synset]

@@ -30,7 +30,7 @@ def load(spec: DataSpec) -> Dataset:
 
 
 def count_training_images(spec: DataSpec) -> int | None:
-    """Count the images that `load` and data.validation leave for training, by their names; None if there are none."""
+    """Count the images that a source of specs.LISTED and data.validation leave for training; None if there are none."""
     found = _find(spec)
     if found is None:
         return None
@@ -42,8 +42,10 @@ def count_training_images(spec: DataSpec) -> int | None:
 def _find(spec: DataSpec) -> Listing | None:
     if not spec.path:
         return None
-    root = pathlib.Path(spec.path).expanduser()
-    found = forms.find(root, listing.CacheUnpack())
+    root, unpack = pathlib.Path(spec.path).expanduser(), listing.CacheUnpack()
+    if spec.source in forms.FORMS:
+        return forms.FORMS[spec.source].find(root, unpack)
+    found = forms.find(root, unpack)
     return found or (_tree(root, spec.classes) if tree.has_train(root) else None)
 
 
