@@ -38,6 +38,11 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
+def short(error: BaseException) -> str:
+    """Return the first 200 characters of `one_line`, or the name of the exception if it has no text."""
+    return one_line(error)[:200] or type(error).__name__
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a message that names the nearest known word; '' if none is near."""
     guess = difflib.get_close_matches(word, known, 1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from alexnet_jax.errors import AlexNetError, StorageError, one_line
+from alexnet_jax.errors import AlexNetError, StorageError, short
 from alexnet_jax.files.json_files import unreadable
 
 if typing.TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _opened(path: Path, error: type[AlexNetError], remedy: str) -> Iterator[typi
         raise unreadable(path, fault.strerror or fault, error, remedy) from None
     # zipfile and NumPy do not document all that they raise for damaged files.
     except Exception as fault:
-        raise unreadable(path, _message(fault), error, remedy) from None
+        raise unreadable(path, short(fault), error, remedy) from None
 
 
 class _Header(typing.NamedTuple):
@@ -168,9 +168,3 @@ def _check_values(name: str, array: "np.ndarray") -> None:
             "".join(array.ravel().tolist()).encode()
         except ValueError:
             raise ValueError(f"{name} has a string that is not Unicode") from None
-
-
-def _message(fault: BaseException) -> str:
-    """Return the start of an exception's message, on one line."""
-    text = one_line(fault)
-    return text[:200] or type(fault).__name__

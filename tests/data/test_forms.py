@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import os
 import sys
 import tarfile
 import types
@@ -169,6 +171,24 @@ def test_what_must_be_unpacked_is_kept_in_the_cache_within_its_limit(
         sources.open_dataset(data_spec("folder", source), 0)
 
 
+def test_what_was_unpacked_is_found_without_reading_the_source_until_that_changes(
+    tmp_path, cache_folder, monkeypatch
+):
+    (source,) = make("kaggle-tar-gz", tmp_path / "source").glob("*.tar.gz")
+    forms.find(source, listing.CacheUnpack())
+    (kept,) = cache_folder.glob("unpacked-*")
+    status = source.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr("alexnet_jax.files.sha256_of", None)
+        patch.setattr("alexnet_jax.data.sources.archives.gunzip", None)
+        forms.find(source, listing.CacheUnpack())
+    assert list(cache_folder.glob("unpacked-*")) == [kept]
+    source.write_bytes(source.read_bytes())  # the same size and, then, the same time
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    forms.find(source, listing.CacheUnpack())
+    assert len(list(cache_folder.glob("unpacked-*"))) == 2
+
+
 def test_room_for_what_must_be_unpacked_is_checked_first(tmp_path, monkeypatch):
     source = make("parquet", tmp_path / "source")
     usage = types.SimpleNamespace(free=1000)
@@ -308,6 +328,28 @@ def test_a_folder_with_nothing_but_the_archive_of_kaggle_is_known(tmp_path, from
     path = make("kaggle-zip", tmp_path / "source")
     assert run(path.parent, tmp_path / "store", "--subset") == 0
     assert content(tmp_path / "store") == content(from_tars)
+
+
+def test_a_list_beside_the_archive_of_kaggle_that_cannot_be_read_is_a_fault(tmp_path, monkeypatch):
+    make("kaggle", tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in (tmp_path / "whole/ILSVRC").rglob("*.JPEG"):
+            archive.write(path, path.relative_to(tmp_path / "whole"))
+    for name in ("LOC_val_solution.csv", "LOC_synset_mapping.txt"):
+        (tmp_path / "whole" / name).rename(tmp_path / name)
+    assert not forms.find(tmp_path / "a.zip", listing.CacheUnpack()).faults
+    path_open = io.open
+
+    def refusing(path, *arguments, **options):
+        if str(path).endswith("LOC_synset_mapping.txt"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return path_open(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refusing)  # which pathlib calls
+    monkeypatch.setattr("builtins.open", refusing)
+    found = forms.find(tmp_path / "a.zip", listing.CacheUnpack())
+    fault = f"cannot read {tmp_path / 'LOC_synset_mapping.txt'}: Permission denied"
+    assert found.faults == [fault]
 
 
 def test_hostile_archives_of_kaggle_are_refused(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.data.prepare import ilsvrc
+from alexnet_jax.data.sources.labels import is_synset
 from alexnet_jax.errors import listed, printable
 
 #: Maximum ratio of the standard deviation of a color to ImageNet's, or the inverse; a sample of 300 photographs, one
@@ -91,7 +92,7 @@ def counts(contents: Contents) -> Iterator[Finding]:
 
 def _official(contents: Contents) -> str | None:
     """Return the ILSVRC dataset that this is; if all classes are synsets, assume ILSVRC-2012."""
-    if contents.official is None and all(map(ilsvrc.is_synset, contents.classes)):
+    if contents.official is None and all(map(is_synset, contents.classes)):
         return "ILSVRC2012"
     return contents.official
 

@@ -13,6 +13,7 @@ from alexnet_jax.data.prepare import ilsvrc
 from alexnet_jax.data.prepare.selection import CifarRecord, Found, Image
 from alexnet_jax.data.sources import archives, cifar10, forms, listing, tfds, tree
 from alexnet_jax.data.sources.archives import Member
+from alexnet_jax.data.sources.labels import is_synset
 from alexnet_jax.data.sources.listing import Write
 from alexnet_jax.errors import DataError, listed
 
@@ -305,7 +306,7 @@ def _official(root: pathlib.Path, year: str, parts: dict[str, str], unpacked: _U
 
 def _synset_of_inner_tar(member: Member) -> str:
     inner = member.name.split("/")[0].removesuffix(".tar")
-    if not ilsvrc.is_synset(inner):
+    if not is_synset(inner):
         raise DataError(
             f"{member.title} is not in an archive named after a synset, such as n01440764.tar"
         )

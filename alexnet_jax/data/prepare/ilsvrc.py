@@ -1,13 +1,13 @@
 """Facts about ILSVRC-2010 and -2012: counts, colors, and the classes that the devkit lists."""
 
 import io
-import re
 from typing import NamedTuple
 
 import numpy as np
 
 from alexnet_jax.data.sources import archives
-from alexnet_jax.errors import DataError, one_line
+from alexnet_jax.data.sources.labels import is_synset
+from alexnet_jax.errors import DataError, short
 
 #: Images of each split; Russakovsky et al. (2015), Table 2. Those of test 2012 have no labels.
 COUNTS = {
@@ -42,10 +42,6 @@ class Devkit(NamedTuple):
     words: dict[str, str]
     validation: list[str]
     by_id: dict[int, str]
-
-
-def is_synset(name: str) -> bool:
-    return re.fullmatch(r"n\d{8}", name) is not None
 
 
 def read_devkit(tar: str, year: str, title: str) -> Devkit:
@@ -86,8 +82,7 @@ def _synsets(content: bytes, year: str, title: str) -> tuple[dict[str, str], dic
         words = {str(row["WNID"]): str(row["words"]) for row in leaves}
         by_id = {int(row[f"{year}_ID"]): str(row["WNID"]) for row in leaves}
     except Exception as error:  # scipy's reader fails in as many ways as a file can be damaged
-        text = one_line(error)[:200] or type(error).__name__
-        raise DataError(f"{title}: cannot read the synsets of meta.mat: {text}") from None
+        raise DataError(f"{title}: cannot read the synsets of meta.mat: {short(error)}") from None
     if not by_id or not all(is_synset(name) for name in words) or len(words) != len(by_id):
         raise DataError(f"{title}: meta.mat does not list synsets such as n01440764, each once")
     return words, by_id

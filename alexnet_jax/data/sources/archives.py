@@ -83,13 +83,17 @@ class Member(NamedTuple):
         return f"{self.shown}: {self.name}"
 
     def read(self) -> bytes:
-        """Read the content. Raises DataError if it contradicts the size or checksum in the archive."""
+        """Read the content. Raises DataError, also if it contradicts the size or checksum in the archive."""
         try:
             with open(self.archive, "rb") as file:
-                file.seek(self.offset)
-                content = file.read(self.packed)
+                return self.read_from(file)
         except OSError as error:
             raise DataError(f"cannot read {self.archive}: {error.strerror}") from None
+
+    def read_from(self, file: IO[bytes]) -> bytes:
+        """Read the content from the opened archive. Raises the DataError of `read`, and OSError."""
+        file.seek(self.offset)
+        content = file.read(self.packed)
         if len(content) < self.packed:
             raise DataError(f"{self.title} {_CUT_OFF}")
         if self.deflated:
@@ -107,6 +111,11 @@ class Member(NamedTuple):
 
 def is_archive(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
+
+
+def is_compressed(name: str) -> bool:
+    """Whether an archive is a compressed tar."""
+    return name.lower().endswith(GZIP_SUFFIXES)
 
 
 def stem(name: str) -> str:
@@ -166,7 +175,7 @@ def peek(path: str | os.PathLike, count: int = 16) -> list[str]:
                 return opened.namelist()[:count]
         with open(archive, "rb") as file:
             head: IO[bytes] = file
-            if archive.lower().endswith(GZIP_SUFFIXES):
+            if is_compressed(archive):
                 head = io.BytesIO(gzip.GzipFile(fileobj=file).read(MAX_FILE_BYTES))
             tar: Any = tarfile.TarFile(fileobj=head, tarinfo=_TarHeader)
             for header in itertools.islice(tar, count):

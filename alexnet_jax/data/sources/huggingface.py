@@ -17,7 +17,7 @@ from alexnet_jax.data.sources.archives import Member
 from alexnet_jax.data.sources.labels import Example
 from alexnet_jax.data.sources.listing import Listing, Unpack
 from alexnet_jax.data.sources.sharded import Shards
-from alexnet_jax.errors import DataError, listed, one_line, printable
+from alexnet_jax.errors import DataError, listed, printable, short
 from alexnet_jax.specs import DataSpec
 
 LAYOUT = "train-*.parquet, or dataset_dict.json and state.json with *.arrow"
@@ -41,23 +41,18 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     if shards is None:
         return None
     library, faults = _pyarrow(), list(shards.faults)
-    examples: dict[str, list[Example]] = {split: [] for split in shards.splits}
     class_names: dict[tuple[str, ...] | None, pathlib.Path] = {}
     table: dict[str, list] = {}
     holders = [path for paths in shards.splits.values() for path in paths]
     unpack.reserve([path for path in holders if path.name.lower().endswith(_PARQUET)])
-    for split, paths in shards.splits.items():
-        for path in paths:
-            try:
-                names, found = _read(library, path, root, unpack, table)
-            except archives.TooLarge:
-                raise
-            except DataError as error:
-                faults.append(str(error))
-                continue
-            if any(one.label is not None for one in found):
-                class_names.setdefault(names, path)
-            examples[split] += found
+
+    def read(path: pathlib.Path) -> list[Example]:
+        names, found = _read(library, path, root, unpack, table)
+        if any(one.label is not None for one in found):
+            class_names.setdefault(names, path)
+        return found
+
+    examples = sharded.examples(shards, read, faults)
     if len(class_names) > 1:
         one, other = list(class_names.values())[:2]
         faults.append(f"{one} and {other} have other class names: {_AGAIN}")
@@ -67,7 +62,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
         examples,
         next(iter(class_names), None),
         holders=holders,
-        faults=[*faults, *(tree.in_words(kind, *found) for kind, found in table.items())],
+        faults=[*faults, *tree.in_words(table)],
         missing=shards.missing,
         notes=shards.notes,
     )
@@ -145,14 +140,15 @@ def _read(
     library: Any, path: pathlib.Path, root: pathlib.Path, unpack: Unpack, table: dict[str, list]
 ) -> tuple[tuple[str, ...] | None, list[Example]]:
     """Return the class names and examples of a shard; faults of images go into `table`. Raises DataError, OSError."""
-
-    def write(source: pathlib.Path, target: pathlib.Path, limit: int) -> None:
-        _unpack_parquet(library, source, target, limit, root)
-
     arrow = str(path)
     if path.name.lower().endswith(_PARQUET):
-        if count := _unlabeled(library, path, root):  # as test of ImageNet, which is left out
+        parquet, kept = _parquet(library, path, root)
+        if count := _unlabeled(parquet, kept, path):  # as test of ImageNet, which is left out
             return None, [Example(None, "", Member("", arrow, 0, 0, 0, False, None, arrow))] * count
+
+        def write(source: pathlib.Path, target: pathlib.Path, limit: int) -> None:
+            _unpack_parquet(library, parquet, kept, source, target, limit)
+
         arrow = unpack(path, _ARROW, write)
     found: list[Example] = []
     try:
@@ -171,32 +167,41 @@ def _read(
     return columns.names, found
 
 
-def _unlabeled(library: Any, path: pathlib.Path, root: pathlib.Path) -> int:
-    """Return the number of rows of a Parquet file if none has a label, else 0. Raises DataError."""
+def _parquet(library: Any, path: pathlib.Path, root: pathlib.Path) -> tuple[Any, _Columns]:
+    """Open a Parquet file and find its columns. Raises DataError."""
     try:
         parquet = library.parquet.ParquetFile(path)
-        found = parquet.read([_columns(parquet.schema_arrow, path, root).label]).column(0)
-        return len(found) * all(value in (None, -1) for value in found.to_pylist())
+        return parquet, _columns(parquet.schema_arrow, path, root)
     except DataError:
         raise
     except Exception as error:
         raise _damaged(path, error) from None
 
 
+def _unlabeled(parquet: Any, columns: _Columns, path: pathlib.Path) -> int:
+    """Return the number of rows of a Parquet file if none has a label, else 0. Raises DataError."""
+    try:
+        found = parquet.read([columns.label]).column(0)
+        return len(found) * all(value in (None, -1) for value in found.to_pylist())
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
 def _unpack_parquet(
-    library: Any, path: pathlib.Path, target: pathlib.Path, limit: int, root: pathlib.Path
+    library: Any,
+    parquet: Any,
+    columns: _Columns,
+    path: pathlib.Path,
+    target: pathlib.Path,
+    limit: int,
 ) -> None:
     """Write the images and labels of a Parquet file as an Arrow stream. Raises DataError, and OSError from writing."""
     most = archives.MAX_RATIO * path.stat().st_size + 2**20
     try:
-        parquet = library.parquet.ParquetFile(path)
-        columns = _columns(parquet.schema_arrow, path, root)
         kept = [columns.image, columns.label]
         batches = parquet.iter_batches(_ROWS, columns=kept)
         schema = library.schema([parquet.schema_arrow.field(name) for name in kept])
         schema = schema.with_metadata(parquet.schema_arrow.metadata)
-    except DataError:
-        raise
     except Exception as error:
         raise _damaged(path, error) from None
     with open(target, "wb") as file, library.ipc.new_stream(file, schema) as writer:
@@ -217,8 +222,7 @@ def _unpack_parquet(
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> DataError:
-    text = one_line(error)[:200] or type(error).__name__
-    return DataError(f"cannot read {path}: {text}; {_AGAIN}")
+    return DataError(f"cannot read {path}: {short(error)}; {_AGAIN}")
 
 
 def _columns(schema: Any, path: pathlib.Path, root: pathlib.Path) -> _Columns:
@@ -256,7 +260,7 @@ def _features(schema: Any, path: pathlib.Path, root: pathlib.Path) -> dict[str, 
             declared.append(files.parse_json(text, dict).get("info"))
         except ValueError as error:
             raise DataError(f"{path}: its metadata 'huggingface' is damaged: {error}") from None
-    for folder in (path.parent, root):
+    for folder in dict.fromkeys((path.parent, root)):
         declared.append(_json(folder / "dataset_info.json"))
     for info in declared:
         if isinstance(info, dict) and isinstance(info.get("features"), dict):
@@ -268,7 +272,8 @@ def _names_in_readme(label: str, path: pathlib.Path, root: pathlib.Path) -> list
     """Return the class names that the front matter of a dataset card README.md lists for the column `label`."""
     for folder in (root, path.parent, path.parent.parent):
         try:
-            text = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[: 2**22]
+            with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
+                text = file.read(2**22)
         except OSError:
             continue
         start = rf"^ *- name: ['\"]?{re.escape(label)}['\"]? *\n *dtype: *\n *class_label: *\n *names: *\n"

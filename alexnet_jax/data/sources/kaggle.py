@@ -7,7 +7,7 @@ import csv
 import io
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from alexnet_jax.data.pipeline.splits import Dataset
 from alexnet_jax.data.sources import archives, labels, listing, tree
@@ -30,7 +30,8 @@ def load(spec: DataSpec) -> Dataset:
 def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
     """List the images of a folder or archive with LAYOUT; None for any other. Raises DataError."""
     if root.is_file():
-        return _archive(root, unpack)
+        is_packed = archives.is_archive(root.name) and _is_layout(root)
+        return _archive(root, unpack) if is_packed else None
     if home := _home(root):
         # With val sorted into class folders, it is a tree of these.
         is_tree = home / _IMAGES == root.absolute() and tree.is_sorted(root / "val")
@@ -81,21 +82,26 @@ def _folder(home: pathlib.Path) -> Listing:
     if (home / _IMAGES / "test").is_dir():
         notes.append("left out test: its images have no labels")
     paths = [path for name in (_VALIDATION, _SYNSETS) if (path := home / name).is_file()]
-    texts = {}
-    for path in paths:
-        try:
-            texts[path.name] = path.read_bytes()[:_MOST_BYTES]
-        except OSError as error:
-            faults.append(f"cannot read {path}: {error.strerror}")
+    texts = _texts(paths, faults)
     return _listing(home, splits, texts, paths, faults, notes)
 
 
-def _archive(path: pathlib.Path, unpack: Unpack) -> Listing | None:
-    """List the images of an archive; the two lists may also lie beside it."""
-    if not archives.is_archive(path.name) or not _is_layout(path):
-        return None
+def _texts(paths: Sequence[pathlib.Path], faults: list[str]) -> dict[str, bytes]:
+    """Read the start of each list; those that cannot be read go into `faults`."""
+    texts = {}
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                texts[path.name] = file.read(_MOST_BYTES)
+        except OSError as error:
+            faults.append(f"cannot read {path}: {error.strerror}")
+    return texts
+
+
+def _archive(path: pathlib.Path, unpack: Unpack) -> Listing:
+    """List the images of an archive with LAYOUT; the two lists may also lie beside it."""
     splits: dict[str, dict[str, Item]] = {"train": {}, "val": {}}
-    texts, others, holders = {}, 0, [path]
+    texts, others, faults = {}, 0, []
     for member in archives.members(listing.plain(path, unpack), None, shown=str(path)):
         inside = f"/{member.name}".partition(f"/{_IMAGES}/")[2]
         split, _, name = inside.partition("/")
@@ -105,13 +111,11 @@ def _archive(path: pathlib.Path, unpack: Unpack) -> Listing | None:
             splits[split][name] = member
         else:
             others += 1
-    for name in {_VALIDATION, _SYNSETS} - texts.keys():
-        beside = path.with_name(name)
-        if beside.is_file():
-            texts[name] = beside.read_bytes()[:_MOST_BYTES]
-            holders.append(beside)
+    beside = [path.with_name(name) for name in (_VALIDATION, _SYNSETS) if name not in texts]
+    beside = [one for one in beside if one.is_file()]
+    texts |= _texts(beside, faults)
     notes = [f"left out {others:,} files that are not images of train or val"] if others else []
-    return _listing(path, splits, texts, holders, [], notes)
+    return _listing(path, splits, texts, [path, *beside], faults, notes)
 
 
 def _listing(
@@ -162,7 +166,7 @@ def _listing(
         examples,
         holders=holders,
         official="ILSVRC2012",
-        faults=[*faults, *(tree.in_words(kind, *one) for kind, one in table.items())],
+        faults=[*faults, *tree.in_words(table)],
         missing=missing,
         notes=notes,
     )
@@ -189,7 +193,7 @@ def _truth(text: bytes, table: dict[str, list]) -> Iterator[tuple[str, str]]:
     try:
         for number, row in enumerate(rows, 1):
             synset = row[1].split(" ")[0] if len(row) > 1 else ""
-            if re.fullmatch(r"n\d{8}", synset):
+            if labels.is_synset(synset):
                 yield row[0].split(".")[0], synset
             elif row and number > 1:
                 tree.tally(table, f"rows of {_VALIDATION} without a synset", f"line {number}")

@@ -32,6 +32,10 @@ class Example(NamedTuple):
     item: Item
 
 
+def is_synset(name: str) -> bool:
+    return re.fullmatch(r"n\d{8}", name) is not None
+
+
 def synset_of(name: str) -> str | None:
     """Return the synset in a file name such as n01440764_10026.JPEG or ILSVRC2012_val_00000293_n01440764.JPEG."""
     match = _LEADING.match(name) or _TRAILING.search(name)
@@ -94,7 +98,7 @@ def by_class(
             notes.append(
                 f"left out {len(unused):,} of {len(names):,} classes, which have no images: {listed(unused)}"
             )
-    faults += [tree.in_words(kind, *found) for kind, found in table.items()]
+    faults += tree.in_words(table)
     if not splits.get("train"):
         splits.setdefault("train", {})
         faults.append("there is no split train with labeled images")
@@ -134,18 +138,17 @@ class _Labels:
             form = "{}" if digits == 1 else f"label {{:0{digits}}}"
             self.classes |= {label: form.format(number) for label, number in known.items()}
         values = set(self.classes.values())
-        self.are_synsets = bool(values) and all(re.fullmatch(r"n\d{8}", one) for one in values)
+        self.are_synsets = bool(values) and all(map(is_synset, values))
 
 
 def _numbers(examples: dict[str, list[Example]]) -> dict[str, list[Example]]:
     """Turn labels that are text into integers if all of them are numbers."""
-    found = {one.label for part in examples.values() for one in part if isinstance(one.label, str)}
-    if not all(re.fullmatch(r"[0-9]{1,9}", text) for text in found - {""}):
+    texts = {one.label for part in examples.values() for one in part if isinstance(one.label, str)}
+    texts -= {""}
+    if not texts or not all(re.fullmatch(r"[0-9]{1,9}", text) for text in texts):
         return examples
     return {
-        split: [
-            one._replace(label=int(one.label)) if one.label in found - {""} else one for one in part
-        ]
+        split: [one._replace(label=int(one.label)) if one.label in texts else one for one in part]
         for split, part in examples.items()
     }
 

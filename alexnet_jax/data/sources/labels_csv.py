@@ -83,7 +83,7 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
         "images with a table of labels",
         _once(examples, table),
         holders=used,
-        faults=[*faults, *(tree.in_words(kind, *one) for kind, one in table.items())],
+        faults=[*faults, *tree.in_words(table)],
         notes=notes,
     )
 
@@ -115,6 +115,8 @@ class _Images:
         self.root = root
         #: Folder, relative to the root -> name or stem -> file.
         self._names: dict[str, dict[str, File]] = {}
+        #: Folder that a row names, split of its table -> the folders in the order of the search.
+        self._ranked: dict[tuple[str | None, str | None], list[dict[str, File]]] = {}
         self._count = 0
         for folder in (root, *folders):
             names = self._names[tree.relative(str(folder), root) if folder != root else ""] = {}
@@ -134,22 +136,27 @@ class _Images:
         inside = table.parent != self.root and sharded.split_in(table.parent.name)
         return sharded.split_in(table.name) or inside or None
 
-    def find(self, name: str, table: pathlib.Path) -> File | None:
-        """Find the image that a row of `table` names, wherever the author of the table had it."""
+    def find(self, name: str, wanted: str | None) -> File | None:
+        """Find the image that a row names, wherever its author had it; `wanted` is the split of the table."""
         folder, _, base = name.replace("\\", "/").rpartition("/")
+        if not base:
+            return None
         above = folder.rpartition("/")[2]
-        wanted = self.split(table)
-        # First the folder that the row names, then those of the split, then the others that may be meant.
+        key = above if above in self._names else None, wanted
+        if key not in self._ranked:
+            self._ranked[key] = self._rank(*key)
+        folders = self._ranked[key]
+        found = (names.get(one) for one in (base, _folded(base)) for names in folders)
+        return next(filter(None, found), None)
+
+    def _rank(self, above: str | None, wanted: str | None) -> list[dict[str, File]]:
+        """Rank the folder `above` first, then those of the split, then the others that may be meant."""
         ranked = []
         for one in self._names:
             split = sharded.split_in(one)
             if one == above or wanted in (None, split) or split is None:
                 ranked.append((one != above, split != (wanted or "train"), one))
-        if not base:
-            return None
-        folders = [self._names[one] for *_, one in sorted(ranked)]
-        found = (names.get(key) for key in (base, _folded(base)) for names in folders)
-        return next(filter(None, found), None)
+        return [self._names[one] for *_, one in sorted(ranked)]
 
 
 def _folded(name: str) -> str:
@@ -190,16 +197,16 @@ def _read(path: pathlib.Path, images: _Images) -> tuple[list[list[str]], _Column
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}; save it as UTF-8 text") from None
-    tried = rows[: _TRIED + 1]
+    tried, wanted = rows[: _TRIED + 1], images.split(path)
     width = min(max(map(len, tried), default=0), _MOST_COLUMNS)
-    found = [[images.find(_cell(row, i), path) for row in tried] for i in range(width)]
+    found = [[images.find(_cell(row, i), wanted) for row in tried] for i in range(width)]
     # Numbers of classes may be names of images, too, but of fewer.
     hits = [(len(files) - files.count(None), len({*files} - {None})) for files in found]
     if not any(map(any, hits)):
         return [], None
     image = hits.index(max(hits))
     first = _cell(rows[0], image)
-    has_header = not tree.is_image(first) and images.find(first, path) is None
+    has_header = not tree.is_image(first) and images.find(first, wanted) is None
     header = [re.sub(r"[_\s-]", "", one).lower() for one in rows[0][:width]] if has_header else []
     split = next((header.index(name) for name in _SPLITS if name in header), None)
     others = [i for i in range(width) if i not in (image, split)]
@@ -229,9 +236,10 @@ def _examples(
     faults: dict[str, list],
 ) -> Iterator[tuple[str, Example]]:
     """Yield the split and the example of each row."""
+    wanted = images.split(path)
     for number, row in enumerate(rows[columns.first :], columns.first + 1):
         name = _cell(row, columns.image)
-        file = images.find(name, path)
+        file = images.find(name, wanted)
         if file is None:
             tree.tally(
                 faults,
@@ -241,7 +249,7 @@ def _examples(
             continue
         label = _cell(row, columns.label)
         of_image = sharded.split_in(tree.relative(os.path.dirname(file.path), images.root))
-        split = images.split(path) or of_image or "train"
+        split = wanted or of_image or "train"
         if columns.split is not None:
             given = _cell(row, columns.split)
             split = split_of(given)

@@ -1,5 +1,6 @@
 """The images of a source by split and class, listed before any is decoded; and the dataset made of such a listing."""
 
+import os
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -75,14 +76,9 @@ class Unpack(Protocol):
 Find = Callable[[pathlib.Path, Unpack], Listing | None]
 
 
-def is_compressed(path: pathlib.Path) -> bool:
-    """Whether an archive is a compressed tar."""
-    return path.name.lower().endswith(archives.GZIP_SUFFIXES)
-
-
 def plain(path: pathlib.Path, unpack: Unpack) -> str:
     """Return the path of an archive with random access: `path` itself, or a compressed tar unpacked."""
-    if not is_compressed(path):
+    if not archives.is_compressed(path.name):
         return str(path)
     return unpack(path, ".tar", archives.gunzip)
 
@@ -99,8 +95,10 @@ class CacheUnpack:
 
     def __call__(self, path: pathlib.Path, suffix: str, write: Write) -> str:
         try:
-            known = digests.of_files(path.parent, [path.name])
-            key = digests.cache_key(known.digests, known.times, suffix)
+            # By path and times, since a digest would read whole shards before they are unpacked.
+            place = os.fsencode(path.resolve()).hex()
+            times = digests.times_of(path.parent, [path.name])
+            key = digests.cache_key(place, times, suffix)
             target = files.cache_folder() / f"unpacked-{key}{suffix}"
             left = cache.limit_bytes() - self._used
             if not target.exists():
@@ -150,8 +148,9 @@ def dataset(found: Listing, spec: DataSpec) -> Dataset:
     if spec.classes and names:
         class_numbers(spec.classes, names)
     classes = spec.classes or names
+    wanted = set(spec.classes)
     kept = {
-        split: by_class.keys() & set(spec.classes) if spec.classes else by_class.keys()
+        split: by_class.keys() & wanted if wanted else by_class.keys()
         for split, by_class in found.splits.items()
     }
     faults = [*found.faults, *(f"{one}, or prepare a store with --subset" for one in found.missing)]

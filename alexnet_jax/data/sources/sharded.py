@@ -1,13 +1,15 @@
 """Shards of a dataset on disk, such as data/train-00000-of-00294.parquet or imagenet1k-train-0000.tar."""
 
+import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from alexnet_jax.data.pipeline.splits import SPLITS, split_of
-from alexnet_jax.data.sources import tree
+from alexnet_jax.data.sources import archives, tree
+from alexnet_jax.data.sources.labels import Example
 from alexnet_jax.errors import DataError, listed
 
 _NUMBERED = re.compile(r"(.*?)(\d{1,9})(?:-of-(\d{1,9}).*|\.[a-z.]+)")
@@ -63,6 +65,22 @@ def find(root: pathlib.Path, suffixes: tuple[str, ...]) -> Shards | None:
     return Shards(ordered, missing=missing, notes=notes)
 
 
+def examples(
+    shards: Shards, read: Callable[[pathlib.Path], Iterable[Example]], faults: list[str]
+) -> dict[str, list[Example]]:
+    """Read the examples of each split; the DataError of a shard is appended to `faults`. Raises TooLarge."""
+    found: dict[str, list[Example]] = {split: [] for split in shards.splits}
+    for split, paths in shards.splits.items():
+        for path in paths:
+            try:
+                found[split] += read(path)
+            except archives.TooLarge:
+                raise
+            except DataError as error:
+                faults.append(str(error))
+    return found
+
+
 def _files(root: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
     found: list[pathlib.Path] = []
     for folder in _scan(root, suffixes, found):
@@ -94,6 +112,7 @@ def _scan(
     return folders
 
 
+@functools.lru_cache
 def split_in(name: str) -> str | None:
     """Return the split that a word of a name stands for, such as imagenet1k-validation-00.tar or trainLabels.csv."""
     words = re.split(r"[^a-zA-Z]+|(?<=[a-z])(?=[A-Z])", name)

@@ -129,12 +129,9 @@ def is_sorted(folder: pathlib.Path) -> bool:
         return False
 
 
-def class_names(tree: Tree, wanted: tuple[str, ...] = ()) -> dict[str, Set[str]]:
-    """Map splits to the names of their classes, archives included; to those in `wanted` unless it is empty."""
-    found = {
-        split: tree.splits[split].keys() | tree.archives[split].keys() for split in tree.splits
-    }
-    return {split: names & set(wanted) if wanted else names for split, names in found.items()}
+def class_names(tree: Tree) -> dict[str, Set[str]]:
+    """Map splits to the names of their classes, archives included."""
+    return {split: tree.splits[split].keys() | tree.archives[split].keys() for split in tree.splits}
 
 
 def mismatches(classes: Mapping[str, Set[str]]) -> list[str]:
@@ -209,10 +206,10 @@ class _Discovery:
         return Tree(folders, splits, packed, self.faults(), notes)
 
     def faults(self) -> list[str]:
-        return [in_words(kind, *found) for kind, found in self._faults.items()]
+        return in_words(self._faults)
 
     def notes(self) -> list[str]:
-        notes = [f"left out {in_words(k, *found)}" for k, found in self._left_out.items()]
+        notes = [f"left out {text}" for text in in_words(self._left_out)]
         if self._others:
             kinds = sorted(self._others.items(), key=lambda item: -item[1][0])
             shown = listed([f"{count:,} {kind}" for kind, (count, _) in kinds])
@@ -368,10 +365,13 @@ def tally(table: dict[str, list], kind: str, name: str) -> None:
         found[1].append(name)
 
 
-def in_words(kind: str, count: int, first: list[str]) -> str:
-    """Describe an entry of the table that `tally` makes."""
-    more = f" and {count - len(first):,} more" if count > len(first) else ""
-    return f"{kind}: {count:,} ({', '.join(first)}{more})"
+def in_words(table: dict[str, list]) -> list[str]:
+    """Describe each entry of a table that `tally` makes."""
+    lines = []
+    for kind, (count, first) in table.items():
+        more = f" and {count - len(first):,} more" if count > len(first) else ""
+        lines.append(f"{kind}: {count:,} ({', '.join(first)}{more})")
+    return lines
 
 
 def is_image(name: str) -> bool:

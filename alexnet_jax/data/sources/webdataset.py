@@ -7,7 +7,7 @@ or else the key. A file classnames.txt, one name per line, names the labels.
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 from alexnet_jax import files
 from alexnet_jax.data.pipeline.splits import Dataset
@@ -47,25 +47,17 @@ def find(root: pathlib.Path, unpack: Unpack) -> Listing | None:
             return None
         shards = found
     table: dict[str, list] = {}
-    examples: dict[str, list[Example]] = {split: [] for split in shards.splits}
-    faults = []
+    faults: list[str] = []
     holders = [path for paths in shards.splits.values() for path in paths]
-    unpack.reserve([path for path in holders if listing.is_compressed(path)])
-    for split, paths in shards.splits.items():
-        for path in paths:
-            try:
-                examples[split] += _examples(path, unpack, table)
-            except archives.TooLarge:
-                raise
-            except DataError as error:
-                faults.append(str(error))
+    unpack.reserve([path for path in holders if archives.is_compressed(path.name)])
+    examples = sharded.examples(shards, lambda path: _examples(path, unpack, table), faults)
     return labels.by_class(
         root,
         "WebDataset shards",
         examples,
         _class_names(root),
         holders=holders,
-        faults=[*faults, *(tree.in_words(kind, *found) for kind, found in table.items())],
+        faults=[*faults, *tree.in_words(table)],
         missing=shards.missing,
         notes=shards.notes,
     )
@@ -85,10 +77,24 @@ def _split(name: str) -> tuple[str, str]:
 
 def _examples(path: pathlib.Path, unpack: Unpack, table: dict[str, list]) -> Iterator[Example]:
     """Yield the examples of a shard; faults go into `table`. Raises DataError for a damaged archive."""
-    samples: dict[str, dict[str, Member]] = {}
-    for member in archives.members(listing.plain(path, unpack), None, shown=str(path)):
+    archive, samples = listing.plain(path, unpack), {}
+    for member in archives.members(archive, None, shown=str(path)):
         key, end = _split(member.name)
         samples.setdefault(key, {})[end] = member
+    try:
+        with open(archive, "rb") as file:
+            yield from _labeled(samples, file, path, table)
+    except OSError as error:
+        raise DataError(f"cannot read {archive}: {error.strerror}") from None
+
+
+def _labeled(
+    samples: dict[str, dict[str, Member]],
+    file: IO[bytes],
+    path: pathlib.Path,
+    table: dict[str, list],
+) -> Iterator[Example]:
+    """Yield the examples of the samples {key: {suffix: member}} of the shard `path`, opened as `file`."""
     for key, parts in samples.items():
         ends = [end for end in parts if end in tree.SUFFIXES]
         ends = ends or [end for end in parts if end.endswith(tree.SUFFIXES)]
@@ -104,21 +110,21 @@ def _examples(path: pathlib.Path, unpack: Unpack, table: dict[str, list]) -> Ite
             continue
         image = parts[ends[0]]
         try:
-            label, name = _label(parts)
-        except (DataError, ValueError):
+            label, name = _label(parts, file)
+        except (DataError, OSError, ValueError):
             tree.tally(table, "samples whose label in KEY.cls or KEY.json cannot be read", title)
             continue
         yield Example(label, name or image.name, image)
 
 
-def _label(parts: dict[str, Member]) -> tuple[int | str | None, str]:
+def _label(parts: dict[str, Member], file: IO[bytes]) -> tuple[int | str | None, str]:
     """Return the label, None if there is none, and the original file name, '' if unknown."""
     about: dict[str, Any] = {}
     if ".json" in parts:
-        about = files.parse_json(parts[".json"].read(), dict)
+        about = files.parse_json(parts[".json"].read_from(file), dict)
     name = about.get("filename")
     if ".cls" in parts:
-        text = parts[".cls"].read().decode().strip()
+        text = parts[".cls"].read_from(file).decode().strip()
         label: Any = int(text) if re.fullmatch(r"-?\d{1,9}", text) else text
     else:
         label = next((about[key] for key in _KEYS if key in about), None)
