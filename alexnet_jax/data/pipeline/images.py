@@ -94,9 +94,8 @@ def decode_all(
 
 
 def load_libraries() -> None:
-    """Import the libraries that decode a JPEG, and what reduces it."""
+    """Import the library that decodes JPEGs; the first image to reduce imports SciPy."""
     _simplejpeg()
-    _rounds_products()
 
 
 def is_image(source: Any) -> bool:
