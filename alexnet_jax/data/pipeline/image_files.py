@@ -96,7 +96,7 @@ class ImageFiles:
         self._processes = processes if count >= FEWEST_FOR_PROCESSES else 0
         self._pool: Threads | None = None
         self._cached: np.ndarray | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_written = False  # whether this object wrote the cached file
 
     def __len__(self) -> int:
@@ -112,15 +112,12 @@ class ImageFiles:
             if self._identity is not None:
                 self._cached, self._identity = self._open_or_cache(self._identity), None
                 self._check = None
-            if self._pool is None and self._cached is None:
-                self._pool = self._start()
         indices = np.asarray(indices)
         return self._decode(indices) if self._cached is None else self._cached[indices]
 
     def check(self) -> list[tuple[int, str]]:
         """Return (index, fault) of each image that cannot be decoded, without caching anything."""
         faults: list[tuple[int, str]] = []
-        self._pool = self._pool or self._start()
         for start in range(0, self._count, _CHUNK):
             self._decode(range(start, min(start + _CHUNK, self._count)), faults)
         return faults
@@ -197,8 +194,7 @@ class ImageFiles:
     def _decode_part(
         self, indices: Sequence[int] | np.ndarray, faults: list[tuple[int, str]]
     ) -> UInt8[np.ndarray, "b size size 3"]:
-        pool = self._pool
-        assert pool is not None
+        pool = self._start()
         decoded, block = pool.empty((len(indices), self.size, self.size, 3))
 
         def fill(rows: range) -> None:
@@ -219,8 +215,12 @@ class ImageFiles:
         return decoded
 
     def _start(self) -> Threads:
-        count = workers.default() if self._processes is None else self._processes
-        return workers.shared(count) if count else Threads(self._threads)
+        """Start the threads or processes if there are none, and return them."""
+        with self._lock:
+            if self._pool is None:
+                count = workers.default() if self._processes is None else self._processes
+                self._pool = workers.shared(count) if count else Threads(self._threads)
+            return self._pool
 
     def _path(self, identity: str) -> pathlib.Path:
         text = f"{identity} {self.size} {images.VERSION} {self._exif}"
@@ -236,7 +236,6 @@ class ImageFiles:
         shape = (self._count, self.size, self.size, 3)
         cached = _open(path, shape)
         if cached is None:
-            self._pool = self._start()
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if shutil.disk_usage(path.parent).free < 1.1 * self.nbytes:
