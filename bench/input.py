@@ -222,9 +222,7 @@ def _read(images: Any, count: int) -> int:
     labels = np.zeros(len(images), np.int32)
 
     def make(step: int) -> tuple[np.ndarray, ...]:
-        indices, epochs = batches.positions(
-            step, batch_size=BATCH, num_examples=len(labels), seed=0, shuffle="epoch"
-        )
+        indices, epochs = _positions(step, len(labels), seed=0)
         return images[indices], indices, epochs
 
     digest = ""
@@ -240,11 +238,14 @@ def _order_and_hash() -> float:
     begin = time.perf_counter()
     digest = ""
     for step in range(steps):
-        indices, epochs = batches.positions(
-            step, batch_size=BATCH, num_examples=len(labels), seed=1, shuffle="epoch"
-        )
+        indices, epochs = _positions(step, len(labels), seed=1)
         digest = batches.update_batch_digest(digest, labels[indices], indices, epochs)
     return (time.perf_counter() - begin) / steps
+
+
+def _positions(step: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices and epochs of a shuffled batch of `count` images."""
+    return batches.positions(step, batch_size=BATCH, num_examples=count, seed=seed, shuffle="epoch")
 
 
 def _decoded(content: bytes) -> "Image.Image":
@@ -254,16 +255,16 @@ def _decoded(content: bytes) -> "Image.Image":
 
 
 def _resized_and_cropped(content: bytes) -> "Image.Image":
-    """Decode with Pillow, and apply Resize(256) and CenterCrop(256) as torchvision defines them."""
+    """Decode with Pillow, and apply Resize(_SIZE) and CenterCrop(_SIZE) as torchvision defines them."""
     from PIL import Image
 
     image = _decoded(content)
-    scale = 256 / min(image.size)
+    scale = _SIZE / min(image.size)
     image = image.resize(
         (round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR
     )
-    left, top = (image.width - 256) // 2, (image.height - 256) // 2
-    return image.crop((left, top, left + 256, top + 256))
+    left, top = (image.width - _SIZE) // 2, (image.height - _SIZE) // 2
+    return image.crop((left, top, left + _SIZE, top + _SIZE))
 
 
 def _torch_loader(
@@ -338,13 +339,13 @@ def table(report: dict[str, Any]) -> str:
 def scaling(reports: list[dict[str, Any]]) -> list[str]:
     """Format the rate per core on more cores than one, beside that of one core and that of Pillow on one core."""
     one = next((report["rates"] for report in reports if report["threads"] == 1), None)
+    if one is None:
+        return []
+    plain = {"folder": "pillow", "folder in threads": "pillow", "prepare": "pil prepare"}
     rows = []
-    for report in reports:
+    for report in [report for report in reports if report["threads"] > 1]:
         for name, values in report["rates"].items():
-            if one is None or report["threads"] == 1:
-                continue
             per_core = [rate / report["threads"] for rate in values]
-            plain = {"folder": "pillow", "folder in threads": "pillow", "prepare": "pil prepare"}
             beside = one.get(name.removesuffix(" in threads"))
             rows.append((name, report["threads"], f"{statistics.median(per_core):,.0f}",
                          _ratio(per_core, beside) if beside else "",
