@@ -3,8 +3,8 @@
 import argparse
 import atexit
 import dataclasses
-import importlib.util
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from alexnet_jax.config import find
 from alexnet_jax.interop import pytorch
 from alexnet_jax.kernels.windows import lrn_reach
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
@@ -123,10 +124,8 @@ def _exported(spec: Config) -> nn.Module:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder) / "net.py"
     path.write_text(pytorch.source(spec), encoding="utf-8")
-    found = importlib.util.spec_from_file_location("net", path)
-    assert found and found.loader
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+    module = find.execute(path)
+    sys.modules[module.__name__] = module  # torch.compile looks up its globals by this name
     return module.AlexNet()
 
 

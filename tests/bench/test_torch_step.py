@@ -50,6 +50,25 @@ def test_logits_are_ours(name, written):
     np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * np.abs(ours).max())
 
 
+def test_networks_can_be_compiled():
+    import torch
+
+    from bench import torch_step
+
+    spec = nets.random_run("quickstart").config
+    twin = torch_step.network(spec).eval()
+    before, after = torch_step.padding(spec.model)
+    size = spec.augment.crop_size + before + after
+    images = torch.rand(2, 3, size, size)
+
+    def double(images):  # from another module, as the loss of the bench is
+        return 2 * twin(images)
+
+    compiled = torch.compile(double, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), double(images))
+
+
 def _fill(network, spec, run):
     """Give a network of PyTorch the weights of `run`."""
     import torch
