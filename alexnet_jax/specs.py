@@ -467,3 +467,8 @@ class Config:
     schedule: ScheduleSpec
     train: TrainSpec
     evaluation: EvaluationSpec
+
+    @property
+    def uncropped_size(self) -> int:
+        """Side in pixels of the images from which crops are cut."""
+        return self.augment.resize or self.data.image_size

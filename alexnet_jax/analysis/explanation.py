@@ -52,7 +52,7 @@ def explain(net: Network, pixels: np.ndarray, class_number: int | None = None) -
         ],
         "input": data_uri(crop),
         "size": len(crop),
-        "crop": spec.augment.crop_size / (spec.augment.resize or spec.data.image_size),
+        "crop": spec.augment.crop_size / spec.uncropped_size,
         "saliency": _encoded(np.minimum(gradient, np.quantile(gradient, CLIP_QUANTILE))),
         "grad_cam": _encoded(saliency.grad_cam(net, pixels[None], explained)),
         "towers": spec.model.towers,

@@ -65,7 +65,7 @@ def _layer_name_faults(spec: Config) -> Iterator[str]:
 
 def _image_faults(spec: Config) -> Iterator[str]:
     data, augment = spec.data, spec.augment
-    size = augment.resize or data.image_size
+    size = spec.uncropped_size
     if augment.crop_size > size:
         yield f"config.augment.crop_size={augment.crop_size} is larger than the {size} pixel images"
     if augment.color_std and augment.mean == "standardize":

@@ -201,7 +201,7 @@ def _input_by_convention(spec: Config) -> str:
 
 def _input_text(spec: Config) -> str:
     augment = spec.augment
-    crops = f"crops of {augment.crop_size} from {augment.resize or spec.data.image_size}"
+    crops = f"crops of {augment.crop_size} from {spec.uncropped_size}"
     mean = {
         "pixel": " minus the mean image", "image_center": " minus the center of the mean image",
         "channel": " minus the mean of each channel", "none": "",

@@ -22,7 +22,7 @@ def views(
 
 def number(name: str, spec: Config) -> int:
     """Return the number of crops per image."""
-    return len(VIEWS[name](spec.augment.resize or spec.data.image_size, spec.augment.crop_size))
+    return len(VIEWS[name](spec.uncropped_size, spec.augment.crop_size))
 
 
 def images_at_once(name: str, spec: Config) -> int:
