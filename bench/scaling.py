@@ -340,8 +340,8 @@ def _tower_parameters(spec: Config) -> int:
 
 def _divides(spec: Config, devices: int) -> bool:
     """Whether the units of the fully-connected layers, but for those of the last one, divide over `devices`."""
-    hidden = all(layer.features % devices == 0 for _, layer in spec.model.fcs if layer.features)
-    return hidden and all(layer.groups == 1 for _, layer in spec.model.fcs)
+    has_groups = any(layer.groups > 1 for _, layer in spec.model.fcs)
+    return not (has_groups or geometry.indivisible(spec.model, devices))
 
 
 def _divided_parameters(spec: Config, devices: int) -> int:

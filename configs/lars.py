@@ -23,7 +23,7 @@ those of 512 images, as of one part of the batch.
 
 from typing import NamedTuple
 
-from . import caffe
+from . import caffe, ladder
 
 IMAGES = 1_281_167
 PART = 512
@@ -55,7 +55,7 @@ def get_config(arg="8192"):
     config = caffe.get_config("alexnet")
     config.name = f"lars:{arg}"
     if recipe.batch_norm:
-        batch_norm(config)
+        ladder.batch_norm(config)  # AlexNet-BN: after each convolution, instead of LRN
 
     config.optimizer.kind = "lars"
     config.optimizer.trust_coefficient = 0.001  # eta
@@ -75,9 +75,3 @@ def get_config(arg="8192"):
     train.log_every = max(51_200 // recipe.batch_size, 1)
     train.checkpoint_every = IMAGES // recipe.batch_size  # about an epoch
     return config
-
-
-def batch_norm(config):
-    """AlexNet-BN: batch normalization after each convolution, instead of response normalization."""
-    for layer in config.model.convs.values():
-        layer.then = ("batch_norm", *(operation for operation in layer.then if operation != "lrn"))

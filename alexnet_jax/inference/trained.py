@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.data.pipeline import statistics
@@ -87,13 +89,16 @@ def _shipped(path: str | Path) -> str | Path:
     return next(iter(sorted(SHIPPED.glob(f"{path}-*.safetensors"))), path)
 
 
-def load_file(path: str | Path) -> TrainedModel:
+def load_file(path: str | Path, content: weights.Content | None = None) -> TrainedModel:
     """Load a .safetensors file that `save` wrote.
+
+    Args:
+        content: What `weights.read` returned for the file, if it was read already.
 
     Raises:
         CheckpointError: The file is damaged, or its tensors are not those of the network in its config.
     """
-    tensors, metadata = weights.read(path)
+    tensors, metadata = content or weights.read(path)
     if metadata.get("format") != "alexnet_jax":
         raise CheckpointError(
             f"{path} has weights of another program: convert it with alexnet import"
@@ -107,9 +112,8 @@ def load_file(path: str | Path) -> TrainedModel:
     means = statistics.shapes(spec.data.image_size)
     expected = weights.shapes(spec) | {f"statistics/{name}": shape for name, shape in means.items()}
     weights.check_shapes(path, tensors, expected)
-    found = files.unflatten(tensors)
-    return TrainedModel(spec, described.config_tree, described.step, found["params"], found.get("batch_stats", {}),
-                        Statistics(**found["statistics"]), described.class_names)  # fmt: skip
+    loaded = Statistics(**{name: tensors[f"statistics/{name}"] for name in means})
+    return described.with_tensors(tensors, loaded)
 
 
 class Description(NamedTuple):
@@ -119,6 +123,12 @@ class Description(NamedTuple):
     config_tree: dict[str, Any]
     step: int
     class_names: tuple[str, ...]
+
+    def with_tensors(self, tensors: dict[str, np.ndarray], means: Statistics) -> TrainedModel:
+        """Return the network with these tensors, named as 'params/conv1/kernel', and input statistics."""
+        found = files.unflatten(tensors)
+        return TrainedModel(self.config, self.config_tree, self.step, found["params"], found.get("batch_stats", {}),
+                            means, self.class_names)  # fmt: skip
 
 
 def read_metadata(path: str | Path, metadata: dict[str, str]) -> Description:

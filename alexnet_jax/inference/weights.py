@@ -1,8 +1,11 @@
 """Read, write and check the tensors and metadata of .safetensors files."""
 
+import contextlib
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from alexnet_jax.specs import Config, ModelSpec
 
 #: Types that NumPy supports; a file with another type is rejected before its tensors are read.
 _READABLE = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+#: The tensors and the metadata of a file.
+Content = tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -27,20 +32,33 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) 
         raise StorageError(f"cannot write {path}: {error.strerror}") from None
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | Path) -> Content:
     """Read all tensors and the metadata of a .safetensors file. Raises CheckpointError."""
+    with _open(path) as file:
+        names = list(file.keys())
+        for name in names:
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in _READABLE:
+                raise CheckpointError(f"{path}: {name} is {dtype}, not float32")
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the metadata of a .safetensors file. Raises CheckpointError."""
+    with _open(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[Any]:
+    """Open a .safetensors file. Raises CheckpointError, also for errors of reading from it."""
     import safetensors
 
     if fault := files.not_regular(path):
         raise CheckpointError(f"cannot read {path}: {fault}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            for name in names:
-                dtype = file.get_slice(name).get_dtype()
-                if dtype not in _READABLE:
-                    raise CheckpointError(f"{path}: {name} is {dtype}, not float32")
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}") from None
     except (safetensors.SafetensorError, OSError, TypeError, ValueError) as error:

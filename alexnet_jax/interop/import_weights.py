@@ -141,14 +141,14 @@ def _load_with_own_config(path: str, read: "Contents") -> "TrainedModel":
     from alexnet_jax.inference import trained
     from alexnet_jax.interop import onnx, pytorch, torchvision
 
+    content = read.tensors, read.metadata
     if read.format == "ours":
-        return trained.load_file(path)
+        return trained.load_file(path, content)
     if read.format == "onnx":
-        return onnx.load(path, (read.tensors, read.metadata))
+        return onnx.load(path, content)
     if pytorch.is_export(read.metadata):
-        return pytorch.load(path, read.tensors, read.metadata)
+        return pytorch.load(path, *content)
     described = trained.read_metadata(path, read.metadata)
-    content = (read.tensors, read.metadata)
     run = torchvision.load(path, described.config, described.config_tree, content)
     return run._replace(step=described.step)
 

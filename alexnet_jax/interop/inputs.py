@@ -24,6 +24,13 @@ def mean(run: TrainedModel) -> np.ndarray | None:
     return None
 
 
+def mean_shape(spec: Config) -> tuple[int, ...] | None:
+    """Return the shape of what `mean` returns, or None."""
+    crop = spec.augment.crop_size
+    shapes = {"pixel": (3, crop, crop), "image_center": (3, crop, crop), "channel": (3, 1, 1)}
+    return shapes.get(spec.augment.mean)
+
+
 def _mean_crop(run: TrainedModel) -> np.ndarray:
     """Return the center crop [3 c c] of the mean image, at the size that images are resized to."""
     from alexnet_jax.data.pipeline import views

@@ -72,27 +72,23 @@ def model(run: TrainedModel) -> Any:
     return proto
 
 
-def load(
-    path: str | Path, content: tuple[dict[str, np.ndarray], dict[str, str]] | None = None
-) -> TrainedModel:
+def load(path: str | Path, content: weights.Content | None = None) -> TrainedModel:
     """Load a network that `save` wrote; `content` is what `read` returned, if it was read. Raises CheckpointError."""
     tensors, metadata = content or read(path)
     if "config" not in metadata:
         raise CheckpointError(
             f"{path} has no configuration in its metadata: of ONNX files, only those of alexnet export can be imported"
         )
-    config, tree, step, names = trained.read_metadata(path, metadata)
+    described = trained.read_metadata(path, metadata)
+    config = described.config
     expected = layout.shapes_channels_first(weights.shapes(config))
     theirs = {name: array for name, array in tensors.items() if name in expected}
     weights.check_shapes(path, theirs, expected)
-    found = files.unflatten(layout.from_channels_first(path, config, theirs))
-    means = inputs.statistics_of(path, metadata, config)
-    return TrainedModel(
-        config, tree, step, found["params"], found.get("batch_stats", {}), means, names
-    )
+    ours = layout.from_channels_first(path, config, theirs)
+    return described.with_tensors(ours, inputs.statistics_of(path, metadata, config))
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | Path) -> weights.Content:
     """The float32 constants of the graph and the metadata of an ONNX file. Raises CheckpointError."""
     tensors: dict[str, np.ndarray] = {}
     metadata: dict[str, str] = {}

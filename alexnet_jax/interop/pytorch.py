@@ -27,7 +27,7 @@ from alexnet_jax.inference import trained, weights
 from alexnet_jax.inference.trained import TrainedModel
 from alexnet_jax.interop import inputs, layout
 from alexnet_jax.model import geometry, operations
-from alexnet_jax.specs import Config, FCSpec, ModelSpec
+from alexnet_jax.specs import Config, ModelSpec
 
 PARTS = Path(__file__).with_name("pytorch_parts.py")
 #: What the metadata of a .safetensors file say of its names.
@@ -70,7 +70,7 @@ def check_path(path: Path) -> None:
     if is_taken or not name.isidentifier() or keyword.iskeyword(name):
         reason = "hides a module of this name" if is_taken else "cannot be imported by its name"
         raise ConfigError(f"--out={path} {reason}: choose another, such as mynet.py")
-    if beside.exists() and not is_export(weights.read(beside)[1]):
+    if beside.exists() and not is_export(weights.read_metadata(beside)):
         raise ConfigError(
             f"--out={path} would replace {beside}, which is no export of this format: choose another name"
         )
@@ -85,25 +85,23 @@ def load(
     path: str | Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]
 ) -> TrainedModel:
     """Return the network of a .safetensors file that `save` wrote, from what it holds. Raises CheckpointError."""
-    config, tree, step, class_names = trained.read_metadata(path, metadata)
+    described = trained.read_metadata(path, metadata)
+    config = described.config
     names, shapes = tensor_names(config.model), weights.shapes(config)
     expected = {names[name]: shape for name, shape in layout.shapes_torch(shapes).items()}
     means = inputs.statistics_of(path, metadata, config)
     # The statistics have the mean, too.
     weights.check_shapes(path, {n: a for n, a in tensors.items() if n != "mean"}, expected)
     ours = {name: tensors[names[name]] for name in shapes}
-    found = files.unflatten(layout.from_torch(config, ours, shapes))
-    return TrainedModel(
-        config, tree, step, found["params"], found.get("batch_stats", {}), means, class_names
-    )
+    return described.with_tensors(layout.from_torch(config, ours, shapes), means)
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:
     """Map the name of each tensor to that of the module, such as 'params/fc6/kernel' to 'fc6.linear.weight'."""
     return {
-        f"{tree}/{node.layer}/{node.prefix}{leaf}": f"{node.feature.replace('/', '.')}.{theirs}"
+        ours: f"{node.feature.replace('/', '.')}.{theirs}"
         for node in operations.all_nodes(model)
-        for tree, leaf, theirs in node.operation.tensors
+        for ours, theirs in node.tensors.items()
     }
 
 
@@ -166,7 +164,7 @@ def _network(spec: Config) -> Iterator[str]:
     yield ""
     yield from ("    def __init__(self) -> None:", "        super().__init__()")
     yield f"        self.class_names = [str(i) for i in range({classes})]"
-    if shape := _mean_shape(spec):
+    if shape := inputs.mean_shape(spec):
         yield f'        self.register_buffer("mean", torch.zeros{shape})'
     walked = geometry.walk(model, crop, classes)
     for layer, group in itertools.groupby(walked, key=lambda applied: applied.node.layer):
@@ -175,11 +173,9 @@ def _network(spec: Config) -> Iterator[str]:
         yield from _modules(model, list(group))
         yield "        )"
     yield from ("", "    def forward(self, images: Tensor) -> Tensor:", *_centered(spec))
-    is_flat = False
-    for name, layer in model.layers:
-        flattens = isinstance(layer, FCSpec) and not is_flat
-        is_flat = is_flat or flattens
-        yield f"        x = self.{name}({'x.flatten(1)' if flattens else 'x'})"
+    first_dense = model.fcs[0][0]
+    for name, _ in model.layers:
+        yield f"        x = self.{name}({'x.flatten(1)' if name == first_dense else 'x'})"
     yield "        return x"
 
 
@@ -213,19 +209,12 @@ def _check_name(layer: str) -> None:
         )
 
 
-def _mean_shape(spec: Config) -> tuple[int, ...] | None:
-    """The shape of `inputs.mean`."""
-    crop = spec.augment.crop_size
-    shapes = {"pixel": (3, crop, crop), "image_center": (3, crop, crop), "channel": (3, 1, 1)}
-    return shapes.get(spec.augment.mean)
-
-
 def _centered(spec: Config) -> Iterator[str]:
     """The lines that normalize the images; bytes become floats, of the type of the parameters."""
     scale = spec.augment.scale
     floats = f"images.type_as(self.{spec.model.layers[-1][0]}.linear.bias)"
     times = "" if scale == 1 else f" * {scale}"
-    if _mean_shape(spec):
+    if inputs.mean_shape(spec):
         yield (
             f"        x = (images - self.mean){times}"
             if times

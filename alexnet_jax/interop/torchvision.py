@@ -56,10 +56,7 @@ def save(path: str | Path, run: TrainedModel) -> None:
 
 
 def load(
-    path: str | Path,
-    spec: Config,
-    tree: dict,
-    content: tuple[dict[str, np.ndarray], dict[str, str]] | None = None,
+    path: str | Path, spec: Config, tree: dict, content: weights.Content | None = None
 ) -> TrainedModel:
     """Load the network of a .safetensors file or, if PyTorch is installed, of a .pth file.
 
@@ -95,11 +92,9 @@ def load(
         mean_image = tensors["mean_image"].transpose(1, 2, 0)
         means = means._replace(mean_image=mean_image, channel_mean=mean_image.mean((0, 1)))
     theirs = {name: tensors[names[name]] for name in names}
-    found = files.unflatten(layout.from_channels_first(path, spec, theirs))
-    class_names = _class_names(path, metadata, spec.model)
-    return TrainedModel(
-        spec, tree, 0, found["params"], found.get("batch_stats", {}), means, class_names
-    )
+    ours = layout.from_channels_first(path, spec, theirs)
+    described = trained.Description(spec, tree, 0, _class_names(path, metadata, spec.model))
+    return described.with_tensors(ours, means)
 
 
 def tensor_names(model: ModelSpec) -> dict[str, str]:
@@ -114,8 +109,7 @@ def tensor_names(model: ModelSpec) -> dict[str, str]:
     for sequence, layers in (("features", model.convs), ("classifier", model.fcs)):
         nodes = [node for name, spec in layers for node in operations.nodes(name, spec)]
         for position, node in enumerate(nodes):
-            for tree, leaf, theirs in node.operation.tensors:
-                ours = f"{tree}/{node.layer}/{node.prefix}{leaf}"
+            for ours, theirs in node.tensors.items():
                 names[ours] = f"{sequence}.{position}.{theirs}"
     return names
 
@@ -125,7 +119,7 @@ def _factors(spec: Config, std) -> np.ndarray:
     return (255 * spec.augment.scale * np.asarray(std, np.float64))[:, None, None]
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: str | Path) -> weights.Content:
     """The tensors and metadata of a state dict, without the names that DataParallel adds.
 
     PyTorch reads it unless the file ends in .safetensors. Raises CheckpointError, and ConfigError without PyTorch.

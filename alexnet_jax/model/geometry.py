@@ -110,6 +110,11 @@ def is_divided(model: ModelSpec, name: str, devices: int) -> bool:
     return devices > 1 and isinstance(layer, FCSpec) and features_of(layer, model) % devices == 0
 
 
+def indivisible(model: ModelSpec, devices: int) -> list[str]:
+    """List the hidden fully-connected layers whose units do not divide over `devices`."""
+    return [name for name, layer in model.fcs if layer.features and layer.features % devices]
+
+
 def crossings(model: ModelSpec, input_size: int, num_classes: int) -> list[Crossing]:
     """List where the towers of `model` communicate: in the paper at conv3, fc6, fc7 and fc8.
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from alexnet_jax.model.geometry import is_divided
 from alexnet_jax.model.mesh import DATA, TOWER
-from alexnet_jax.model.towers import LayerSharding, TowerSharding
+from alexnet_jax.model.towers import LayerSharding, TowerSharding, last_axis, partition_by_layer
 from alexnet_jax.specs import Config, ModelSpec
 
 
@@ -80,15 +80,11 @@ class HybridSharding:
         The units of divided layers, the last axis, are split. What normalizes the inputs of a layer is not.
         """
 
-        def one(path: Any, array: Any) -> jax.P:
-            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-            if not names or array.ndim == 0 or names[1].startswith("before_"):
-                return jax.P()
-            if not is_divided(model, names[0], self.devices):
-                return jax.P()
-            return jax.P(*[None] * (array.ndim - 1), DATA)
+        def one(name: str, parameter: str, array: Any) -> jax.P:
+            is_split = is_divided(model, name, self.devices) and not parameter.startswith("before_")
+            return last_axis(array, DATA) if is_split else jax.P()
 
-        return jax.tree_util.tree_map_with_path(one, tree)
+        return partition_by_layer(tree, one)
 
 
 def own_examples(x: Float[Array, "b units"]) -> Float[Array, "b2 all"]:

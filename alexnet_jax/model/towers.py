@@ -4,7 +4,6 @@ The net calls the methods of `TowerSharding` and `LayerSharding`, which do nothi
 devices, the net runs inside `jax.shard_map`, and maps or units are split over the mesh axis of the towers.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +121,36 @@ class TowerSharding:
         """
         if self.devices == 1:
             return jax.tree.map(lambda _: jax.P(), tree)
-        return jax.tree_util.tree_map_with_path(functools.partial(_partition, model), tree)
+
+        def one(name: str, parameter: str, array: Any) -> jax.P:
+            if is_replicated(model, name):
+                return jax.P()
+            layer = dict(model.layers)[name]
+            if isinstance(layer, FCSpec) and layer.groups > 1 and parameter == "kernel":
+                return jax.P(TOWER)  # [groups inputs/groups features/groups]
+            return last_axis(array, TOWER)
+
+        return partition_by_layer(tree, one)
+
+
+def partition_by_layer(tree: Any, one: Callable[[str, str, Any], jax.P]) -> Any:
+    """Return a PartitionSpec for every array in `tree`, which has layers and, in them, names of parameters.
+
+    Args:
+        one: Returns that of an array of a layer and a name. What has none, such as a step count of the optimizer, and
+            scalars are not split.
+    """
+
+    def place(path: Any, array: Any) -> jax.P:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return one(names[0], names[1], array) if names and array.ndim else jax.P()
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def last_axis(array: Any, axis: str) -> jax.P:
+    """Return the PartitionSpec that splits the last axis of `array` over the mesh axis `axis`."""
+    return jax.P(*[None] * (array.ndim - 1), axis)
 
 
 def all_gather(x: Float[Array, "*place c"]) -> Float[Array, "*place all"]:
@@ -170,15 +198,3 @@ def exchange_borders(
     if after:
         parts.append(lax.ppermute(x[..., :after], TOWER, down))
     return jnp.concatenate(parts, axis=-1)
-
-
-def _partition(model: ModelSpec, path, array) -> jax.P:
-    names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-    if not names or array.ndim == 0:  # a step count of the optimizer
-        return jax.P()
-    if is_replicated(model, names[0]):
-        return jax.P()
-    layer = dict(model.layers)[names[0]]
-    if isinstance(layer, FCSpec) and layer.groups > 1 and names[1] == "kernel":
-        return jax.P(TOWER)  # [groups inputs/groups features/groups]
-    return jax.P(*[None] * (array.ndim - 1), TOWER)

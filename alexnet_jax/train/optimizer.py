@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from alexnet_jax.kernels import elementwise
 from alexnet_jax.kernels.forms import PLAIN, Forms
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.train.schedule import Rates
@@ -23,9 +22,9 @@ Path = tuple[Any, ...]
 def build(spec: OptimizerSpec, forms: Forms = PLAIN) -> optax.GradientTransformationExtraArgs:
     """Build the optimizer of `spec`: an entry of OPTIMIZERS, wrapped in `freeze_at_zero_rate`.
 
-    Its `update` needs the parameters and `rates=Rates(...)`. Kernels and biases have separate rates and decays. The
-    scale and offset of batch normalization use the rate of the biases, without decay. Where arrays are sharded, LARS
-    also needs `norms`, a function from a tree of arrays to the norms of the whole arrays.
+    Its `update` needs the parameters and `rates=Rates(...)`; LARS also needs `norms`, a function from a tree of arrays
+    to the norms of the whole arrays, such as `Norms.each`. Kernels and biases have separate rates and decays. The scale
+    and offset of batch normalization use the rate of the biases, without decay.
     """
     return freeze_at_zero_rate(OPTIMIZERS[spec.kind](spec), forms)
 
@@ -73,9 +72,9 @@ def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExt
     `optimizer.trust_ratio` leaves out.
     """
 
-    def update(
-        updates: Any, state: Any, params: Any = None, *, norms: Callable = _norms, **_: Any
-    ) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None, **arguments: Any) -> tuple[Any, Any]:
+        norms: Callable = arguments["norms"]
+
         def scale(path: Path, g: jax.Array, w: jax.Array, g_norm: jax.Array, w_norm: jax.Array):
             decay = _decay(path, spec)
             ratio = spec.trust_coefficient * w_norm / (g_norm + decay * w_norm)
@@ -87,10 +86,6 @@ def scale_by_trust_ratio(spec: OptimizerSpec) -> optax.GradientTransformationExt
         return jax.tree_util.tree_map_with_path(scale, *trees), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
-
-
-def _norms(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.sqrt(elementwise.sum_of_squares(x, PLAIN)), tree)
 
 
 def add_decays(spec: OptimizerSpec) -> list[optax.GradientTransformation]:

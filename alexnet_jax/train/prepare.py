@@ -13,8 +13,9 @@ from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.errors import CheckpointError, ConfigError, OutOfMemoryError
 from alexnet_jax.inference import checkpoints
 from alexnet_jax.inference.trained import TrainedModel
-from alexnet_jax.model import alexnet
+from alexnet_jax.model import alexnet, geometry
 from alexnet_jax.model import mesh as parallel
+from alexnet_jax.model.hybrid import sharding_of
 from alexnet_jax.run import processes
 from alexnet_jax.run.workdir import Workdir
 from alexnet_jax.specs import Config
@@ -73,12 +74,11 @@ def check_devices(spec: Config) -> None:
         raise ConfigError(
             f"config.train.split_towers: {towers} towers need a multiple of {towers} devices, but there are {devices}"
         )
-    for name, layer in spec.model.fcs if spec.train.split_dense else ():
-        if layer.features and layer.features % devices:
-            raise ConfigError(
-                f"config.train.split_dense: layer {name} has {layer.features} units, which is not a multiple of "
-                f"{devices} devices"
-            )
+    for name in geometry.indivisible(spec.model, devices) if spec.train.split_dense else ():
+        raise ConfigError(
+            f"config.train.split_dense: layer {name} has {dict(spec.model.fcs)[name].features} units, which is not a "
+            f"multiple of {devices} devices"
+        )
     batch_size, parts, shares = spec.train.batch_size, spec.train.accumulate, devices // towers
     if batch_size % (parts * shares):
         raise ConfigError(
@@ -133,9 +133,10 @@ def state_shapes(spec: Config) -> State:
 
 def check_memory(spec: Config, state: State) -> None:
     """Raise OutOfMemoryError if the state alone exceeds the memory of a device. CPUs are not checked."""
-    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")  # None on CPUs
-    needed = _bytes_per_device(spec, state)
-    if limit is not None and needed > limit:
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:  # on CPUs
+        return
+    if (needed := _bytes_per_device(spec, state)) > limit:
         raise OutOfMemoryError(
             f"the training state takes {needed:,} bytes, but a device has {limit:,}; choose a smaller net, or "
             "--config.train.split_towers=True or --config.train.split_dense=True"
@@ -170,13 +171,11 @@ def _sharded_towers(spec: Config) -> int:
 
 def _bytes_per_device(spec: Config, state: State) -> int:
     mesh = device_mesh(spec)
-    placement = states.partition(spec, alexnet.from_config(spec), mesh)
-    shardings = parallel.shardings(mesh, placement[:-1])
+    placement = sharding_of(spec, mesh).partition(spec.model, state[:-1])
+    shardings = jax.tree.leaves(parallel.shardings(mesh, placement))
     return sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, sharding in zip(
-            jax.tree.leaves(state[:-1]), jax.tree.leaves(shardings), strict=True
-        )
+        for leaf, sharding in zip(jax.tree.leaves(state[:-1]), shardings, strict=True)
     )
 
 

@@ -7,8 +7,10 @@ import optax
 import pytest
 
 from alexnet_jax import config
+from alexnet_jax.kernels.forms import PLAIN
 from alexnet_jax.specs import OptimizerSpec
 from alexnet_jax.train import optimizer
+from alexnet_jax.train.norms import Norms
 from alexnet_jax.train.schedule import Rates
 
 PAPER = OptimizerSpec(kind="momentum", momentum=0.9, weight_decay=5e-4, layer_weight_decay={})
@@ -57,7 +59,8 @@ def programs(spec: OptimizerSpec) -> tuple:
         rule = optimizer.build(spec)
 
         def step(params, state, gradient, rates):
-            updates, state = rule.update(gradient, state, params, rates=rates)
+            norms = Norms(jax.tree.map(lambda _: jax.P(), params), PLAIN).each
+            updates, state = rule.update(gradient, state, params, rates=rates, norms=norms)
             return optax.apply_updates(params, updates), state
 
         PROGRAMS[key] = jax.jit(rule.init), jax.jit(step)

@@ -61,6 +61,14 @@ class Node:
         return "before_" if self.key.startswith("before/") else ""
 
     @property
+    def tensors(self) -> dict[str, str]:
+        """PyTorch's name of each of its tensors, by ours, such as 'weight' by 'params/conv1/kernel'."""
+        return {
+            f"{tree}/{self.layer}/{self.prefix}{leaf}": theirs
+            for tree, leaf, theirs in self.operation.tensors
+        }
+
+    @property
     def module(self) -> str:
         """The name of its module in a PyTorch export, inside that of its layer (or of `before`)."""
         return self.key.removeprefix("before/")

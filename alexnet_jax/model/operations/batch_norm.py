@@ -60,10 +60,7 @@ class BatchNorm(Operation):
             )
 
     def to_onnx(self, graph, node, x):
-        tensors = [
-            graph.tensor(f"{tree}/{node.layer}/{node.prefix}{name}")
-            for tree, name, _ in self.tensors
-        ]
+        tensors = [graph.tensor(name) for name in node.tensors]
         epsilon = graph.model.batch_norm.epsilon
         return graph.add(node.feature, "BatchNormalization", x, *tensors, epsilon=epsilon)
 

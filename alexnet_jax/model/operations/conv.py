@@ -79,7 +79,7 @@ class Conv(Operation):
 
     def to_onnx(self, graph, node, x):
         spec, (low, high) = node.spec, node.spec.pad
-        weights = [graph.tensor(f"params/{node.layer}/{name}") for name in ("kernel", "bias")]
+        weights = [graph.tensor(name) for name in node.tensors]
         return graph.add(node.feature, "Conv", x, *weights, pads=[low, low, high, high],
                          strides=[spec.stride] * 2, group=spec.groups)  # fmt: skip
 

@@ -47,7 +47,7 @@ class Dense(Operation):
         return f"{node.spec.groups} groups" if node.spec.groups > 1 else ""
 
     def to_onnx(self, graph, node, x):
-        weights = [graph.tensor(f"params/{node.layer}/{name}") for name in ("kernel", "bias")]
+        weights = [graph.tensor(name) for name in node.tensors]
         return graph.add(node.feature, "Gemm", x, *weights, transB=1)
 
     def to_torch(self, node, model, inputs):
