@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from alexnet_jax import files
+from alexnet_jax.data.pipeline import splits
+from alexnet_jax.data.pipeline.splits import Dataset, Split
 from alexnet_jax.errors import ConfigError, DataError
 from alexnet_jax.evaluation import target
 
 if TYPE_CHECKING:
-    from alexnet_jax.data.pipeline.splits import Dataset, Split
     from alexnet_jax.inference.network import Network
     from alexnet_jax.inference.trained import TrainedModel
 
@@ -51,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser, count: int | None = None) -> 
     parser.add_argument("--seed", type=int, default=0, help="seed of the selection; default: 0")
 
 
-def select(
-    net: "Network", options: argparse.Namespace, dataset: "Dataset | None" = None
-) -> Pictures:
+def select(net: "Network", options: argparse.Namespace, dataset: Dataset | None = None) -> Pictures:
     """Load the images selected on the command line. Raises ConfigError and DataError.
 
     `dataset` is the training data, if it is open already.
@@ -65,32 +64,30 @@ def select(
     return sample(dataset.splits[name], name, options.count, options.seed)
 
 
-def sample(split: "Split", name: str, count: int, seed: int) -> Pictures:
+def sample(split: Split, name: str, count: int, seed: int) -> Pictures:
     """Choose `count` random images of a split, in its order. Raises ConfigError."""
     if not 0 < count <= len(split.labels) or seed < 0:
         raise ConfigError(
             f"--count must be from 1 to {len(split.labels)}, the images of {name}, and --seed at least 0"
         )
-    numbers = np.sort(np.random.default_rng(seed).permutation(len(split.labels))[:count])
+    numbers = splits.drawn(len(split.labels), count, seed)
     names = [f"{name} {number}" for number in numbers]
     return Pictures(np.asarray(split.images[numbers]), split.labels[numbers], names)
 
 
-def load_dataset(run: "TrainedModel", data_path: str | None) -> "Dataset":
+def load_dataset(run: "TrainedModel", data_path: str | None) -> Dataset:
     """Open the training data of a network, at `data_path` if it has moved. Raises DataError."""
     data = run.config.data
     return target.open_dataset(run, dataclasses.replace(data, path=data_path or data.path))
 
 
 def load_split(
-    run: "TrainedModel", data_path: str | None, name: str | None, dataset: "Dataset | None" = None
-) -> "tuple[str, Dataset]":
+    run: "TrainedModel", data_path: str | None, name: str | None, dataset: Dataset | None = None
+) -> tuple[str, Dataset]:
     """Return the split to use (`name`, or splits.default) and the training data, opened here unless it is given.
 
     Raises DataError.
     """
-    from alexnet_jax.data.pipeline import splits
-
     dataset = dataset or load_dataset(run, data_path)
     if name and name not in dataset.splits:
         where = data_path or run.config.data.path or run.config.data.source

@@ -9,15 +9,14 @@ of the first in mCE (Hendrycks and Dietterich, 2019). The 15 corruptions are mad
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_jax import cli, files, specs
 from alexnet_jax.analysis import figures
-from alexnet_jax.cli import markdown
+from alexnet_jax.cli import environment, markdown
 from alexnet_jax.config import published
-from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
+from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, KNOWN, SEVERITIES
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import robustness, target
 from alexnet_jax.evaluation.target import EvalTarget
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> None:
     targets = target.open_all([*nets, *baseline], options.data_path, **chosen)
     images = _images(targets, options)
     folder = figures.make_folder(Path(options.out))
-    wrong = robustness.measure(targets, images, options.views, _say)
+    wrong = robustness.measure(targets, images, options.views, environment.say_error)
     report = _protocol(targets, images, options) | _errors(wrong, images, len(nets), targets[0])
     text = table(report)
     path = figures.save(draw(report), report, folder / "robustness.png")
@@ -67,17 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     target.add_protocol(parser)
     parser.add_argument("--corrupted", metavar="PATH", help="images as of ImageNet-C or CIFAR-10-C; default: made here")
     parser.add_argument("--no-clean", action="store_true", help="with --corrupted: no clean images, so no relative mCE")
-    parser.add_argument("--corruptions", nargs="+", metavar="NAME", choices=(*CORRUPTIONS, *EXTRA), help="which")
+    parser.add_argument("--corruptions", nargs="+", metavar="NAME", choices=KNOWN, help="which")
     parser.add_argument("--images", type=int, metavar="N", help="so many images, chosen at random; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the corruptions and of --images; default: 0")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--json", action="store_true", help="print JSON")
     # fmt: on
     return parser
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _images(targets: list[EvalTarget], options: argparse.Namespace) -> robustness.Images:
@@ -101,7 +96,8 @@ def _images(targets: list[EvalTarget], options: argparse.Namespace) -> robustnes
     if options.corrupted:
         path = Path(options.corrupted)
         return robustness.stored(first, path, split, names, seed, count, options.views)
-    return robustness.generated(first, split or "test", names or list(CORRUPTIONS), seed, count)
+    assert split is not None  # main refuses --no-clean without --corrupted
+    return robustness.generated(first, split, names or list(CORRUPTIONS), seed, count)
 
 
 def _protocol(

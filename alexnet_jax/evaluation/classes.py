@@ -35,7 +35,8 @@ class Match(NamedTuple):
 def match(names: Sequence[str], known: Sequence[str], where: str) -> Match:
     """Match the classes `names` of the dataset `where` to the classes `known` of a net.
 
-    Raises DataError that names the classes that the net does not have, or that have the same number.
+    Warns if they are numbers, and so were not compared by name. Raises DataError that names the classes that the net
+    does not have, or that have the same number.
     """
     found = _exact(names, known) or _by_synset(names, known) or _by_index(names, known)
     if found is None:
@@ -49,6 +50,12 @@ def match(names: Sequence[str], known: Sequence[str], where: str) -> Match:
         same = [name for name, i in zip(names, found.numbers, strict=True) if i == twice[0]]
         raise DataError(
             f"{where}: the classes {listed(same)} are the same class of the net, {known[twice[0]]}"
+        )
+    if found.by == "index":
+        log.warning(
+            "the classes of %s are taken for the class numbers of the net, of which 0 is %s",
+            where,
+            known[0],
         )
     return found
 
@@ -73,16 +80,6 @@ def _by_index(names: Sequence[str], known: Sequence[str]) -> Match | None:
     if not all(re.fullmatch(r"\d{1,6}", name) and int(name) < len(known) for name in names):
         return None
     return Match(np.array([int(name) for name in names]), "index")
-
-
-def warn_of_numbers(match: Match, known: Sequence[str], where: str) -> None:
-    """Warn if the classes of the dataset `where` are numbers, and were not compared by name."""
-    if match.by == "index":
-        log.warning(
-            "the classes of %s are taken for the class numbers of the net, of which 0 is %s",
-            where,
-            known[0],
-        )
 
 
 def scope_in_words(scope: dict[str, Any]) -> list[str]:
@@ -121,8 +118,9 @@ def read_label_sets(path: Path, split: splits.Split, class_names: Sequence[str])
     found = files.read_json(path, list[list[int]], error=DataError, remedy=_REAL)
     if found is None:
         raise DataError(f"there is no file {path}; {_REAL}")
-    classes, entries = len(class_names), _entries(split)
-    fits = len(found) == len(entries) or _are_validation(split)
+    classes = len(class_names)
+    entries, are_validation = _entries(split)
+    fits = len(found) == len(entries) or are_validation
     if not fits or not 0 <= entries.min() <= entries.max() < len(found):
         raise DataError(
             f"{path} has labels of {len(found):,} images, which are not the {len(entries):,} to evaluate"
@@ -146,23 +144,18 @@ def read_label_sets(path: Path, split: splits.Split, class_names: Sequence[str])
     return sets
 
 
-def _are_validation(split: splits.Split) -> bool:
-    paths = splits.paths_of(split.images)
-    return paths is not None and all(_VALIDATION.search(Path(path).name) for path in paths)
-
-
-def _entries(split: splits.Split) -> np.ndarray:
-    """The entry of a file of labels for each image: int [n], counted from 0."""
+def _entries(split: splits.Split) -> tuple[np.ndarray, bool]:
+    """The entry of a file of labels for each image, int [n] from 0, and whether the images are named by them."""
     paths = splits.paths_of(split.images)
     if paths is None:
-        return np.arange(len(split.labels))
+        return np.arange(len(split.labels)), False
     names = [Path(path).name for path in paths]
     numbers = [_VALIDATION.search(name) for name in names]
     if all(numbers):
-        return np.array([int(number[1]) - 1 for number in numbers if number])
+        return np.array([int(number[1]) - 1 for number in numbers if number]), True
     if len(set(names)) < len(names):
-        return np.arange(len(names))
+        return np.arange(len(names)), False
     order = np.argsort(np.array(names), kind="stable")
     entries = np.empty(len(names), np.int64)
     entries[order] = np.arange(len(names))
-    return entries
+    return entries, False

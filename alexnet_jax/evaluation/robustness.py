@@ -5,28 +5,30 @@ reference net; the relative one is the same of the increase over the error on cl
 corruptions are mCE and relative mCE. Arrays `wrong` are bool [nets conditions images].
 """
 
+import functools
 import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from alexnet_jax.cli import environment
 from alexnet_jax.config import published
 from alexnet_jax.data.pipeline import corruptions, splits
+from alexnet_jax.data.pipeline.batches import Prefetch
 from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, SEVERITIES, Corrupted
 from alexnet_jax.data.pipeline.splits import Split
 from alexnet_jax.data.sources import cifar10, corrupted
 from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.evaluation import classes as class_matching
 from alexnet_jax.evaluation.target import EvalTarget
-from alexnet_jax.inference import metrics
 from alexnet_jax.specs import Config
 
 CONFIDENCE, RESAMPLES = 0.95, 1000
-#: Bytes of images that all nets predict before the next ones are read.
+#: Bytes of images, rounded up to a batch, that are read at once for all nets.
 _CHUNK_BYTES = 64 * 2**20
 #: The condition of images without corruption, as (corruption, severity).
 CLEAN = ("clean", 0)
@@ -60,7 +62,7 @@ def generated(
     one = whole
     if count is not None:
         one = splits.take(whole, _chosen(len(whole.labels), count, seed))
-    pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="corrupt")
+    pool = ThreadPoolExecutor(environment.cores(), thread_name_prefix="corrupt")
     conditions: dict[tuple[str, int], Any] = {CLEAN: one.images}
     for name, severity in itertools.product(names, SEVERITIES):
         conditions[name, severity] = Corrupted(one.images, name, severity, seed, pool)
@@ -90,14 +92,14 @@ def stored(
     """
     spec = target.trained.config
     size, shown = sizes(spec)
-    found = corrupted.load(path, size, shown, spec.data.threads, names)
+    found = corrupted.load(path, size, shown, spec.data.threads, names, spec.data.workers)
     if found.are_crops and view != "center":
         raise ConfigError(
             f"the images in {path} are center crops: there are no {view} views of them"
         )
     numbers = _numbers(found, target, path)
     labels = numbers[found.labels]
-    present = np.unique(numbers[np.unique(found.labels)])
+    present = np.unique(labels)
     if len(present) < 2:
         raise DataError(
             f"{path} has images of one class, among which none is wrong; two are needed"
@@ -125,7 +127,7 @@ def stored(
 def _chosen(total: int, count: int, seed: int) -> np.ndarray:
     if not 0 < count <= total:
         raise ConfigError(f"--images must be from 1 to {total:,}, the number of images")
-    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    return splits.drawn(total, count, seed)
 
 
 def _numbers(found: corrupted.CorruptedSet, target: EvalTarget, path: Path) -> np.ndarray:
@@ -139,9 +141,7 @@ def _numbers(found: corrupted.CorruptedSet, target: EvalTarget, path: Path) -> n
             )
         is_cifar10 = highest < len(cifar10.CLASSES) and set(cifar10.CLASSES) <= set(known)
         names = cifar10.CLASSES if is_cifar10 else tuple(map(str, range(highest + 1)))
-    match = class_matching.match(names, known, str(path))
-    class_matching.warn_of_numbers(match, known, str(path))
-    return match.numbers
+    return class_matching.match(names, known, str(path)).numbers
 
 
 def _pairing(found: corrupted.CorruptedSet, labels: np.ndarray, clean: Split) -> np.ndarray | None:
@@ -167,38 +167,25 @@ def measure(
     Args:
         report: Called with a line of progress after each corruption.
     """
-    wrong: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in images.conditions}
-    columns = images.classes
-    for key, indices, pixels in _ahead(images.conditions):
-        labels = images.labels[key][indices]
-        part = Split(pixels, labels)
-        positions = labels if columns is None else np.searchsorted(columns, labels)
-        found = [target.probabilities(part, view, columns) for target in targets]
-        wrong[key].append(np.stack([metrics.rank(one, positions) > 1 for one in found]))
-        if indices[-1] + 1 == len(images.labels[key]) and key[1] in (0, SEVERITIES[-1]):
-            error = np.mean([np.mean(one) for one in wrong[key]])
-            report(f"{key[0]}: {error:.2%} top-1 error" + (" at severity 5" if key[1] else ""))
-    return {key: np.concatenate(parts, axis=1) for key, parts in wrong.items()}
-
-
-def _ahead(
-    conditions: dict[tuple[str, int], Any],
-) -> Iterator[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
-    """Read the images of all conditions in chunks, one chunk ahead."""
-    size = next(iter(conditions.values()))[np.arange(1)].nbytes
-    step = max(1, _CHUNK_BYTES // size)
+    batch = targets[0].batch_size(view)
+    batch_bytes = batch * 3 * targets[0].trained.config.data.image_size ** 2
+    step = batch * math.ceil(_CHUNK_BYTES / batch_bytes)
     parts = [
-        (key, np.arange(start, min(start + step, len(images))))
-        for key, images in conditions.items()
-        for start in range(0, len(images), step)
+        (key, np.arange(start, min(start + step, len(found))))
+        for key, found in images.conditions.items()
+        for start in range(0, len(found), step)
     ]
-    with ThreadPoolExecutor(1, thread_name_prefix="read ahead") as pool:
-        pending = pool.submit(lambda: conditions[parts[0][0]][parts[0][1]])
-        for (key, indices), following in itertools.zip_longest(parts, parts[1:]):
-            pixels = pending.result()
-            if following:
-                pending = pool.submit(lambda part=following: conditions[part[0]][part[1]])
-            yield key, indices, np.asarray(pixels)
+    wrong: dict[tuple[str, int], list[np.ndarray]] = {key: [] for key in images.conditions}
+    with Prefetch(lambda part: images.conditions[part[0]][part[1]], parts, depth=1) as chunks:
+        for (key, indices), pixels in chunks:
+            part = Split(pixels, images.labels[key][indices])
+            found = [target.predict(part, view, images.classes).wrong() for target in targets]
+            wrong[key].append(np.stack(found))
+            if indices[-1] + 1 == len(images.labels[key]) and key[1] in (0, SEVERITIES[-1]):
+                error = np.mean([np.mean(one) for one in wrong[key]])
+                severity = " at severity 5" if key[1] else ""
+                report(f"{key[0]}: {error:.2%} top-1 error{severity}")
+    return {key: np.concatenate(found, axis=1) for key, found in wrong.items()}
 
 
 class Errors(NamedTuple):
@@ -233,27 +220,25 @@ def resampled(
     nets = len(next(iter(wrong.values())))
     draw = np.random.default_rng((group, nets))
     chosen = draw.multinomial(nets, np.full(nets, 1 / nets), resamples) / nets
-    chosen = np.concatenate([np.full((1, nets), 1 / nets), chosen])
-    weights: dict[tuple[int, bool], np.ndarray] = {}
     means = {}
     for key, one in wrong.items():
-        stream = (one.shape[1], key != CLEAN or is_paired)
-        if stream not in weights:
-            weights[stream] = _image_weights(*stream, resamples)
-        errors = one.astype(np.float32) @ weights[stream]
-        means[key] = np.einsum("rn,nr->r", chosen, errors, dtype=np.float64)
-        means[key][0] = one.mean()
+        weights = _image_weights(one.shape[1], key != CLEAN or is_paired, resamples)
+        errors = one.astype(np.float32) @ weights
+        drawn = np.einsum("rn,nr->r", chosen, errors, dtype=np.float64)
+        means[key] = np.concatenate([[one.mean()], drawn])
     return Errors(means)
 
 
+@functools.lru_cache(
+    maxsize=2
+)  # those of CLEAN and of the other conditions, for all groups of nets
 def _image_weights(images: int, is_main: bool, resamples: int) -> np.ndarray:
-    """The share of each image in each resample: float32 [images 1 + resamples], the first without resampling."""
-    draw = np.random.default_rng((images, is_main))
-    found = np.empty((1 + resamples, images), np.float32)
+    """The share of each image in each resample: float32 [images resamples]."""
     if images < 2:
-        return np.array([[1, *[np.nan] * resamples]], np.float32)
-    found[0] = 1
-    for row in found[1:]:
+        return np.full((images, resamples), np.nan, np.float32)
+    draw = np.random.default_rng((images, is_main))
+    found = np.empty((resamples, images), np.float32)
+    for row in found:
         row[:] = np.bincount(draw.integers(0, images, images), minlength=images)
     found /= images
     return found.T
@@ -272,36 +257,45 @@ def summarize(net: Errors, references: dict[str, Errors]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for name, _ in net.means if name != CLEAN[0]))
     main = [name for name in names if name in CORRUPTIONS]
     categories = {name: kind for kind, found in corruptions.CATEGORIES.items() for name in found}
-    report: dict[str, Any] = {
+    ratios = {
+        kind: {
+            title: {
+                name: ratio(net, reference, name)
+                for name in names
+                if (name, SEVERITIES[0]) in reference.means
+            }
+            for title, reference in references.items()
+        }
+        for kind, ratio in (("ce", _ratio), ("relative_ce", _relative))
+    }
+    means = {
+        kind: {
+            title: _value(_mean([by_name.get(name) for name in main], len(CORRUPTIONS)))
+            for title, by_name in by_title.items()
+        }
+        for kind, by_title in ratios.items()
+    }
+    return {
         "clean": _value(net.means.get(CLEAN)),
         "mean_error": _value(_mean([net.of(name) for name in main], len(main))),
         "missing": [name for name in CORRUPTIONS if name not in names],
-        "corruptions": {},
+        "corruptions": {
+            name: {
+                "category": categories.get(name, "extra"),
+                "errors": [_value(net.means[name, severity]) for severity in SEVERITIES],
+                "error": _value(net.of(name)),
+            }
+            | {
+                kind: {
+                    title: _value(found[name]) for title, found in by_title.items() if name in found
+                }
+                for kind, by_title in ratios.items()
+            }
+            for name in names
+        },
+        "mce": means["ce"],
+        "relative_mce": means["relative_ce"],
     }
-    ratios: dict[str, dict[str, list[np.ndarray | None]]] = {"ce": {}, "relative_ce": {}}
-    for name in names:
-        found: dict[str, Any] = {
-            "category": categories.get(name, "extra"),
-            "errors": [_value(net.means[name, severity]) for severity in SEVERITIES],
-            "error": _value(net.of(name)),
-            "ce": {},
-            "relative_ce": {},
-        }
-        for title, reference in references.items():
-            if (name, SEVERITIES[0]) not in reference.means:
-                continue
-            pair = (_ratio(net, reference, name), _relative(net, reference, name))
-            for kind, ratio in zip(ratios, pair, strict=True):
-                found[kind][title] = _value(ratio)
-                if name in CORRUPTIONS:
-                    ratios[kind].setdefault(title, []).append(ratio)
-        report["corruptions"][name] = found
-    for key, kind in (("mce", "ce"), ("relative_mce", "relative_ce")):
-        report[key] = {
-            title: _value(_mean(ratios[kind].get(title, []), len(CORRUPTIONS)))
-            for title in references
-        }
-    return report
 
 
 def _mean(values: Sequence[np.ndarray | None], count: int) -> np.ndarray | None:

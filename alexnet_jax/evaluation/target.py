@@ -66,6 +66,7 @@ class EvalTarget:
         self._is_other_data, self._out = bool(source or data_path), out
         self._all_classes, self._labels = classes == "all", Path(labels) if labels else None
         self._predictors: dict[str, predictions.Predictor] = {}
+        self._sets: dict[str, np.ndarray] = {}
 
     @property
     def _is_file(self) -> bool:
@@ -174,8 +175,8 @@ class EvalTarget:
         """Compute and save the predictions for the split `name`; those saved have the labels of the dataset."""
         split, folder = self.split(name), self.folder
         self.check_images()
-        sets = self._label_sets(split)  # before anything is computed
-        found = self._predict(split, view)
+        sets = self._label_sets(name)  # before anything is computed
+        found = self.predict(split, view, self.classes)
         predictions.save(folder, name, view, self.trained.step, found)
         return self._with_sets(found, sets)
 
@@ -185,24 +186,20 @@ class EvalTarget:
         Those of a weights file are saved only with `out`.
         """
         if self._is_file and not self._out:
-            split = self.split(name)
-            sets = self._label_sets(split)
-            return self._with_sets(self._predict(split, view), sets)
+            sets = self._label_sets(name)
+            return self._with_sets(self.predict(self.split(name), view, self.classes), sets)
+        file = predictions.path(self.folder, name, view, self.trained.step)
         # Predictions in `out` may be another model's.
-        step = self.trained.step
-        if self._out or not predictions.path(self.folder, name, view, step).exists():
+        if self._out or not file.exists():
             return self.compute(name, view)
-        found = predictions.load(self.folder, name, view, step)
+        found = predictions.load(self.folder, name, view, self.trained.step)
         if found.probabilities.shape[1] != len(self.trained.class_names):
-            file = predictions.path(self.folder, name, view, step)
             raise DataError(f"{file} is of a net with other classes; delete it and try again")
         if not self._labels:
             return found
-        split = self.split(name)
-        if not np.array_equal(found.labels, split.labels):
-            file = predictions.path(self.folder, name, view, step)
+        if not np.array_equal(found.labels, self.split(name).labels):
             raise DataError(f"{file} has predictions of other images; delete it and try again")
-        return self._with_sets(found, self._label_sets(split))
+        return self._with_sets(found, self._label_sets(name))
 
     def digests(self, name: str) -> np.ndarray | None:
         """Digests of the images that `obtain` predicts; None for a run of an earlier version, which kept none."""
@@ -210,19 +207,15 @@ class EvalTarget:
             return self.split(name).digests
         return (identity.read_record(self.path) or {}).get(f"{name}_digests")
 
-    def _predict(self, split: splits.Split, view: str) -> Predictions:
-        """Predict `classes`, to which the labels then refer."""
-        probabilities = self.probabilities(split, view, self.classes)
-        if self.classes is None:
-            return Predictions(probabilities, split.labels)
-        labels = np.searchsorted(self.classes, split.labels).astype(np.int32)
-        return Predictions(probabilities, labels)
-
-    def _label_sets(self, split: splits.Split) -> np.ndarray | None:
+    def _label_sets(self, name: str) -> np.ndarray | None:
+        """The sets of right labels of a split, read once for all views: bool [n k]; None if there are none."""
         if self._labels is None:
             return None
-        sets = class_matching.read_label_sets(self._labels, split, self.trained.class_names)
-        return sets if self.classes is None else sets[:, self.classes]
+        if name not in self._sets:
+            split, names = self.split(name), self.trained.class_names
+            sets = class_matching.read_label_sets(self._labels, split, names)
+            self._sets[name] = sets if self.classes is None else sets[:, self.classes]
+        return self._sets[name]
 
     def _with_sets(self, found: Predictions, sets: np.ndarray | None) -> Predictions:
         """Replace the labels by sets; images without any are left out."""
@@ -230,6 +223,23 @@ class EvalTarget:
             return found
         counted = sets.any(axis=1)
         return Predictions(found.probabilities[counted], sets[counted])
+
+    def predict(self, split: splits.Split, view: str, classes: np.ndarray | None) -> Predictions:
+        """Predict the images of `split`.
+
+        Args:
+            classes: Numbers of the classes to predict, ascending, to which the labels then refer; None for all.
+        """
+        probabilities = self.probabilities(split, view, classes)
+        if classes is None:
+            return Predictions(probabilities, split.labels)
+        return Predictions(probabilities, np.searchsorted(classes, split.labels).astype(np.int32))
+
+    def batch_size(self, view: str) -> int:
+        """The number of images that are predicted at once."""
+        from alexnet_jax.model.mesh import device_mesh
+
+        return predictions.batch_size(self.trained.config, view, device_mesh())
 
     def probabilities(
         self, split: splits.Split, view: str, classes: np.ndarray | None = None
@@ -254,8 +264,7 @@ class EvalTarget:
             self._predictors[key] = predictions.predictor(
                 step, model.params, model.batch_stats, mesh
             )
-        size = predictions.batch_size(model.config, view, mesh)
-        return predictions.predict_split(self._predictors[key], split, size)
+        return predictions.predict_split(self._predictors[key], split, self.batch_size(view))
 
     @cached_property
     def _training_fingerprint(self) -> str | None:
@@ -286,19 +295,15 @@ def _open(model: TrainedModel, data: specs.DataSpec) -> _Opened:
     from alexnet_jax.data import sources
 
     try:
-        found = sources.open_dataset(data, model.config.seed)
+        found = sources.open_dataset(data, model.config.seed, len(model.class_names))
     except DataError as error:
         where = (
             "; --data-path PATH says where the images are now" if data == model.config.data else ""
         )
         raise DataError(f"{error}{where}") from None
     match = class_matching.match(found.class_names, model.class_names, _describe(data))
-    if data.validation and len(match.numbers) < len(model.class_names):
-        # These are not the images of training, from which the run held some out.
-        return _open(model, dataclasses.replace(data, validation=0.0))
     for note in found.notes:
         log.warning("%s", note)
-    class_matching.warn_of_numbers(match, model.class_names, _describe(data))
     return _Opened(splits.renumber(found, match.numbers, model.class_names), match)
 
 

@@ -132,14 +132,14 @@ def test_long_work_reports_its_progress(paths, monkeypatch, caplog):
     assert f"{COUNT} of {COUNT}" in caplog.text
 
 
-def test_arrays_of_another_size_are_fitted(monkeypatch):
+def test_arrays_of_another_size_are_fitted():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     color = np.repeat(pixels[..., None], 3, -1)
     assert image_files.fitted(color, 8, 1) is color
     assert np.array_equal(image_files.fitted(pixels, 8, 1)[np.arange(5)], color)
     enlarged = image_files.fitted(pixels, 16, 2)
     assert isinstance(enlarged, np.ndarray) and enlarged.shape == (5, 16, 16, 3)
-    monkeypatch.setattr(image_files, "MEMORY_LIMIT_BYTES", 0)
-    lazy = image_files.fitted(pixels, 16, 2)
+    assert image_files.fitted(pixels, 16, 2, limit=enlarged.nbytes).shape == enlarged.shape
+    lazy = image_files.fitted(pixels, 16, 2, limit=enlarged.nbytes - 1)
     assert isinstance(lazy, ImageFiles)
     assert np.array_equal(lazy[np.array([4, 2])], enlarged[[4, 2]])

@@ -1,5 +1,6 @@
 """Datasets with some of the net's classes, and with several right labels for each image."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ import alexnet_jax
 from alexnet_jax.data import sources
 from alexnet_jax.data.pipeline.image_files import ImageFiles
 from alexnet_jax.data.pipeline.splits import Split, take
+from alexnet_jax.data.sources import arrays as arrays_source
 from alexnet_jax.errors import DataError
 from alexnet_jax.evaluation import classes, compare, evaluate
-from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.evaluation.target import EvalTarget, open_dataset
 from alexnet_jax.inference import metrics, predict_step, predictions, trained
 
 
@@ -221,6 +223,15 @@ def test_a_prediction_is_right_if_it_is_any_of_the_labels(two_nets, subset, tmp_
     assert "any label of the image" in said and "NLL, confusion" in said and "  NLL" not in said
 
 
+def test_sets_of_labels_are_read_once(two_nets, test_split, tmp_path, monkeypatch):
+    real = written(tmp_path / "real.json", [[int(label)] for label in test_split.labels])
+    files, read = [], classes.read_label_sets
+    monkeypatch.setattr(classes, "read_label_sets", lambda *a: files.append(a[0]) or read(*a))
+    target = EvalTarget(two_nets[0], out=tmp_path, labels=real)
+    center, ten = (target.obtain("test", view) for view in ("center", "ten"))
+    assert files == [real] and np.array_equal(center.labels, ten.labels)
+
+
 def test_nets_are_compared_with_sets_of_labels(two_nets, test_split, tmp_path, capsys):
     sets = [[int(label), (int(label) + 1) % 10] for label in test_split.labels]
     real = written(tmp_path / "real.json", sets)
@@ -248,9 +259,14 @@ def test_saved_predictions_of_other_labels_are_refused(two_nets, test_split, tmp
         target.obtain("test", "center")
 
 
-def test_nothing_is_held_out_from_images_of_some_classes(two_nets, subset):
+def test_nothing_is_held_out_from_images_of_some_classes(two_nets, subset, monkeypatch):
     """A run that held out images of its own does not do so with others."""
     net = trained.load(two_nets[0])
     assert net.config.data.validation > 0
     target = EvalTarget(two_nets[0], source="arrays", data_path=str(subset[0]))
     assert sorted(target.dataset.splits) == ["test", "train"]
+    data = dataclasses.replace(net.config.data, source="arrays", path=str(subset[0]))
+    opened, load = [], arrays_source.load
+    monkeypatch.setattr(arrays_source, "load", lambda spec: opened.append(spec) or load(spec))
+    assert sorted(open_dataset(net, data).splits) == ["test", "train"]
+    assert len(opened) == 1

@@ -11,6 +11,7 @@ import alexnet_jax
 from alexnet_jax.analysis import robustness as command
 from alexnet_jax.config import published
 from alexnet_jax.data import sources
+from alexnet_jax.data.pipeline import image_files
 from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from alexnet_jax.data.sources import corrupted
 from alexnet_jax.errors import ConfigError, DataError
@@ -209,6 +210,47 @@ def test_numpy_files_are_those_of_cifar10_c(two_nets, arrays, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["clean"] is None
 
 
+def test_resized_arrays_of_all_conditions_share_one_limit(arrays, monkeypatch):
+    whole = len(NAMES) * len(SEVERITIES) * 128 * 32 * 32 * 3
+    monkeypatch.setattr(corrupted, "MEMORY_LIMIT_BYTES", whole)
+    kept = corrupted.load(arrays, 32, 28, 1).images
+    assert all(isinstance(one, np.ndarray) for one in kept.values())
+    monkeypatch.setattr(corrupted, "MEMORY_LIMIT_BYTES", whole - 1)
+    lazy = corrupted.load(arrays, 32, 28, 1).images
+    assert all(isinstance(one, image_files.ImageFiles) for one in lazy.values())
+    some = np.array([3, 90])
+    assert np.array_equal(lazy["fog", 2][some], kept["fog", 2][some])
+
+
+class Recorded:
+    """Images that keep how many were read at once."""
+
+    def __init__(self, images, counts):
+        self._images, self._counts = images, counts
+
+    def __len__(self):
+        return len(self._images)
+
+    def __getitem__(self, indices):
+        self._counts.append(len(indices))
+        return self._images[indices]
+
+
+def test_images_are_read_in_whole_batches(two_nets, monkeypatch):
+    targets = [EvalTarget(path) for path in two_nets]
+    monkeypatch.setattr(targets[0], "batch_size", lambda view: 48)
+    images = robustness.generated(targets[0], "test", ["contrast"], 0, None)
+    expected = robustness.measure(targets, images, "center", lambda line: None)
+    counts: dict = {key: [] for key in images.conditions}
+    conditions = {key: Recorded(one, counts[key]) for key, one in images.conditions.items()}
+    monkeypatch.setattr(robustness, "_CHUNK_BYTES", 10 * 16 * 16 * 3)
+    images = images._replace(conditions=conditions)
+    found = robustness.measure(targets, images, "center", lambda line: None)
+    assert all(sorted(some) == [32, 48, 48] for some in counts.values())
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in found)
+
+
 def test_labels_in_another_order_are_not_paired(two_nets, arrays):
     labels = np.load(arrays / "labels.npy")[:128]
     order = np.argsort(labels, kind="stable")
@@ -327,6 +369,18 @@ def test_faulty_folders_are_refused_with_all_faults(folders):
         DataError, match=r"fog has no folder 4, .*fog/2 has other images .* in 1 \("
     ):
         corrupted.load(stored, 16, 14, 1)
+
+
+def test_processes_decode_crops(folders, monkeypatch):
+    monkeypatch.setattr(image_files, "FEWEST_FOR_PROCESSES", 1)
+    stored, some = folders[0], np.array([0, 7])
+    in_process = corrupted.load(stored, 16, 14, 1, ["fog"]).images["fog", 3][some]
+    started = []
+    monkeypatch.setattr(
+        image_files.workers, "shared", lambda n: started.append(n) or image_files.Threads(n)
+    )
+    found = corrupted.load(stored, 16, 14, 1, ["fog"], processes=2).images["fog", 3][some]
+    assert started == [2] and np.array_equal(found, in_process)
 
 
 def test_images_of_one_name_are_refused(folders):

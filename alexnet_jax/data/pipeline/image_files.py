@@ -281,15 +281,21 @@ class ImageFiles:
 
 
 def fitted(
-    pixels: UInt8[np.ndarray, "n h w *c"], size: int, threads: int
+    pixels: UInt8[np.ndarray, "n h w *c"],
+    size: int,
+    threads: int,
+    limit: int = MEMORY_LIMIT_BYTES,
 ) -> UInt8[np.ndarray, "n size size 3"] | ImageFiles:
-    """Resize an array of images, in memory if the result is small, else on access; keep one that has the size."""
+    """Resize an array of images: at once if the result has at most `limit` bytes, else on access.
+
+    An array that has the size is returned as it is.
+    """
     if pixels.shape[1:] == (size, size, 3):
         return pixels
     resized = ImageFiles(
         lambda i: (None, pixels[i]), len(pixels), size, threads=threads, identity=None
     )
-    return resized[np.arange(len(pixels))] if resized.nbytes <= MEMORY_LIMIT_BYTES else resized
+    return resized[np.arange(len(pixels))] if resized.nbytes <= limit else resized
 
 
 def _read_faults(path: pathlib.Path) -> list[tuple[int, str]] | None:

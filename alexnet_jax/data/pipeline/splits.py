@@ -102,6 +102,11 @@ def take(split: Split, indices: np.ndarray) -> Split:
     return Split(View(split.images, indices), split.labels[indices], digests)
 
 
+def drawn(total: int, count: int, seed: int) -> Integer[np.ndarray, " count"]:
+    """Draw the numbers of `count` of `total` examples, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+
+
 def default(names: Iterable[str]) -> str:
     """Return the split that a command uses by default: test, or else val, or else train with a warning."""
     name = next((name for name in PREFERRED if name in names), "train")
@@ -127,16 +132,17 @@ def class_numbers(wanted: tuple[str, ...], names: tuple[str, ...]) -> list[int]:
 
 def keep_classes(dataset: Dataset, wanted: tuple[str, ...]) -> Dataset:
     """Keep only the images of the classes `wanted`, and number the classes in that order. Raises DataError."""
-    numbers = class_numbers(wanted, dataset.class_names)
+    kept = class_numbers(wanted, dataset.class_names)
     if dataset.class_names == wanted:
         return dataset
-    renumber = np.full(len(dataset.class_names), -1, np.int32)
-    renumber[numbers] = np.arange(len(numbers), dtype=np.int32)
-    splits = {}
-    for name, split in dataset.splits.items():
-        labels = renumber[split.labels]
-        splits[name] = take(split._replace(labels=labels), np.flatnonzero(labels >= 0))
-    return dataset._replace(splits=splits, class_names=wanted, statistics=None)
+    numbers = np.full(len(dataset.class_names), -1)
+    numbers[kept] = np.arange(len(kept))
+    dataset = renumber(dataset, numbers, wanted)
+    splits = {
+        name: take(split, np.flatnonzero(split.labels >= 0))
+        for name, split in dataset.splits.items()
+    }
+    return dataset._replace(splits=splits)
 
 
 def renumber(

@@ -17,10 +17,15 @@ from alexnet_jax.specs import LISTED, DataSpec
 _VALIDATION_SEED = 0x76616C
 
 
-def open_dataset(spec: DataSpec, seed: int) -> Dataset:
-    """Open the images and labels that `spec` names; `seed` determines which images are held out for validation.
+def open_dataset(spec: DataSpec, seed: int, classes: int | None = None) -> Dataset:
+    """Open the images and labels that `spec` names.
 
     Nothing is decoded yet, unless unreadable images are to be skipped. Raises DataError.
+
+    Args:
+        seed: Determines which images are held out for validation.
+        classes: If given, nothing is held out of data with another number of classes: they are not those that a net
+            with so many was trained on.
     """
     source = importlib.import_module(f"{__name__}.{spec.source}")  # a Literal, so this is safe
     dataset: Dataset = source.load(spec)
@@ -34,7 +39,7 @@ def open_dataset(spec: DataSpec, seed: int) -> Dataset:
     for name, split in dataset.splits.items():
         if not len(split.labels):
             raise DataError(f"the split {name} of {spec.path or spec.source} has no images")
-    if spec.validation:
+    if spec.validation and classes in (None, len(dataset.class_names)):
         dataset = _with_validation(dataset, spec.validation, seed)
     exif = spec.exif if dataset.applies_exif else "ignore"
     return dataset._replace(

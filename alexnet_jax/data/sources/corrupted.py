@@ -9,17 +9,15 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from alexnet_jax import files
-from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, EXTRA, SEVERITIES
-from alexnet_jax.data.pipeline.image_files import ImageFiles, fitted
-from alexnet_jax.data.pipeline.splits import View
+from alexnet_jax.data.pipeline.corruptions import KNOWN, SEVERITIES
+from alexnet_jax.data.pipeline.image_files import MEMORY_LIMIT_BYTES, ImageFiles, fitted
 from alexnet_jax.data.sources.tree import SUFFIXES
 from alexnet_jax.errors import DataError, listed
 
 LAYOUT = (
     "CORRUPTION/SEVERITY/CLASS/*.JPEG as in ImageNet-C, or CORRUPTION.npy and labels.npy as in CIFAR-10-C, for some of "
-    f"{', '.join((*CORRUPTIONS, *EXTRA))}"
+    f"{', '.join(KNOWN)}"
 )
-_KNOWN = (*CORRUPTIONS, *EXTRA)
 
 
 class CorruptedSet(NamedTuple):
@@ -41,7 +39,12 @@ class CorruptedSet(NamedTuple):
 
 
 def load(
-    path: pathlib.Path, size: int, crop: int, threads: int, names: Sequence[str] | None = None
+    path: pathlib.Path,
+    size: int,
+    crop: int,
+    threads: int,
+    names: Sequence[str] | None = None,
+    processes: int | None = 0,
 ) -> CorruptedSet:
     """Open the corrupted images in a folder, as images of `size` pixels.
 
@@ -49,6 +52,7 @@ def load(
         crop: The size of the center crop. Images of the layout of ImageNet-C are crops: they are resized to this size,
             and their edges repeated up to `size`.
         names: Corruptions to open; None for all. The files of others are not looked at.
+        processes: As in ImageFiles, for the layout of ImageNet-C; `threads` resize arrays.
 
     Raises:
         DataError: Lists all that is missing or differs.
@@ -56,7 +60,7 @@ def load(
     if not path.is_dir():
         raise DataError(f"no folder {path}; it should hold {LAYOUT}")
     try:
-        arrays = {name: path / f"{name}.npy" for name in _KNOWN if (path / f"{name}.npy").is_file()}
+        arrays = {name: path / f"{name}.npy" for name in KNOWN if (path / f"{name}.npy").is_file()}
         there = arrays or _corruption_folders(path)
         if not there:
             raise DataError(f"{path} has no corrupted images; it should hold {LAYOUT}")
@@ -65,7 +69,7 @@ def load(
         chosen = {name: place for name, place in there.items() if names is None or name in names}
         if arrays:
             return _of_arrays(path, chosen, size, threads)
-        return _of_folders(path, chosen, size, crop, threads)
+        return _of_folders(path, chosen, size, crop, threads, processes)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
 
@@ -98,8 +102,12 @@ def _of_arrays(
         )
     if not count or labels.min() < 0:
         raise DataError(f"{path} has no images, or labels below 0")
+    # All conditions are kept at once.
+    limit = MEMORY_LIMIT_BYTES // (len(found) * len(SEVERITIES))
     images = {
-        (name, severity): fitted(one[(severity - 1) * count : severity * count], size, threads)
+        (name, severity): fitted(
+            one[(severity - 1) * count : severity * count], size, threads, limit
+        )
         for name, one in found.items()
         for severity in SEVERITIES
     }
@@ -109,34 +117,32 @@ def _of_arrays(
 def _corruption_folders(path: pathlib.Path) -> dict[str, pathlib.Path]:
     """Find the folders of corruptions, in `path` or in folders such as noise, as the archives are named."""
     places = [path, *(entry for entry in sorted(path.iterdir()) if entry.is_dir())]
-    found = {name: place / name for place in places for name in _KNOWN if (place / name).is_dir()}
-    return {name: found[name] for name in _KNOWN if name in found}
+    found = {name: place / name for place in places for name in KNOWN if (place / name).is_dir()}
+    return {name: found[name] for name in KNOWN if name in found}
 
 
 def _of_folders(
-    path: pathlib.Path, folders: dict[str, pathlib.Path], size: int, crop: int, threads: int
+    path: pathlib.Path,
+    folders: dict[str, pathlib.Path],
+    size: int,
+    crop: int,
+    threads: int,
+    processes: int | None,
 ) -> CorruptedSet:
-    listings = {
-        (name, severity): _listing(folder / str(severity))
-        for name, folder in folders.items()
-        for severity in SEVERITIES
-        if (folder / str(severity)).is_dir()
-    }
+    places = {(name, s): folder / str(s) for name, folder in folders.items() for s in SEVERITIES}
+    listings = {place: _listing(place) for place in places.values() if place.is_dir()}
     faults = [
-        f"{folder} has no folder {severity}"
-        for name, folder in folders.items()
-        for severity in SEVERITIES
-        if (name, severity) not in listings
+        f"{place.parent} has no folder {place.name}"
+        for place in places.values()
+        if place not in listings
     ]
-    first, names = next(iter(listings.items()), (None, {}))
-    if first and not names:
-        faults.append(f"{folders[first[0]] / str(first[1])} has no image in a class folder")
-    for (name, severity), listing in listings.items():
-        if listing.keys() != names.keys() and first:
-            other = sorted(listing.keys() ^ names.keys())
+    first, names = next(iter(listings.items()), (path, {}))
+    if listings and not names:
+        faults.append(f"{first} has no image in a class folder")
+    for place, listing in listings.items():
+        if other := sorted(listing.keys() ^ names.keys()):
             faults.append(
-                f"{folders[name] / str(severity)} has other images than {folders[first[0]] / str(first[1])}: they "
-                f"differ in {len(other):,} ({listed(other, 2)})"
+                f"{place} has other images than {first}: they differ in {len(other):,} ({listed(other, 2)})"
             )
     if faults:
         raise DataError(f"{path}: {listed(faults, 20)}")
@@ -145,8 +151,8 @@ def _of_folders(
     numbers = {name: i for i, name in enumerate(classes)}
     labels = np.array([numbers[name.partition("/")[0]] for name in order])
     images = {
-        key: _crops([listing[name] for name in order], size, crop, threads)
-        for key, listing in listings.items()
+        key: _crops([listings[place][name] for name in order], size, crop, threads, processes)
+        for key, place in places.items()
     }
     return CorruptedSet(images, labels, tuple(classes), order, are_crops=True)
 
@@ -166,9 +172,16 @@ def _listing(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def _crops(paths: list[str], size: int, crop: int, threads: int) -> "_Padded":
+def _crops(
+    paths: list[str], size: int, crop: int, threads: int, processes: int | None
+) -> "_Padded":
     images = ImageFiles(
-        lambda i: (None, paths[i]), len(paths), crop, threads=threads, identity=None, paths=paths
+        lambda i: (None, paths[i]),
+        len(paths),
+        crop,
+        threads=threads,
+        processes=processes,
+        identity=None,
     )
     return _Padded(images, size)
 
@@ -176,7 +189,7 @@ def _crops(paths: list[str], size: int, crop: int, threads: int) -> "_Padded":
 class _Padded:
     """Images in the center of larger ones, with their edges repeated."""
 
-    def __init__(self, images: ImageFiles | View, size: int) -> None:
+    def __init__(self, images: ImageFiles, size: int) -> None:
         self._images, self._size = images, size
 
     def __len__(self) -> int:

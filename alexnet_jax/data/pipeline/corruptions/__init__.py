@@ -44,6 +44,8 @@ CATEGORIES: dict[str, dict[str, Callable[..., np.ndarray]]] = {
 CORRUPTIONS = {name: f for found in CATEGORIES.values() for name, f in found.items()}
 #: Corruptions that the authors added for validation. They are read from files, not made, and are in no mean.
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+#: All that can be read from files.
+KNOWN = (*CORRUPTIONS, *EXTRA)
 SEVERITIES = (1, 2, 3, 4, 5)
 #: Values that are corrupted at once, few enough for the intermediate arrays to stay small.
 _AT_ONCE = 2**21

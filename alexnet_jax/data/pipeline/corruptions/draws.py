@@ -1,6 +1,7 @@
 """Random draws of the corruptions, which depend on the image, the corruption, its severity and the seed alone."""
 
 import hashlib
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -15,7 +16,11 @@ class Draws:
     """
 
     def __init__(self, images: UInt8[np.ndarray, "b s s 3"], key: str) -> None:
-        self._generators = [_generator(image, key.encode()) for image in images]
+        self._images, self._key = images, key.encode()
+
+    @cached_property
+    def _generators(self) -> list[np.random.Generator]:
+        return [_generator(image, self._key) for image in self._images]
 
     def normal(self, *shape: int) -> Float32[np.ndarray, "b ..."]:
         """Draw standard normal numbers [b *shape]."""
