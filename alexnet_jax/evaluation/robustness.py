@@ -74,7 +74,7 @@ def generated(
 def sizes(spec: Config) -> tuple[int, int]:
     """Return the side of stored images, and that of their center crop, in pixels of these."""
     size = spec.data.image_size
-    return size, round(size * spec.augment.crop_size / (spec.augment.resize or size))
+    return size, round(size * spec.augment.crop_size / spec.uncropped_size)
 
 
 def stored(
