@@ -168,13 +168,9 @@ def grad_cam(
         inputs = net.inputs(pixels)[:, 0]
 
         def logits(offset: Any) -> Any:
-            made: Any = net.model.apply(
-                variables | {"perturbations": _perturbations(net, layer, offset)},
-                inputs,
-                train=False,
-            )
-            outputs, features = made
-            return _logits_of(outputs, classes).sum(), features[layer]
+            edit = {layer: lambda x: x + offset}
+            outputs: Any = net.model.apply(variables, inputs, train=False, edit=edit)
+            return _logits_of(outputs[0], classes).sum(), outputs[1][layer]
 
         zeros = jnp.zeros((len(pixels), *net.shapes[layer]), net.trained.config.model.compute_dtype)
         gradients, activations = jax.grad(logits, has_aux=True)(zeros)
@@ -208,19 +204,6 @@ def _logits_of(logits: Any, classes: Any) -> Any:
     import jax.numpy as jnp
 
     return jnp.take_along_axis(logits, classes[:, None], axis=1)[:, 0]
-
-
-def _perturbations(net: "Network", feature: str, offset: Any) -> dict[str, dict[str, Any]]:
-    """The perturbations that AlexNet adds to its features: `offset` to `feature`, zero to the others."""
-    operations = [name for name in net.shapes if "/" in name]
-    if "/" not in feature:  # the last operation of the layer
-        feature = [name for name in operations if name.startswith(f"{feature}/")][-1]
-    tree: dict[str, dict[str, Any]] = {}
-    for name in operations:
-        layer, _, operation = name.partition("/")
-        value = offset if name == feature else 0.0
-        tree.setdefault(layer, {})[operation.replace("/", "_")] = value
-    return tree
 
 
 if __name__ == "__main__":

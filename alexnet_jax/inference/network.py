@@ -4,9 +4,11 @@ import alexnet_jax as ax
 net = ax.load("runs/mine")            # a run folder, or a .safetensors file
 net.predict(["cat.jpg"])              # probabilities [1 classes]
 net.features(["cat.jpg"], "fc7")      # [1 4096]
+net.predict(["cat.jpg"], edit={"conv5": lambda x: x.at[..., 17].set(0)})  # without map 17 of conv5
 """
 
 import difflib
+import functools
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -16,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 
 from alexnet_jax.data.pipeline import images as image_files
 from alexnet_jax.data.pipeline import views
@@ -25,8 +28,12 @@ from alexnet_jax.inference.predict_step import mean_probabilities, resized_stati
 from alexnet_jax.inference.trained import Step, TrainedModel
 from alexnet_jax.kernels import compiler
 from alexnet_jax.model import alexnet
+from alexnet_jax.model.alexnet import Edit
 
 log = logging.getLogger(__name__)
+
+#: The compiled programs with edits that a network keeps: those that were used last.
+EDITED_PROGRAMS = 8
 
 
 def load(path: str | Path, step: Step = None) -> "Network":
@@ -59,7 +66,7 @@ class Network:
         self.trained = model
         self.model = alexnet.from_config(model.config)
         self._statistics = jax.device_get(resized_statistics(model.statistics, model.config))
-        self._jitted: dict[str, Callable[..., Any]] = {}
+        self._jitted: dict[tuple[str, Any], Callable[..., Any]] = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,29 +131,45 @@ class Network:
         """The input of the first layer: float32 [n v c c 3], the v crops of a view, from uint8 [n s s 3]."""
         return views.views(pixels, self._statistics, self.trained.config.augment, view)
 
-    def predict(self, images: Any, view: str = "center") -> np.ndarray:
-        """Class probabilities [n classes], averaged over the crops of a view: center, ten, nine or dense (§4.1)."""
+    def predict(self, images: Any, view: str = "center", edit: Edit | None = None) -> np.ndarray:
+        """Class probabilities [n classes], averaged over the crops of a view: center, ten, nine or dense (§4.1).
+
+        Args:
+            images: as for `pixels`.
+            view: the crops.
+            edit: functions that replace features, by the names in `shapes`: {"conv5": function}. A function takes the
+                feature for a batch of crops, [b h w c] or [b units], and returns an array of the same shape and type;
+                what follows is computed from that. It is compiled once, as by `jax.jit`. Arrays that vary are
+                arguments: after `{"conv5": jax.tree_util.Partial(function, mask)}`, which calls function(mask, x), a
+                Partial of the same function with another mask compiles nothing.
+
+        Raises:
+            ConfigError: there is no such view or feature, or an edit returns another shape or type.
+            DataError: an image cannot be decoded, or there is none.
+        """
         if view not in views.VIEWS:
             raise ConfigError(f"the view is one of {', '.join(views.VIEWS)}, not {view!r}")
 
-        def probabilities(variables: Any, pixels: Any) -> jax.Array:
-            return mean_probabilities(self.model, variables, self.inputs(pixels, view))
+        def probabilities(variables: Any, pixels: Any, edit: Edit | None = None) -> jax.Array:
+            return mean_probabilities(self.model, variables, self.inputs(pixels, view), edit=edit)
 
         at_once = views.images_at_once(view, self.trained.config)
         pixels = self.pixels(images)
-        return self.in_batches(f"predict {view}", probabilities, pixels, batch_size=at_once)
+        return self.in_batches(
+            f"predict {view}", probabilities, pixels, batch_size=at_once, edit=edit
+        )
 
-    def features(self, images: Any, name: str) -> np.ndarray:
+    def features(self, images: Any, name: str, edit: Edit | None = None) -> np.ndarray:
         """The output [n ...] of a layer such as 'fc7', or of an operation such as 'conv1/linear', for center crops.
 
-        In float32, whatever the network computes in.
+        In float32, whatever the network computes in. `edit` is as for `predict`.
         """
         self.shape_of(name)
 
-        def features(variables: Any, pixels: Any) -> jax.Array:
-            return self.all_features(variables, pixels)[name].astype(np.float32)
+        def features(variables: Any, pixels: Any, edit: Edit | None = None) -> jax.Array:
+            return self.all_features(variables, pixels, edit)[name].astype(np.float32)
 
-        return self.in_batches(f"features {name}", features, self.pixels(images))
+        return self.in_batches(f"features {name}", features, self.pixels(images), edit=edit)
 
     def top(self, images: Any, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
         """The `k` most probable classes of each image as (name, probability), the most probable first."""
@@ -191,20 +214,41 @@ class Network:
         pixels: np.ndarray,
         *others: np.ndarray,
         batch_size: int | None = None,
+        edit: Edit | None = None,
     ) -> np.ndarray:
-        """The results of `map_batches` as one array, of `function` jitted under `name`."""
-        jitted = self.jitted(name, function)
+        """The results of `map_batches` as one array, of `function` jitted under `name`.
+
+        With `edit`, that is passed to `function` as an argument of this name.
+        """
+        if edit:
+            edit = {feature: _as_partial(feature, one) for feature, one in edit.items()}
+            jitted = functools.partial(self.jitted(name, function, edit), edit=edit)
+        else:
+            jitted = self.jitted(name, function)
         return np.concatenate(list(self.map_batches(jitted, pixels, batch_size, others)))
 
-    def jitted(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Jit `function`, or return the function that was jitted under `name` before."""
-        if name not in self._jitted:
-            self._jitted[name] = jax.jit(function, compiler_options=compiler.options())
-        return self._jitted[name]
+    def jitted(
+        self, name: str, function: Callable[..., Any], edit: dict[str, Partial] | None = None
+    ) -> Callable[..., Any]:
+        """Jit `function`, or return the function that was jitted under `name`, for the functions of `edit`, before."""
+        # The structure holds the names and the functions, which are equal if they are the same objects, but no arrays.
+        key = name, jax.tree.structure(edit)
+        found = self._jitted.pop(key, None)
+        self._jitted[key] = found or jax.jit(function, compiler_options=compiler.options())
+        edited = [key for key in self._jitted if key[1] != jax.tree.structure(None)]
+        for unused in edited[:-EDITED_PROGRAMS]:
+            del self._jitted[unused]
+        return self._jitted[key]
 
-    def all_features(self, variables: Any, pixels: Any) -> dict[str, jax.Array]:
-        """Compute the features of the center crops of uint8 [n s s 3], by name; for functions to jit."""
-        outputs: Any = self.model.apply(variables, self.inputs(pixels)[:, 0], train=False)
+    def all_features(
+        self, variables: Any, pixels: Any, edit: Edit | None = None
+    ) -> dict[str, jax.Array]:
+        """Compute the features of the center crops of uint8 [n s s 3], by name; for functions to jit.
+
+        `edit` is as for `predict`.
+        """
+        inputs = self.inputs(pixels)[:, 0]
+        outputs: Any = self.model.apply(variables, inputs, train=False, edit=edit)
         return outputs[1]
 
 
@@ -239,3 +283,12 @@ def _named_images(images: Any) -> Iterator[tuple[str, Any]]:
         images = np.asarray(images)
     for i, image in enumerate(images):
         yield f"image {i}", image
+
+
+def _as_partial(feature: str, function: Any) -> Partial:
+    """Return the edit of a feature as a pytree of its arguments, of which jitted functions can be called."""
+    if not callable(function):
+        raise ConfigError(
+            f"the edit of {feature} is a function of its array, not {type(function).__name__}"
+        )
+    return function if isinstance(function, Partial) else Partial(function)

@@ -11,7 +11,7 @@ from alexnet_jax.data.pipeline import augment, views
 from alexnet_jax.data.pipeline.statistics import Statistics
 from alexnet_jax.model import alexnet
 from alexnet_jax.model import mesh as meshes
-from alexnet_jax.model.alexnet import AlexNet
+from alexnet_jax.model.alexnet import AlexNet, Edit
 from alexnet_jax.model.hybrid import sharding_of
 from alexnet_jax.model.mesh import DATA
 from alexnet_jax.run import processes
@@ -70,12 +70,15 @@ def mean_probabilities(
     variables: dict[str, Any],
     crops: Float[Array, "b v c c 3"],
     classes: Int[np.ndarray, " k"] | None = None,
+    edit: Edit | None = None,
 ) -> Float[Array, "b classes"]:
     """Average the class probabilities over the crops of each image (§4.1).
 
     With `classes`, the softmax is over the logits of these classes alone, and the result has one column for each.
+    `edit` is that of AlexNet.
     """
-    logits: Any = model.apply(variables, crops.reshape(-1, *crops.shape[2:]), train=False)[0]
+    images = crops.reshape(-1, *crops.shape[2:])
+    logits: Any = model.apply(variables, images, train=False, edit=edit)[0]
     logits = logits if classes is None else logits[:, classes]
     return jax.nn.softmax(logits).reshape(*crops.shape[:2], -1).mean(axis=1)
 

@@ -1,6 +1,7 @@
 """AlexNet (§3.5, Figure 2): the layers of a config, one after the other."""
 
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from alexnet_jax.errors import ConfigError
+from alexnet_jax.errors import ConfigError, listed
 from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.convolution import Blocks
 from alexnet_jax.kernels.forms import Forms, or_default
@@ -17,6 +18,9 @@ from alexnet_jax.model.hybrid import HybridSharding
 from alexnet_jax.model.operations.dense import features_of
 from alexnet_jax.model.towers import LayerSharding, TowerSharding
 from alexnet_jax.specs import Config, ConvSpec, ModelSpec
+
+#: Feature, such as "conv5" or "conv1/linear" -> function that replaces it: array -> array of the same shape and type.
+Edit = Mapping[str, Callable[[Array], Array]]
 
 
 class AlexNet(nn.Module):
@@ -42,6 +46,7 @@ class AlexNet(nn.Module):
         *,
         train: bool,
         example_keys: Key[Array, "*b"] | None = None,
+        edit: Edit | None = None,
     ) -> tuple[Float[Array, "b classes"], dict[str, Array]]:
         """Compute the logits, float32, and all features.
 
@@ -51,17 +56,23 @@ class AlexNet(nn.Module):
             example_keys: Needed in training with dropout. With a key for each example, its mask depends on the key
                 and the place in the network alone, not on the batch around it or the number of devices. One key
                 makes one draw for all.
+            edit: Functions that replace features, by the names below. What follows, and the features returned, are
+                computed from the results.
 
         Returns:
             Logits, and features by name: "conv1/linear", "conv1/act", ..., with "conv1" for the last one of a layer
             and "fc6/before/dropout" for an operation before the product. With towers on devices of their own, the
             features are those of this tower.
+
+        Raises:
+            ConfigError: There is no feature to edit by this name, or its edit returns another shape or type.
         """
         with jax.default_matmul_precision(self.precision):
-            return self._apply_layers(images, train, DropoutKeys(example_keys))
+            return self._apply_layers(images, train, DropoutKeys(example_keys), edit or {})
 
-    def _apply_layers(self, images, train: bool, dropout_keys: "DropoutKeys"):
+    def _apply_layers(self, images, train: bool, dropout_keys: "DropoutKeys", edit: Edit):
         forms, last = or_default(self.forms), self.spec.layers[-1][0]
+        edit = _by_operation(self.spec, edit)
         x = images.astype(self.spec.compute_dtype)
         features: dict[str, Array] = {}
         for name, spec in self.spec.layers:
@@ -71,12 +82,27 @@ class AlexNet(nn.Module):
                 self.spec, spec, sharding.statistics_axis(self.axis_name), sharding, forms, arrays,
                 name == last, name=name,
             )  # fmt: skip
-            outputs = layer(sharding.inputs(x), train=train, dropout_keys=dropout_keys)
+            outputs = layer(sharding.inputs(x), train=train, dropout_keys=dropout_keys, edit=edit)
             features |= {f"{name}/{key}": grouping.joined(output) for key, output in outputs}
             x = outputs[-1][1]
             features[name] = grouping.joined(x)
         logits = features[last] = self.sharding.logits(self.spec, x).astype(jnp.float32)
         return logits, features
+
+
+def _by_operation(spec: ModelSpec, edit: Edit) -> Edit:
+    """Return `edit` with the name of the last operation, "conv5/pool", in place of that of a layer, "conv5"."""
+    nodes = list(operations.all_nodes(spec))
+    names = {node.feature: node.feature for node in nodes}
+    names |= {node.layer: node.feature for node in nodes}
+    if unknown := [str(name) for name in edit if name not in names]:
+        raise ConfigError(
+            f"edit: the network has no features {listed(unknown)}; it has {', '.join(names)}"
+        )
+    found = {names[name]: function for name, function in edit.items()}
+    if len(found) < len(edit):
+        raise ConfigError(f"edit: two of {', '.join(edit)} are the same feature")
+    return found
 
 
 class Layer(nn.Module):
@@ -96,7 +122,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Any, *, train: bool, dropout_keys: "DropoutKeys"
+        self, x: Any, *, train: bool, dropout_keys: "DropoutKeys", edit: Edit
     ) -> list[tuple[str, Any]]:
         """(key, output) of each operation in order."""
 
@@ -118,7 +144,8 @@ class Layer(nn.Module):
             x = grouping.apply(node.operation, self, x, call, arrays)
             is_fused = self.forms.fused_activations and following and following.key == "act"
             x = x if wide or is_fused else self.forms.barrier(x)
-            x = grouping.perturb(self, node.key.replace("/", "_"), x)
+            if node.feature in edit:
+                x = grouping.edited(node.feature, edit[node.feature], x)
             outputs.append((node.key, x))
         return outputs
 

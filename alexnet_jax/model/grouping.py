@@ -4,11 +4,13 @@ This avoids splitting and joining arrays between consecutive grouped convolution
 tuple of arrays; only this module, `Conv.apply` and `convolution.channels` handle tuples.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from alexnet_jax.errors import ConfigError
 from alexnet_jax.kernels import convolution
 from alexnet_jax.kernels.forms import Forms
 from alexnet_jax.model.operations import Call, Operation
@@ -46,10 +48,17 @@ def joined(x: Grouped, *, unless: int = 1) -> Any:
     return jnp.concatenate(x, axis=-1) if isinstance(x, tuple) and len(x) != unless else x
 
 
-def perturb(layer: Any, name: str, x: Grouped) -> Grouped:
-    """Add the perturbation `name` to `x`, as flax.linen.Module.perturb."""
-    if not isinstance(x, tuple):
-        return layer.perturb(name, x)
-    if not layer.has_variable("perturbations", name):
-        return x
-    return tuple(convolution.split(layer.perturb(name, joined(x)), len(x)))
+def edited(name: str, edit: Callable[[Array], Array], x: Grouped) -> Grouped:
+    """Replace the feature `name`, `x`, by `edit(joined(x))`. Raises ConfigError for another shape or type."""
+    before = joined(x)
+    after = edit(before)
+    if _described(after) != _described(before):
+        raise ConfigError(
+            f"the edit of {name} returns {_described(after)}, not {_described(before)}"
+        )
+    return tuple(convolution.split(after, len(x))) if isinstance(x, tuple) else jnp.asarray(after)
+
+
+def _described(x: Any) -> str:
+    is_array = hasattr(x, "dtype") and hasattr(x, "shape")
+    return f"{x.dtype} {list(x.shape)}" if is_array else type(x).__name__

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from jax.tree_util import Partial
 from PIL import Image
 
 import alexnet_jax
@@ -17,7 +18,7 @@ from alexnet_jax import config
 from alexnet_jax.analysis import features
 from alexnet_jax.data.pipeline import statistics, views
 from alexnet_jax.errors import CheckpointError, ConfigError, DataError, StorageError
-from alexnet_jax.inference import predict_step, trained, weights
+from alexnet_jax.inference import network, predict_step, trained, weights
 from alexnet_jax.inference.network import Network
 from alexnet_jax.model import mesh as parallel
 from alexnet_jax.model.alexnet import AlexNet
@@ -90,6 +91,75 @@ def test_features_are_what_the_network_computes_from_the_center_crop(run, net):
         np.testing.assert_allclose(net.features(pixels, name), features[name], rtol=1e-5, atol=1e-5)
     with pytest.raises(ConfigError, match="no features 'conv9'; it has conv1/linear, conv1/act"):
         net.features(pixels, "conv9")
+
+
+def without(net, **kernels):
+    """`net` with other kernels in some layers."""
+    params = net.trained.params
+    params = params | {name: params[name] | {"kernel": one} for name, one in kernels.items()}
+    return Network(net.trained._replace(params=params))
+
+
+def test_a_map_set_to_zero_is_one_that_the_next_layer_has_no_weights_for(net):
+    """Map 5 of conv1 is the second of its tower, which has features 4 to 7 of conv2."""
+    kernel, pixels = net.trained.params["conv2"]["kernel"].copy(), pictures(3)
+    kernel[:, :, 1, 4:] = 0
+    edit = {"conv1": lambda x: x.at[..., 5].set(0)}
+    cut = without(net, conv2=kernel)
+    for view in ("center", "ten"):
+        found = net.predict(pixels, view, edit=edit)
+        np.testing.assert_allclose(found, cut.predict(pixels, view), rtol=1e-5)
+        assert not np.allclose(found, net.predict(pixels, view), rtol=1e-2)
+    for name in ("conv1", "conv2", "fc7"):
+        found = net.features(pixels, name, edit=edit)
+        expected = cut.features(pixels, name)
+        if name == "conv1":
+            expected[..., 5] = 0
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    whole = net.all_features(net.variables, pixels, {"fc6": jnp.zeros_like})["fc7"]
+    np.testing.assert_allclose(whole, np.tile(net.trained.params["fc7"]["bias"], (3, 1)))
+
+
+def test_an_edit_is_compiled_for_its_function_and_takes_arrays_as_arguments(net):
+    traced, pixels = [], pictures(2)
+
+    def masked(mask, x):
+        traced.append(mask.shape)
+        return x * mask
+
+    def all_but(number):
+        return {"fc6": Partial(masked, (np.arange(16) != number).astype(np.float32))}
+
+    found = [net.predict(pixels, edit=all_but(number)) for number in range(16)]
+    assert traced == [(16,)]
+    kernel = net.trained.params["fc7"]["kernel"].copy()
+    kernel[3] = 0
+    np.testing.assert_allclose(found[3], without(net, fc7=kernel).predict(pixels), rtol=1e-5)
+    before = net.predict(pixels)
+    scales = [lambda x, by=by: x * by for by in (0.0, 1.0, 2.0)]
+    nothing, same, twice = (net.predict(pixels, edit={"fc6": scale}) for scale in scales)
+    np.testing.assert_allclose(same, before, rtol=1e-5)
+    assert np.ptp(nothing, axis=0).max() == 0 and not np.allclose(twice, same, rtol=1e-2)
+
+
+def test_few_programs_with_edits_are_kept(net, monkeypatch):
+    monkeypatch.setattr(network, "EDITED_PROGRAMS", 2)
+    traced, pixels = [], pictures(1)
+
+    def scale(by):
+        return {"fc6": lambda x: traced.append(by) or x * by}
+
+    edits = [scale(by) for by in (1.0, 2.0, 3.0)]
+    for i in (0, 1, 0, 2, 0, 1):
+        net.predict(pixels, edit=edits[i])
+    assert traced == [1.0, 2.0, 3.0, 2.0]
+
+
+def test_an_edit_that_is_no_function_is_refused(net):
+    with pytest.raises(ConfigError, match="edit of fc6 is a function of its array, not ndarray"):
+        net.predict(pictures(1), edit={"fc6": np.zeros(16)})
+    with pytest.raises(ConfigError, match="edit: the network has no features fc9; it has conv1/"):
+        net.features(pictures(1), "fc6", edit={"fc9": abs})
 
 
 def test_images_come_as_paths_pictures_and_arrays(net, tmp_path):
