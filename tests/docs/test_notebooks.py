@@ -91,3 +91,12 @@ def test_the_tour_needs_no_repository(tmp_path, monkeypatch, without_figures):
     notebook.execute(first, names)
     [shown] = notebook.execute(second, names)
     assert "quickstart after 2 steps" in "".join(shown["text"])
+
+
+def test_lesions_hurt_and_the_last_layers_decide(at_docs):
+    names, _ = executed("lesion")
+    assert names["whole"] < 0.02
+    assert names["errors"][names["worst"]] > names["whole"]
+    assert names["by_activity"][0] == names["whole"] and names["by_activity"][-1] > 0.8
+    source = names["net"].predict(names["pictures"][names["eight"]])[0, 8]
+    assert [found for found, _ in names["moved"].values()] == pytest.approx([source] * 7, abs=1e-5)
