@@ -79,6 +79,11 @@ def pytest_addoption(parser):
     parser.addoption("--record", metavar="JSON", help="write what each fault and figure came to")
 
 
+def pytest_xdist_auto_num_workers(config) -> int:
+    """One worker more than cores: tests of several processes wait for them a tenth of the time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_configure(config):
     config.scoreboard = {"faults": {}, "figures": collections.Counter()}
 

@@ -1,6 +1,6 @@
-"""Execution of a notebook without Jupyter, cell by cell.
+"""Execution of notebooks without Jupyter, cell by cell.
 
-Command: python -m tests.docs.notebook    (executes docs/tour.ipynb and stores its outputs in it)
+Command: python -m tests.docs.notebook [NAME ...]    (executes docs/notebooks/NAME.ipynb and stores its outputs in it)
 """
 
 import base64
@@ -8,13 +8,17 @@ import contextlib
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-TOUR = DOCS / "tour.ipynb"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 #: Of the stored figures.
 DPI = 72
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,11 +48,13 @@ def execute(cell: dict[str, Any], names: dict[str, Any]) -> list[dict[str, Any]]
 
 def main() -> None:
     os.environ["MPLBACKEND"] = "Agg"
-    os.chdir(DOCS)
-    notebook, names = json.loads(TOUR.read_text(encoding="utf-8")), {}
-    for count, cell in enumerate(code_cells(notebook), 1):
-        cell.update(execution_count=count, outputs=execute(cell, names))
-    TOUR.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.chdir(FOLDER)
+    for name in sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*.ipynb")):
+        notebook, names = read(name), {}
+        for count, cell in enumerate(code_cells(notebook), 1):
+            cell.update(execution_count=count, outputs=execute(cell, names))
+        text = json.dumps(notebook, indent=1, ensure_ascii=False)
+        Path(f"{name}.ipynb").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,10 +65,10 @@ def hybrid(spec: Config):
     "change",
     [
         paper_rule,
-        lars,
         *(
             pytest.param(change, marks=pytest.mark.full)
             for change in (
+                lars,
                 divided_classes,
                 three_dense_layers,
                 adam,

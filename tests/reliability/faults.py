@@ -135,7 +135,8 @@ def _act(name: str, action: str) -> None:
     elif kind == "sleep":
         time.sleep(float(value))
     elif kind == "say":
-        print(f"passed {name}", flush=True)
+        # In one call: threads that print at the same time mix their text and line ends.
+        os.write(sys.stdout.fileno(), f"passed {name}\n".encode())
     elif action == "raise=MEMORY":
         raise RuntimeError(_MEMORY)
     elif kind == "raise":
