@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 #: How many classes are shown: those with the largest changes.
 CLASSES = 12
+_ADJECTIVES = {"activity": "active", "selectivity": "selective"}
 _CHANGE = "change of top-1 error (points)"
 
 
@@ -94,7 +95,7 @@ def _draw_sets(axes: "Axes", report: dict[str, Any]) -> None:
         axes.errorbar(middle, [place], xerr=error, fmt="o", color=f"C{place % 10}")
         errors = np.array(one["top1"]["controls"]["errors"])
         axes.plot(
-            100 * (errors - intact), np.full(len(errors), place - 0.25), "|", color="gray", ms=9
+            100 * (errors - intact), np.full(len(errors), place + 0.25), "|", color="gray", ms=9
         )
     axes.plot(
         [],
@@ -105,7 +106,7 @@ def _draw_sets(axes: "Axes", report: dict[str, Any]) -> None:
     )
     names = [f"without {figures.short(title(report, one))}" for one in lesions]
     axes.set_yticks(range(len(lesions)), names)
-    axes.set_ylim(-0.8, len(lesions) - 0.2)
+    axes.set_ylim(len(lesions) - 0.2, -0.8)
     axes.set_xlabel(_CHANGE)
     axes.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1))
 
@@ -134,7 +135,7 @@ def _draw_curve(axes: "Axes", report: dict[str, Any]) -> None:
 def _order(report: dict[str, Any]) -> str:
     if report["order"] == "random":
         return f"random, mean of {report['draws']} draws"
-    return f"{'least' if report['reverse'] else 'most'} {report['order']} first"
+    return f"{'least' if report['reverse'] else 'most'} {_ADJECTIVES[report['order']]} first"
 
 
 def _draw_classes(axes: "Axes", report: dict[str, Any]) -> None:
@@ -142,16 +143,17 @@ def _draw_classes(axes: "Axes", report: dict[str, Any]) -> None:
     lesions = report["lesions"]
     changes = np.array([[100 * c["change"]["value"] for c in one["classes"]] for one in lesions])
     names = [one["class"] for one in lesions[0]["classes"]]
-    shown = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:CLASSES][::-1]
+    shown = np.argsort(-np.abs(changes).max(axis=0), kind="stable")[:CLASSES]
     for i, one in enumerate(lesions):
-        places = np.arange(len(shown)) - 0.5 * i / len(lesions)
+        places = np.arange(len(shown)) + 0.5 * i / len(lesions)
         middle, error = _percent([one["classes"][j]["change"] for j in shown])
         label = figures.short(title(report, one))
         axes.errorbar(
             middle, places, xerr=error, fmt="o", ms=4, lw=1, color=f"C{i % 10}", label=label
         )
     axes.set_yticks(range(len(shown)), [figures.short(names[j]) for j in shown], fontsize=8)
+    axes.invert_yaxis()
     axes.axvline(0, color="k", lw=0.8)
     axes.set_xlabel(f"{_CHANGE} of a class")
     if len(lesions) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=4)
