@@ -74,10 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace, net: "Network") -> None:
     """Raise ConfigError for options that do not fit the net or each other, all faults at once."""
-    units, towers = (
-        net.shape_of(options.layer)[-1],
-        towers_of(net.trained.config.model, options.layer),
-    )
+    units, towers = net.shape_of(options.layer)[-1], _towers(net, options.layer)
     faults = []
     if options.order and not options.share:
         faults.append("--order is for --share")
@@ -95,6 +92,10 @@ def _check(options: argparse.Namespace, net: "Network") -> None:
         faults.append("--draws must be at least 1, and --seed at least 0")
     if faults:
         raise ConfigError("; ".join(faults))
+
+
+def _towers(net: "Network", layer: str) -> int:
+    return towers_of(net.trained.config.model, layer)
 
 
 def _report(net: "Network", subject: "EvalTarget", options: argparse.Namespace) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _report(net: "Network", subject: "EvalTarget", options: argparse.Namespace) 
         "net": str(subject.path), "step": net.trained.step, "config": net.trained.config.name,
         "images": subject.data, "split": name, "count": len(labels), "classes": subject.scope()["classes"],
         "layer": layer, "unit": "map" if len(net.shape_of(layer)) == 3 else "unit", "units": means.shape[1],
-        "towers": towers_of(net.trained.config.model, layer), "to": options.to,
+        "towers": _towers(net, layer), "to": options.to,
         "kind": next(kind for kind in ("each", "tower", "map", "share") if getattr(options, kind)),
         "order": options.order or ("random" if options.share else None), "reverse": options.reverse,
         "draws": options.draws, "seed": options.seed,
@@ -142,9 +143,7 @@ def _chosen(
     if options.each:
         return lesion.of_each(units)
     if options.tower:
-        return lesion.of_towers(
-            units, towers_of(net.trained.config.model, options.layer), options.tower, *random
-        )
+        return lesion.of_towers(units, _towers(net, options.layer), options.tower, *random)
     if options.map:
         return lesion.of_maps(units, options.map, *random)
     if options.order not in lesion.SCORES:
@@ -210,7 +209,7 @@ def _set(report: dict[str, Any], one: dict[str, Any]) -> dict[str, str]:
         }
     return {
         "without": lesion_figure.title(report, one),
-        "number": f"{one['count']:,}",
+        f"{report['unit']}s": f"{one['count']:,}",
         "top-1 error": _error(top1["error"]),
         "change": _change(top1["change"]),
         **row,

@@ -97,13 +97,8 @@ def _draw_sets(axes: "Axes", report: dict[str, Any]) -> None:
         axes.plot(
             100 * (errors - intact), np.full(len(errors), place + 0.25), "|", color="gray", ms=9
         )
-    axes.plot(
-        [],
-        [],
-        "|",
-        color="gray",
-        label=f"as many random {report['unit']}s, {report['draws']} draws",
-    )
+    label = f"as many random {report['unit']}s, {report['draws']} draws"
+    axes.plot([], [], "|", color="gray", label=label)
     names = [f"without {figures.short(title(report, one))}" for one in lesions]
     axes.set_yticks(range(len(lesions)), names)
     axes.set_ylim(len(lesions) - 0.2, -0.8)

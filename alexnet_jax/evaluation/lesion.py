@@ -44,9 +44,11 @@ def of_towers(
     units: int, towers: int, chosen: Sequence[int], draws: int, seed: int
 ) -> list[Lesion]:
     """All maps of a tower, for each of `chosen`, which count from 1."""
-    parts = np.split(np.arange(units), towers)
-    controls = random_sets(units, units // towers, draws, seed)
-    return [Lesion(str(one), (_maps(parts[one - 1]),), controls) for one in chosen]
+    found = []
+    for one in chosen:
+        maps = np.flatnonzero(np.arange(units) * towers // units == one - 1)
+        found.append(Lesion(str(one), (_maps(maps),), random_sets(units, len(maps), draws, seed)))
+    return found
 
 
 def of_maps(units: int, maps: Sequence[int], draws: int, seed: int) -> list[Lesion]:
