@@ -65,8 +65,9 @@ def _pair(net: "Network", options: argparse.Namespace) -> Pictures:
     name, dataset = pictures.load_split(net.trained, options.data_path, options.split)
     split = dataset.splits[name]
     found = pictures.sample(split, name, min(SEARCHED, len(split.labels)), options.seed)
+    labels = np.asarray(found.labels)
     predicted = net.predict(found.pixels).argmax(axis=1)
-    order = np.argsort(predicted != found.labels, kind="stable")  # the right ones first
+    order = np.argsort(predicted != labels, kind="stable")  # the right ones first
     others = [i for i in order if predicted[i] != predicted[order[0]]]
     if not others:
         raise ConfigError(
@@ -74,7 +75,7 @@ def _pair(net: "Network", options: argparse.Namespace) -> Pictures:
             "--images"
         )
     pair = np.array([order[0], others[0]])
-    return Pictures(found.pixels[pair], found.labels[pair], [found.names[i] for i in pair])
+    return Pictures(found.pixels[pair], labels[pair], [found.names[i] for i in pair])
 
 
 def effects(net: "Network", pair: Pictures, layers: list[str]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def table(numbers: dict[str, Any]) -> str:
     ]
     towers = max(len(one["towers"]) for one in numbers["layers"])
     header = ("layer", "all", *(f"tower {i + 1}" for i in range(towers)), "largest single maps")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for one in numbers["layers"]:
         best = np.argsort(-np.abs(one["maps"]), kind="stable")[:NAMED]
         single = ", ".join(f"{i}: {one['maps'][i]:+.3f}" for i in best)

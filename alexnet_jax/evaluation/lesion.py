@@ -164,7 +164,7 @@ def summarize(
     changes = np.full(len(counts), -np.inf)
     np.divide(np.bincount(labels, added, len(counts)), counts, out=changes, where=counts > 0)
     hurt_most, by_class = int(changes.argmax()), {}
-    for i in np.flatnonzero(counts) if all_classes else [hurt_most]:
+    for i in np.flatnonzero(counts).tolist() if all_classes else [hurt_most]:
         members = {one: ranks[one][labels == i] for one in ((), *lesion.sets)}
         errors = _errors(members, lesion._replace(controls=()), 1)
         by_class[i] = {"class": class_names[i], "images": int(counts[i]), **errors}
@@ -191,8 +191,10 @@ def add_scores(
         listed = [None] * len(single) if values is None else values.tolist()
         for one, value in zip(single, listed, strict=True):
             one[name] = value
-        is_defined = values is not None and np.ptp(values) > 0 and len(set(changes)) > 1
-        correlations[name] = float(stats.spearmanr(values, changes)[0]) if is_defined else None
+        correlations[name] = None
+        if values is not None and np.ptp(values) > 0 and len(set(changes)) > 1:
+            found: Any = stats.spearmanr(values, changes)
+            correlations[name] = float(found.statistic)
     return correlations
 
 
@@ -204,7 +206,10 @@ def intact(ranks: dict[Maps, np.ndarray], class_count: int) -> dict[str, Any]:
 
 def _errors(ranks: dict[Maps, np.ndarray], lesion: Lesion, top: int) -> dict[str, Any]:
     before, after = _resampled(ranks, lesion.sets, top, group=0)
-    found = {"error": robustness.value(after), "change": robustness.value(after - before)}
+    found: dict[str, Any] = {
+        "error": robustness.value(after),
+        "change": robustness.value(after - before),
+    }
     if lesion.controls:
         _, controls = _resampled(ranks, lesion.controls, top, group=1)
         errors = [float(np.mean(ranks[maps] > top)) for maps in lesion.controls]

@@ -1,6 +1,5 @@
 """Predictions of a network without some of the maps or units of a layer, and how active these are for each class."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -45,7 +44,7 @@ def ranks(
     images: Any,
     labels: np.ndarray,
     layer: str,
-    kept: Sequence[np.ndarray],
+    kept: np.ndarray,
     fill: np.ndarray,
     classes: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -56,7 +55,7 @@ def ranks(
     Args:
         images: uint8 [n s s 3], or an object that returns them for an array of indices.
         labels: int [n]; with `classes`, places in these.
-        kept: Masks bool [units] of the maps or units of `layer` that are not removed.
+        kept: bool [masks units]: the maps or units of `layer` that are not removed.
         fill: float32 [units], what removed ones are set to.
         classes: Numbers of the classes to predict; None for all.
 
