@@ -115,6 +115,16 @@ def normalized(products: Float[np.ndarray, "t t"]) -> Float[np.ndarray, "t t"]:
     return products / np.outer(norms, norms)
 
 
+def cka(*layers: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "t t"]:
+    """Return the debiased linear CKA of all pairs of layers, from the features of the same n images in memory."""
+    vectors = []
+    for features in layers:
+        gram = Gram(len(features))
+        gram.add(features.reshape(len(features), -1))
+        vectors.append(u_centered(gram.products))
+    return normalized(hsic(np.array(vectors)))
+
+
 def levels(values: Float[np.ndarray, " pairs"]) -> Int32[np.ndarray, " pairs"]:
     """Number the distinct values in rising order, and return the number of each value."""
     return np.unique(values, return_inverse=True)[1].astype(np.int32)

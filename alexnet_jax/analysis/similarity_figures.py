@@ -42,7 +42,7 @@ def heatmaps(report: dict[str, Any], measures: Measures, nets: list[int]) -> "Fi
             axes.axvline(border, color="white", lw=1)
         if len(shown) <= 12:
             _write_values(axes, values)
-    figure.colorbar(image, ax=figure.axes, shrink=0.8, label="0 and below to 1")
+    figure.colorbar(image, ax=figure.axes, shrink=0.8, extend="min")
     named = [f"{letters[net]}: {figures.literal(report['nets'][net]['net'])}" for net in nets]
     images = f"{report['images']['count']:,} images of {report['images']['from']}"
     figure.suptitle("\n".join([figures.literal(images), *named]), fontsize=8)

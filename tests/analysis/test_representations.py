@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.spatial import distance
 
 from alexnet_jax.analysis import representations
-from alexnet_jax.analysis.representations import Gram
+from alexnet_jax.analysis.representations import Gram, cka
 
 
 def gram(features, block=7) -> Gram:
@@ -18,10 +18,6 @@ def gram(features, block=7) -> Gram:
 
 def vectors(*layers) -> np.ndarray:
     return np.array([representations.u_centered(gram(one).products) for one in layers])
-
-
-def cka(*layers) -> np.ndarray:
-    return representations.normalized(representations.hsic(vectors(*layers)))
 
 
 def direct_hsic(x, y) -> float:
