@@ -9,7 +9,7 @@ above its diagonal (`upper`). Both are then a normalized inner product of two ve
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Shaped
@@ -143,13 +143,10 @@ def centered_ranks(
     return rank.astype(np.float32)[level]
 
 
-def correlations(
-    level: Int[np.ndarray, "t pairs"], weights: Float[np.ndarray, " pairs"] | None = None
-) -> Float[np.ndarray, "t t"]:
-    """Return the Spearman correlations of vectors with these `levels`, of which value i occurs `weights[i]` times."""
-    ranks = np.array([centered_ranks(one, weights) for one in level])
-    weighted = ranks if weights is None else ranks * weights.astype(np.float32)
-    return normalized((weighted @ ranks.T).astype(np.float64))
+def correlations(level: Int[np.ndarray, "t pairs"]) -> Float[np.ndarray, "t t"]:
+    """Return the Spearman correlations of vectors with these `levels`."""
+    ranks = np.array([centered_ranks(one) for one in level])
+    return normalized((ranks @ ranks.T).astype(np.float64))
 
 
 class Interval(NamedTuple):
@@ -205,12 +202,18 @@ def bootstrap_correlations(
     """
     n = images_of(level.shape[1])
     above = np.triu(np.ones((n, n), bool), 1)
-    first, second = np.array(pairs, int).reshape(-1, 2).T
+    first, second = np.transpose(pairs)
+    chosen, column = np.unique(second, return_inverse=True)
     for _ in range(resamples):
-        drawn = generator.multinomial(n, np.full(n, 1 / n)).astype(np.float64)
+        drawn = generator.multinomial(n, np.full(n, 1 / n)).astype(np.float32)
         weights = np.outer(drawn, drawn)[above]
         kept = np.flatnonzero(weights)
-        yield correlations(level[:, kept], weights[kept])[first, second]
+        weights = weights[kept]
+        ranks = np.array([centered_ranks(one, weights) for one in level[:, kept]])
+        norms = np.sqrt([one @ (one * weights) for one in ranks])
+        norms[norms == 0] = np.nan
+        products = ranks @ (ranks[chosen] * weights).T
+        yield products[first, column] / (norms[first] * norms[second])
 
 
 def permutation_p(
@@ -232,22 +235,19 @@ def permutation_p(
     place = np.zeros((n, n), np.int32)
     place[above] = np.arange(vectors.shape[1])
     place += place.T
-    firsts: dict[int, list[int]] = {}
-    for number, (_, second) in enumerate(pairs):
-        firsts.setdefault(second, []).append(number)
+    first, second = np.transpose(pairs)
+    chosen, column = np.unique(second, return_inverse=True)
     lengths = np.linalg.norm(vectors, axis=1)
+    lengths[lengths == 0] = 1
 
-    def similarities(second: int, permuted: Any) -> np.ndarray:
-        chosen = [pairs[number][0] for number in firsts[second]]
-        norms = lengths[chosen] * lengths[second]
-        return vectors[chosen] @ permuted / np.where(norms > 0, norms, 1)
+    def similarities(others: Float[np.ndarray, "c pairs"]) -> Float[np.ndarray, " pairs"]:
+        return (vectors @ others.T)[first, column] / (lengths[first] * lengths[second])
 
-    observed = {second: similarities(second, vectors[second]) for second in firsts}
+    observed = similarities(vectors[chosen])
     exceeded = np.zeros(len(pairs))
     for _ in range(permutations):
         order = generator.permutation(n)
         shuffled = place[order][:, order][above]
-        for second, numbers in firsts.items():
-            found = similarities(second, vectors[second][shuffled])
-            exceeded[numbers] += found >= observed[second] - _TOLERANCE
+        permuted = np.array([vectors[one][shuffled] for one in chosen])
+        exceeded += similarities(permuted) >= observed - _TOLERANCE
     return (1 + exceeded) / (1 + permutations)
