@@ -54,19 +54,19 @@ class Gram:
         return self._low == self._high
 
     def rdm(self) -> Float[np.ndarray, " pairs"] | None:
-        """Return 1 - the Pearson correlation between the features of two images; None if an image `is_constant`.
+        """Return 1 - the Pearson correlation between the features of two images; None if an image has no variance.
 
         The dissimilarities are `upper` of the matrix, float32.
 
         With x_i = c_i + m, where m is the mean over the images, x_i . x_j = c_i . c_j + c_i . m + c_j . m + m . m. The
         covariance over the p features of two images is this minus the product of the sums of x_i and x_j over p.
         """
-        if self.is_constant.any():
-            return None
         covariance = self.products.astype(np.float64)
         covariance += self._with_mean[:, None] + self._with_mean + self._mean_square
         sums = self._sums + self._mean_sum
         covariance -= np.outer(sums, sums) / self._values
+        if self.is_constant.any() or np.diag(covariance).min() <= 0:
+            return None
         deviations = np.sqrt(np.diag(covariance))
         return upper(1 - covariance / np.outer(deviations, deviations)).astype(np.float32)
 

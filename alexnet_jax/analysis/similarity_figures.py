@@ -79,10 +79,10 @@ def settling(runs: list[dict[str, Any]]) -> "Figure":
                 axes.plot(places, value, color=color, marker=".", ms=4, lw=1.2, label=name)
             if np.median(places) < places[-1] / 10:  # checkpoints of steps 1, 2, 4, 8, ...
                 axes.set_xscale("symlog", linthresh=min(one for one in places if one > 0))
-            axes.set_title(f"{figures.literal(run['run'])}: {title}", fontsize=9)
+            axes.set_title(f"{figures.literal(run['run'])}: {title}", fontsize=8)
             axes.set_ylim(min(0, axes.get_ylim()[0]), 1.02)
             figures.plain(axes)
-        row[0].set_ylabel("with the last checkpoint")
+        row[0].set_ylabel("similarity to the last checkpoint", fontsize=9)
         row[-1].legend(frameon=False, fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("epoch" if runs[-1]["epochs"] else "step")

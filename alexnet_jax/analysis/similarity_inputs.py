@@ -237,7 +237,8 @@ def draw(
     With data of a brain or behaviour, the default is all images in one batch.
     """
     is_whole = bool(options.rdm or options.responses)
-    count = options.count or (total if is_whole or options.images else min(COUNT, total))
+    default = total if is_whole or options.images else min(COUNT, total)
+    count = default if options.count is None else options.count
     if not FEWEST <= count <= total:
         raise ConfigError(f"--count must be from {FEWEST} to {total:,}, the number of images")
     size = min(options.batch or (count if is_whole else BATCH), count)
@@ -248,7 +249,8 @@ def draw(
     if layers * size**2 * 2 > _MOST_BYTES:
         most = int((_MOST_BYTES / 2 / layers) ** 0.5)
         raise ConfigError(
-            f"batches of {size:,} images are too large for {layers} layers: --batch {most}"
+            f"{size:,} images at once are too many for {layers} layers: --batch {most} (with --responses: --count), or "
+            "fewer --layers"
         )
     chosen = splits.drawn(total, count, options.seed)
     order = np.random.default_rng(options.seed).permutation(chosen)
