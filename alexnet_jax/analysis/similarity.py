@@ -44,12 +44,12 @@ def main(arguments: list[str]) -> None:
     report = summarize(inputs, measures, options)
     _write_arrays(folder / "similarity.npz", inputs, measures, options.save_rdms)
     last = [group[-1] for group in similarity_measures.series(inputs.nets)]
-    drawn = [similarity_figures.heatmaps(report, measures, last)]
-    paths = [figures.save(drawn[0], report, folder / "similarity.png")]
+    figure = similarity_figures.heatmaps(report, measures, last)
+    paths = [figures.save(figure, report, folder / "similarity.png")]
     if report["settling"]:
         figure = similarity_figures.settling(report["settling"])
         paths.append(figures.save(figure, {"runs": report["settling"]}, folder / "settling.png"))
-    print("\n".join(["\n".join(lines(report)), "", *map(str, paths)]))
+    print("\n".join([*lines(report), "", *map(str, paths)]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,8 +206,13 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"RDMs: 1 - Pearson correlation, of {some}, compared by Spearman correlation.",
         f"Intervals: {report['confidence']:.0%}, bootstrap over images. p: permutations of {some}.",
     ]
-    for make in (_pair_lines, _settling_lines, _rdm_lines, _encoding_lines):
-        found += make(report)
+    tables = [_pair_lines, _settling_lines, _rdm_lines, _encoding_lines]
+    found += [line for make in tables for line in make(report)]
+    if len(found) == 2:
+        found += [
+            "",
+            "One net: its layers with each other are in the figure and in similarity.npz.",
+        ]
     if report["without_rdm"]:
         names = ", ".join(f"{one['layer']} of {one['net']}" for one in report["without_rdm"])
         found += ["", f"No RDM, because an image has the same value in all features: {names}."]

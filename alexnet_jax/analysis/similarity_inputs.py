@@ -130,8 +130,8 @@ class Images:
         self._first = self._first or (name, split)
         self.title = self.title or f"{self._split} of {self._data_path or model.config.data.source}"
         other, first = self._first
-        digests = [one.digests for one in (split, first)]
-        if any(one is None for one in digests) or not np.array_equal(*digests):
+        ours, theirs = split.digests, first.digests
+        if ours is None or theirs is None or not np.array_equal(ours, theirs):
             raise DataError(
                 f"{other} and {name} have different images in {self._split}: use --split test, or --images"
             )

@@ -249,3 +249,13 @@ def test_bad_input_is_said_all_at_once(two_nets, tmp_path):
     assert "no file" in refused("--images", str(tmp_path / "none.png"))
     assert "--count must be from 10 to 128" in refused("--count", "129", error=ConfigError)
     refused(nets=[f"{tmp_path}/none@all"], error=StorageError)
+
+
+def test_one_net_alone(two_nets, tmp_path, capsys):
+    """Its layers are compared in the matrices; without resamples and permutations too."""
+    similarity.main(["--nets", str(two_nets[0]), "--layers", "fc6", "fc7", "--count", "20", "--resamples",
+                     "0", "--permutations", "0", "--out", str(tmp_path)])  # fmt: skip
+    assert "One net" in capsys.readouterr().out
+    with np.load(tmp_path / "similarity.npz") as arrays:
+        assert np.isfinite(arrays["cka"]).all() and arrays["cka"].shape == (2, 2)
+    assert report_of(tmp_path)["pairs"] == []
