@@ -2,10 +2,10 @@
 
 A representation of n images is a matrix [n p] of p features. Both measures compare symmetric matrices [n n], one entry
 for each pair of images, without their diagonals: such a matrix is kept as the vector [n (n - 1) / 2] of the entries
-above its diagonal (`upper`). Both are then a normalized inner product of two vectors (`normalized`):
+above its diagonal (`upper`). Both are then an inner product of two vectors, divided by their norms:
 
 - CKA of two layers, of the U-centered inner products of features (`u_centered`);
-- the Spearman correlation of two RDMs, of the centered ranks of their dissimilarities (`centered_ranks`).
+- the Spearman correlation of two RDMs, of the centered ranks of their dissimilarities (`unit_ranks`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,23 +130,26 @@ def levels(values: Float[np.ndarray, " pairs"]) -> Int32[np.ndarray, " pairs"]:
     return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
-def centered_ranks(
+def unit_ranks(
     level: Int[np.ndarray, " pairs"], weights: Float[np.ndarray, " pairs"] | None = None
 ) -> Float[np.ndarray, " pairs"]:
-    """Return the ranks of values with these `levels`, the mean rank for ties, minus the mean of all; float32.
+    """Return the ranks of values with these `levels`, the mean rank for ties, centered and with norm 1; float32.
+
+    All are NaN if the values are all equal.
 
     Args:
         weights: How often each value occurs; once without.
     """
     counts = np.bincount(level, weights)
     rank = np.cumsum(counts) - counts / 2 - counts.sum() / 2
-    return rank.astype(np.float32)[level]
+    norm = np.sqrt(counts @ np.square(rank)) or np.nan
+    return (rank / norm).astype(np.float32)[level]
 
 
 def correlations(level: Int[np.ndarray, "t pairs"]) -> Float[np.ndarray, "t t"]:
     """Return the Spearman correlations of vectors with these `levels`."""
-    ranks = np.array([centered_ranks(one) for one in level])
-    return normalized((ranks @ ranks.T).astype(np.float64))
+    ranks = np.array([unit_ranks(one) for one in level])
+    return (ranks @ ranks.T).astype(np.float64)
 
 
 class Interval(NamedTuple):
@@ -209,11 +212,8 @@ def bootstrap_correlations(
         weights = np.outer(drawn, drawn)[above]
         kept = np.flatnonzero(weights)
         weights = weights[kept]
-        ranks = np.array([centered_ranks(one, weights) for one in level[:, kept]])
-        norms = np.sqrt([one @ (one * weights) for one in ranks])
-        norms[norms == 0] = np.nan
-        products = ranks @ (ranks[chosen] * weights).T
-        yield products[first, column] / (norms[first] * norms[second])
+        ranks = np.array([unit_ranks(one, weights) for one in level[:, kept]])
+        yield (ranks @ (ranks[chosen] * weights).T)[first, column]
 
 
 def permutation_p(

@@ -215,7 +215,7 @@ def _rdm(
         ).T
     if pairs and permutations and length > 1:
         environment.say_error("permutation tests of RDM correlations")
-        ranks = np.array([representations.centered_ranks(one) for one in level])
+        ranks = np.array([representations.unit_ranks(one) for one in level])
         generator = np.random.default_rng([seed, 4])
         ps = representations.permutation_p(ranks, pairs, permutations, generator)
     return matrix, _values(matrix, pairs, draws, ps)

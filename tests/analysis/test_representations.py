@@ -120,9 +120,9 @@ def test_rank_correlations_are_scipys(random):
     assert found[0, 1] == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-6)
     often = weights.astype(int)
     expected = stats.spearmanr(np.repeat(a, often), np.repeat(b, often)).statistic
-    x, y = (representations.centered_ranks(one, weights).astype(float) for one in level)
-    products = [(weights * first * second).sum() for first, second in ((x, y), (x, x), (y, y))]
-    assert products[0] / (products[1] * products[2]) ** 0.5 == pytest.approx(expected, abs=1e-6)
+    x, y = (representations.unit_ranks(one, weights) for one in level)
+    assert weights @ (x * y) == pytest.approx(expected, abs=1e-6)
+    assert np.isnan(representations.unit_ranks(np.zeros(5, np.int32))).all()
 
 
 def test_resampled_correlations_leave_out_pairs_of_an_image_with_itself(random):
