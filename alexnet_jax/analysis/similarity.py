@@ -204,7 +204,7 @@ def lines(report: dict[str, Any]) -> list[str]:
     found = [
         f"{images['count']:,} images of {images['from']}. CKA: debiased, linear, of all images{parts}. "
         f"RDMs: 1 - Pearson correlation, of {some}, compared by Spearman correlation.",
-        f"Intervals: {report['confidence']:.0%}, bootstrap over images. p: permutations of {some}.",
+        f"Intervals: {report['confidence']:.0%}, bootstrap over images; p: permutations of {some}.",
     ]
     tables = [_pair_lines, _settling_lines, _rdm_lines, _encoding_lines]
     found += [line for make in tables for line in make(report)]
