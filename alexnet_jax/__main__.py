@@ -71,6 +71,7 @@ GROUPS = {
     "several nets": {
         "sweep": Command("launch.sweep", "train the members of a sweep, here or on SLURM, and compare them"),
         "compare": Command("alexnet_jax.evaluation.compare", "test whether two nets differ on the same images"),
+        "similarity": Command("alexnet_jax.analysis.similarity", "CKA and RDMs of layers; prediction of brain data"),
         "robustness": Command("alexnet_jax.analysis.robustness", "errors on corrupted images, and mCE"),
         "lesion": Command("alexnet_jax.analysis.lesion", "errors without some maps or units of a layer"),
         "ensemble": Command("alexnet_jax.evaluation.ensemble", "errors of the averaged predictions of several nets"),

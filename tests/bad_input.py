@@ -39,6 +39,7 @@ def _no_checkpoint() -> list[Case]:
         f"{EVALUATION}.compare EMPTY EMPTY",
         f"{ANALYSIS}.robustness --workdir EMPTY --out OUT",
         f"{ANALYSIS}.lesion --workdir EMPTY --layer conv1 --each --out OUT",
+        f"{ANALYSIS}.similarity --nets EMPTY NET --out OUT",
         *(f"{ANALYSIS}.{name} --workdir EMPTY" for name in (
             "mistakes", "filters", "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.features --workdir EMPTY --layer fc6 --split test --out EMPTY/fc6.npz",
@@ -71,6 +72,7 @@ def _wrong_classes() -> list[Case]:
         f"{EVALUATION}.tables --workdir NET {other}",
         f"{EVALUATION}.compare NET NET {other}",
         f"{ANALYSIS}.mistakes --workdir NET {other} --out OUT",
+        f"{ANALYSIS}.similarity --nets NET {other} --out OUT",
         *(f"{ANALYSIS}.{name} --workdir NET {other} --out OUT" for name in (
             "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.lesion --workdir NET --layer conv1 --each {other} --out OUT",
