@@ -28,6 +28,7 @@ FIGURES = {
     "filters": Command("alexnet_jax.analysis.filters", "kernels of the first layer (Figure 3)"),
     "mistakes": Command("alexnet_jax.analysis.mistakes", "confusion, calibration and the most confident mistakes"),
     "neighbors": Command("alexnet_jax.analysis.neighbors", "nearest images by their features (Figure 4)"),
+    "patching": Command("alexnet_jax.analysis.patching", "what changes a prediction: the maps of another image"),
     "predictions": Command("alexnet_jax.analysis.predictions", "images and their most probable classes (Figure 4)"),
     "saliency": Command("alexnet_jax.analysis.saliency", "where in an image a class is seen"),
 }  # fmt: skip
@@ -70,7 +71,9 @@ GROUPS = {
     "several nets": {
         "sweep": Command("launch.sweep", "train the members of a sweep, here or on SLURM, and compare them"),
         "compare": Command("alexnet_jax.evaluation.compare", "test whether two nets differ on the same images"),
+        "similarity": Command("alexnet_jax.analysis.similarity", "CKA and RDMs of layers; prediction of brain data"),
         "robustness": Command("alexnet_jax.analysis.robustness", "errors on corrupted images, and mCE"),
+        "lesion": Command("alexnet_jax.analysis.lesion", "errors without some maps or units of a layer"),
         "ensemble": Command("alexnet_jax.evaluation.ensemble", "errors of the averaged predictions of several nets"),
         "tables": Command("alexnet_jax.evaluation.tables", "Tables 1 and 2 of the paper with your nets"),
     },

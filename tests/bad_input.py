@@ -38,8 +38,10 @@ def _no_checkpoint() -> list[Case]:
         f"{EVALUATION}.tables --workdir EMPTY",
         f"{EVALUATION}.compare EMPTY EMPTY",
         f"{ANALYSIS}.robustness --workdir EMPTY --out OUT",
+        f"{ANALYSIS}.lesion --workdir EMPTY --layer conv1 --each --out OUT",
+        f"{ANALYSIS}.similarity --nets EMPTY NET --out OUT",
         *(f"{ANALYSIS}.{name} --workdir EMPTY" for name in (
-            "mistakes", "filters", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
+            "mistakes", "filters", "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
         f"{ANALYSIS}.features --workdir EMPTY --layer fc6 --split test --out EMPTY/fc6.npz",
         "alexnet_jax.analysis.predict PHOTO --workdir EMPTY",
         "alexnet_jax.interop.release --workdir EMPTY --out OUT",
@@ -70,8 +72,10 @@ def _wrong_classes() -> list[Case]:
         f"{EVALUATION}.tables --workdir NET {other}",
         f"{EVALUATION}.compare NET NET {other}",
         f"{ANALYSIS}.mistakes --workdir NET {other} --out OUT",
+        f"{ANALYSIS}.similarity --nets NET {other} --out OUT",
         *(f"{ANALYSIS}.{name} --workdir NET {other} --out OUT" for name in (
-            "predictions", "neighbors", "saliency", "deconvnet", "activations")),
+            "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
+        f"{ANALYSIS}.lesion --workdir NET --layer conv1 --each {other} --out OUT",
         f"{ANALYSIS}.features --workdir NET --layer fc6 --split test {other} --out OUT/fc6.npz",
     ]  # fmt: skip
     return [
@@ -100,6 +104,7 @@ def _unreadable_image() -> list[Case]:
         "alexnet_jax.analysis.predict BROKEN --workdir NET",
         *(f"{ANALYSIS}.{name} --workdir NET --images BROKEN --out OUT" for name in (
             "predictions", "neighbors", "saliency")),
+        f"{ANALYSIS}.patching --workdir NET --images BROKEN PHOTO --out OUT",
         f"{ANALYSIS}.features --workdir NET --layer fc6 --images BROKEN --out OUT/fc6.npz",
     ]  # fmt: skip
     return [Case("an unreadable image", one, 3, "broken.jpg") for one in asked]

@@ -66,14 +66,11 @@ def statistics(net: "Network", images: Any) -> list[Measurements]:
 
 def features(net: "Network") -> dict[str, int]:
     """Return the feature to measure in each layer, with the number of towers it is divided into."""
-    from alexnet_jax.model.geometry import is_replicated
+    from alexnet_jax.model.geometry import towers_of
 
     model = net.trained.config.model
-    towers_of = {}
-    for name, layer in model.layers:
-        towers = 1 if is_replicated(model, name) else model.towers
-        towers_of[f"{name}/act" if "act" in layer.ops else name] = towers
-    return towers_of
+    names = [f"{name}/act" if "act" in layer.ops else name for name, layer in model.layers]
+    return {name: towers_of(model, name) for name in names}
 
 
 def table(layers: list[Measurements]) -> str:

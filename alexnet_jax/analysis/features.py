@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,8 +29,10 @@ from alexnet_jax.analysis import pictures
 from alexnet_jax.errors import ConfigError, DataError, StorageError, WorkdirError
 
 if TYPE_CHECKING:
+    from alexnet_jax.data.pipeline.image_files import ImageFiles
     from alexnet_jax.inference.network import Network
     from alexnet_jax.inference.trained import TrainedModel
+    from alexnet_jax.specs import DataSpec
 
 #: Approximate size of each part file; two parts are in memory at a time.
 PART_BYTES = 2**26
@@ -92,7 +94,6 @@ def split_source(net: "Network", options: argparse.Namespace) -> Source:
 def file_source(net: "Network", paths: list[str]) -> Source:
     """Return the images in files and folders. Raises DataError."""
     from alexnet_jax.data.pipeline import digests
-    from alexnet_jax.data.pipeline.image_files import ImageFiles
 
     image_paths, spec = pictures.list_files(paths), net.trained.config.data
     names = list(map(str, image_paths))
@@ -100,14 +101,20 @@ def file_source(net: "Network", paths: list[str]) -> Source:
         hashed = digests.of_files("", names, spec.threads)
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    images = ImageFiles(
-        lambda i: (names[i], image_paths[i]), len(names), spec.image_size,
-        threads=spec.threads, processes=spec.workers, identity=None, exif=spec.exif,
-    )  # fmt: skip
     key = digests.cache_key(
         hashed.digests, hashed.times, *(os.fsencode(path).hex() for path in image_paths)
     )
-    return Source(images, f"files {key}", {"files": np.array(names)})
+    return Source(open_files(image_paths, spec), f"files {key}", {"files": np.array(names)})
+
+
+def open_files(paths: Sequence[Path], spec: "DataSpec") -> "ImageFiles":
+    """Return images that are decoded, at the size of `spec`, when they are read."""
+    from alexnet_jax.data.pipeline.image_files import ImageFiles
+
+    return ImageFiles(
+        lambda i: (str(paths[i]), paths[i]), len(paths), spec.image_size,
+        threads=spec.threads, processes=spec.workers, identity=None, exif=spec.exif,
+    )  # fmt: skip
 
 
 def extract(net: "Network", source: Source, layers: list[str], path: Path) -> Path:
@@ -149,19 +156,12 @@ def _write_parts(
     net: "Network", images: Any, shapes: dict[str, tuple[int, ...]], folder: Path
 ) -> list[Path]:
     """Write the outputs of all layers, concatenated to [images values], in files of about PART_BYTES each."""
-    import jax.numpy as jnp
-
     from alexnet_jax.data.pipeline.splits import View
-
-    def compute(variables: Any, pixels: Any) -> Any:
-        outputs = net.all_features(variables, pixels)
-        flat = [outputs[layer].reshape(len(pixels), -1).astype(jnp.float32) for layer in shapes]
-        return jnp.concatenate(flat, axis=1)
 
     values = sum(map(math.prod, shapes.values()))
     batch = net.trained.config.evaluation.batch_size
     rows = batch * max(PART_BYTES // (4 * values * batch), 1)
-    function = net.jitted(f"features {list(shapes)}", compute)
+    function = flattened(net, list(shapes))
     parts = []
     for start in range(0, len(images), rows):
         parts.append(folder / f"{start:09}.npy")
@@ -175,6 +175,18 @@ def _write_parts(
             files.write_atomically(parts[-1], encoded.getvalue())
             print(f"{stop} of {len(images)} images", file=sys.stderr)
     return parts
+
+
+def flattened(net: "Network", layers: list[str]) -> Callable[..., Any]:
+    """Return f(variables, pixels) -> the outputs of layers, concatenated to float32 [images values], jitted."""
+    import jax.numpy as jnp
+
+    def compute(variables: Any, pixels: Any) -> Any:
+        outputs = net.all_features(variables, pixels)
+        flat = [outputs[layer].reshape(len(pixels), -1).astype(jnp.float32) for layer in layers]
+        return jnp.concatenate(flat, axis=1)
+
+    return net.jitted(f"features {layers}", compute)
 
 
 def _join(

@@ -61,7 +61,7 @@ def generated(
     whole = target.split(split)
     one = whole
     if count is not None:
-        one = splits.take(whole, _chosen(len(whole.labels), count, seed))
+        one = splits.take(whole, choose(len(whole.labels), count, seed))
     pool = ThreadPoolExecutor(environment.cores(), thread_name_prefix="corrupt")
     conditions: dict[tuple[str, int], Any] = {CLEAN: one.images}
     for name, severity in itertools.product(names, SEVERITIES):
@@ -104,7 +104,7 @@ def stored(
         raise DataError(
             f"{path} has images of one class, among which none is wrong; two are needed"
         )
-    chosen = np.arange(len(labels)) if count is None else _chosen(len(labels), count, seed)
+    chosen = np.arange(len(labels)) if count is None else choose(len(labels), count, seed)
     conditions = {key: splits.View(images, chosen) for key, images in found.images.items()}
     by_condition, is_paired = dict.fromkeys(conditions, labels[chosen]), False
     if split:
@@ -124,7 +124,8 @@ def stored(
     return Images(conditions, by_condition, None if is_all else present, is_paired, str(path))
 
 
-def _chosen(total: int, count: int, seed: int) -> np.ndarray:
+def choose(total: int, count: int, seed: int) -> np.ndarray:
+    """Draw the numbers of --images images. Raises ConfigError."""
     if not 0 < count <= total:
         raise ConfigError(f"--images must be from 1 to {total:,}, the number of images")
     return splits.drawn(total, count, seed)
@@ -270,24 +271,24 @@ def summarize(net: Errors, references: dict[str, Errors]) -> dict[str, Any]:
     }
     means = {
         kind: {
-            title: _value(_mean([by_name.get(name) for name in main], len(CORRUPTIONS)))
+            title: value(_mean([by_name.get(name) for name in main], len(CORRUPTIONS)))
             for title, by_name in by_title.items()
         }
         for kind, by_title in ratios.items()
     }
     return {
-        "clean": _value(net.means.get(CLEAN)),
-        "mean_error": _value(_mean([net.of(name) for name in main], len(main))),
+        "clean": value(net.means.get(CLEAN)),
+        "mean_error": value(_mean([net.of(name) for name in main], len(main))),
         "missing": [name for name in CORRUPTIONS if name not in names],
         "corruptions": {
             name: {
                 "category": categories.get(name, "extra"),
-                "errors": [_value(net.means[name, severity]) for severity in SEVERITIES],
-                "error": _value(net.of(name)),
+                "errors": [value(net.means[name, severity]) for severity in SEVERITIES],
+                "error": value(net.of(name)),
             }
             | {
                 kind: {
-                    title: _value(found[name]) for title, found in by_title.items() if name in found
+                    title: value(found[name]) for title, found in by_title.items() if name in found
                 }
                 for kind, by_title in ratios.items()
             }
@@ -321,8 +322,11 @@ def _divided(errors: np.ndarray, reference: np.ndarray) -> np.ndarray | None:
     return np.divide(errors, reference, out=np.full(len(errors), np.nan), where=reference > 0)
 
 
-def _value(samples: np.ndarray | None) -> dict[str, float | None] | None:
-    """The estimate and its percentile interval, which is None if it is not defined in all resamples."""
+def value(samples: np.ndarray | None) -> dict[str, float | None] | None:
+    """Summarize an array of Errors as {"value", "low", "high"}.
+
+    The bounds of the percentile interval are None if some resample is NaN.
+    """
     if samples is None:
         return None
     tails = [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2]

@@ -34,7 +34,7 @@ def read_arrays(
     """Read the arrays named in `like` from an .npz file, and those in `optional` that it has.
 
     Args:
-        like: name -> (shape, dtype); the dtype is NumPy's name, or "integer" or "text" for any of these.
+        like: name -> (shape, dtype); the dtype is NumPy's name, or "integer", "number" or "text" for any of these.
             Floating-point arrays must be finite. Arrays of other names are ignored.
         error: The exception to raise if the file cannot be read or an array is missing or different.
         remedy: Advice to append to the message of the exception.
@@ -135,7 +135,7 @@ def _check_header(
     """Raise ValueError unless an array stored in `size` bytes has this `shape` and `dtype`."""
     import numpy as np
 
-    kinds = {"integer": "iu", "text": "U"}
+    kinds = {"integer": "iu", "number": "fiu", "text": "U"}
     fits = header.dtype.kind in kinds[dtype] if dtype in kinds else header.dtype == np.dtype(dtype)
     fits = fits and len(shape) == len(header.shape)
     for wanted, length in zip(shape, header.shape, strict=False):

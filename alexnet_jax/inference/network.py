@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
@@ -171,6 +172,44 @@ class Network:
 
         return self.in_batches(f"features {name}", features, self.pixels(images), edit=edit)
 
+    def patch(
+        self, source: Any, target: Any, name: str, masks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Logits of target images with the output of a layer or operation replaced by that for source images.
+
+        Args:
+            source: images as for `pixels`.
+            target: as many images.
+            name: the layer, as for `features`.
+            masks: bool [m units]: the maps or units that are replaced, in one run for each row; default: one run, all.
+
+        Returns:
+            float32 [n m classes].
+
+        Raises:
+            ConfigError: there is no such layer, or the numbers of images or of units differ.
+            DataError: an image cannot be decoded, or there is none.
+        """
+        units = self.shape_of(name)[-1]
+        masks = np.ones((1, units), bool) if masks is None else np.asarray(masks)
+        if masks.shape != (len(masks), units) or masks.dtype != bool:
+            raise ConfigError(
+                f"masks for {name} are bool [m {units}], not {masks.dtype} {list(masks.shape)}"
+            )
+        theirs, ours = self.features(source, name), self.features(target, name)
+        if len(theirs) != len(ours):
+            raise ConfigError(f"{len(theirs)} source images are not as many as {len(ours)} targets")
+
+        def patched(variables: Any, masks: Any, source: Any, target: Any) -> jax.Array:
+            chosen = masks.reshape(len(masks), *[1] * (source.ndim - 1), units)
+            return self.logits_from(variables, name, jnp.where(chosen, source, target))
+
+        run, found = self.jitted(f"patch {name}", patched), []
+        for pair in zip(theirs, ours, strict=True):
+            parts = self.map_batches(lambda v, masks, pair=pair: run(v, masks, *pair), masks)
+            found.append(np.concatenate(list(parts)))
+        return np.stack(found)
+
     def top(self, images: Any, k: int = 5, view: str = "center") -> list[list[tuple[str, float]]]:
         """The `k` most probable classes of each image as (name, probability), the most probable first."""
         probabilities = self.predict(images, view)
@@ -250,6 +289,17 @@ class Network:
         inputs = self.inputs(pixels)[:, 0]
         outputs: Any = self.model.apply(variables, inputs, train=False, edit=edit)
         return outputs[1]
+
+    def logits_from(self, variables: Any, name: str, activations: Any) -> jax.Array:
+        """Compute the logits [n classes] from the output [n ...] of a layer or operation; for functions to jit.
+
+        XLA removes the layers before it, whose results are not used.
+        """
+        crop = self.trained.config.augment.crop_size
+        inputs = jnp.zeros((len(activations), crop, crop, 3))
+        edit = {name: lambda x: activations.astype(x.dtype)}
+        outputs: Any = self.model.apply(variables, inputs, train=False, edit=edit)
+        return outputs[0]
 
 
 def looks_untrained(kernel: np.ndarray) -> bool:

@@ -101,6 +101,11 @@ def is_replicated(model: ModelSpec, name: str) -> bool:
     return any(name == last and layer.groups == 1 for last, layer in model.fcs[-1:])
 
 
+def towers_of(model: ModelSpec, feature: str) -> int:
+    """Return the number of towers that the maps or units of a feature, such as "conv5/act", belong to."""
+    return 1 if is_replicated(model, feature.partition("/")[0]) else model.towers
+
+
 def is_divided(model: ModelSpec, name: str, devices: int) -> bool:
     """Whether the units of a layer are split: those of each fully-connected layer whose number `devices` divides.
 

@@ -15,8 +15,8 @@ from alexnet_jax.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 SUBCOMMANDS = {
     "train", "evaluate", "predict", "serve", "features", "describe", "config", "prepare", "doctor", "report",
-    "figures", "ensemble", "compare", "robustness", "tables", "identify", "import", "export", "release", "verify",
-    "sweep", "bench",
+    "figures", "ensemble", "compare", "robustness", "lesion", "tables", "identify", "import", "export", "release",
+    "verify", "similarity", "sweep", "bench",
 }  # fmt: skip
 #: Prints for each command whether its --help imported JAX, in one process.
 HELP = """
