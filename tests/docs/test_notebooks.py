@@ -100,3 +100,12 @@ def test_lesions_hurt_and_the_last_layers_decide(at_docs):
     assert names["by_activity"][0] == names["whole"] and names["by_activity"][-1] > 0.8
     source = names["net"].predict(names["pictures"][names["eight"]])[0, 8]
     assert [found for found, _ in names["moved"].values()] == pytest.approx([source] * 7, abs=1e-5)
+
+
+def test_seeds_agree_more_after_training(at_docs):
+    names, _ = executed("seeds")
+    assert sorted(names["partners"]) == list(range(6))
+    assert names["cosines"].mean() > names["by_chance"].mean()
+    assert names["both"] > names["errors"][0] * names["errors"][1]
+    last = names["LAYERS"].index("fc7")
+    assert names["trained"][last, last] > names["random"][last, last] + 0.2
