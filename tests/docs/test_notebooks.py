@@ -19,14 +19,14 @@ def kinds(outputs):
     return [output["output_type"] for output in outputs]
 
 
-def executed(name, **constants) -> tuple[dict, list]:
+def executed(name, smaller=lambda names: {}) -> tuple[dict, list]:
     """The names that a notebook defines, and the outputs of its cells, which are of the kinds that are stored in it.
 
-    constants: Other values for names that its first cell sets.
+    smaller: Returns other values for names that the first cell sets, so that there is less to do.
     """
     names, cells = {}, cells_of(name)
     outputs = [notebook.execute(cells[0], names)]
-    names |= constants
+    names |= smaller(names)
     outputs += [notebook.execute(cell, names) for cell in cells[1:]]
     assert list(map(kinds, outputs)) == [kinds(cell["outputs"]) for cell in cells]
     return names, outputs
@@ -58,7 +58,10 @@ def test_the_tour_shows_what_is_stored_in_it(at_docs):
 
 
 def test_conv1_becomes_what_it_is_at_the_end(at_docs):
-    names, _ = executed("conv1")
+    names, _ = executed(
+        "conv1",
+        lambda names: {"STEPS": [0, 899], "nets": {0: names["nets"][0], 899: names["last"]}},
+    )
     assert names["alike"][-1] == pytest.approx(1, abs=1e-6) and names["alike"][0] < 0.9
     assert names["errors"][0] > 0.8 and names["errors"][-1] < 0.15
     # The last net with its own conv1 is itself, from both sides.
@@ -70,7 +73,13 @@ def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, without_fig
     monkeypatch.chdir(tmp_path)
     original = main.main
     monkeypatch.setattr(main, "main", lambda args: original([*args, "--config.train.max_steps=2"]))
-    names, _ = executed("ablations", SEEDS=1)
+    names, _ = executed(
+        "ablations",
+        lambda names: {
+            "SEEDS": 1,
+            "CONFIGS": {name: names["CONFIGS"][name] for name in ("base", "no LRN")},
+        },
+    )
     assert list(names["errors"]) == list(names["CONFIGS"])
     assert all(len(errors) == 1 and 0 < errors[0] <= 100 for errors in names["errors"].values())
 
@@ -91,3 +100,22 @@ def test_the_tour_needs_no_repository(tmp_path, monkeypatch, without_figures):
     notebook.execute(first, names)
     [shown] = notebook.execute(second, names)
     assert "quickstart after 2 steps" in "".join(shown["text"])
+
+
+def test_lesions_hurt_and_the_last_layers_decide(at_docs):
+    names, _ = executed(
+        "lesion", lambda names: {name: names[name][:40] for name in ("pictures", "labels")}
+    )
+    assert names["whole"] < 0.02
+    assert names["errors"][names["worst"]] > names["whole"]
+    assert names["by_activity"][0] == names["whole"] and names["by_activity"][-1] > 0.8
+    source = names["net"].predict(names["pictures"][names["eight"]])[0, 8]
+    assert [found for found, _ in names["moved"].values()] == pytest.approx([source] * 7, abs=1e-5)
+
+
+def test_seeds_agree_more_after_training(at_docs):
+    names, _ = executed("seeds", lambda _: {"LAYERS": ["conv1", "fc7"]})
+    assert sorted(names["partners"]) == list(range(6))
+    assert names["cosines"].mean() > names["by_chance"].mean()
+    assert names["both"] > names["errors"][0] * names["errors"][1]
+    assert names["trained"][1, 1] > names["random"][1, 1] + 0.2

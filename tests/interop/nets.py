@@ -33,7 +33,9 @@ def random_run(name: str, overrides=()) -> trained.TrainedModel:
         if key.endswith("kernel"):
             inputs = math.prod(shape[-4:-1]) if len(shape) != 3 else shape[1]
             tensors[key] = draws.standard_normal(shape, np.float32)
-            tensors[key] *= np.float32((2 / inputs) ** 0.5)
+            # Pixels would saturate tanh in the first layer: equal values, of which pools choose by rounding.
+            saturates = spec.model.activation == "tanh" and f"/{spec.model.convs[0][0]}/" in key
+            tensors[key] *= np.float32((2 / inputs) ** 0.5 / (64 if saturates else 1))
         elif key.endswith(("scale", "var")):
             tensors[key] = draws.uniform(0.5, 2, shape).astype(np.float32)
         else:
