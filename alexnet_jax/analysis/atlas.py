@@ -24,6 +24,7 @@ from alexnet_jax.analysis import (
     figures,
     maximization,
     pictures,
+    tuning,
 )
 from alexnet_jax.analysis.atlas_pages import Examples, Layer
 from alexnet_jax.analysis.maximization import Recipe
@@ -172,9 +173,11 @@ def cost(net: "Network", layers: Sequence[Layer], recipe: Recipe, images: int) -
     pictures_made = sum(len(layer.maps) for layer in layers)
     products = sum(3 * recipe.steps * len(layer.maps) * layer.multiply_adds for layer in layers)
     products += images * layers[-1].multiply_adds
+    if layers[0].name == net.trained.config.model.convs[0][0]:
+        products += tuning.GRATINGS * layers[0].multiply_adds
     return (
         f"{pictures_made} pictures of {recipe.steps} steps and {images:,} images: "
-        f"about {products / 1e9:,.0f} billion multiply-adds"
+        f"about {products / 1e6:,.0f} million multiply-adds"
     )
 
 

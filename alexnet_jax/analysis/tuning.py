@@ -34,6 +34,7 @@ GRAY = 127.5
 AMPLITUDE = GRAY / max(float(np.abs(color).max()) for color in COLORS.values())
 #: Numbers of orientations (from 0 to 180 degrees), spatial frequencies and phases.
 ORIENTATIONS, FREQUENCIES, PHASES = 12, 8, 8
+GRATINGS = ORIENTATIONS * FREQUENCIES * PHASES * len(COLORS)
 #: Permutations of maps among towers.
 PERMUTATIONS = 10_000
 #: How the responses to the phases of a grating are summarized.

@@ -91,6 +91,14 @@ def test_maps_are_evenly_spaced_over_the_towers(net):
     assert atlas.choose(net, None, 100)[0].maps == list(range(8))
 
 
+def test_the_work_is_that_of_all_passes(net):
+    """conv1 has 5 * 5 * 3 * 8 * 7 * 7 multiply-adds; there are 12 * 8 * 8 * 5 gratings."""
+    layers, conv1 = atlas.choose(net, ["conv1"], 4), 29_400
+    passes = 3 * 100 * 4 + 50 + 3840
+    expected = f"4 pictures of 100 steps and 50 images: about {passes * conv1 / 1e6:.0f} million"
+    assert atlas.cost(net, layers, Recipe(steps=100), 50).startswith(expected)
+
+
 def test_without_images_the_rest_is_there_and_it_is_said(
     net, weights_file, tmp_path, capsys, caplog, monkeypatch
 ):
