@@ -31,6 +31,7 @@ FIGURES = {
     "patching": Command("alexnet_jax.analysis.patching", "what changes a prediction: the maps of another image"),
     "predictions": Command("alexnet_jax.analysis.predictions", "images and their most probable classes (Figure 4)"),
     "saliency": Command("alexnet_jax.analysis.saliency", "where in an image a class is seen"),
+    "tuning": Command("alexnet_jax.analysis.tuning", "what gratings the first layer prefers, by tower (Figure 3)"),
 }  # fmt: skip
 
 #: The kinds of `alexnet bench`.
@@ -58,6 +59,7 @@ GROUPS = {
         "serve": Command("alexnet_jax.analysis.serve_command", "open a local web page to drop images on"),
         "features": Command("alexnet_jax.analysis.features", "outputs of any layer for many images, as arrays"),
         "report": Command("alexnet_jax.analysis.report", "write a run as one HTML page"),
+        "atlas": Command("alexnet_jax.analysis.atlas", "write pages that show what the maps of each layer respond to"),
         "figures": Command(FIGURES, "draw learning curves, kernels, saliency and others"),
     },
     "configurations": {

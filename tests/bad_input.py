@@ -41,7 +41,8 @@ def _no_checkpoint() -> list[Case]:
         f"{ANALYSIS}.lesion --workdir EMPTY --layer conv1 --each --out OUT",
         f"{ANALYSIS}.similarity --nets EMPTY NET --out OUT",
         *(f"{ANALYSIS}.{name} --workdir EMPTY" for name in (
-            "mistakes", "filters", "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
+            "mistakes", "filters", "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations",
+            "tuning", "atlas")),
         f"{ANALYSIS}.features --workdir EMPTY --layer fc6 --split test --out EMPTY/fc6.npz",
         "alexnet_jax.analysis.predict PHOTO --workdir EMPTY",
         "alexnet_jax.interop.release --workdir EMPTY --out OUT",
@@ -74,7 +75,7 @@ def _wrong_classes() -> list[Case]:
         f"{ANALYSIS}.mistakes --workdir NET {other} --out OUT",
         f"{ANALYSIS}.similarity --nets NET {other} --out OUT",
         *(f"{ANALYSIS}.{name} --workdir NET {other} --out OUT" for name in (
-            "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations")),
+            "patching", "predictions", "neighbors", "saliency", "deconvnet", "activations", "atlas")),
         f"{ANALYSIS}.lesion --workdir NET --layer conv1 --each {other} --out OUT",
         f"{ANALYSIS}.features --workdir NET --layer fc6 --split test {other} --out OUT/fc6.npz",
     ]  # fmt: skip

@@ -45,7 +45,7 @@ LAYERS = {
         "tensorboardX",
     },
     "evaluation": {"numpy", "scipy"},
-    "analysis": {"PIL", "jax", "jaxtyping", "markupsafe", "matplotlib", "numpy"},
+    "analysis": {"PIL", "jax", "jaxtyping", "markupsafe", "matplotlib", "numpy", "optax"},
     "interop": {"jax", "numpy", "onnx", "torch"},
     "main": {"flax", "jax", "numpy", "optax"},
     "__main__": set(),

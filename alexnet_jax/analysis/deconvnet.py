@@ -4,7 +4,7 @@ Command: alexnet figures deconvnet --workdir runs/mine [--layer conv3] [--map 0 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,20 +81,31 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
     return figures.save(_draw(blocks, numbers, towers), numbers, path)
 
 
-def strengths(net: "Network", images, layer: str, maps: list[int]) -> np.ndarray:
+def strengths(net: "Network", images, layer: str, maps: Sequence[int]) -> np.ndarray:
     """Return the largest activation of each of `maps` in each image, and its row and column: float32 [n maps 3]."""
+    return all_strengths(net, images, {layer: maps})[layer]
+
+
+def all_strengths(
+    net: "Network", images, wanted: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Return `strengths` of some maps or units of several features, computed in one pass over the images."""
     import jax.numpy as jnp
 
     def largest(variables, pixels):
-        features = net.all_features(variables, pixels)
-        wanted = features[layer][..., np.array(maps)].astype(jnp.float32)
-        flat = wanted.reshape(len(pixels), -1, len(maps))
-        places = jnp.unravel_index(flat.argmax(axis=1), wanted.shape[1:3])
-        return jnp.stack([flat.max(axis=1), *places], axis=-1)
+        features, found = net.all_features(variables, pixels), []
+        for name, maps in wanted.items():
+            x = features[name][..., np.array(maps)].astype(jnp.float32)
+            x = x.reshape(len(pixels), *(x.shape[1:-1] or (1, 1)), len(maps))
+            flat = x.reshape(len(pixels), -1, len(maps))
+            places = jnp.unravel_index(flat.argmax(axis=1), x.shape[1:3])
+            found.append(jnp.stack([flat.max(axis=1), *places], axis=-1))
+        return jnp.concatenate(found, axis=1)
 
-    return np.concatenate(
-        list(net.map_batches(net.jitted(f"strengths {layer} {maps}", largest), images))
-    )
+    key = f"strengths {[(name, list(maps)) for name, maps in wanted.items()]}"
+    together = np.concatenate(list(net.map_batches(net.jitted(key, largest), images)))
+    ends = np.cumsum([len(maps) for maps in wanted.values()])
+    return dict(zip(wanted, np.split(together, ends[:-1], axis=1), strict=True))
 
 
 def project(net: "Network", pixels: np.ndarray, layer: str, maps: np.ndarray) -> np.ndarray:

@@ -31,14 +31,14 @@ def parser(description: str) -> argparse.ArgumentParser:
     return built
 
 
-def folder(options: argparse.Namespace) -> Path:
-    """Return the folder for the figure, created if needed. Raises ConfigError and StorageError."""
+def folder(options: argparse.Namespace, name: str = "figures") -> Path:
+    """Return --out, or the folder `name` of the run, created if needed. Raises ConfigError and StorageError."""
     workdir = Path(options.workdir)
     if options.out is None and workdir.suffix == ".safetensors":
-        raise ConfigError(f"{workdir} is a file: --out DIR says which folder the figure goes to")
+        raise ConfigError(f"{workdir} is a file: --out DIR says which folder to write to")
     if options.out is None and not (workdir / "config.json").is_file():
         raise StorageError(f"{workdir} is not a run folder: it has no config.json")
-    return make_folder(Path(options.out) if options.out else workdir / "figures")
+    return make_folder(Path(options.out) if options.out else workdir / name)
 
 
 def make_folder(path: Path) -> Path:

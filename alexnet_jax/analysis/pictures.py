@@ -6,7 +6,7 @@ import glob
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -146,3 +146,18 @@ def crops(net: "Network", pixels: np.ndarray) -> np.ndarray:
     [(top, left, _)] = views.center(images.shape[1], spec.crop_size)
     cropped = images[:, top : top + spec.crop_size, left : left + spec.crop_size]
     return np.clip(np.rint(cropped), 0, 255).astype(np.uint8)
+
+
+def inputs(net: "Network", crops: Any) -> Any:
+    """Return the inputs float32 [n c c 3] of the network for center crops [n c c 3] with values from 0 to 255.
+
+    Preprocessed as `Network.inputs` does it with whole images; for functions to jit and to differentiate.
+    """
+    import jax.numpy as jnp
+
+    from alexnet_jax.data.pipeline import views
+
+    size = net.trained.config.uncropped_size
+    [(before, _, _)] = views.center(size, crops.shape[1])
+    after = size - before - crops.shape[1]
+    return net.inputs(jnp.pad(crops, [(0, 0), *2 * [(before, after)], (0, 0)]))[:, 0]

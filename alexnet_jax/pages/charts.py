@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from alexnet_jax.pages.render import render
 
-WIDTH, SQUARE = 420, 250
+WIDTH, SQUARE, POLAR = 420, 250, 120
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 34
 #: Curves with more points are thinned out.
 MAX_POINTS = 300
@@ -73,6 +73,19 @@ def reliability(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray
         left=LEFT, right=LEFT + side, floor=floor, top=TOP,
         ticks=[(f"{100 * share:g}", place(share, 0)[0], place(0, share)[1]) for share in shares],
     )  # fmt: skip
+
+
+def polar(title: str, orientations: Sequence[float], values: Sequence[float]) -> Markup:
+    """Draw values, at least 0, by orientation in degrees, from 0 to 180 counterclockwise; each is on both sides."""
+    middle, radius, largest = POLAR / 2, POLAR / 2 - 2, max(max(values), 1e-12)
+    angles = [math.radians(a) for a in (*orientations, *(180 + a for a in orientations))]
+    points = [
+        f"{middle + radius * value / largest * math.cos(angle):.1f} "
+        f"{middle - radius * value / largest * math.sin(angle):.1f}"
+        for angle, value in zip(angles, [*values, *values], strict=True)
+    ]
+    path = f"M{' L'.join(points)} Z"
+    return render("polar.html", title=title, size=POLAR, middle=middle, radius=radius, path=path)
 
 
 def matrix(values: np.ndarray, names: Sequence[str]) -> Markup:

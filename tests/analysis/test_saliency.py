@@ -74,9 +74,20 @@ def test_the_figure_and_its_numbers(net, weights_file, tmp_path, capsys):
     assert np.shape(numbers["images"][0]["grad_cam"]) == net.shapes["conv2"][:2]
 
 
+def test_other_methods_are_drawn_when_asked_for(net, weights_file, tmp_path):
+    command = ["--workdir", str(weights_file), "--out", str(tmp_path), "--count", "2"]
+    saliency.main([*command, "--methods", "occlusion", "integrated_gradients", "smoothgrad"])
+    numbers = json.loads((tmp_path / "saliency.json").read_text())
+    assert numbers["methods"] == ["occlusion", "integrated_gradients", "smoothgrad"]
+    row = numbers["images"][0]
+    assert np.shape(row["occlusion"]) == (12, 12) and "grad_cam" not in row
+    assert row["largest_smoothgrad"] > 0 and row["sum_of_integrated_gradients"] != 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--methods", "guided"], "invalid choice: 'guided'"),
         (["--class", "rows-9"], "no class 'rows-9'; it has rows-"),
         (["--count", "0"], "--count must be from 1 to 128, the images of test"),
         (["--images", "none.jpg"], "there is no file none.jpg"),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SUBCOMMANDS = {
     "train", "evaluate", "predict", "serve", "features", "describe", "config", "prepare", "doctor", "report",
     "figures", "ensemble", "compare", "robustness", "lesion", "tables", "identify", "import", "export", "release",
-    "verify", "similarity", "sweep", "bench",
+    "verify", "similarity", "sweep", "bench", "atlas",
 }  # fmt: skip
 #: Prints for each command whether its --help imported JAX, in one process.
 HELP = """

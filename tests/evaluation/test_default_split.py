@@ -21,6 +21,7 @@ from alexnet_jax.inference import predictions, trained
 # Command -> its arguments, where FILE is a net and OUT a folder.
 COMMANDS = {
     "analysis.activations": "--workdir FILE --out OUT",
+    "analysis.atlas": "--workdir FILE --out OUT --layers fc7 --maps 2 --steps 2",
     "analysis.deconvnet": "--workdir FILE --out OUT --map 0",
     "analysis.features": "--workdir FILE --layer fc6 --out OUT/fc6.npz",
     "analysis.lesion": "--workdir FILE --layer conv2 --tower 1 --draws 1 --out OUT",
@@ -65,10 +66,11 @@ def test_a_command_without_split_takes_val_where_there_is_no_test(command, files
     given = COMMANDS[command].replace("FILE", str(files["val"])).replace("OUT", str(tmp_path))
     importlib.import_module(f"alexnet_jax.{command}").main(given.split())
     said = capsys.readouterr().out
-    text = said + "".join(path.read_text() for path in tmp_path.glob("*.json"))
+    written = [*tmp_path.glob("*.json"), *tmp_path.glob("index.html")]
+    text = said + "".join(path.read_text() for path in written)
     if command == "analysis.features":
         text = str(np.load(tmp_path / "fc6.npz")["request"])
-    assert re.search(r'"val[ "]|val of|^val, |images of val,', text), text
+    assert re.search(r'"val[ "]|val of|^val, |images of val[,.]', text), text
 
 
 def test_train_is_the_last_choice_and_it_is_said(files, tmp_path, caplog):

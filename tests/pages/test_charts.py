@@ -57,3 +57,14 @@ def test_a_reliability_bar_is_as_high_as_its_accuracy():
     made = charts.reliability(np.array([0, 4]), np.array([np.nan, 0.7]), np.array([np.nan, 0.5]))
     [height] = re.findall(r'<rect[^>]*height="([\d.]+)"', made)
     assert float(height) == (charts.SQUARE - charts.BOTTOM - charts.TOP) / 2
+
+
+def test_a_polar_curve_shows_each_orientation_on_both_sides():
+    chart = charts.polar("<responses>", [0, 45, 90], [2, 0, 4])
+    [path] = re.findall(r'class="curve" d="M([^Z]*) Z"', chart)
+    places = np.array([point.split() for point in path.split(" L")], float) - charts.POLAR / 2
+    radius = charts.POLAR / 2 - 2
+    expected = np.array([(0.5, 0), (0, 0), (0, -1), (-0.5, 0), (0, 0), (0, 1)]) * radius
+    np.testing.assert_allclose(places, expected, atol=0.06)
+    assert "&lt;responses&gt;" in chart and "<responses>" not in chart
+    assert "nan" not in charts.polar("none", [0, 90], [0, 0])
