@@ -115,6 +115,11 @@ def format_report(records: list[dict]) -> str:
 WIDTHS = (8, 11, 11, 7, 11, 11, 17)
 
 
+def has_left(loss: float, num_classes: int) -> bool:
+    """Whether a mean cross-entropy is below the plateau at ln(classes), by more than `LEFT`."""
+    return loss < (1 - LEFT) * math.log(num_classes)
+
+
 class PlateauDetector:
     """Detects when a cross-entropy has stayed at ln(classes), and when it leaves.
 
@@ -144,7 +149,7 @@ class PlateauDetector:
                 return None
             self.reported = True
             return self._message(step, loss, report() if report else [])
-        if self.reported and loss < (1 - LEFT) * self.level:
+        if self.reported and has_left(loss, self.num_classes):
             began, self.began, self.reported = self.began, None, False
             return (
                 f"the loss left the plateau at ln({self.num_classes}) by step {step}: "

@@ -150,6 +150,12 @@ def test_plateau_is_named_once_and_its_end_is_told():
     assert said[1].startswith("the loss left the plateau at ln(5) by step 600")
 
 
+def test_a_loss_has_left_if_it_is_lower_by_three_percent():
+    shares = (1.1, 1.0, 0.971, 0.969, float("nan"))
+    left = [diagnosis.has_left(share * PLATEAU, CLASSES) for share in shares]
+    assert left == [False, False, False, True, False]
+
+
 def test_learning_nets_and_short_stays_are_not_named():
     assert not fed(np.linspace(1.6, 0.5, 30))
     assert not fed([PLATEAU] * 4 + [1.3, 1.0])
