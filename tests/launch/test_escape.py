@@ -9,7 +9,7 @@ import pytest
 from alexnet_jax import config
 from alexnet_jax.errors import DataError
 from configs import sweeps
-from launch import escape, runs
+from launch import escape, runs, sweep
 
 PLATEAU = math.log(10)
 ALIVE = {"host": "here", "heartbeat": "2012-09-30T12:00:00Z"}
@@ -107,3 +107,17 @@ def test_nothing_to_report_and_other_sweeps_are_refused(tmp_path):
     other = runs.run("no_lrn", "configs/ablations.py:no_lrn,digits", {}, 0, tmp_path)
     with pytest.raises(DataError, match="no_lrn is not a member of the sweep init"):
         escape.read([other])
+
+
+def test_the_sweep_init_has_both_reports(tmp_path, capsys):
+    made(tmp_path, "std_003_bias_1", 0, [1.0, 0.9], "failed", 7)
+    arguments = ["init", "--scale", "digits", "--out", str(tmp_path), "--collect", "--seeds", "1"]
+    assert sweep.main([*arguments, "--only", "std_001_bias_1"]) == 0
+    said = capsys.readouterr().out
+    assert "| member | seeds | error |" in said
+    assert "| 0.03 | 1 | 32 | 1 of 1 | 1 |" in said and "| 0.01 | 1 | 32 | 0 of 1 |  |" in said
+    assert {path.suffix for path in tmp_path.glob("init-digits-escape.*")} == {
+        ".md",
+        ".csv",
+        ".png",
+    }

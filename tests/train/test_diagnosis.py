@@ -108,6 +108,9 @@ def test_small_weights_under_large_biases_show_as_images_that_do_not_reach_the_o
     assert rows["fc8"]["example_rms"] < 0.01
     first = diagnosis.causes(list(report(std=1e-3, bias=1.0)))[0]
     assert "--config.model.init=he" in first and "hardly reach" in first
+    assert f"--config.augment.scale divided by {rows['input']['output_rms']:.0f}" in first
+    unit = report(std=1e-3, bias=1.0, scale=1 / 75)
+    assert not any("divided" in cause for cause in diagnosis.causes(list(unit)))
 
 
 def small_inputs() -> tuple:
