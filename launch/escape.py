@@ -211,16 +211,17 @@ def draw(cells: list[Cell], title: str, path: Path) -> None:
         for cell in cells:
             place = sizes.index(cell.batch_size)
             y = names.index((cell.weights, cell.bias)) + 0.25 * (place - (len(sizes) - 1) / 2)
-            for outcome, marker in MARKERS.items():
-                x = [getattr(one, where) for one in cell.escapes if one.outcome == outcome]
-                fill = f"C{place}" if outcome == "left" else "none"
-                axes.plot(x, [y] * len(x), marker, ms=4, color=f"C{place}", mfc=fill)
-        axes.set_xscale("log")
+            for i, one in enumerate(cell.escapes):
+                if marker := MARKERS.get(one.outcome):
+                    fill = f"C{place}" if one.outcome == "left" else "none"
+                    x, shift = getattr(one, where), 0.04 * i  # seeds often leave at the same line
+                    axes.plot(x, y + shift, marker, ms=3.5, color=f"C{place}", mfc=fill)
+        axes.set_xlim(left=0)
         axes.set_xlabel(where)
         axes.set_yticks(range(len(names)), [f"{weights}, bias {bias:g}" for weights, bias in names])
         figures.plain(axes)
     axes.invert_yaxis()
-    figure.suptitle(f"{title}: where each run left ln(classes)", fontsize=10)
+    figure.suptitle(f"{title}: where the loss of each run left ln(classes)", fontsize=10)
     _legend(figure, sizes)
     figure.savefig(path, dpi=figures.DPI)
 
