@@ -159,7 +159,8 @@ def _signal(folder: Path) -> float | None:
 
 def _batch_size(run: Run) -> int:
     with contextlib.chdir(ROOT):
-        return configs.load(run.config, list(run.overrides)).train.batch_size
+        loaded = configs.load(run.config, list(run.overrides))
+    return configs.parse(loaded, needs_images=False).train.batch_size
 
 
 def markdown(cells: list[Cell], title: str) -> str:
@@ -207,7 +208,8 @@ def draw(cells: list[Cell], title: str, path: Path) -> None:
     names = list(dict.fromkeys((cell.weights, cell.bias) for cell in cells))
     sizes = sorted({cell.batch_size for cell in cells})
     figure = Figure(figsize=(8, 1.5 + 0.4 * len(names)), layout="constrained")
-    for axes, where in zip(figure.subplots(1, 2, sharey=True), ("step", "epoch"), strict=True):
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, where in zip(panels, ("step", "epoch"), strict=True):
         for cell in cells:
             place = sizes.index(cell.batch_size)
             y = names.index((cell.weights, cell.bias)) + 0.25 * (place - (len(sizes) - 1) / 2)
@@ -220,7 +222,7 @@ def draw(cells: list[Cell], title: str, path: Path) -> None:
         axes.set_xlabel(where)
         axes.set_yticks(range(len(names)), [f"{weights}, bias {bias:g}" for weights, bias in names])
         figures.plain(axes)
-    axes.invert_yaxis()
+    panels[0].invert_yaxis()
     figure.suptitle(f"{title}: where the loss of each run left ln(classes)", fontsize=10)
     _legend(figure, sizes)
     figure.savefig(path, dpi=figures.DPI)
