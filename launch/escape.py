@@ -1,7 +1,7 @@
 """Which runs of the sweep init leave the plateau of the loss at ln(classes): DIR/NAME-SCALE-escape.md, .csv and .png.
 
 A run has left at the first line of metrics.jsonl with a loss that train/diagnosis.py:has_left. A run that ended its
-budget on the plateau is censored: it might have left later. A run that diverged has not left.
+budget on the plateau is censored: it might have left later. A run that diverged on the plateau has not left.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ MARKERS = {"left": "o", "stayed": ">", "diverged": "x"}
 DIVERGED = DivergedError.exit_code
 
 NOTES = """\
-Left: seeds whose training loss fell below ln(classes) by more than {share:.0%}, of those that ended or left, with the
-exact 95 % interval of the share (Clopper and Pearson). Step, epoch: where the median seed left, to within a line of the
+Left: seeds whose training loss fell below ln(classes) by more than {share:.0%}, of those that ended, with the exact
+95 % interval of the share (Clopper and Pearson). Step, epoch: where the median seed left, to within a line of the
 log; seeds that did not leave count as later than all others. "after N": the median seed had not left at N, where its
 budget ended. Images at the output: RMS of the logits' deviation from their mean over images, before the first step
 (signal.json), median over seeds.
@@ -70,9 +70,11 @@ class Cell(NamedTuple):
 
     @property
     def counted(self) -> list[Escape]:
+        """Those of runs that ended."""
         return [escape for escape in self.escapes if escape.outcome != "unfinished"]
 
     def count(self, outcome: str) -> int:
+        """The number of runs with this outcome."""
         return sum(escape.outcome == outcome for escape in self.escapes)
 
     @property
@@ -106,7 +108,7 @@ def collect(all_runs: list[Run], title: str) -> list[Path]:
     """Write the three files for the runs of the sweep init, and return their paths. Raises DataError, StorageError."""
     cells = read(all_runs)
     if not any(cell.counted for cell in cells):
-        raise DataError(f"no run of {title} has left the plateau or ended yet")
+        raise DataError(f"no run of {title} has ended yet")
     stem = all_runs[0].out / f"{title.replace(' ', '-')}-escape"
     files.write_atomically(stem.with_suffix(".md"), markdown(cells, title))
     files.write_atomically(stem.with_suffix(".csv"), as_csv(cells))
@@ -133,22 +135,20 @@ def read(all_runs: list[Run]) -> list[Cell]:
 
 def escape(run: Run) -> Escape:
     """Read whether and where a run left the plateau. Raises StorageError, and WorkdirError for damaged metrics."""
-    state = runs.state(run)
-    lines = [
-        line for line in reading.read_metrics(run.folder, missing_ok=True) if "train_loss" in line
-    ]
-    if not lines:
-        return Escape("diverged" if state.code == DIVERGED else "unfinished")
-    signal, classes = _signal(run.folder), trained.load_config(run.folder).model.num_classes
-    if classes is None:  # counted in the data, and no checkpoint yet
-        return Escape("unfinished", signal=signal)
-    for line in lines:
-        if diagnosis.has_left(line["train_loss"], classes):
-            return Escape("left", line["step"], line["epoch"], signal)
+    state, signal = runs.state(run), _signal(run.folder)
     outcome = "stayed" if state.name == "finished" else "unfinished"
     if state.code == DIVERGED:
         outcome = "diverged"
-    return Escape(outcome, lines[-1]["step"], lines[-1]["epoch"], signal)
+    lines = [
+        line for line in reading.read_metrics(run.folder, missing_ok=True) if "train_loss" in line
+    ]
+    # Whether an unfinished run has left is not asked: more of them would be counted than of those that will not leave.
+    if outcome != "unfinished" and (classes := trained.load_config(run.folder).model.num_classes):
+        for line in lines:
+            if diagnosis.has_left(line["train_loss"], classes):
+                return Escape("left", line["step"], line["epoch"], signal)
+    step, epoch = (lines[-1]["step"], lines[-1]["epoch"]) if lines else (0, 0.0)
+    return Escape(outcome, step, epoch, signal)
 
 
 def _signal(folder: Path) -> float | None:

@@ -51,15 +51,15 @@ def waiting(out, member: str, seed: int) -> runs.Run:
 
 @pytest.fixture
 def every(tmp_path):
-    """Each outcome: left and stayed, diverged, crashed before and after leaving, and not begun."""
+    """Each outcome: left, stayed, diverged before and after leaving, crashed, and not begun."""
     base, small = "std_003_bias_1", "std_he_bias_0.1_batch_8"
     return [
         made(tmp_path, base, 0, [1.0, 0.98, 0.96, 0.5], signal=0.1),
         made(tmp_path, base, 1, [1.0, 1.0, 0.99, 0.971], signal=0.3),
         made(tmp_path, base, 2, [1.0, 5.0], "diverged", 4, signal=0.2),
         made(tmp_path, small, 0, [0.9, 1.0]),
-        made(tmp_path, small, 1, [1.0, 0.9], "failed", 7),
-        made(tmp_path, small, 2, [1.0, 1.0], "failed", 137),
+        made(tmp_path, small, 1, [1.0, 0.9, 5.0], "diverged", 4),
+        made(tmp_path, small, 2, [1.0, 0.9], "failed", 7),
         waiting(tmp_path, small, 3),
     ]
 
@@ -70,8 +70,8 @@ def test_outcomes_of_runs(every):
         ("stayed", 40, 0.4),
         ("diverged", 20, 0.2),
         ("left", 10, 0.1),  # although it came back
-        ("left", 20, 0.2),  # although it crashed later
-        ("unfinished", 20, 0.2),
+        ("left", 20, 0.2),  # although it diverged later
+        ("unfinished", 20, 0.2),  # although it left before it crashed
         ("unfinished", 0, 0.0),
     ]
 
@@ -102,7 +102,7 @@ def test_the_three_files_say_the_same(every, tmp_path):
 
 
 def test_nothing_to_report_and_other_sweeps_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no run of init digits has left"):
+    with pytest.raises(DataError, match="no run of init digits has ended"):
         escape.collect([waiting(tmp_path, "std_003_bias_1", 0)], "init digits")
     other = runs.run("no_lrn", "configs/ablations.py:no_lrn,digits", {}, 0, tmp_path)
     with pytest.raises(DataError, match="no_lrn is not a member of the sweep init"):
@@ -110,7 +110,7 @@ def test_nothing_to_report_and_other_sweeps_are_refused(tmp_path):
 
 
 def test_the_sweep_init_has_both_reports(tmp_path, capsys):
-    made(tmp_path, "std_003_bias_1", 0, [1.0, 0.9], "failed", 7)
+    made(tmp_path, "std_003_bias_1", 0, [1.0, 0.9], "diverged", 4)
     arguments = ["init", "--scale", "digits", "--out", str(tmp_path), "--collect", "--seeds", "1"]
     assert sweep.main([*arguments, "--only", "std_001_bias_1"]) == 0
     said = capsys.readouterr().out
