@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 from . import ablations, ladder, scales
 
+#: Images of each line of the log in the sweep `init`.
+LOGGED_IMAGES = 1280
+
 
 class Member(NamedTuple):
     """A configuration that a sweep trains."""
@@ -92,17 +95,30 @@ def normalization(scale):
 
 
 def init(scale):
-    """§5: initial weights (0.03 in conv3 to conv5, 0.01 everywhere, or He's) with biases of 1, 0.1 and 0."""
+    """§5: initial weights (0.03 in conv3 to conv5, 0.01 everywhere, or He's) by biases (1, 0.1, 0) by batch size.
+
+    Batches of a quarter of that of the scale, of that itself, and of four times it, all at the rates of the scale: what
+    a run is in which train.batch_size alone is changed. Members without "batch" in their name have that of the scale.
+    --collect also says which runs leave the plateau of the loss at ln(classes), and when.
+    """
     layers = ("convs.conv2", "convs.conv4", "convs.conv5", "fcs.fc6", "fcs.fc7")
+    base = scales.get_config(scale).train.batch_size
     found = []
-    for name, config, overrides in (
-        ("003", f"configs/scales.py:{scale}", {}),
-        ("001", f"configs/ablations.py:init_001,{scale}", {}),
-        ("he", f"configs/scales.py:{scale}", {"model.init": "he"}),
-    ):
-        for bias in (1.0, 0.1, 0.0):
-            biases = {f"model.{layer}.bias": bias for layer in layers} if bias < 1 else {}
-            found.append(Member(f"std_{name}_bias_{bias:g}", config, overrides | biases))
+    for batch in (base, base // 4, 4 * base):
+        # A loss is the mean over as many images in every batch: whether it left must not depend on its noise.
+        sizes = {"train.log_every": max(1, LOGGED_IMAGES // batch)}
+        suffix = ""
+        if batch != base:
+            sizes["train.batch_size"], suffix = batch, f"_batch_{batch}"
+        for name, config, overrides in (
+            ("003", f"configs/scales.py:{scale}", {}),
+            ("001", f"configs/ablations.py:init_001,{scale}", {}),
+            ("he", f"configs/scales.py:{scale}", {"model.init": "he"}),
+        ):
+            for bias in (1.0, 0.1, 0.0):
+                biases = {f"model.{layer}.bias": bias for layer in layers} if bias < 1 else {}
+                member = f"std_{name}_bias_{bias:g}{suffix}"
+                found.append(Member(member, config, overrides | biases | sizes))
     return found
 
 

@@ -160,13 +160,14 @@ def submit(options: argparse.Namespace, all_runs: list[Run]) -> int:
 
 
 def show(options: argparse.Namespace, all_runs: list[Run]) -> int:
-    """Write the results of the finished runs, and print the table."""
-    from . import collect
+    """Write the reports of the sweep, and print their tables."""
+    from . import collect, escape
 
-    write = collect.figure1 if options.name == "figure1" else collect.collect
-    written = write(all_runs, f"{options.name} {options.scale}")
-    print(written[0].read_text(encoding="utf-8"))
-    print("written:", *written)
+    reports = {"figure1": [collect.figure1], "init": [collect.collect, escape.collect]}
+    for write in reports.get(options.name, [collect.collect]):
+        written = write(all_runs, f"{options.name} {options.scale}")
+        print(written[0].read_text(encoding="utf-8"))
+        print("written:", *written)
     return 0
 
 

@@ -147,6 +147,16 @@ def bootstrap(
     return Difference(mean, float(found.low), float(found.high))
 
 
+def proportion_interval(
+    successes: int, count: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Compute the exact interval of a proportion (Clopper and Pearson, 1934), which is never too narrow."""
+    from scipy import stats
+
+    found = stats.binomtest(successes, count).proportion_ci(confidence, method="exact")
+    return float(found.low), float(found.high)
+
+
 def holm(ps: list[float]) -> list[float]:
     """Adjust the p-values of several comparisons by Holm's (1979) method, which bounds the familywise error rate."""
     order = np.argsort(ps)

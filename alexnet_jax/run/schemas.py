@@ -121,6 +121,20 @@ class Metrics(TypedDict):
     batch_hash: NotRequired[str]
 
 
+class LayerSignal(TypedDict):
+    """A layer of signal.json, which also has what else train/diagnosis.py:signal_report returns."""
+
+    row: str
+    example_rms: Number | None
+
+
+class Signal(TypedDict):
+    """signal.json: the signal in the input and in each layer before the first step."""
+
+    step: Natural
+    rows: Annotated[list[LayerSignal], Condition("one or more", lambda rows: len(rows) > 0)]
+
+
 class Sums(TypedDict):
     """Sums of the metrics since the last logged line, in the meta.json of a checkpoint."""
 

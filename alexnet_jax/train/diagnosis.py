@@ -115,6 +115,11 @@ def format_report(records: list[dict]) -> str:
 WIDTHS = (8, 11, 11, 7, 11, 11, 17)
 
 
+def has_left(loss: float, num_classes: int) -> bool:
+    """Whether a mean cross-entropy is below the plateau at ln(classes), by more than `LEFT`."""
+    return loss < (1 - LEFT) * math.log(num_classes)
+
+
 class PlateauDetector:
     """Detects when a cross-entropy has stayed at ln(classes), and when it leaves.
 
@@ -144,7 +149,7 @@ class PlateauDetector:
                 return None
             self.reported = True
             return self._message(step, loss, report() if report else [])
-        if self.reported and loss < (1 - LEFT) * self.level:
+        if self.reported and has_left(loss, self.num_classes):
             began, self.began, self.reported = self.began, None, False
             return (
                 f"the loss left the plateau at ln({self.num_classes}) by step {step}: "
@@ -166,7 +171,7 @@ def causes(records: list[dict]) -> list[str]:
     """Return likely causes of a plateau and what to try, the likeliest first; `records` of the signal may be empty."""
     rows = [record for record in records if record["section"]]
     weighed = [
-        *_faint(rows),
+        *_faint(records),
         *_dead(rows),
         *_saturated(rows),
         *_badly_scaled(records),
@@ -180,8 +185,9 @@ def causes(records: list[dict]) -> list[str]:
     return [text for _, text in sorted(weighed, reverse=True)]
 
 
-def _faint(rows: list[dict]) -> list[tuple[float, str]]:
+def _faint(records: list[dict]) -> list[tuple[float, str]]:
     """Initial weights so small that differences between images vanish on the way to the output."""
+    rows = [record for record in records if record["section"]]
     if not rows or not rows[-1]["example_rms"] < 0.1:
         return []
     faint = rows[-1]["example_rms"]
@@ -191,9 +197,13 @@ def _faint(rows: list[dict]) -> list[tuple[float, str]]:
     ]
     where = f", most of it lost in {min(ratios)[1]}" if ratios else ""
     weight = 1.0 if faint < 0.01 else 0.5
+    # He's weights keep the scale of the input, and logits of gray levels would be so large that ReLUs die.
+    divided = ""
+    if (rms := records[0]["output_rms"]) > 2:
+        divided = f" with --config.augment.scale divided by {rms:.0f}, for inputs of RMS 1"
     text = (
         f"the images hardly reach the output: they change it by {faint:.1g}{where}; "
-        "initial weights too small, --config.model.init=he"
+        f"initial weights too small, --config.model.init=he{divided}"
     )
     return [(weight, text)]
 

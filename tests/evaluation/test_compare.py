@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -147,3 +148,15 @@ def test_the_command_compares_two_weights_files(two_nets, capsys):
 def test_what_is_neither_two_nets_nor_two_groups_is_refused(arguments):
     with pytest.raises(ConfigError, match="give two nets"):
         compare.main(arguments)
+
+
+def test_intervals_of_shares():
+    # 5 of 5: the lower limit is the share p of which p^5 = 0.025.
+    assert compare.proportion_interval(5, 5) == pytest.approx((0.025**0.2, 1))
+    assert compare.proportion_interval(0, 5) == pytest.approx((0, 1 - 0.025**0.2))
+    low, high = compare.proportion_interval(2, 7)
+    tails = [
+        sum(math.comb(7, k) * p**k * (1 - p) ** (7 - k) for k in ks)
+        for p, ks in ((low, range(2, 8)), (high, range(3)))
+    ]
+    assert tails == pytest.approx([0.025, 0.025])

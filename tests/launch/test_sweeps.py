@@ -89,6 +89,20 @@ def test_a_scale_keeps_what_the_net_is_made_of(scale):
     assert small.augment.color_off_epoch == pytest.approx(67 * factor)
 
 
+def test_init_has_three_batches_and_shares_the_runs_of_one():
+    members = {member.name: member for member in sweeps.members("init", "cifar10")}
+    assert len(members) == 27 and next(iter(members)) == "std_003_bias_1"
+    for name, member in members.items():
+        loaded = load(member)
+        _, _, batch = name.partition("_batch_")
+        assert loaded.train.batch_size == int(batch or 64), name
+        # The mean loss of a line is of as many images in every batch.
+        assert loaded.train.batch_size * loaded.train.log_every == sweeps.LOGGED_IMAGES
+        assert loaded.schedule.weights.learning_rate == 0.01
+    before = anywhere(config.load("configs/scales.py:cifar10", []))
+    assert resume.identity(load(members["std_003_bias_1"])) == resume.identity(before)
+
+
 def test_the_ladder_only_adds():
     names = list(ladder.STEPS)
     last = spec_of(f"configs/ladder.py:{names[-1]},cifar10")

@@ -108,6 +108,9 @@ def test_small_weights_under_large_biases_show_as_images_that_do_not_reach_the_o
     assert rows["fc8"]["example_rms"] < 0.01
     first = diagnosis.causes(list(report(std=1e-3, bias=1.0)))[0]
     assert "--config.model.init=he" in first and "hardly reach" in first
+    assert f"--config.augment.scale divided by {rows['input']['output_rms']:.0f}" in first
+    unit = report(std=1e-3, bias=1.0, scale=1 / 75)
+    assert not any("divided" in cause for cause in diagnosis.causes(list(unit)))
 
 
 def small_inputs() -> tuple:
@@ -148,6 +151,12 @@ def test_plateau_is_named_once_and_its_end_is_told():
     assert len(said) == 2
     assert "ln(5) = 1.609" in said[0] and "from step 100 to 300" in said[0]
     assert said[1].startswith("the loss left the plateau at ln(5) by step 600")
+
+
+def test_a_loss_has_left_if_it_is_lower_by_three_percent():
+    shares = (1.1, 1.0, 0.971, 0.969, float("nan"))
+    left = [diagnosis.has_left(share * PLATEAU, CLASSES) for share in shares]
+    assert left == [False, False, False, True, False]
 
 
 def test_learning_nets_and_short_stays_are_not_named():
