@@ -44,6 +44,12 @@ INDUCTOR = (
 #: With channels last, inductor of torch 2.13 computes wrong gradients on CPUs where a linear layer follows a pool.
 COMPILED_WITH = {"layout_optimization": False}
 
+#: Gradients that differ, with the reason; docs/results/2026-11-27-pytorch-export.md has the numbers.
+KNOWN = {
+    "cifar10:18pct": "inductor's gradient of AvgPool2d(ceil_mode=True) is wrong",
+    "ladder:one_tower": "rounding decides the gradient of one image",
+}
+
 #: Undo the flags of tests/conftest.py, with which XLA computes some gradients of pools wrong on CPUs.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
