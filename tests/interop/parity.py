@@ -41,6 +41,15 @@ INDUCTOR = (
     "scales:digits",
 )
 
+#: With channels last, inductor of torch 2.13 computes wrong gradients on CPUs where a linear layer follows a pool.
+COMPILED_WITH = {"layout_optimization": False}
+
+#: Gradients that differ, with the reason; docs/results/2026-11-27-pytorch-export.md has the numbers.
+KNOWN = {
+    "cifar10:18pct": "inductor's gradient of AvgPool2d(ceil_mode=True) is wrong",
+    "ladder:one_tower": "rounding decides the gradient of one image",
+}
+
 #: Undo the flags of tests/conftest.py, with which XLA computes some gradients of pools wrong on CPUs.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
@@ -154,7 +163,9 @@ def measure(
     ]
     if compiled:
         torch.compiler.reset()
-        logits, gradients = _differentiated(torch.compile(net, backend=compiled), ours)
+        options = COMPILED_WITH if compiled == "inductor" else None
+        program = torch.compile(net, backend=compiled, options=options)
+        logits, gradients = _differentiated(program, ours)
         found[3:] = ratio(logits, ours.logits), ratio(gradients[decided], ours.gradients[decided])
     return Parity(*found, undecided=int((~decided).sum()))  # type: ignore[arg-type]
 
@@ -250,7 +261,7 @@ python -m tests.interop.parity docs/results/2026-11-27-pytorch-export.md
 Each net has random weights, of a size at which logits are neither tiny nor huge, and {count} random images. A number is
 the norm of the difference between the exported module and our net over the norm of ours: of the logits, of the feature
 that differs most, and of the gradient, by the pixels of the crops, of a random combination of the logits; eager, and
-under `torch.compile`: with inductor in {inductor};
+under `torch.compile`: with inductor, without its layout optimization ([why](#gradients-of-compiled-modules)), in {inductor};
 with aot_eager, which captures and differentiates the module but writes no machine code, in the others. Layers of units
 are narrowed to 256, except in {whole}. Configurations in one line have the same net and the same input.
 

@@ -52,6 +52,8 @@ def test_logits_features_and_gradients_are_ours(name, tmp_path):
 @pytest.mark.parametrize("name", parity.distinct())
 def test_every_config_is_ours_also_compiled(name, tmp_path):
     pytest.importorskip("torch", reason=NO_TORCH)
+    if name in parity.KNOWN:
+        pytest.xfail(parity.KNOWN[name])
     run = parity.random_run(name)
     found = parity.measure(run, parity.exported(run, tmp_path), compiled=parity.backend(name))
     print(f"\n{name}: {found}")
