@@ -99,6 +99,7 @@ def _group(path: Path) -> str:
     return "starts of faults" if path.name in of_faults else "starts"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
         long = [item for item in items if item.get_closest_marker("full")]
