@@ -88,25 +88,12 @@ def pytest_configure(config):
     config.scoreboard = {"faults": {}, "figures": collections.Counter()}
 
 
-def _group(path: Path) -> str:
-    """The tests that one worker has: a file's, which share what they compiled, or those of a half of reliability/.
-
-    Each half has a starter and an undisturbed run.
-    """
-    if path.parent.name != "reliability":
-        return str(path)
-    of_faults = ("test_background.py", "test_numbers.py", "test_signals.py")
-    return "starts of faults" if path.name in of_faults else "starts"
-
-
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--full"):
         long = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
-    # Workers take groups in the order of collection, and the longest must not be the last.
+    # Workers take files in the order of collection, and the longest must not be the last.
     items.sort(
         key=lambda item: item.path.parent.name != "reliability" and item.path.name not in LONG
     )

@@ -69,6 +69,7 @@ def test_conv1_becomes_what_it_is_at_the_end(at_docs):
     assert names["later"][0] > 0.8  # a good conv1 alone classifies nothing
 
 
+@pytest.mark.full
 def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, without_figures):
     monkeypatch.chdir(tmp_path)
     original = main.main
@@ -102,6 +103,7 @@ def test_the_tour_needs_no_repository(tmp_path, monkeypatch, without_figures):
     assert "quickstart after 2 steps" in "".join(shown["text"])
 
 
+@pytest.mark.full
 def test_lesions_hurt_and_the_last_layers_decide(at_docs):
     names, _ = executed(
         "lesion", lambda names: {name: names[name][:40] for name in ("pictures", "labels")}

@@ -91,7 +91,7 @@ def test_the_softmax_of_each_crop_is_over_the_chosen_classes():
     logits = np.random.default_rng(0).normal(0, 2, (6, 5)).astype(np.float32)
 
     class Net:
-        def apply(self, variables, crops, train):
+        def apply(self, variables, crops, train, edit):
             return jnp.asarray(logits), None
 
     chosen = np.array([0, 3, 4])

@@ -261,9 +261,10 @@ python -m tests.interop.parity docs/results/2026-11-27-pytorch-export.md
 Each net has random weights, of a size at which logits are neither tiny nor huge, and {count} random images. A number is
 the norm of the difference between the exported module and our net over the norm of ours: of the logits, of the feature
 that differs most, and of the gradient, by the pixels of the crops, of a random combination of the logits; eager, and
-under `torch.compile`: with inductor, without its layout optimization ([why](#gradients-of-compiled-modules)), in {inductor};
-with aot_eager, which captures and differentiates the module but writes no machine code, in the others. Layers of units
-are narrowed to 256, except in {whole}. Configurations in one line have the same net and the same input.
+under `torch.compile`: with inductor, without its layout optimization ([why](#gradients-of-compiled-modules)), in
+{inductor}; with aot_eager, which captures and differentiates the module but writes no machine code, in
+the others. Layers of units are narrowed to 256, except in {whole}. Configurations in one line have the same net and the
+same input.
 
 A gradient jumps where the input of a ReLU is 0, or where two values of a pool are equal. Images in which rounding
 decides one of these differently in the two programs are in the last column, and not in the gradients.

@@ -35,7 +35,6 @@ def may_rename() -> bool:
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"SLURM is not installed: no {missing()}"),
     pytest.mark.skipif(not may_rename(), reason="two nodes on one host need the right to unshare"),
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.full,
     pytest.mark.fault("F48"),
 ]

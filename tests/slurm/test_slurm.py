@@ -18,7 +18,6 @@ from tests.slurm.cluster import Cluster, missing
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"SLURM is not installed: no {missing()}"),
-    pytest.mark.xdist_group("slurm"),
 ]
 SECONDS = 240
 
