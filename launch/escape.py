@@ -4,7 +4,6 @@ A run has left at the first line of metrics.jsonl with a loss that train/diagnos
 budget on the plateau is censored: it might have left later. A run that diverged on the plateau has not left.
 """
 
-import contextlib
 import csv
 import io
 import math
@@ -17,7 +16,6 @@ from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.analysis import figures
 from alexnet_jax.cli import markdown as md
-from alexnet_jax.config.find import ROOT
 from alexnet_jax.errors import DataError, DivergedError
 from alexnet_jax.evaluation import compare
 from alexnet_jax.inference import trained
@@ -158,8 +156,7 @@ def _signal(folder: Path) -> float | None:
 
 
 def _batch_size(run: Run) -> int:
-    with contextlib.chdir(ROOT):
-        loaded = configs.load(run.config, list(run.overrides))
+    loaded = runs.load_config(run.config, run.overrides)
     return configs.parse(loaded, needs_images=False).train.batch_size
 
 

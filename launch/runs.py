@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from ml_collections import ConfigDict
+
 from alexnet_jax import config as configs
 from alexnet_jax import files
 from alexnet_jax.config.find import ROOT
@@ -82,12 +84,17 @@ def run(member: str, config: str, overrides: dict[str, Any], seed: int, out: Pat
 
 
 def _identity(config: str, arguments: tuple[str, ...]) -> str:
-    with contextlib.chdir(ROOT):
-        try:
-            digest = resume.identity(configs.load(config, list(arguments)))
-        except ConfigError:
-            digest = hashlib.sha256(repr((config, arguments)).encode()).hexdigest()
+    try:
+        digest = resume.identity(load_config(config, arguments))
+    except ConfigError:
+        digest = hashlib.sha256(repr((config, arguments)).encode()).hexdigest()
     return digest[:16]
+
+
+def load_config(config: str, overrides: tuple[str, ...]) -> ConfigDict:
+    """Load the configuration of a run, whose config is below the root. Raises ConfigError."""
+    with contextlib.chdir(ROOT):
+        return configs.load(config, list(overrides))
 
 
 def state(run: Run) -> State:

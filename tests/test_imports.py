@@ -56,7 +56,7 @@ LIBRARIES = {f"alexnet_jax.{name}": libraries for name, libraries in LAYERS.item
     "alexnet_jax.train.optimizer": {"jax", "numpy", "optax"},
     # Outside the package, which does not import them; __main__ has the names of those that are commands.
     "configs": {"ml_collections"},
-    "launch": {"matplotlib", "numpy", "rich"},
+    "launch": {"matplotlib", "ml_collections", "numpy", "rich"},
     "bench": {"PIL", "flax", "jax", "numpy", "optax", "simplejpeg", "tensorflow", "torch"},
 }
 

@@ -9,6 +9,8 @@ from markupsafe import Markup
 
 from alexnet_jax.analysis import deconvnet, filters, maximization, pictures, tuning
 from alexnet_jax.analysis.maximization import Recipe
+from alexnet_jax.evaluation import lesion
+from alexnet_jax.model.geometry import tower_of
 from alexnet_jax.pages import charts
 from alexnet_jax.pages.render import data_uri, render
 
@@ -77,7 +79,7 @@ def layer_page(
     y, x = _window(net, layer)
     cards: list[dict[str, Any]] = []
     for i, number in enumerate(layer.maps):
-        tower = tuning.tower_of(number, layer.count, layer.towers) if layer.towers > 1 else None
+        tower = tower_of(number, layer.count, layer.towers) + 1 if layer.towers > 1 else None
         cards.append({"title": _title(net, layer, number), "tower": tower, "excited": float(excited[i]),
                       "picture": _thumbnail(optimized[i][y, x], PICTURE, "the optimized picture"),
                       "patches": None, "classes": None, "selectivity": None, "tuning": None})  # fmt: skip
@@ -112,16 +114,12 @@ def index_page(
 
 
 def class_selectivity(means: np.ndarray) -> float | None:
-    """Return the class selectivity index of Morcos et al. (2018), from the mean activation by each class [k].
+    """Return the class selectivity of a map (lesion.selectivity), from its mean activation by each class [k].
 
-    (a - b) / (a + b), where a is the largest mean and b the mean of the others: 1 if only one class excites the unit.
-    None where it is not defined: for negative means, zeros, and a single class.
+    None where it is not defined: for negative means, a map that is never active, and a single class.
     """
-    if len(means) < 2 or means.min() < 0 or means.max() <= 0:
-        return None
-    largest = means.max()
-    others = (means.sum() - largest) / (len(means) - 1)
-    return float((largest - others) / (largest + others))
+    found = lesion.selectivity(means[:, None])
+    return None if found is None or means.max() <= 0 else float(found[0])
 
 
 def _title(net: "Network", layer: Layer, number: int) -> str:

@@ -15,6 +15,7 @@ from alexnet_jax.analysis import figures, pictures
 from alexnet_jax.analysis.saliency import last_maps
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import operations
+from alexnet_jax.model.geometry import tower_of
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
@@ -76,7 +77,7 @@ def plot(net: "Network", split, split_name: str, layer: str, maps: list[int], pa
             }
             for index, place in zip(best.tolist(), places, strict=True)
         ]
-        rows.append({"map": number, "tower": number * towers // count + 1, "images": images})
+        rows.append({"map": number, "tower": tower_of(number, count, towers) + 1, "images": images})
     numbers = {"step": net.trained.step, "layer": layer, "maps": rows}
     return figures.save(_draw(blocks, numbers, towers), numbers, path)
 
@@ -232,15 +233,8 @@ def _draw(blocks, numbers: dict, towers: int):
     return figure
 
 
-def _mosaic(tiles: list[np.ndarray]) -> np.ndarray:
-    """Arrange tiles of equal size in one image, SIDE in a row, with white gaps."""
-    height, width = tiles[0].shape[:2]
-    gap = max(height // 24, 1)
-    canvas = np.full((SIDE * (height + gap) - gap, SIDE * (width + gap) - gap, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // SIDE * (height + gap), i % SIDE * (width + gap)
-        canvas[y : y + height, x : x + width] = tile
-    return canvas
+def _mosaic(tiles: Sequence[np.ndarray]) -> np.ndarray:
+    return figures.mosaic(np.stack(tiles), SIDE, SIDE, gap=max(len(tiles[0]) // 24, 1))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alexnet_jax import cli, files
 from alexnet_jax.analysis import fonts
 from alexnet_jax.errors import ConfigError, StorageError, printable
@@ -58,6 +60,17 @@ def show(axes: "Axes", image: Any, caption: str = "", color: str = "black", **op
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_title(caption, fontsize=9, color=color)
+
+
+def mosaic(tiles: np.ndarray, rows: int, columns: int, gap: int) -> np.ndarray:
+    """Arrange at most rows * columns tiles uint8 [n h w 3] in one image, row by row, with white gaps."""
+    height, width = tiles.shape[1:3]
+    shape = rows * (height + gap) - gap, columns * (width + gap) - gap, 3
+    canvas = np.full(shape, 255, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        canvas[y : y + height, x : x + width] = tile
+    return canvas
 
 
 def plain(axes: "Axes") -> None:

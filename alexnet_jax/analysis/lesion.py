@@ -20,6 +20,7 @@ from alexnet_jax.data.pipeline import splits
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.evaluation import lesion, robustness, target
 from alexnet_jax.evaluation.classes import scope_in_words
+from alexnet_jax.inference import metrics
 from alexnet_jax.model.geometry import towers_of
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _report(net: "Network", subject: "EvalTarget", options: argparse.Namespace) 
         "kind": next(kind for kind in ("each", "tower", "map", "share") if getattr(options, kind)),
         "order": options.order or ("random" if options.share else None), "reverse": options.reverse,
         "draws": options.draws, "seed": options.seed,
-        "confidence": robustness.CONFIDENCE, "resamples": robustness.RESAMPLES,
+        "confidence": metrics.CONFIDENCE, "resamples": robustness.RESAMPLES,
         "intact": lesion.intact(ranks, len(names)), "lesions": found,
     }  # fmt: skip
     if options.each:

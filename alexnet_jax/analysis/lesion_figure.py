@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alexnet_jax.analysis import figures
+from alexnet_jax.model.geometry import tower_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +64,7 @@ def _draw_ranking(axes: "Axes", report: dict[str, Any]) -> None:
     axes.fill_between(
         ranks, middle - error[0], middle + error[1], color="gray", alpha=0.25, linewidth=0
     )
-    towers = order * report["towers"] // report["units"]
+    towers = tower_of(order, report["units"], report["towers"])
     for tower in range(report["towers"]):
         label = f"tower {tower + 1}" if report["towers"] > 1 else None
         axes.plot(ranks[towers == tower], middle[towers == tower], ".", ms=5, label=label)

@@ -16,7 +16,7 @@ from alexnet_jax import cli
 from alexnet_jax.analysis import figures, pictures
 from alexnet_jax.analysis.pictures import Pictures
 from alexnet_jax.errors import ConfigError
-from alexnet_jax.model.geometry import towers_of
+from alexnet_jax.model.geometry import tower_of, towers_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,7 +141,7 @@ def _tower_masks(net: "Network", layer: str) -> np.ndarray:
     units, towers = net.shapes[layer][-1], towers_of(net.trained.config.model, layer)
     if towers == 1:
         return np.zeros((0, units), bool)
-    return np.arange(units) * towers // units == np.arange(towers)[:, None]
+    return tower_of(np.arange(units), units, towers) == np.arange(towers)[:, None]
 
 
 def table(numbers: dict[str, Any]) -> str:

@@ -9,12 +9,10 @@ above its diagonal (`upper`). Both are then an inner product of two vectors, div
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Shaped
 
-CONFIDENCE = 0.95
 #: Permuted similarities as high as the observed one, but for rounding in float32, count as at least as high.
 _TOLERANCE = 1e-6
 #: Two vectors, by their indices.
@@ -73,7 +71,11 @@ class Gram:
 
 def upper(matrix: Shaped[np.ndarray, "n n"]) -> Shaped[np.ndarray, " pairs"]:
     """Return the entries above the diagonal, row by row."""
-    return matrix[np.triu(np.ones(matrix.shape, bool), 1)]
+    return matrix[_above_diagonal(len(matrix))]
+
+
+def _above_diagonal(n: int) -> Bool[np.ndarray, "n n"]:
+    return np.triu(np.ones((n, n), bool), 1)
 
 
 def images_of(pairs: int) -> int:
@@ -152,22 +154,6 @@ def correlations(level: Int[np.ndarray, "t pairs"]) -> Float[np.ndarray, "t t"]:
     return (ranks @ ranks.T).astype(np.float64)
 
 
-class Interval(NamedTuple):
-    """Percentiles of resampled similarities, that leave out 1 - CONFIDENCE."""
-
-    low: float
-    high: float
-
-
-def interval(resampled: Float[np.ndarray, " r"]) -> Interval | None:
-    """Return the percentile interval; None if nothing was resampled or a value is not defined."""
-    if not len(resampled) or not np.isfinite(resampled).all():
-        return None
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(resampled, (tail, 100 - tail))
-    return Interval(float(low), float(high))
-
-
 def bootstrap_hsic(
     vectors: Float[np.ndarray, "t pairs"],
     pairs: Sequence[Pair],
@@ -182,7 +168,7 @@ def bootstrap_hsic(
     has no first-order effect on HSIC, because a centered matrix has a mean of 0 over the images in each row.
     """
     n = images_of(vectors.shape[1])
-    above = np.triu(np.ones((n, n), bool), 1)
+    above = _above_diagonal(n)
     drawn = generator.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32)
     counts = n**2 - np.square(drawn, dtype=np.float64).sum(axis=1)
     square, found = np.zeros((n, n), np.float32), np.empty((len(pairs), resamples))
@@ -204,7 +190,7 @@ def bootstrap_correlations(
     they would raise the correlations. The other dissimilarities are ranked anew.
     """
     n = images_of(level.shape[1])
-    above = np.triu(np.ones((n, n), bool), 1)
+    above = _above_diagonal(n)
     first, second = np.transpose(pairs)
     chosen, column = np.unique(second, return_inverse=True)
     for _ in range(resamples):
@@ -231,7 +217,7 @@ def permutation_p(
         (1 + number of permutations that are at least as similar) / (1 + permutations), for each pair: one-sided.
     """
     n = images_of(vectors.shape[1])
-    above = np.triu(np.ones((n, n), bool), 1)
+    above = _above_diagonal(n)
     place = np.zeros((n, n), np.int32)
     place[above] = np.arange(vectors.shape[1])
     place += place.T

@@ -20,6 +20,7 @@ from alexnet_jax.data.pipeline.corruptions import CORRUPTIONS, KNOWN, SEVERITIES
 from alexnet_jax.errors import ConfigError, StorageError
 from alexnet_jax.evaluation import robustness, target
 from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ def _protocol(
         "seed": options.seed,
         "count": len(images.labels[key]),
         "classes": {"predicted": of if images.classes is None else len(images.classes), "of": of},
-        "confidence": robustness.CONFIDENCE,
+        "confidence": metrics.CONFIDENCE,
         "resamples": robustness.RESAMPLES,
     }
 

@@ -20,7 +20,6 @@ from alexnet_jax.analysis import (
     encoding,
     figures,
     pictures,
-    representations,
     similarity_figures,
     similarity_inputs,
     similarity_measures,
@@ -28,6 +27,7 @@ from alexnet_jax.analysis import (
 from alexnet_jax.analysis.similarity_inputs import BATCH, COUNT, Inputs
 from alexnet_jax.analysis.similarity_measures import Measures, Value
 from alexnet_jax.errors import StorageError
+from alexnet_jax.inference import metrics
 
 #: A layer has settled at the first checkpoint from which on its CKA with its last state is at least this.
 SETTLED = 0.9
@@ -101,7 +101,7 @@ def summarize(inputs: Inputs, measures: Measures, options: argparse.Namespace) -
             "from": inputs.images.title, "count": len(inputs.chosen), "batches": len(inputs.batches),
             "batch": len(inputs.batches[0]), "seed": options.seed,
         },
-        "confidence": representations.CONFIDENCE,
+        "confidence": metrics.CONFIDENCE,
         "resamples": options.resamples,
         "permutations": options.permutations,
         "without_rdm": [named(i) for i, rdm in enumerate(measures.rdms) if rdm is None],
@@ -135,8 +135,7 @@ def _encoding(
     summary: dict[str, Any] = {"known": int(np.isfinite(found.r2).sum())}
     for name in ("correlation", "r2", "penalty"):
         median, drawn = encoding.median_interval(getattr(found, name), resamples, generator)
-        bounds = representations.interval(drawn)
-        low, high = bounds if bounds else (None, None)
+        low, high = metrics.percentile_interval(drawn) or (None, None)
         summary[name] = Value(None if np.isnan(median) else median, low, high)._asdict()
         del summary[name]["p"]
     return summary

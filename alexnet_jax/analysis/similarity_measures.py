@@ -14,6 +14,7 @@ from alexnet_jax.analysis.representations import Gram, Pair
 from alexnet_jax.analysis.similarity_inputs import Inputs, Net
 from alexnet_jax.cli import environment
 from alexnet_jax.data.pipeline.splits import View
+from alexnet_jax.inference import metrics
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
@@ -229,7 +230,6 @@ def _values(
         if np.isnan(matrix[pair]):
             values.append(Value(None))
             continue
-        found = representations.interval(drawn)
-        low, high = found if found else (None, None)
+        low, high = metrics.percentile_interval(drawn) or (None, None)
         values.append(Value(float(matrix[pair]), low, high, None if np.isnan(p) else float(p)))
     return values

@@ -14,6 +14,7 @@ import numpy as np
 from alexnet_jax import cli
 from alexnet_jax.analysis import figures, filters, pictures
 from alexnet_jax.errors import ConfigError
+from alexnet_jax.model.geometry import tower_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,9 @@ def plot(net: "Network", path: Path, response: Response = "f1") -> Path:
         "frequencies": [round(float(f), 5) for f in tuning.frequencies],
         "colors": list(COLORS),
         "towers": compare(maps, towers),
-        "maps": [{"tower": tower_of(i, len(maps), towers), **one} for i, one in enumerate(maps)],
+        "maps": [
+            {"tower": tower_of(i, len(maps), towers) + 1, **one} for i, one in enumerate(maps)
+        ],
     }
     kernel = np.asarray(net.trained.params[first_layer(net)]["kernel"], np.float32)
     return figures.save(_draw(numbers, kernel), numbers, path)
@@ -94,11 +97,6 @@ def first_layer(net: "Network") -> str:
     if layer.kind != "conv":
         raise ConfigError(f"{name} is not a convolution: its kernels differ from place to place")
     return name
-
-
-def tower_of(number: int, count: int, towers: int) -> int:
-    """Return the tower, from 1, of a map."""
-    return number * towers // count + 1
 
 
 def measure(net: "Network", response: Response = "f1") -> Tuning:
@@ -205,7 +203,7 @@ def compare(maps: list[dict[str, Any]], towers: int, seed: int = 0) -> dict[str,
       p are not corrected for one another. Maps without responses are left out. For one tower, and for towers without
       any map that responds, "difference" and "p" are None.
     """
-    all_of = np.array([tower_of(i, len(maps), towers) for i in range(len(maps))])
+    all_of = tower_of(np.arange(len(maps)), len(maps), towers) + 1
     responds = np.array([one["response"] > 0 for one in maps])
     members = all_of[responds]
     complete = towers > 1 and len(np.unique(members)) == towers
@@ -280,14 +278,9 @@ def _draw(numbers: dict[str, Any], kernel: np.ndarray) -> "Figure":
 
 def _sorted_tiles(tiles: np.ndarray, maps: list[dict[str, Any]]) -> np.ndarray:
     """Arrange the kernels of maps by their color index, filters.PER_ROW in a row: uint8 [h w 3]."""
-    order = [one["map"] for one in sorted(maps, key=lambda one: one["color_index"])]
-    side = tiles.shape[1] + 1
+    order = np.array([one["map"] for one in sorted(maps, key=lambda one: one["color_index"])], int)
     rows = -(-max(len(order), 1) // filters.PER_ROW)
-    canvas = np.full((rows * side, filters.PER_ROW * side, 3), 255, np.uint8)
-    for place, number in enumerate(order):
-        y, x = (part * side for part in divmod(place, filters.PER_ROW))
-        canvas[y : y + side - 1, x : x + side - 1] = tiles[number]
-    return canvas
+    return figures.mosaic(tiles[order], rows, filters.PER_ROW, gap=1)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from alexnet_jax.evaluation import robustness
+from alexnet_jax.model.geometry import tower_of
 
 if TYPE_CHECKING:
     from alexnet_jax.inference.network import Network
@@ -46,7 +47,7 @@ def of_towers(
     """All maps of a tower, for each of `chosen`, which count from 1."""
     found = []
     for one in chosen:
-        maps = np.flatnonzero(np.arange(units) * towers // units == one - 1)
+        maps = np.flatnonzero(tower_of(np.arange(units), units, towers) == one - 1)
         found.append(Lesion(str(one), (_maps(maps),), random_sets(units, len(maps), draws, seed)))
     return found
 

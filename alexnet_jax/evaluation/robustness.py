@@ -25,9 +25,10 @@ from alexnet_jax.data.sources import cifar10, corrupted
 from alexnet_jax.errors import ConfigError, DataError, listed
 from alexnet_jax.evaluation import classes as class_matching
 from alexnet_jax.evaluation.target import EvalTarget
+from alexnet_jax.inference import metrics
 from alexnet_jax.specs import Config
 
-CONFIDENCE, RESAMPLES = 0.95, 1000
+RESAMPLES = 1000
 #: Bytes of images, rounded up to a batch, that are read at once for all nets.
 _CHUNK_BYTES = 64 * 2**20
 #: The condition of images without corruption, as (corruption, severity).
@@ -230,9 +231,8 @@ def resampled(
     return Errors(means)
 
 
-@functools.lru_cache(
-    maxsize=2
-)  # those of CLEAN and of the other conditions, for all groups of nets
+# Two are kept: those of CLEAN and of the other conditions, for all groups of nets.
+@functools.lru_cache(maxsize=2)
 def _image_weights(images: int, is_main: bool, resamples: int) -> np.ndarray:
     """The share of each image in each resample: float32 [images resamples]."""
     if images < 2:
@@ -329,9 +329,8 @@ def value(samples: np.ndarray | None) -> dict[str, float | None] | None:
     """
     if samples is None:
         return None
-    tails = [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2]
-    bounds = [None, None] if np.isnan(samples).any() else np.percentile(samples[1:], tails).tolist()
-    return {"value": float(samples[0]), "low": bounds[0], "high": bounds[1]}
+    low, high = metrics.percentile_interval(samples[1:]) or (None, None)
+    return {"value": float(samples[0]), "low": low, "high": high}
 
 
 def published_reference() -> Errors:

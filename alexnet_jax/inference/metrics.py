@@ -15,6 +15,8 @@ import numpy as np
 
 #: Metrics that are not defined for sets of labels, by their keys in JSON; their functions raise ValueError.
 UNDEFINED = ("nll", "confusion", "class_error")
+#: Of intervals.
+CONFIDENCE = 0.95
 
 
 def summarize(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -143,3 +145,12 @@ def expected_calibration_error(
 ) -> float:
     """The ECE of probabilities [n classes] and labels [n], in [0, 1]; biased upwards for small n."""
     return reliability(probabilities, labels, bins).error
+
+
+def percentile_interval(resampled: np.ndarray) -> tuple[float, float] | None:
+    """Compute the bootstrap percentile interval; None if nothing was resampled or a value is not defined."""
+    if not len(resampled) or not np.isfinite(resampled).all():
+        return None
+    tails = [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2]
+    low, high = np.percentile(resampled, tails)
+    return float(low), float(high)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model.operations import Maps, Node, nodes
@@ -104,6 +104,11 @@ def is_replicated(model: ModelSpec, name: str) -> bool:
 def towers_of(model: ModelSpec, feature: str) -> int:
     """Return the number of towers that the maps or units of a feature, such as "conv5/act", belong to."""
     return 1 if is_replicated(model, feature.partition("/")[0]) else model.towers
+
+
+def tower_of(number: Any, units: int, towers: int) -> Any:
+    """Return the tower, from 0, that a map or unit of `units` belongs to; of an array of numbers, an array."""
+    return number * towers // units
 
 
 def is_divided(model: ModelSpec, name: str, devices: int) -> bool:
