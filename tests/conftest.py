@@ -84,6 +84,18 @@ def pytest_xdist_auto_num_workers(config) -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """By file, and all of tests/reliability to one worker: they have the server of starts and two runs in common."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = "tests/reliability/"
+            return folder if nodeid.startswith(folder) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
+
+
 def pytest_configure(config):
     config.scoreboard = {"faults": {}, "figures": collections.Counter()}
 
@@ -113,6 +125,10 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionfinish(session):
+    # pytest collects garbage five times at the end, among millions of objects of JAX; once is enough to find what was
+    # not closed.
+    gc.collect()
+    gc.freeze()
     path = session.config.getoption("--record")
     if path:
         from tests.reliability import record

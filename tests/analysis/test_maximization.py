@@ -28,7 +28,7 @@ def smooth_net(net):
 
 def test_a_picture_excites_far_more_than_any_image_or_noise(net, splits):
     classes = np.arange(10)
-    pictured = maximization.maximize(net, "fc7", classes, STILL)
+    pictured = maximization.maximize(net, "fc7", classes, STILL._replace(steps=100))
     assert pictured.shape == (10, 14, 14, 3) and pictured.dtype == np.uint8
     made = maximization.excitation(net, "fc7", classes, pictured)
     logits = net.features(splits["test"].images[:], "fc7")
@@ -71,19 +71,23 @@ def test_without_transformations_the_gradient_is_that_of_the_pixels(net):
     keys = jax.random.split(jax.random.key(1), 2)
     waves = 30 * maximization.initial_waves(keys, 14)
 
+    @jax.jit
+    @jax.grad
     def by_waves(waves):
         shown = maximization.transform(maximization.to_pixels(waves, colors), keys, recipe)
         return maximization._central(net, net.variables, "conv2/linear", shown, units).sum()
 
+    @jax.jit
+    @jax.grad
     def by_pixels(shown):
         inputs = pictures.inputs(net, shown)
         x = net.model.apply(net.variables, inputs, train=False)[1]["conv2/linear"]
         return x[0, x.shape[1] // 2, x.shape[2] // 2, 2] + x[1, x.shape[1] // 2, x.shape[2] // 2, 6]
 
     shown, pull = jax.vjp(lambda waves: maximization.to_pixels(waves, colors), waves)
-    [expected] = pull(jax.grad(by_pixels)(shown))
+    [expected] = pull(by_pixels(shown))
     assert jnp.abs(expected).max() > 0
-    np.testing.assert_allclose(jax.grad(by_waves)(waves), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(by_waves(waves), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_moved_images_are_shifted_scaled_and_turned_within_their_bounds(monkeypatch):

@@ -16,9 +16,9 @@ from alexnet_jax.errors import ConfigError
 PATH = "--config.data.path=images"
 CONFIGS = (
     "configs/paper.py",
-    "configs/krizhevsky2012.py",
-    "configs/cifar10.py:11pct",
-    "configs/flowers17.py:batchnorm",
+    pytest.param("configs/krizhevsky2012.py", marks=pytest.mark.full),
+    pytest.param("configs/cifar10.py:11pct", marks=pytest.mark.full),
+    pytest.param("configs/flowers17.py:batchnorm", marks=pytest.mark.full),
     "tests/tiny.py",
 )
 

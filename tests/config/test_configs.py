@@ -1,6 +1,7 @@
 """Every config and variant: it parses, builds its network, and says what it costs and gives."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import math
@@ -15,7 +16,7 @@ from alexnet_jax.analysis import describe
 from alexnet_jax.config import provenance
 from alexnet_jax.errors import ConfigError
 from alexnet_jax.model import alexnet, geometry
-from alexnet_jax.specs import Config
+from alexnet_jax.specs import Config, ModelSpec
 from configs import (
     ablations,
     caffe,
@@ -90,6 +91,7 @@ def load(name: str):
     return loaded
 
 
+@functools.cache
 def spec_of(name: str) -> Config:
     spec = config.parse(load(name))
     return config.with_classes(spec, spec.model.num_classes or 5)
@@ -99,16 +101,19 @@ def layers_of(spec: Config) -> list[geometry.Layer]:
     return geometry.layers(spec.model, spec.augment.crop_size, spec.model.num_classes)  # type: ignore[arg-type]
 
 
+@functools.cache
+def traced(model: ModelSpec, crop: int):
+    """Shapes of the variables, logits and features of a network, which many configurations have in common."""
+    net = alexnet.AlexNet(model)
+    variables = jax.eval_shape(lambda: alexnet.init(net, jax.random.key(0), crop))
+    images = jax.ShapeDtypeStruct((2, crop, crop, 3), "float32")
+    return variables, *jax.eval_shape(lambda v, x: net.apply(v, x, train=False), variables, images)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_geometry_agrees_with_the_network(name):
     spec = spec_of(name)
-    model = alexnet.AlexNet(spec.model)
-    crop = spec.augment.crop_size
-    variables = jax.eval_shape(lambda: alexnet.init(model, jax.random.key(0), crop))
-    images = jax.ShapeDtypeStruct((2, crop, crop, 3), "float32")
-    logits, features = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False), variables, images
-    )
+    variables, logits, features = traced(spec.model, spec.augment.crop_size)
     table = layers_of(spec)
     params = variables["params"]
     counts = {row: sum(leaf.size for leaf in jax.tree.leaves(params[row])) for row in params}

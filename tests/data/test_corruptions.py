@@ -28,7 +28,7 @@ def pictures(count: int, size: int) -> np.ndarray:
     return np.clip(100 + made, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-@pytest.fixture(scope="module", params=[(32, 32), (8, 224)], ids=["32", "224"])
+@pytest.fixture(scope="module", params=[(32, 32), (4, 224)], ids=["32", "224"])
 def images(request):
     return pictures(*request.param)
 

@@ -8,6 +8,7 @@ import pytest
 from alexnet_jax import main
 from tests.docs import notebook
 
+TINY = notebook.FOLDER.parents[1] / "tests" / "tiny.py"
 NAMES = sorted(path.stem for path in notebook.FOLDER.glob("*.ipynb"))
 
 
@@ -86,21 +87,22 @@ def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, without_fig
 
 
 def test_the_tour_needs_no_repository(tmp_path, monkeypatch, without_figures):
-    """Elsewhere than in the repository it trains its net, here for two steps in this process."""
+    """Elsewhere than in the repository it trains its net, here the tiny one for two steps in this process."""
     monkeypatch.chdir(tmp_path)
     original = subprocess.run
 
     def run(command, **options):
         if command[:4] != [sys.executable, "-m", "alexnet_jax", "train"]:
             return original(command, **options)
-        return main.main([*command[4:], "--config.train.max_steps=2"])
+        arguments = [str(TINY) if word == "quickstart" else word for word in command[4:]]
+        return main.main([*arguments, "--config.train.max_steps=2"])
 
     monkeypatch.setattr(subprocess, "run", run)
     names: dict = {}
     first, second, *_ = cells_of("tour")
     notebook.execute(first, names)
     [shown] = notebook.execute(second, names)
-    assert "quickstart after 2 steps" in "".join(shown["text"])
+    assert "tiny after 2 steps" in "".join(shown["text"])
 
 
 @pytest.mark.full

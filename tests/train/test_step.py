@@ -239,6 +239,7 @@ def test_parts_take_the_memory_of_one_part():
     assert temporary_bytes(4) < 1.2 * whole / 4
 
 
+@pytest.mark.full
 def test_accumulation_with_batch_norm_sees_the_same_parts_on_any_devices():
     _, one, _ = train(1, batch_norm=True, train={"accumulate": 2})
     _, two, _ = train(2, batch_norm=True, train={"accumulate": 2})
