@@ -28,7 +28,7 @@ from alexnet_jax.train import prepare
 from alexnet_jax.train.log import Log
 
 TINY = ["--config", "tests/tiny.py"]
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("bare_runs")
 UNTIMED = ("time", "images_per_second", "data_wait_fraction")
 
 

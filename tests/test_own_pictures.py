@@ -13,7 +13,7 @@ from alexnet_jax.inference import trained
 from alexnet_jax.run import reading
 from alexnet_jax.train.checkpointer import Checkpointer
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("bare_runs")
 
 CONFIG = """
 from tests import tiny

@@ -1,5 +1,6 @@
 """AlexNet (§3.5, Figure 2): the layers of a config, one after the other."""
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -236,6 +237,7 @@ def init(model: AlexNet, key: Key[Array, ""], input_size: int) -> dict[str, Any]
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+@functools.cache
 def shapes(spec: ModelSpec, input_size: int) -> dict[str, Any]:
-    """Return the result of `init` for a network as ShapeDtypeStructs."""
+    """Return the result of `init` for a network as ShapeDtypeStructs, in a dict that all callers share."""
     return jax.eval_shape(lambda key: init(AlexNet(spec), key, input_size), jax.random.key(0))

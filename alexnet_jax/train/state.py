@@ -46,7 +46,10 @@ def create(
 
 def shapes(spec: Config, model: alexnet.AlexNet) -> State:
     """Return the state of `create` as ShapeDtypeStructs."""
-    fields = jax.eval_shape(functools.partial(_initial, spec, model), stream(0, INIT))
+    variables = alexnet.shapes(model.spec, spec.augment.crop_size)
+    opt_state = jax.eval_shape(optimizer.build(spec.optimizer).init, variables["params"])
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    fields = (step, variables["params"], opt_state, variables["batch_stats"])
     return State(*fields, schedule=None)  # pyright: ignore[reportArgumentType]
 
 

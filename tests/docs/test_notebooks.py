@@ -71,7 +71,7 @@ def test_conv1_becomes_what_it_is_at_the_end(at_docs):
 
 
 @pytest.mark.full
-def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, without_figures):
+def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, bare_runs):
     monkeypatch.chdir(tmp_path)
     original = main.main
     monkeypatch.setattr(main, "main", lambda args: original([*args, "--config.train.max_steps=2"]))
@@ -86,7 +86,7 @@ def test_the_ablations_train_and_are_compared(tmp_path, monkeypatch, without_fig
     assert all(len(errors) == 1 and 0 < errors[0] <= 100 for errors in names["errors"].values())
 
 
-def test_the_tour_needs_no_repository(tmp_path, monkeypatch, without_figures):
+def test_the_tour_needs_no_repository(tmp_path, monkeypatch, bare_runs):
     """Elsewhere than in the repository it trains its net, here the tiny one for two steps in this process."""
     monkeypatch.chdir(tmp_path)
     original = subprocess.run

@@ -11,7 +11,7 @@ from alexnet_jax.errors import CheckpointError, ConfigError, StorageError
 from alexnet_jax.inference import network, trained
 from alexnet_jax.interop import release, verify
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("bare_runs")
 RUN = (
     "--config", "tests/tiny.py", "--config.train.max_steps=5", "--config.evaluation.final_views=('center',)",
 )  # fmt: skip

@@ -9,10 +9,10 @@ from tests.reliability.starter import Starter, killed_once_saved
 
 
 @pytest.fixture(scope="session")
-def starter():
+def starter(request):
     # Every program is kept, so that a start costs no compilation.
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    with Starter() as starter:
+    with Starter(bare=not request.config.getoption("--full")) as starter:
         yield starter
 
 

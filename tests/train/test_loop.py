@@ -18,7 +18,7 @@ from alexnet_jax.train.evaluator import Evaluator
 from alexnet_jax.train.log import Log
 from alexnet_jax.train.meter import Meter
 
-pytestmark = pytest.mark.usefixtures("without_figures")
+pytestmark = pytest.mark.usefixtures("bare_runs")
 SHORT = ("--config", "tests/tiny.py", "--config.evaluation.final_views=('center',)")
 
 
