@@ -58,6 +58,7 @@ def test_the_tour_shows_what_is_stored_in_it(at_docs):
     assert alike.mean() > 0.9
 
 
+@pytest.mark.full
 def test_conv1_becomes_what_it_is_at_the_end(at_docs):
     names, _ = executed(
         "conv1",
@@ -117,6 +118,7 @@ def test_lesions_hurt_and_the_last_layers_decide(at_docs):
     assert [found for found, _ in names["moved"].values()] == pytest.approx([source] * 7, abs=1e-5)
 
 
+@pytest.mark.full
 def test_seeds_agree_more_after_training(at_docs):
     names, _ = executed("seeds", lambda _: {"LAYERS": ["conv1", "fc7"]})
     assert sorted(names["partners"]) == list(range(6))

@@ -77,6 +77,7 @@ def keys(count=2, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+@pytest.mark.full
 def test_quick_compilation_changes_no_bit_of_the_initial_weights(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     tiny = tiny_model()

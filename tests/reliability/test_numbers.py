@@ -160,6 +160,7 @@ def test_the_program_knows_nothing_of_faults():
         assert "ALEXNET_FAULT" not in path.read_text(), path
 
 
+@pytest.mark.full
 def test_every_fault_point_is_passed_by_a_run_and_its_continuation(starter, tmp_path):
     fault = ",".join(f"{name}:1:say" for name in faults.POINTS)
     for steps in (19, 20):

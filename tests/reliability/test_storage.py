@@ -113,14 +113,11 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_checkpoints(tmp_path):
     assert not leftovers(tmp_path / "end")
 
 
+@pytest.mark.full
 @pytest.mark.fault("F9", "F10")
 @pytest.mark.parametrize(
     "fault",
-    [
-        "save.state:3:raise=ENOSPC",
-        pytest.param("save.hashed:3:raise=EIO", marks=pytest.mark.full),
-        pytest.param("save.renamed:3:raise=EIO", marks=pytest.mark.full),
-    ],
+    ["save.state:3:raise=ENOSPC", "save.hashed:3:raise=EIO", "save.renamed:3:raise=EIO"],
 )
 def test_an_error_of_the_disk_that_passes_changes_nothing(starter, golden, tmp_path, fault):
     outcome = starter.run(tmp_path / "run", fault=fault, sabotage="retry_at_once")

@@ -234,6 +234,7 @@ def made_up(parts: int):
     return workload.load("tests/tiny.py", 1024, more)
 
 
+@pytest.mark.full
 def test_parts_take_the_memory_of_one_part():
     whole = temporary_bytes(1)
     assert temporary_bytes(4) < 1.2 * whole / 4
