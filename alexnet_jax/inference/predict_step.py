@@ -1,5 +1,6 @@
 """Jitted prediction of class probabilities for a batch, on all devices."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from alexnet_jax.model.alexnet import AlexNet, Edit
 from alexnet_jax.model.hybrid import sharding_of
 from alexnet_jax.model.mesh import DATA
 from alexnet_jax.run import processes
-from alexnet_jax.specs import Config
+from alexnet_jax.specs import AugmentSpec, Config
 
 
 def make_eval_step(
@@ -28,6 +29,8 @@ def make_eval_step(
 ) -> Callable[[Any, Any, Any], jax.Array]:
     """Make a function that predicts class probabilities, averaged over the crops of each image (§4.1).
 
+    Nets that differ only in their parameters and statistics share a compiled program.
+
     Args:
         view: Which crops to take, such as 'center' or 'ten'.
         classes: Numbers of the classes to predict, if not all, as in `mean_probabilities`.
@@ -39,30 +42,43 @@ def make_eval_step(
     """
     forms = meshes.forms_of(model.forms, mesh)
     model = model.clone(sharding=sharding_of(spec, mesh), forms=forms)
-    params, batch_stats = partition(spec, mesh)
-
-    def predict(
-        params: Any, batch_stats: Any, images: jax.Array, statistics: Statistics
-    ) -> jax.Array:
-        variables = {"params": params, "batch_stats": batch_stats}
-        crops = views.views(images, statistics, spec.augment, view)
-        return mean_probabilities(model, variables, crops, classes)
-
-    inputs = (params, batch_stats, jax.P(DATA), jax.P())
-    jitted = meshes.jit(predict, spec, mesh, inputs, jax.P(DATA))
+    chosen = None if classes is None else tuple(int(number) for number in classes)
+    jitted = _jit(
+        model,  # pyright: ignore[reportArgumentType] (Flax makes it hashable)
+        spec.augment, spec.train.deterministic, mesh, view, chosen,
+    )  # fmt: skip
     statistics = processes.to_devices(
         jax.device_get(resized_statistics(statistics, spec)), meshes.shardings(mesh, jax.P())
     )
     return lambda params, batch_stats, images: jitted(params, batch_stats, images, statistics)
 
 
-def partition(spec: Config, mesh: jax.sharding.Mesh) -> tuple[Any, ...]:
-    """Return the PartitionSpecs of parameters and batch statistics: replicated, or sharded as the net is."""
-    variables = alexnet.shapes(spec.model, spec.augment.crop_size)
-    sharding = sharding_of(spec, mesh)
-    return tuple(
-        sharding.partition(spec.model, variables[name]) for name in ("params", "batch_stats")
+@functools.lru_cache(maxsize=8)
+def _jit(
+    model: AlexNet,
+    augment_spec: AugmentSpec,
+    deterministic: bool,
+    mesh: jax.sharding.Mesh,
+    view: str,
+    classes: tuple[int, ...] | None,
+) -> Callable[..., jax.Array]:
+    """Return (params, batch_stats, images, statistics) -> probabilities, jitted over `mesh`."""
+    variables = alexnet.shapes(model.spec, augment_spec.crop_size)
+    params, batch_stats = (
+        model.sharding.partition(model.spec, variables[name]) for name in ("params", "batch_stats")
     )
+
+    def predict(
+        params: Any, batch_stats: Any, images: jax.Array, statistics: Statistics
+    ) -> jax.Array:
+        variables = {"params": params, "batch_stats": batch_stats}
+        crops = views.views(images, statistics, augment_spec, view)
+        return mean_probabilities(
+            model, variables, crops, None if classes is None else np.array(classes)
+        )
+
+    inputs = (params, batch_stats, jax.P(DATA), jax.P())
+    return meshes.jit(predict, mesh, inputs, jax.P(DATA), deterministic=deterministic)
 
 
 def mean_probabilities(

@@ -9,7 +9,6 @@ from jax.sharding import AxisType, Mesh
 
 from alexnet_jax.kernels import compiler
 from alexnet_jax.kernels.forms import Forms, choose
-from alexnet_jax.specs import Config
 
 #: Names of the mesh axes that shard the batch and the towers of the network.
 DATA, TOWER = "data", "tower"
@@ -38,11 +37,12 @@ def round_up(batch_size: int, devices: int) -> int:
 
 def jit(
     function: Callable,
-    spec: Config,
     mesh: Mesh,
     inputs: Any,
     outputs: Any,
+    *,
     donated: tuple[int, ...] = (),
+    deterministic: bool,
 ) -> Any:
     """Jit a function of local shards with shard_map; `inputs` and `outputs` are trees of PartitionSpecs."""
     # With check_vma=True, gradients of replicated parameters would already be summed over the devices.
@@ -53,7 +53,7 @@ def jit(
         in_shardings=shardings(mesh, inputs),
         out_shardings=shardings(mesh, outputs),
         donate_argnums=donated,
-        compiler_options=compiler.options(platform, deterministic=spec.train.deterministic),
+        compiler_options=compiler.options(platform, deterministic=deterministic),
     )
 
 

@@ -111,7 +111,8 @@ def jit_train_step(spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | 
         each: Any = jax.P(None, DATA)
         batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
     inputs = (placement, copies, batch, jax.P(), jax.P((DATA, TOWER)), jax.P(), images)
-    return parallel.jit(function, spec, mesh, inputs, (placement, copies, jax.P()), donated=(0, 1))
+    outputs, exact = (placement, copies, jax.P()), spec.train.deterministic
+    return parallel.jit(function, mesh, inputs, outputs, donated=(0, 1), deterministic=exact)
 
 
 def jit_part_and_update(
@@ -153,13 +154,14 @@ def jit_part_and_update(
             requests,
         )  # fmt: skip
 
+    jit = functools.partial(parallel.jit, mesh=mesh, deterministic=spec.train.deterministic)
     zeros = jax.jit(zero_sums, out_shardings=parallel.shardings(mesh, sums))
     stats = placement.batch_stats
     inputs = (placement.params, copies, stats, scalar, sums, row, scalar, scalar, scalar)
-    add = parallel.jit(part, spec, mesh, inputs, (stats, sums), donated=(4,))
+    add = jit(part, inputs=inputs, outputs=(stats, sums), donated=(4,))
     inputs = (placement, copies, sums, stats, scalar, jax.P((DATA, TOWER)))
     outputs = (placement, copies, scalar)
-    return zeros, add, parallel.jit(update, spec, mesh, inputs, outputs, donated=(0, 1))
+    return zeros, add, jit(update, inputs=inputs, outputs=outputs, donated=(0, 1))
 
 
 def _row_spec(where: jax.P) -> jax.P:

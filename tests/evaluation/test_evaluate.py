@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -103,6 +105,35 @@ def test_predictions_are_those_of_the_batches_one_after_the_other(network):
     found = predictions.predict_split(predict, split, 32)
     waited = [np.array(predict(split.images, np.arange(i, i + 32))) for i in range(0, 128, 32)]
     assert found.tobytes() == np.concatenate(waited).tobytes()
+
+
+def test_nets_of_one_kind_share_the_program_and_have_answers_of_their_own(network, monkeypatch):
+    spec, model, params, batch_stats = network
+    dataset = sources.open_dataset(spec.data, 0)
+    means, mesh = statistics.load(dataset), parallel.device_mesh(jax.devices()[:2])
+    traces, original = [], predict_step.mean_probabilities
+    monkeypatch.setattr(
+        predict_step,
+        "mean_probabilities",
+        lambda *arguments: traces.append(arguments) or original(*arguments),
+    )
+    predict_step._jit.cache_clear()
+    images = dataset.splits["test"].images[np.arange(16)]
+
+    def answers(params, means, seed, **options):
+        other = dataclasses.replace(spec, seed=seed)
+        step = predict_step.make_eval_step(other, model, means, mesh, "center", **options)
+        return np.asarray(step(params, batch_stats, images))
+
+    first = answers(params, means, 0)
+    darker = means._replace(mean_image=means.mean_image + 50)
+    halved = jax.tree.map(lambda leaf: leaf / 2, params)
+    others = [answers(halved, means, 1), answers(params, darker, 2)]
+    assert len(traces) == 1 and all(np.abs(first - other).max() > 1e-4 for other in others)
+    assert answers(params, means, 0).tobytes() == first.tobytes()
+    few = answers(params, means, 0, classes=np.array([3, 1]))
+    assert len(traces) == 2 and few.shape == (16, 2)
+    predict_step._jit.cache_clear()
 
 
 def test_a_poll_that_raises_leaves_the_evaluation():
