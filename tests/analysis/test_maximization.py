@@ -123,11 +123,13 @@ def test_pixels_stay_within_their_range_and_waves_have_the_colors_of_the_images(
 def test_a_picture_depends_on_its_unit_and_the_seed_alone(net):
     recipe = Recipe(steps=5)
     together = maximization.maximize(net, "conv1/linear", np.array([1, 4]), recipe)
-    alone = maximization.maximize(net, "conv1/linear", np.array([4]), recipe)
+    alone = maximization.maximize(
+        net, "conv1/linear", np.array([4, 4]), recipe
+    )  # as many: no compilation
     assert np.abs(together[1].astype(int) - alone[0]).max() <= 1
     again = maximization.maximize(Network(net.trained), "conv1/linear", np.array([1, 4]), recipe)
     assert np.array_equal(again, together)
-    other = maximization.maximize(net, "conv1/linear", np.array([4]), recipe._replace(seed=1))
+    other = maximization.maximize(net, "conv1/linear", np.array([4, 4]), recipe._replace(seed=1))
     assert np.abs(other[0].astype(int) - alone[0]).max() > 1
 
 
