@@ -134,6 +134,7 @@ def test_the_table_names_its_assumptions(capsys, tmp_path):
     assert len(json.loads(path.read_text())["predictions"]) == 2 * (7 + 6 + 6)
 
 
+@pytest.mark.full
 def test_the_model_agrees_with_the_traced_step(monkeypatch, capsys):
     for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"):
         monkeypatch.setenv(name, "")  # set back afterwards

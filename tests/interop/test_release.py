@@ -39,6 +39,7 @@ def copy(released, tmp_path):
     return tmp_path / "tiny-seed0-step5.safetensors"
 
 
+@pytest.mark.full
 def test_a_series_is_kept_and_moves_no_parameter(run, tmp_path):
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"0", "1", "2", "4", "5"}
     assert not main.main([*RUN, "--workdir", str(tmp_path / "plain")])
