@@ -46,7 +46,7 @@ quickstart: $(VENV)/core.stamp
 # optimize little; `make reliability`, which passes --full, has all of it.
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
 test: $(VENV)/dev.stamp
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --no-loadscope-reorder
 
 # A table of what became of COUNT inputs for each reader; what was found is kept in runs/fuzz/.
 COUNT ?= 2000

@@ -144,12 +144,10 @@ def figures(request) -> collections.Counter:
 
 @pytest.fixture
 def bare_runs(monkeypatch):
-    """Runs in this process draw no figures and measure no signal, which take a third of the time of a short one."""
-    from alexnet_jax import main
-    from alexnet_jax.train import diagnosis
+    """Runs in this process are those of tests.reliability.starter.make_bare."""
+    from tests.reliability import starter
 
-    monkeypatch.setattr(main, "_draw_figures", lambda *_: [])
-    monkeypatch.setattr(diagnosis, "signal_report", lambda *_: [])
+    starter.make_bare(monkeypatch.setattr)
 
 
 @pytest.fixture

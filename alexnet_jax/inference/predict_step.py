@@ -68,14 +68,14 @@ def _jit(
         model.sharding.partition(model.spec, variables[name]) for name in ("params", "batch_stats")
     )
 
+    chosen = None if classes is None else np.array(classes)
+
     def predict(
         params: Any, batch_stats: Any, images: jax.Array, statistics: Statistics
     ) -> jax.Array:
         variables = {"params": params, "batch_stats": batch_stats}
         crops = views.views(images, statistics, augment_spec, view)
-        return mean_probabilities(
-            model, variables, crops, None if classes is None else np.array(classes)
-        )
+        return mean_probabilities(model, variables, crops, chosen)
 
     inputs = (params, batch_stats, jax.P(DATA), jax.P())
     return meshes.jit(predict, mesh, inputs, jax.P(DATA), deterministic=deterministic)

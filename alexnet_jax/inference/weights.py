@@ -1,7 +1,6 @@
 """Read, write and check the tensors and metadata of .safetensors files."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from alexnet_jax import files
 from alexnet_jax.errors import CheckpointError, StorageError
-from alexnet_jax.specs import Config, ModelSpec
+from alexnet_jax.specs import Config
 
 #: Types that NumPy supports; a file with another type is rejected before its tensors are read.
 _READABLE = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
@@ -86,14 +85,9 @@ def check_shapes(
 
 def shapes(spec: Config) -> dict[str, tuple[int, ...]]:
     """Map the names of a network's parameters and running averages, such as 'params/conv1/kernel', to their shapes."""
-    return dict(_shapes(spec.model, spec.augment.crop_size))
-
-
-@functools.cache
-def _shapes(model: ModelSpec, input_size: int) -> dict[str, tuple[int, ...]]:
     from alexnet_jax.model import alexnet
 
-    shapes = alexnet.shapes(model, input_size)
+    shapes = alexnet.shapes(spec.model, spec.augment.crop_size)
     return {name: leaf.shape for name, leaf in files.flatten(shapes).items()}
 
 

@@ -41,8 +41,8 @@ def jit(
     inputs: Any,
     outputs: Any,
     *,
-    donated: tuple[int, ...] = (),
     deterministic: bool,
+    donated: tuple[int, ...] = (),
 ) -> Any:
     """Jit a function of local shards with shard_map; `inputs` and `outputs` are trees of PartitionSpecs."""
     # With check_vma=True, gradients of replicated parameters would already be summed over the devices.

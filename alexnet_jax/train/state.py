@@ -47,9 +47,7 @@ def create(
 def shapes(spec: Config, model: alexnet.AlexNet) -> State:
     """Return the state of `create` as ShapeDtypeStructs."""
     variables = alexnet.shapes(model.spec, spec.augment.crop_size)
-    opt_state = jax.eval_shape(optimizer.build(spec.optimizer).init, variables["params"])
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    fields = (step, variables["params"], opt_state, variables["batch_stats"])
+    fields = jax.eval_shape(functools.partial(_fields, spec), variables)
     return State(*fields, schedule=None)  # pyright: ignore[reportArgumentType]
 
 
@@ -61,11 +59,15 @@ def partition(spec: Config, model: alexnet.AlexNet, mesh: jax.sharding.Mesh) -> 
 
 
 def _initial(spec: Config, model: alexnet.AlexNet, key: jax.Array) -> tuple[Any, ...]:
-    """Return the initial fields of State but `schedule`."""
     # Without collectives: the result is sharded afterwards.
     variables = alexnet.init(
         model.clone(axis_name=None, sharding=TowerSharding()), key, spec.augment.crop_size
     )
+    return _fields(spec, variables)
+
+
+def _fields(spec: Config, variables: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the initial fields of State but `schedule`, from the result of `alexnet.init`."""
     params = variables["params"]
     opt_state = optimizer.build(spec.optimizer).init(params)
     return jnp.int32(0), params, opt_state, variables["batch_stats"]

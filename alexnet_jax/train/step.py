@@ -111,8 +111,10 @@ def jit_train_step(spec: Config, model: AlexNet, mesh: Mesh, gather: Callable | 
         each: Any = jax.P(None, DATA)
         batch, images = Batch(jax.P(), each, each, each), jax.P(DATA)
     inputs = (placement, copies, batch, jax.P(), jax.P((DATA, TOWER)), jax.P(), images)
-    outputs, exact = (placement, copies, jax.P()), spec.train.deterministic
-    return parallel.jit(function, mesh, inputs, outputs, donated=(0, 1), deterministic=exact)
+    return parallel.jit(
+        function, mesh, inputs, (placement, copies, jax.P()), donated=(0, 1),
+        deterministic=spec.train.deterministic,
+    )  # fmt: skip
 
 
 def jit_part_and_update(

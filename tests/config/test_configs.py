@@ -104,8 +104,7 @@ def layers_of(spec: Config) -> list[geometry.Layer]:
 @functools.cache
 def traced(model: ModelSpec, crop: int):
     """Shapes of the variables, logits and features of a network, which many configurations have in common."""
-    net = alexnet.AlexNet(model)
-    variables = jax.eval_shape(lambda: alexnet.init(net, jax.random.key(0), crop))
+    net, variables = alexnet.AlexNet(model), alexnet.shapes(model, crop)
     images = jax.ShapeDtypeStruct((2, crop, crop, 3), "float32")
     return variables, *jax.eval_shape(lambda v, x: net.apply(v, x, train=False), variables, images)
 

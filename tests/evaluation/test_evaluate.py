@@ -133,7 +133,6 @@ def test_nets_of_one_kind_share_the_program_and_have_answers_of_their_own(networ
     assert answers(params, means, 0).tobytes() == first.tobytes()
     few = answers(params, means, 0, classes=np.array([3, 1]))
     assert len(traces) == 2 and few.shape == (16, 2)
-    predict_step._jit.cache_clear()
 
 
 def test_a_poll_that_raises_leaves_the_evaluation():
